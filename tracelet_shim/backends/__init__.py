@@ -1,0 +1,1 @@
+"""Trackers: the contract (`base`), the registry, and one module for each tracker."""

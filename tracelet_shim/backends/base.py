@@ -1,0 +1,340 @@
+"""The contract between the relay and a tracker.
+
+A backend is created with its options, opened once, handed batches of events from one thread, and closed once:
+
+    open(run) -> OpenedRun      write(events)      flush()      close(status)
+
+`write` is already here: it sorts a batch into the ``log_*`` methods below, one for each event type, and counts what the
+tracker has taken, so that after an error the relay goes on with the first event that is missing. A tracker needs `open`,
+`log_scalars`, `log_hparams`, `attach` and `close`; each further ``log_*`` that it overrides is an event type that it can
+show in a form of its own. What it does not override is rendered to an ordinary file (`tracelet_shim.backends.files`) and
+attached to the run. So no event type is ever dropped.
+
+Backends see events and nothing else: no writer, no proto, no other backend. They import their tracker's SDK inside
+`open`, never when their own module is imported.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib.util
+import math
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from itertools import groupby
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+
+from tracelet_shim import errors
+from tracelet_shim import events as ev
+from tracelet_shim.backends import files
+from tracelet_shim.backends.names import file_names
+
+__all__ = ["Backend", "Capability", "Level", "OpenedRun", "Program", "RunInfo", "Status"]
+
+Status = str
+"""How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""
+
+
+class Level(str, enum.Enum):
+    """In which form a tracker gets an event type."""
+
+    NATIVE = "native"  # the tracker's own type for this data
+    CONVERTED = "converted"  # another native type of the tracker, that shows the same data
+    FILE = "file"  # an ordinary file, attached to the run
+    NONE = "none"  # not sent; the reason says why
+
+
+class Capability(NamedTuple):
+    """One cell of the fidelity matrix: the level, and how it is done (or, for NONE, why it is not)."""
+
+    level: Level
+    how: str
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """The user's program, for trackers that record what ran.
+
+    Attributes:
+        script: absolute path of the script, or None (``python -c``, a notebook, standard input).
+        module: the module name under ``python -m``, or None.
+        argv: ``sys.argv`` of the training process.
+        cwd: its working directory.
+        executable: its Python interpreter.
+        pid, host: where it ran.
+    """
+
+    script: str | None
+    module: str | None
+    argv: tuple[str, ...]
+    cwd: str
+    executable: str
+    pid: int
+    host: str
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is opened with. None means: what the tracker itself would take (its environment, its default).
+
+    Attributes:
+        session: id of the session, the same for all trackers; 16 hex digits.
+        project: MLflow's experiment, W&B's project, ...
+        exp_name: display name of the run.
+        run_id: id chosen by the user. A tracker that can resumes the run of that id or creates it; one that cannot
+            choose ids keeps it as a tag ``tracelet.run_id``, and finds the run by that tag to resume it.
+        resume: the tracker's own id of an existing run to continue; wins over `run_id`.
+        tags: name -> value; the value of a bare label is ``""``.
+        notes: free text.
+        config: parameters known at the start; plain JSON values.
+        group: name that joins the runs of one distributed job; None for a single run.
+        offline: True if no network may be used, on trackers that have an offline mode.
+        root: the session's root log directory, absolute; None as long as it is not known.
+        program: the training program.
+        started: seconds since the epoch.
+    """
+
+    session: str
+    program: Program
+    started: float
+    project: str | None = None
+    exp_name: str | None = None
+    run_id: str | None = None
+    resume: str | None = None
+    tags: dict[str, str] = {}
+    notes: str | None = None
+    config: dict[str, Any] = {}
+    group: str | None = None
+    offline: bool = False
+    root: str | None = None
+
+
+class OpenedRun(msgspec.Struct, frozen=True):
+    """What `Backend.open` returns.
+
+    Attributes:
+        run_id: the tracker's own id of the run.
+        url: a link, or for a local store a path or the command that shows it; None if there is nothing to open.
+    """
+
+    run_id: str
+    url: str | None = None
+
+
+class Backend(ABC):
+    """Base of all backends.
+
+    Class attributes:
+        name: the name in ``backend=``; lower case.
+        module: the SDK's top-level module, looked for (not imported) to tell whether the tracker is installed.
+        distribution: the SDK's name on PyPI, for the version and the installation hint.
+        capabilities: event type -> `Capability`, for every type in `tracelet_shim.events.EVENT_TYPES`.
+        mirrors_event_files: True for a backend that wants every record, `Marker` events included.
+        batch_events, batch_seconds: a batch is written when it has so many events, or when its first event is so old.
+
+    Args:
+        options: the user's ``options={"<name>": {...}}``. An unknown option is a ConfigurationError.
+
+    Attributes:
+        written: number of leading events of the latest `write` that the tracker has taken.
+    """
+
+    name: ClassVar[str]
+    module: ClassVar[str]
+    distribution: ClassVar[str]
+    options: ClassVar[Mapping[str, str]] = {}
+    """option name -> one line of documentation; also the list that unknown options are checked against."""
+    capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
+    mirrors_event_files: ClassVar[bool] = False
+    batch_events: ClassVar[int] = 500
+    batch_seconds: ClassVar[float] = 0.5
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        given = dict(options or {})
+        for key in given:
+            if key not in self.options:
+                known = ", ".join(sorted(self.options)) or "none"
+                raise errors.ConfigurationError(
+                    f"backend {self.name!r} has no option {key!r}{errors.did_you_mean(key, self.options)}; its options: {known}"
+                )
+        self.given = given
+        self.written = 0
+        self._paths = file_names()
+
+    # -- what can be known without importing the SDK ----------------------------------------------------------------
+
+    @classmethod
+    def installed(cls) -> str | None:
+        """Return the installed version of the SDK, or None. Imports nothing."""
+        try:
+            if importlib.util.find_spec(cls.module) is None:
+                return None
+            return metadata.version(cls.distribution)
+        except metadata.PackageNotFoundError:
+            return "unknown"
+        except (ImportError, ValueError):
+            return None
+
+    @classmethod
+    def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
+        """Raise `BackendUnavailableError` for what can be known at once: not installed, no credential.
+
+        Called in the training process; must not import the SDK, use the network or take noticeable time.
+        """
+        if cls.installed() is None:
+            raise errors.BackendUnavailableError(
+                cls.name, f"{cls.distribution} is not installed; remedy: pip install 'tracelet-shim[{cls.name}]'"
+            )
+
+    @classmethod
+    def borrowed(cls) -> str | None:
+        """Return the id of a run that the user has active in *this* process, or None.
+
+        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`.
+        """
+        return None
+
+    @classmethod
+    def joins_from_outside(cls) -> bool:
+        """True if a run that is active in the training process can be written to from another process by its id."""
+        return False
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self, run: RunInfo) -> OpenedRun:
+        """Open, resume or join the tracker's run."""
+
+    @abstractmethod
+    def close(self, status: Status) -> None:
+        """Flush and end the run with this status; a borrowed run is flushed and left open."""
+
+    def flush(self) -> None:  # noqa: B027 - most trackers have nothing to flush
+        """Hand everything that was written to the tracker's storage or server."""
+
+    @property
+    def handle(self) -> Any:
+        """The tracker's own run object, for ``session.native[name]``."""
+        return None
+
+    def is_transient(self, error: BaseException) -> bool:
+        """True if the same write may succeed later: connection lost, timeout, server busy, database locked."""
+        if isinstance(error, errors.EventRejectedError):
+            return False
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            return True
+        if isinstance(error, sqlite3.OperationalError):
+            return any(word in str(error) for word in ("locked", "busy", "disk I/O", "unable to open", "full"))
+        if isinstance(error, OSError):
+            return not isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+        return False
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        """Deliver `events` in order. After an exception, ``self.written`` tells how many leading ones arrived.
+
+        Scalars that follow each other are delivered in one `log_scalars`, which must be all or nothing, or raise with
+        `written` advanced by what it has delivered.
+        """
+        self.written = 0
+        for kind, group in groupby(events, key=type):
+            same = list(group)
+            if kind is ev.Scalar:
+                before = self.written
+                self.log_scalars(same)  # type: ignore[arg-type]
+                self.written = before + len(same)
+            else:
+                log = getattr(self, f"log_{kind.kind}")
+                for event in same:
+                    log(event)
+                    self.written += 1
+
+    @abstractmethod
+    def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
+        """Deliver scalars: float64 values, any order of steps, repeated steps and NaN included."""
+
+    @abstractmethod
+    def log_hparams(self, event: ev.HParams) -> None:
+        """Parameters and summary metrics; a `trial` is a child run of its own, opened on first sight, closed at once
+        or with the session."""
+
+    @abstractmethod
+    def attach(self, path: str, data: bytes, event: ev.Event) -> None:
+        """Attach a file to the run.
+
+        Args:
+            path: relative, ASCII, slashes for folders, unique within the run; the same event gives the same path.
+            data: the file's content.
+            event: what it shows.
+        """
+
+    def log_histogram(self, event: ev.Histogram) -> None:
+        self.attach_files(event)
+
+    def log_image(self, event: ev.Image) -> None:
+        self.attach_files(event)
+
+    def log_video(self, event: ev.Video) -> None:
+        self.attach_files(event)
+
+    def log_audio(self, event: ev.Audio) -> None:
+        self.attach_files(event)
+
+    def log_text(self, event: ev.Text) -> None:
+        self.attach_files(event)
+
+    def log_pr_curve(self, event: ev.PRCurve) -> None:
+        self.attach_files(event)
+
+    def log_mesh(self, event: ev.Mesh) -> None:
+        self.attach_files(event)
+
+    def log_embedding(self, event: ev.Embedding) -> None:
+        self.attach_files(event)
+
+    def log_tensor(self, event: ev.Tensor) -> None:
+        self.attach_files(event)
+
+    def log_graph(self, event: ev.Graph) -> None:
+        self.attach_files(event)
+
+    def log_custom_scalars(self, event: ev.CustomScalars) -> None:
+        self.attach_files(event)
+
+    def log_blob(self, event: ev.Blob) -> None:
+        self.attach_files(event)
+
+    def log_marker(self, event: ev.Marker) -> None:
+        """TensorBoard's own book-keeping; only a backend with `mirrors_event_files` gets it."""
+
+    # -- help for backends ------------------------------------------------------------------------------------------
+
+    def attach_files(self, event: ev.Event) -> None:
+        """Render `event` to ordinary files and attach them."""
+        for path, data in self.files_of(event):
+            self.attach(path, data, event)
+
+    def files_of(self, event: ev.Event) -> Iterator[tuple[str, bytes]]:
+        """Yield (artifact path, content) of the files that show `event`: ``images/<tag>/step=00000007_1a2b3c4d.png``."""
+        stem = self.artifact_stem(event)
+        for suffix, data in files.render(event):
+            yield stem + suffix, data
+
+    def artifact_stem(self, event: ev.Event) -> str:
+        """Return the artifact path of `event` without suffix: unique for each event, the same after a restart.
+
+        ``=`` never stands in a mapped tag, so no tag can take the place of another tag's file or folder.
+        """
+        name = self._paths(event.path)
+        record = f"{event.record.file}\0{event.record.position}\0{event.record.index}"
+        digest = hashlib.blake2s(record.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+        return f"{files.FOLDERS[event.kind]}/{name}/step={event.step:08d}_{digest}"
+
+    @staticmethod
+    def wall_time_ms(event: ev.Event) -> int:
+        """Return the wall time in whole milliseconds since the epoch; 0 for NaN, infinities and negatives."""
+        return round(event.wall_time * 1000) if math.isfinite(event.wall_time) and 0 < event.wall_time < 9e15 else 0

@@ -1,0 +1,182 @@
+"""Events as files that an ordinary program opens: what a tracker gets that has no type of its own for them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tracelet_shim import events as ev
+
+__all__ = ["FOLDERS", "ply", "render"]
+
+FOLDERS: dict[str, str] = {
+    "scalar": "scalars",
+    "histogram": "histograms",
+    "image": "images",
+    "video": "videos",
+    "audio": "audio",
+    "text": "text",
+    "pr_curve": "pr_curves",
+    "mesh": "meshes",
+    "embedding": "embeddings",
+    "tensor": "tensors",
+    "graph": "graphs",
+    "hparams": "hparams",
+    "custom_scalars": "custom_scalars",
+    "blob": "other",
+}
+"""The folder of each event kind among a run's files."""
+
+
+def render(event: ev.Event) -> Iterator[tuple[str, bytes]]:
+    """Yield (file name suffix, content) for `event`. The first is the one that a person would open."""
+    yield from _RENDER[event.kind](event)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, default=str).encode()
+
+
+def finite(values: tuple[float, ...]) -> list[float | str]:
+    """Return `values` with NaN and infinities as the strings that JSON has no numbers for."""
+    return [v if math.isfinite(v) else str(v) for v in values]
+
+
+def _scalar(e: ev.Scalar) -> Iterator[tuple[str, bytes]]:
+    yield ".json", _json({"tag": e.path, "step": e.step, "wall_time": e.wall_time, "value": e.value})
+
+
+def _histogram(e: ev.Histogram) -> Iterator[tuple[str, bytes]]:
+    numbers = finite((e.min, e.max, e.num, e.sum, e.sum_squares))
+    summary = dict(zip(("min", "max", "num", "sum", "sum_squares"), numbers, strict=True))
+    yield ".json", _json({"tag": e.path, "step": e.step, **summary, "limits": finite(e.limits), "counts": finite(e.counts)})
+
+
+def _image(e: ev.Image) -> Iterator[tuple[str, bytes]]:
+    yield f".{e.format}", e.data
+
+
+def _video(e: ev.Video) -> Iterator[tuple[str, bytes]]:
+    yield ".gif", e.data
+
+
+def _audio(e: ev.Audio) -> Iterator[tuple[str, bytes]]:
+    suffix = {"audio/wav": ".wav", "audio/x-wav": ".wav", "audio/mpeg": ".mp3", "audio/ogg": ".ogg", "audio/flac": ".flac"}
+    yield suffix.get(e.content_type, ".wav"), e.data
+
+
+def _text(e: ev.Text) -> Iterator[tuple[str, bytes]]:
+    yield ".md", e.text.encode("utf-8", "surrogatepass")
+
+
+def _pr_curve(e: ev.PRCurve) -> Iterator[tuple[str, bytes]]:
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(
+        ["threshold", "true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall"]
+    )
+    n = len(e.precision)
+    columns = (e.true_positives, e.false_positives, e.true_negatives, e.false_negatives, e.precision, e.recall)
+    for i, values in enumerate(zip(*columns, strict=True)):
+        rows.writerow([i / max(n - 1, 1), *values])
+    yield ".csv", out.getvalue().encode()
+
+
+def ply(vertices: Any, faces: Any | None, colors: Any | None) -> bytes:
+    """Return a mesh or a point cloud as an ASCII PLY file.
+
+    Args:
+        vertices: float, shape (points, 3).
+        faces: int, shape (triangles, 3), or None.
+        colors: 0 to 255, shape (points, 3), or None.
+    """
+    head = ["ply", "format ascii 1.0", f"element vertex {len(vertices)}"]
+    head += [f"property float {axis}" for axis in "xyz"]
+    if colors is not None:
+        head += [f"property uchar {channel}" for channel in ("red", "green", "blue")]
+    if faces is not None:
+        head += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+    lines = [*head, "end_header"]
+    for i, vertex in enumerate(vertices):
+        line = " ".join(repr(float(x)) for x in vertex)
+        if colors is not None:
+            line += " " + " ".join(str(int(c)) for c in colors[i])
+        lines.append(line)
+    if faces is not None:
+        lines += ["3 " + " ".join(str(int(i)) for i in face) for face in faces]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _mesh(e: ev.Mesh) -> Iterator[tuple[str, bytes]]:
+    vertices = e.vertices.numpy()
+    faces = e.faces.numpy() if e.faces is not None else None
+    colors = e.colors.numpy() if e.colors is not None else None
+    for i in range(len(vertices)):
+        suffix = ".ply" if len(vertices) == 1 else f".{i}.ply"
+        yield suffix, ply(vertices[i], faces[i] if faces is not None else None, colors[i] if colors is not None else None)
+    if e.config != "{}":
+        yield ".config.json", e.config.encode()
+
+
+def _tsv(rows: list[tuple[str, ...]]) -> bytes:
+    clean = (str.maketrans("\t\n\r", "   "),)
+    return "".join("\t".join(cell.translate(*clean) for cell in row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+
+
+def _embedding(e: ev.Embedding) -> Iterator[tuple[str, bytes]]:
+    matrix = e.matrix.numpy()
+    yield ".tensors.tsv", _tsv([tuple(str(x) for x in row) for row in matrix.tolist()])
+    if e.metadata is not None:
+        header = [e.metadata_header] if e.metadata_header else []
+        yield ".metadata.tsv", _tsv([*header, *e.metadata])
+    if e.sprite is not None:
+        yield ".sprite.png", e.sprite
+
+
+def _tensor(e: ev.Tensor) -> Iterator[tuple[str, bytes]]:
+    out = io.BytesIO()
+    np.save(out, e.value.numpy(), allow_pickle=False)
+    yield ".npy", out.getvalue()
+
+
+def _graph(e: ev.Graph) -> Iterator[tuple[str, bytes]]:
+    from tensorboard.compat.proto import graph_pb2
+
+    yield ".pbtxt", str(graph_pb2.GraphDef.FromString(e.graph_def)).encode()
+    yield ".pb", e.graph_def
+
+
+def _hparams(e: ev.HParams) -> Iterator[tuple[str, bytes]]:
+    yield ".json", _json({"trial": e.trial, "params": e.params, "metrics": e.metrics, "domain": e.domain})
+
+
+def _custom_scalars(e: ev.CustomScalars) -> Iterator[tuple[str, bytes]]:
+    yield ".json", _json(e.layout)
+
+
+def _blob(e: ev.Blob) -> Iterator[tuple[str, bytes]]:
+    yield f".{e.name}", e.data
+
+
+_RENDER: dict[str, Callable[[Any], Iterator[tuple[str, bytes]]]] = {
+    "scalar": _scalar,
+    "histogram": _histogram,
+    "image": _image,
+    "video": _video,
+    "audio": _audio,
+    "text": _text,
+    "pr_curve": _pr_curve,
+    "mesh": _mesh,
+    "embedding": _embedding,
+    "tensor": _tensor,
+    "graph": _graph,
+    "hparams": _hparams,
+    "custom_scalars": _custom_scalars,
+    "blob": _blob,
+}
