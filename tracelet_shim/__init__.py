@@ -1,0 +1,73 @@
+"""TensorBoard code unchanged, data in every tracker.
+
+    import tracelet_shim as tracelet
+    tracelet.start_logging(backend=["mlflow", "wandb"], project="p", exp_name="e")
+
+Importing this package imports neither torch nor any tracker; what is public is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracelet_shim._api import get_session, start_logging, stop_logging
+    from tracelet_shim._session import Session
+    from tracelet_shim.backends.base import Backend, Capability, Level
+    from tracelet_shim.errors import (
+        BackendError,
+        BackendUnavailableError,
+        ConfigurationError,
+        DeliveryError,
+        EventRejectedError,
+        InvalidBackendError,
+        TraceletError,
+        UnknownBackendError,
+    )
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "BackendUnavailableError",
+    "Capability",
+    "ConfigurationError",
+    "DeliveryError",
+    "EventRejectedError",
+    "InvalidBackendError",
+    "Level",
+    "Session",
+    "TraceletError",
+    "UnknownBackendError",
+    "__version__",
+    "get_session",
+    "start_logging",
+    "stop_logging",
+]
+
+_HOMES = {
+    "get_session": "_api",
+    "start_logging": "_api",
+    "stop_logging": "_api",
+    "Session": "_session",
+    "Backend": "backends.base",
+    "Capability": "backends.base",
+    "Level": "backends.base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tracelet-shim")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

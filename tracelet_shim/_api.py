@@ -1,0 +1,225 @@
+"""start_logging, stop_logging, the current session."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from tracelet_shim._session import Session
+    from tracelet_shim._settings import Settings
+    from tracelet_shim.backends.base import Backend
+    from tracelet_shim.bus.messages import BackendSpec
+
+__all__ = ["activate_from_environment", "get_session", "start_logging", "stop_logging"]
+
+_lock = threading.RLock()
+_session: Session | None = None
+_hooked = False
+
+DEFAULT_BACKEND = "mlflow"
+
+
+def start_logging(
+    backend: str | Backend | Sequence[str | Backend] | None = None,
+    *,
+    project: str | None = None,
+    exp_name: str | None = None,
+    run_id: str | None = None,
+    tags: Mapping[str, str] | Iterable[str] | None = None,
+    notes: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    offline: bool | None = None,
+    strict: bool | None = None,
+    ranks: Literal["main", "all"] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    delivery: Literal["process", "thread"] | None = None,
+    exit_timeout: float | None = None,
+    quiet: bool | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Session:
+    """Send everything that goes to a `SummaryWriter` to these trackers too, from now until `stop_logging` or the end.
+
+    Returns at once; the runs open in the background. An argument that is not given comes from its ``TRACELET_*``
+    environment variable, else from ``tracelet.toml`` in the working directory, else it has its default.
+
+    Args:
+        backend: a name, a Backend object, or a list of them. Default: ``"mlflow"``, into a local SQLite file.
+        project: MLflow's experiment, W&B's and ClearML's project, Aim's experiment.
+        exp_name: display name of the run.
+        run_id: an id of your own. A second session with the same one continues the run, on trackers that can.
+        tags: ``{"name": "value"}`` or a list of labels.
+        notes: free text.
+        config: parameters known at the start.
+        offline: no network and no account, on trackers that have an offline mode.
+        strict: raise at the end if anything was not delivered.
+        ranks: ``"main"``: under torchrun, SLURM or MPI only rank 0 logs; ``"all"``: each rank has a run, grouped.
+        root: the directory that writers' log directories are relative to. Default: the first writer's log directory,
+            or its parent where that is named like a split (``train``, ``val``, ``test``, ...).
+        delivery: ``"process"`` or ``"thread"``: where the trackers' SDKs run.
+        exit_timeout: seconds that the end may take to deliver what is left.
+        quiet: print warnings only.
+        options: backend name -> options of its own.
+
+    Returns:
+        The session. Called again with the same arguments while a session is active, it returns that one; with others,
+        it stops that one first.
+
+    Raises:
+        UnknownBackendError, ConfigurationError, BackendUnavailableError: what can be known at once.
+    """
+    arguments = {
+        "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
+        "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
+        "exit_timeout": exit_timeout, "quiet": quiet, "options": options,
+    }  # fmt: skip
+    with _lock:
+        session = _prepare(arguments)
+        if session.active and session is _session:
+            if not _importing_main_again():
+                session.begin()
+        return session
+
+
+def stop_logging(status: str = "finished", *, timeout: float | None = None) -> None:
+    """Deliver what is left and end the runs; nothing happens if no session is active.
+
+    Args:
+        status: ``"finished"``, ``"failed"`` or ``"killed"``.
+        timeout: seconds that this may take; default: the session's `exit_timeout`.
+
+    Raises:
+        DeliveryError: under `strict`, if anything was not delivered.
+    """
+    global _session
+    with _lock:
+        session, _session = _session, None
+    if session is not None:
+        session.stop(status, timeout)
+
+
+def get_session() -> Session | None:
+    """Return the active session, or None."""
+    return _session
+
+
+def activate_from_environment() -> None:
+    """Prepare a session from ``TRACELET_*`` variables; it begins with the first writer. Nothing happens if this process
+    has a session already, or is the child of one that has.
+
+    Raises:
+        TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
+    """
+    from tracelet_shim._session import OWNER
+
+    with _lock:
+        owner = os.environ.get(OWNER)
+        if _session is not None or (owner is not None and owner != str(os.getpid())):
+            return
+        _prepare({})
+
+
+def _prepare(arguments: dict[str, Any]) -> Session:
+    """Resolve settings, check the backends, make the session and route interception to it."""
+    global _session
+    from tracelet_shim import intercept
+    from tracelet_shim._program import rank
+    from tracelet_shim._session import Session
+    from tracelet_shim._settings import resolve
+    from tracelet_shim.backends import registry
+    from tracelet_shim.backends.base import Backend
+
+    given = arguments.get("backend")
+    if given is not None and not isinstance(given, str):
+        given = [given] if isinstance(given, Backend) else list(given)
+        objects = {item.name: item for item in given if isinstance(item, Backend)}
+        arguments = {**arguments, "backend": [item.name if isinstance(item, Backend) else item for item in given]}
+    else:
+        objects = {}
+    for item in objects.values():
+        registry.validate(type(item))
+    settings = resolve(arguments, [*registry.names(), *objects])
+    if _session is not None and _session.active:
+        if _session.settings == settings and not objects:
+            return _session
+        stop_logging()
+    if os.environ.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
+        active = False
+    else:
+        active = (settings.ranks == "all" or rank() == 0) and not _importing_main_again()
+    specs = _specs(settings, objects) if active else []
+    session = Session(settings, specs, objects, active=active)
+    _session = session
+    if active:
+        intercept.install()
+        intercept.set_sink(session)
+        _hook_process()
+    return session
+
+
+def _specs(settings: Settings, objects: Mapping[str, Backend]) -> list[BackendSpec]:
+    from tracelet_shim import errors
+    from tracelet_shim.backends import registry
+    from tracelet_shim.bus.messages import BackendSpec
+
+    names = list(dict.fromkeys(settings.backend)) or [DEFAULT_BACKEND]
+    for name in settings.options:
+        if name not in registry.names():
+            raise errors.UnknownBackendError(name, registry.names())
+    specs = []
+    for name in names:
+        if name in objects:
+            specs.append(BackendSpec(name, "", {}))
+            continue
+        backend = registry.find(name)
+        options = dict(settings.options.get(name, {}))
+        backend(options)  # raises for unknown options
+        backend.check(offline=settings.offline, options=options)
+        specs.append(BackendSpec(name, f"{backend.__module__}:{backend.__qualname__}", options, backend.borrowed()))
+    return specs
+
+
+def _importing_main_again() -> bool:
+    """True while multiprocessing's spawn imports the user's script in a child: its start_logging is the parent's."""
+    process = sys.modules.get("multiprocessing.process")
+    return bool(process is not None and getattr(process.current_process(), "_inheriting", False))
+
+
+def _hook_process() -> None:
+    global _hooked
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=_after_fork)
+    atexit.unregister(_at_exit)  # a later registration runs earlier: before the handlers of SDKs, if they live here
+    atexit.register(_at_exit)
+
+
+def _at_exit() -> None:
+    from tracelet_shim import errors
+
+    session = _session
+    if session is None:
+        return
+    try:
+        stop_logging(session.exit_watch.status())
+    except errors.DeliveryError as error:
+        sys.stderr.write(f"tracelet-shim: error: {error}\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(3)  # the only way left to fail the job; strict asks for it
+
+
+def _after_fork() -> None:
+    """A forked child is inactive at once; the session, its threads and pipes are the parent's."""
+    global _session, _lock
+    from tracelet_shim import intercept
+
+    intercept.set_sink(None)
+    _lock = threading.RLock()
+    session, _session = _session, None
+    if session is not None:
+        session.after_fork()

@@ -1,0 +1,96 @@
+"""What the user ran, and how it ends: facts of the training process that the relay cannot see."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+from tracelet_shim.backends.base import Program
+
+__all__ = ["ExitWatch", "describe", "rank", "world_group"]
+
+_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+_GROUPS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PMI_JOBID", "OMPI_MCA_ess_base_jobid")
+
+
+def rank(environment: Mapping[str, str] | None = None) -> int:
+    """Return this process's rank under torchrun, SLURM or MPI; 0 outside them."""
+    environment = os.environ if environment is None else environment
+    for variable in _RANKS:
+        value = environment.get(variable, "")
+        if value.isdigit():
+            return int(value)
+    return 0
+
+
+def world_group(environment: Mapping[str, str] | None = None) -> str | None:
+    """Return what the launcher calls the job, for grouping the runs of several ranks."""
+    environment = os.environ if environment is None else environment
+    return next((environment[v] for v in _GROUPS if environment.get(v, "none") != "none"), None)
+
+
+def describe() -> Program:
+    """Return the user's program, as it was started."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    script = getattr(main, "__file__", None)
+    module = None
+    if spec is not None and spec.name:
+        module = spec.name.removesuffix(".__main__")
+    orig = getattr(sys, "argv", None) or [""]
+    return Program(
+        script=os.path.abspath(script) if script else None,
+        module=module,
+        argv=tuple(map(str, orig)),
+        cwd=_cwd(),
+        executable=sys.executable or "",
+        pid=os.getpid(),
+        host=socket.gethostname(),
+    )
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # the directory was deleted under the program
+        return os.path.sep
+
+
+class ExitWatch:
+    """Tells, when the interpreter ends, in which way.
+
+    Nothing is hooked for exceptions: the interpreter itself leaves an uncaught one in ``sys.last_value`` before it runs
+    the atexit handlers. Only ``sys.exit`` leaves no trace, so it is wrapped to note its code; a program that catches
+    the SystemExit and goes on is told by what it does afterwards (`still_running`).
+    """
+
+    def __init__(self) -> None:
+        self._code: object = None
+        self._original = None
+
+    def watch(self) -> None:
+        import wrapt
+
+        if not isinstance(sys.exit, wrapt.FunctionWrapper):
+            sys.exit = wrapt.FunctionWrapper(sys.exit, self._exiting)
+
+    def _exiting(self, wrapped: object, instance: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        self._code = args[0] if args else None
+        return wrapped(*args, **kwargs)  # type: ignore[operator]
+
+    def still_running(self) -> None:
+        """The program has done something since: an earlier `sys.exit` was caught."""
+        self._code = None
+
+    def status(self) -> str:
+        """Return ``"finished"``, ``"failed"`` or ``"killed"``; to be called at exit."""
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, KeyboardInterrupt):
+            return "killed"
+        if error is not None and not hasattr(sys, "ps1"):  # at a prompt, an error ends nothing
+            return "failed"
+        if self._code not in (None, 0):
+            return "killed" if self._code in (130, 143) else "failed"
+        return "finished"

@@ -1,0 +1,325 @@
+"""One session: settings + interception + bus + relay, and the order in which they end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from tracelet_shim import errors, intercept
+from tracelet_shim._program import ExitWatch, describe, rank, world_group
+from tracelet_shim._settings import Settings
+from tracelet_shim.backends.base import Backend, RunInfo
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.bus import Bus
+from tracelet_shim.bus.channel import Channel, ThreadChannel
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("tracelet_shim")
+
+OWNER = "_TRACELET_OWNER"
+"""Environment variable: pid of the process that has a session open, so that its children do not open one more."""
+
+
+class Session:
+    """A running session. Made by `start_logging`; a context manager that stops at its end.
+
+    Attributes:
+        id: 16 hex digits, the same in all trackers.
+        settings: what it was started with.
+        active: False if this process does not log (another rank does), or after `stop`.
+    """
+
+    def __init__(
+        self, settings: Settings, specs: list[msg.BackendSpec], objects: Mapping[str, Backend], *, active: bool = True
+    ) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self.settings = settings
+        self.active = active
+        self._specs = specs
+        self._objects = dict(objects)
+        self._bus: Bus | None = None
+        self._channel: Channel | None = None
+        self._begin_lock = threading.Lock()
+        self._sources = itertools.count()
+        self._states = {spec.name: msg.BackendState() for spec in specs}
+        self._opened: dict[str, msg.Opened] = {}
+        self._news = threading.Condition()
+        self._warned: set[tuple[str | None, str]] = set()
+        self._troubles: list[msg.Trouble] = []
+        self._stopped_as: str | None = None
+        self._spilled = False
+        self.exit_watch = ExitWatch()
+
+    # -- begin --------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> Bus:
+        """Start the relay and open the runs, without waiting for them. A second call changes nothing."""
+        bus = self._bus
+        if bus is not None:
+            return bus
+        with self._begin_lock:
+            if self._bus is None:
+                bus = self._start()
+                self._bus = bus
+        assert self._bus is not None
+        return self._bus
+
+    def _start(self) -> Bus:
+        memory = int(self.settings.memory * 1e6)
+        self._channel = self._make_channel()
+        bus = Bus(self._channel, memory, self._on_reply)
+        root = self.settings.root
+        bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
+        os.environ[OWNER] = str(os.getpid())
+        self.exit_watch.watch()
+        return bus
+
+    def _make_channel(self) -> Channel:
+        return ThreadChannel(self._objects)
+
+    def _run_info(self) -> RunInfo:
+        s = self.settings
+        name, tags = s.exp_name, dict(s.tags)
+        group = None
+        if s.ranks == "all":
+            group = world_group() or s.exp_name
+            tags["rank"] = str(rank())
+            name = f"{name}-rank{rank()}" if name else name
+        root = os.path.abspath(s.root) if s.root is not None else None
+        return RunInfo(
+            session=self.id, program=describe(), started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
+            tags=tags, notes=s.notes, config=dict(s.config), group=group, offline=s.offline, root=root,
+        )  # fmt: skip
+
+    # -- the sink of interception -------------------------------------------------------------------------------------
+
+    def writer_created(self, logdir: str) -> None:
+        self.begin().tell(msg.Writer(logdir))
+
+    def add_source(self, path: str, logdir: str) -> int:
+        number = next(self._sources)
+        self.begin().tell(msg.Source(number, path, logdir))
+        return number
+
+    def publish(self, record: msg.Record) -> None:
+        self._bus.publish(record)  # type: ignore[union-attr] - add_source has begun the session
+
+    def nudge(self) -> None:
+        if self._bus is not None:
+            self._bus.nudge()
+
+    def problem(self, error: Exception) -> None:
+        logger.debug("interception failed", exc_info=error)
+        self._on_trouble(msg.Trouble(None, f"intercept-{type(error).__name__}", f"a call could not be observed: {error!r}"))
+
+    # -- replies ------------------------------------------------------------------------------------------------------
+
+    def _on_reply(self, reply: msg.Reply) -> None:
+        if isinstance(reply, msg.Trouble):
+            self._on_trouble(reply)
+            return
+        with self._news:
+            if isinstance(reply, msg.Opened):
+                self._opened[reply.backend] = reply
+            elif isinstance(reply, msg.Counters):
+                self._states = reply.backends
+                self._spilled = reply.spilled
+            self._news.notify_all()
+        if isinstance(reply, msg.Opened) and reply.url and not self.settings.quiet:
+            _say(f"{reply.backend}: {reply.url}")
+
+    def _on_trouble(self, trouble: msg.Trouble) -> None:
+        """Warn once a kind; keep all for `status`."""
+        with self._news:
+            if len(self._troubles) < 1000:
+                self._troubles.append(trouble)
+            known = (trouble.backend, trouble.kind) in self._warned
+            self._warned.add((trouble.backend, trouble.kind))
+        if not known:
+            where = f"{trouble.backend}: " if trouble.backend else ""
+            _say(f"warning: {where}{trouble.message}")
+
+    # -- for the user -------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Wait until everything logged so far is in every tracker.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            False if the time ran out, or delivery to a tracker has failed for good.
+        """
+        if self._bus is None:
+            return True
+        return self._bus.flush(timeout) and not any(s.state == "failed" for s in self._states.values())
+
+    def status(self) -> dict[str, msg.BackendState]:
+        """Return, by tracker: its state, how many events are delivered, pending and failed, and the latest error."""
+        with self._news:
+            return dict(self._states)
+
+    @property
+    def urls(self) -> dict[str, str | None]:
+        """The runs' links or local places, by tracker. Waits until each run is open or has failed to open."""
+        return {name: opened.url for name, opened in self._wait_opened().items()}
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """The trackers' own ids of the runs, by tracker. Waits until each run is open or has failed to open."""
+        return {name: opened.run_id for name, opened in self._wait_opened().items()}
+
+    @property
+    def native(self) -> Mapping[str, Any]:
+        """The trackers' own run objects, by name, where they live in this process.
+
+        Raises:
+            ConfigurationError: on look-up, if the tracker lives in the relay process.
+        """
+        self._wait_opened()
+        return _Native(self._channel, [spec.name for spec in self._specs])
+
+    def _wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
+        if self.active and self._stopped_as is None:
+            self.begin()
+        until = time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout)
+        with self._news:
+            self._news.wait_for(
+                lambda: self._bus is None
+                or all(s.state not in ("opening", "retrying") or n in self._opened for n, s in self._states.items())
+                and all(n in self._opened or s.state in ("failed", "closed", "abandoned") for n, s in self._states.items()),
+                max(0.0, until - time.monotonic()),
+            )
+            return dict(self._opened)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, GeneratorExit):
+            status = "finished"
+        elif issubclass(kind, SystemExit):
+            status = "finished" if getattr(error, "code", None) in (None, 0) else "failed"
+        else:
+            status = "killed" if issubclass(kind, KeyboardInterrupt) else "failed"
+        try:
+            self.stop(status)
+        except errors.DeliveryError:
+            if kind is None:  # else the user's own exception is the one to see
+                raise
+
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self._specs)
+        state = self._stopped_as or ("active" if self.active else "inactive")
+        return f"<Session {self.id} [{names}] {state}>"
+
+    # -- end ----------------------------------------------------------------------------------------------------------
+
+    def stop(self, status: str = "finished", timeout: float | None = None) -> None:
+        """Deliver what is left and end all runs. A second call changes nothing.
+
+        Args:
+            status: ``"finished"``, ``"failed"`` or ``"killed"``.
+            timeout: seconds this may take; `exit_timeout` of the settings if None.
+
+        Raises:
+            DeliveryError: under `strict`, if anything was not delivered.
+            ConfigurationError: an unknown status.
+        """
+        if status not in ("finished", "failed", "killed"):
+            raise errors.ConfigurationError(f"status {status!r} is none of 'finished', 'failed', 'killed'")
+        if self._stopped_as is not None or not self.active:
+            return
+        self._stopped_as = status
+        if intercept.sink() is self:
+            intercept.set_sink(None)
+        self.active = False
+        if self._bus is not None:
+            deadline = self.settings.exit_timeout if timeout is None else timeout
+            states = self._bus.close(status, deadline, _Progress(self).show)
+            if os.environ.get(OWNER) == str(os.getpid()):
+                del os.environ[OWNER]
+            self._account(states)
+
+    def _account(self, states: dict[str, msg.BackendState] | None) -> None:
+        """Say what did not arrive; raise under strict."""
+        if states is None:
+            states = self.status()
+        missing = {name: s.pending + s.failed for name, s in states.items() if s.pending + s.failed or s.state == "failed"}
+        for name, count in missing.items():
+            error = f" ({states[name].error})" if states[name].error else ""
+            _say(f"warning: {name}: {count} events were not delivered{error}")
+        if self.settings.strict and (missing or self._troubles_of_ours()):
+            names = ", ".join(f"{name}: {count}" for name, count in missing.items()) or "see the warnings above"
+            raise errors.DeliveryError(f"not everything was delivered ({names})", missing)
+
+    def _troubles_of_ours(self) -> bool:
+        return any(trouble.backend is None for trouble in self._troubles)
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing of this session is ours."""
+        self.active = False
+        if self._bus is not None:
+            self._bus.after_fork()
+        self._bus = None
+        self._stopped_as = "forked"
+
+
+class _Native(Mapping[str, Any]):
+    def __init__(self, channel: Channel | None, names: list[str]) -> None:
+        self._channel = channel
+        self._names = names
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(f"{name!r} is not a backend of this session; it has {', '.join(self._names)}")
+        if isinstance(self._channel, ThreadChannel):
+            for worker in self._channel.relay.workers:
+                if worker.name == name and worker.backend is not None:
+                    return worker.backend.handle
+        raise errors.ConfigurationError(
+            f"the run of {name!r} lives in the relay process; to get its own object here, use delivery='thread' "
+            "(TRACELET_DELIVERY=thread)"
+        )
+
+    def __iter__(self) -> Any:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class _Progress:
+    """Shows on standard error that the end is waiting for deliveries, once it takes noticeable time."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._since = time.monotonic()
+        self._said = False
+
+    def show(self) -> None:
+        if time.monotonic() - self._since < 1.0 or self._said or self._session.settings.quiet:
+            return
+        pending = sum(state.pending for state in self._session.status().values())
+        if pending:
+            self._said = True
+            _say(f"delivering {pending} more events, for up to {self._session.settings.exit_timeout:.0f} s")
+
+
+def _say(line: str) -> None:
+    """One line for the user. Standard error may be closed or full: that must not reach the training."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"tracelet-shim: {line}\n")
+        sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""From the training thread to the relay: `Bus` takes records without waiting, a channel carries them."""

@@ -1,0 +1,156 @@
+"""The training thread's side: publish is one append; everything else happens on the sender thread."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.channel import Channel
+
+__all__ = ["Bus"]
+
+_POLL = 0.05
+_BATCH_RECORDS = 1000
+_BATCH_BYTES = 1 << 20
+
+logger = logging.getLogger("tracelet_shim")
+
+
+class Bus:
+    """Takes messages from any thread, without waiting, and sends them in order.
+
+    Args:
+        channel: what carries them.
+        memory: bytes of event data that may wait here; a record beyond that goes without its data, which the relay
+            then reads from the event file.
+        on_reply: takes the relay's replies; called from other threads.
+    """
+
+    def __init__(self, channel: Channel, memory: int, on_reply: Callable[[msg.Reply], None]) -> None:
+        self._channel = channel
+        self._memory = memory
+        self._on_reply = on_reply
+        channel.on_reply = self._replied
+        self._queue: deque[msg.Message | msg.Record] = deque()
+        self._waiting_bytes = 0
+        self._wake = threading.Event()
+        self._stopped = False
+        self._flush_ids = itertools.count(1)
+        self._flushing: dict[int, threading.Event] = {}
+        self._closed = threading.Event()
+        self._closed_states: dict[str, msg.BackendState] | None = None
+        self._thread = threading.Thread(target=self._run, name="tracelet-sender", daemon=True)
+
+    def start(self, message: msg.Open) -> None:
+        """Send the first message."""
+        self._queue.append(message)
+        self._thread.start()
+        self._wake.set()
+
+    # -- the training thread ------------------------------------------------------------------------------------------
+
+    def publish(self, record: msg.Record) -> None:
+        """Queue a record: one append, no lock, no I/O."""
+        data = record.data
+        if data is not None:
+            # Threads may race for the sum. It is set right each time the sender empties the queue.
+            self._waiting_bytes += len(data)
+            if self._waiting_bytes > self._memory:
+                record.data = None
+        self._queue.append(record)
+
+    def tell(self, message: msg.Message) -> None:
+        """Queue any other message."""
+        self._queue.append(message)
+
+    def nudge(self) -> None:
+        """Ask the sender not to wait for its next turn."""
+        self._wake.set()
+
+    # -- waiting, from any thread but the sender's --------------------------------------------------------------------
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was published has been delivered to every tracker; False if `timeout` seconds passed."""
+        number = next(self._flush_ids)
+        done = self._flushing[number] = threading.Event()
+        self._queue.append(msg.Flush(number))
+        self._wake.set()
+        try:
+            return done.wait(timeout)
+        finally:
+            self._flushing.pop(number, None)
+
+    def close(
+        self, status: str, deadline: float, progress: Callable[[], None] | None = None
+    ) -> dict[str, msg.BackendState] | None:
+        """Drain and end all runs; return their last states, or None if the relay did not answer in time.
+
+        Args:
+            status: ``"finished"``, ``"failed"`` or ``"killed"``.
+            deadline: seconds, after which what is left is given up.
+            progress: called about ten times a second while waiting.
+        """
+        self._queue.append(msg.Close(status, deadline))
+        self._wake.set()
+        until = time.monotonic() + deadline + 2.0
+        while not self._closed.wait(0.1) and time.monotonic() < until and self._thread.is_alive():
+            if progress is not None:
+                progress()
+        self._stopped = True
+        self._wake.set()
+        return self._closed_states
+
+    def after_fork(self) -> None:
+        """In a forked child: this bus is the parent's."""
+        self._queue.clear()
+        self._channel.after_fork()
+
+    # -- the sender thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped:
+                self._wake.wait(_POLL)
+                self._wake.clear()
+                self._send_queued()
+                self._channel.pump()
+        except Exception as error:
+            logger.exception("the sender thread stopped")
+            self._on_reply(msg.Trouble(None, "internal", f"delivery stopped: {type(error).__name__}: {error}"))
+            self._closed.set()
+
+    def _send_queued(self) -> None:
+        batch: list[msg.Record] = []
+        size = 0
+        while self._queue and self._channel.backlog < self._memory:
+            message = self._queue.popleft()
+            if isinstance(message, msg.Record):
+                batch.append(message)
+                size += len(message.data) if message.data is not None else 0
+                if len(batch) < _BATCH_RECORDS and size < _BATCH_BYTES:
+                    continue
+            if batch:
+                self._channel.send(msg.Records(batch))
+                batch, size = [], 0
+            if not isinstance(message, msg.Record):
+                self._channel.send(message)
+        if batch:
+            self._channel.send(msg.Records(batch))
+        if not self._queue:
+            self._waiting_bytes = 0
+
+    def _replied(self, reply: msg.Reply) -> None:
+        if isinstance(reply, msg.Flushed):
+            if (waiting := self._flushing.get(reply.id)) is not None:
+                waiting.set()
+        elif isinstance(reply, msg.Closed):
+            self._on_reply(msg.Counters(reply.backends))
+            self._closed_states = reply.backends
+            self._closed.set()
+        else:
+            self._on_reply(reply)

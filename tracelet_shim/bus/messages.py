@@ -1,0 +1,235 @@
+"""What the training process and the relay say to each other.
+
+Plain data, encoded with msgpack where the relay is a process of its own. The order of messages is the order of calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+import msgspec
+
+from tracelet_shim.backends.base import RunInfo
+from tracelet_shim.events import Array
+
+__all__ = [
+    "BackendSpec", "BackendState", "Close", "Closed", "Counters", "Embedded", "Flush", "Flushed", "Figure", "Frames", "Hint",
+    "Message", "Nested", "Open", "Opened", "Record", "Records", "Reply", "Series", "Source", "Trial", "Trouble", "Writer",
+]  # fmt: skip
+
+
+# -- hints: what a call knew and the proto has lost -------------------------------------------------------------------
+
+
+class Series(msgspec.Struct, tag="series", array_like=True):
+    """One key of `add_scalars`.
+
+    Attributes:
+        logdir: the log directory of the SummaryWriter; the record itself stands in a directory made for the key.
+        key: the key.
+    """
+
+    logdir: str
+    key: str
+
+
+class Figure(msgspec.Struct, tag="figure", array_like=True):
+    """The image came through `add_figure`."""
+
+
+class Frames(msgspec.Struct, tag="frames", array_like=True):
+    """The frames of `add_video`, which TensorBoard drops without moviepy: uint8, T x H x W x C."""
+
+    frames: Array
+    fps: float
+
+
+class Trial(msgspec.Struct, tag="trial", array_like=True):
+    """The dicts of `add_hparams`, as Python values."""
+
+    logdir: str
+    run_name: str
+    params: dict[str, Union[bool, int, float, str]]  # noqa: UP007
+    metrics: dict[str, float]
+    domain: dict[str, list[Any]]
+
+
+class Nested(msgspec.Struct, tag="nested", array_like=True):
+    """Written by `add_hparams` beside the record that has the `Trial`."""
+
+
+class Embedded(msgspec.Struct, tag="embedded", array_like=True):
+    """An `add_embedding`; there is no proto.
+
+    Attributes:
+        images: uint8, N x H x W x C, or None.
+    """
+
+    tag: str
+    step: int
+    wall_time: float
+    matrix: Array
+    metadata: list[list[str]] | None
+    header: list[str] | None
+    images: Array | None
+
+
+Hint = Union[Series, Figure, Frames, Trial, Nested, Embedded]  # noqa: UP007
+
+
+# -- to the relay -----------------------------------------------------------------------------------------------------
+
+
+class BackendSpec(msgspec.Struct, tag="backend_spec"):
+    """A backend to open.
+
+    Attributes:
+        name: its name.
+        target: ``"module:Class"``.
+        options: its options.
+        resume: the tracker's id of a run to continue or to join.
+    """
+
+    name: str
+    target: str
+    options: dict[str, Any]
+    resume: str | None = None
+
+
+class Open(msgspec.Struct, tag="open"):
+    """The first message.
+
+    Attributes:
+        run: what the runs are opened with.
+        backends: the trackers.
+        memory: bytes of events that may be kept in memory; what is beyond is read again from the event files.
+        root: the root directory, if the user named one.
+    """
+
+    run: RunInfo
+    backends: list[BackendSpec]
+    memory: int
+    root: str | None
+
+
+class Writer(msgspec.Struct, tag="writer"):
+    """A SummaryWriter was created on this log directory (absolute)."""
+
+    logdir: str
+
+
+class Source(msgspec.Struct, tag="source"):
+    """An event file from which records will come.
+
+    Attributes:
+        id: number of the source, from 0, without gaps.
+        path: the event file, absolute.
+        logdir: its log directory, absolute.
+    """
+
+    id: int
+    path: str
+    logdir: str
+
+
+class Record(msgspec.Struct, tag="record", array_like=True):
+    """One event of an event file.
+
+    Attributes:
+        source: the event file's number.
+        position: index in that file.
+        data: the serialised event; None = read it from the file, there was no memory for it.
+        value: the exact float64 of a scalar, where the call had it.
+        hint: what else the call knew.
+    """
+
+    source: int
+    position: int
+    data: bytes | None
+    value: float | None = None
+    hint: Hint | None = None
+
+
+class Records(msgspec.Struct, tag="records"):
+    records: list[Record]
+
+
+class Flush(msgspec.Struct, tag="flush"):
+    """Deliver what came before this; answered by `Flushed` with the same id."""
+
+    id: int
+
+
+class Close(msgspec.Struct, tag="close"):
+    """The last message: drain, then close every run with this status, all within `deadline` seconds."""
+
+    status: str
+    deadline: float
+
+
+Message = Union[Open, Writer, Source, Records, Flush, Close]  # noqa: UP007
+
+
+# -- from the relay ---------------------------------------------------------------------------------------------------
+
+
+class Opened(msgspec.Struct, tag="opened"):
+    backend: str
+    run_id: str
+    url: str | None
+
+
+class Trouble(msgspec.Struct, tag="trouble"):
+    """Something the user should hear of, at most once a `kind`.
+
+    Attributes:
+        backend: the backend, or None for the relay itself.
+        kind: what sort of trouble, for telling repeats.
+        message: one line, without secrets.
+    """
+
+    backend: str | None
+    kind: str
+    message: str
+
+
+class BackendState(msgspec.Struct):
+    """Where delivery to one tracker stands. Counts are events.
+
+    Attributes:
+        state: ``"opening"``, ``"open"``, ``"retrying"``, ``"failed"``, ``"closed"``, ``"abandoned"`` (missed the deadline).
+        delivered: taken by the tracker.
+        pending: on the way.
+        failed: set aside, because the tracker refused them.
+        error: the latest trouble.
+    """
+
+    state: str = "opening"
+    delivered: int = 0
+    pending: int = 0
+    failed: int = 0
+    error: str | None = None
+
+
+class Counters(msgspec.Struct, tag="counters"):
+    """Sent about twice a second while something changes.
+
+    Attributes:
+        spilled: True if events wait that are to be read from the event files.
+    """
+
+    backends: dict[str, BackendState]
+    spilled: bool = False
+
+
+class Flushed(msgspec.Struct, tag="flushed"):
+    id: int
+
+
+class Closed(msgspec.Struct, tag="closed"):
+    """The last reply."""
+
+    backends: dict[str, BackendState]
+
+
+Reply = Union[Opened, Trouble, Counters, Flushed, Closed]  # noqa: UP007

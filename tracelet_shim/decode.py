@@ -1,0 +1,425 @@
+"""Event proto -> typed events: the only translation there is.
+
+The live path and the replay of event files share it, so whatever works live works for an old log directory too. Live
+records bring hints that the proto has lost (the exact float64, the key of `add_scalars`, ...); a replayed record has
+none, and the layout of the log directory is read instead.
+
+Newer TensorFlow programs write scalars, images, audio and histograms as tensors with a plugin name; both forms become
+the same events.
+"""
+
+from __future__ import annotations
+
+import io
+import os.path
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tracelet_shim import events as ev
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.naming import WriterNames
+
+__all__ = ["Decoder"]
+
+_TEXT_SUFFIX = "/text_summary"
+
+
+class Decoder:
+    """Turns records into events.
+
+    Args:
+        names: the naming rule of the session.
+        replay: True for records read from a log directory: keys of `add_scalars` and the nested directories of
+            `add_hparams` are then recognised by their names.
+    """
+
+    def __init__(self, names: WriterNames, *, replay: bool = False) -> None:
+        self._names = names
+        self._replay = replay
+        self._sources: dict[int, msg.Source] = {}
+        self._plugins: dict[tuple[int, str], str] = {}
+        self._trials = _Trials()
+
+    def add_source(self, source: msg.Source) -> None:
+        self._sources[source.id] = source
+
+    def source(self, number: int) -> msg.Source:
+        return self._sources[number]
+
+    def decode(self, record: msg.Record) -> list[ev.Event]:
+        """Return the events of a record, in order; decoding it again gives the same.
+
+        A record that cannot be decoded becomes one `Blob` with its bytes.
+        """
+        source = self._sources[record.source]
+        logdir = record.hint.logdir if isinstance(record.hint, (msg.Series, msg.Trial)) else source.logdir
+        if isinstance(record.hint, msg.Embedded):
+            return [_embedding(record.hint, self._names(logdir), ev.RecordId(source.path, record.position))]
+        from tensorboard.compat.proto import event_pb2
+
+        data = record.data or b""
+        try:
+            event = event_pb2.Event.FromString(data)
+        except Exception:  # protobuf's DecodeError has no stable import path across its implementations
+            broken = ev.RecordId(source.path, record.position)
+            base = {"writer": self._names(logdir), "tag": "", "step": 0, "wall_time": 0.0}
+            return [ev.Blob(**base, record=broken, source=data, data=data, name="damaged_event.pb")]  # type: ignore[arg-type]
+        return list(self._events(record, event, source, self._writer(logdir, source), data))
+
+    def _writer(self, logdir: str, source: msg.Source) -> str:
+        if self._replay and self._trials.is_nested(source):
+            logdir = os.path.dirname(logdir)
+        return self._names(logdir)
+
+    def _events(self, record: msg.Record, event: Any, source: msg.Source, writer: str, data: bytes) -> Iterator[ev.Event]:
+        what = event.WhichOneof("what")
+
+        def base(tag: str, index: int = 0) -> dict[str, Any]:
+            return {
+                "writer": writer, "tag": tag, "step": event.step, "wall_time": event.wall_time,
+                "record": ev.RecordId(source.path, record.position, index), "source": data,
+            }  # fmt: skip
+
+        if what == "summary":
+            values = event.summary.value
+            if len(values) > 1 and any(v.metadata.plugin_data.plugin_name == "mesh" for v in values):
+                yield from _meshes(values, base)
+                return
+            for index, value in enumerate(values):
+                try:
+                    yield self._value(record, value, source, base(value.tag, index))
+                except Exception:  # a summary that breaks its own plugin's layout: keep the bytes
+                    yield ev.Blob(**base(value.tag, index), data=value.SerializeToString(), name="summary_value.pb")
+            if not values:
+                yield ev.Marker(**base(""), what="empty")
+        elif what == "graph_def":
+            yield ev.Graph(**base(""), graph_def=event.graph_def)
+        elif what == "tagged_run_metadata":
+            metadata = event.tagged_run_metadata
+            yield ev.Blob(**base(metadata.tag), data=metadata.run_metadata, name="run_metadata.pb")
+        elif what == "meta_graph_def":
+            yield ev.Blob(**base("meta_graph"), data=event.meta_graph_def, name="meta_graph_def.pb")
+        elif what == "log_message":
+            yield ev.Text(**base("log_message"), text=event.log_message.message)
+        else:
+            yield ev.Marker(**base(""), what=what or "empty")
+
+    def _value(self, record: msg.Record, value: Any, source: msg.Source, base: dict[str, Any]) -> ev.Event:
+        hint = record.hint
+        if isinstance(hint, msg.Nested):
+            return ev.Marker(**base, what="hparams")
+        if isinstance(hint, msg.Frames):
+            return _video(hint, base)
+        form = value.WhichOneof("value")
+        plugin = value.metadata.plugin_data.plugin_name
+        if plugin:
+            self._plugins[record.source, value.tag] = plugin
+        elif form == "tensor":
+            plugin = self._plugins.get((record.source, value.tag), "")
+        if plugin == "hparams":
+            return self._trials.decode(record, value, source, base)
+        if form == "simple_value" or (plugin == "scalars" and form == "tensor"):
+            return self._scalar(record, value, source, base)
+        if form == "histo":
+            h = value.histo
+            sums = {"min": h.min, "max": h.max, "num": h.num, "sum": h.sum, "sum_squares": h.sum_squares}
+            return ev.Histogram(**base, **sums, limits=tuple(h.bucket_limit), counts=tuple(h.bucket))
+        if form == "image":
+            return _image(value.image.encoded_image_string, base, figure=isinstance(hint, msg.Figure))
+        if form == "audio":
+            a = value.audio
+            about = {"sample_rate": a.sample_rate, "channels": a.num_channels, "frames": a.length_frames}
+            return ev.Audio(**base, **about, data=a.encoded_audio_string, content_type=a.content_type or "audio/wav")
+        if form == "tensor":
+            return _tensor(value, plugin, base)
+        return ev.Blob(**base, data=value.SerializeToString(), name=f"{plugin or 'summary'}_value.pb")
+
+    def _scalar(self, record: msg.Record, value: Any, source: msg.Source, base: dict[str, Any]) -> ev.Event:
+        if record.value is not None:
+            number = record.value
+        elif value.WhichOneof("value") == "simple_value":
+            number = value.simple_value
+        else:
+            number = float(_array(value.tensor).reshape(-1)[0])
+        series = record.hint.key if isinstance(record.hint, msg.Series) else None
+        if self._replay:
+            metric = self._trials.metric(source, record, value.tag, number, base)
+            if metric is not None:
+                return metric
+            prefix = value.tag.replace("/", "_") + "_"
+            parent, last = os.path.split(source.logdir)
+            if last.startswith(prefix) and len(last) > len(prefix):
+                base["writer"] = self._names(parent)
+                series = last[len(prefix) :]
+        return ev.Scalar(**base, value=number, series=series)
+
+
+class _Trials:
+    """Which `add_hparams` is the run's own, and which is a trial of a sweep.
+
+    The first of a session gives the run its parameters; a later one with other values is a child run.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, Any] | None = None
+        self._by_record: dict[tuple[int, int], str | None] = {}
+        self._names: set[str] = set()
+        self._nested: set[int] = set()
+        self._open: dict[int, tuple[int, set[str], str | None]] = {}  # replay: source -> next position, metrics, trial
+        self._metrics: dict[int, set[str]] = {}
+
+    def is_nested(self, source: msg.Source) -> bool:
+        return source.id in self._nested
+
+    def decode(self, record: msg.Record, value: Any, source: msg.Source, base: dict[str, Any]) -> ev.Event:
+        from tensorboard.plugins.hparams import plugin_data_pb2
+
+        content = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        kind = content.WhichOneof("data")
+        if kind == "session_start_info":
+            params = {k: _plain(v) for k, v in content.session_start_info.hparams.items()}
+            run_name = os.path.basename(source.logdir) if source.id in self._nested else "hparams"
+            metrics: dict[str, float] = {}
+            domain: dict[str, list[Any]] = {}
+            if isinstance(record.hint, msg.Trial):
+                hint = record.hint
+                params, metrics, domain, run_name = hint.params, hint.metrics, hint.domain, hint.run_name
+            trial = self._trial(record, params, run_name)
+            if source.id in self._nested:
+                self._open[source.id] = (record.position + 1, self._metrics.get(source.id, set()), trial)
+            return ev.HParams(**base, params=params, metrics=metrics, domain=domain, trial=trial)
+        if kind == "experiment":
+            if record.position == 1 and record.hint is None:
+                # The first thing in an event file of its own: what add_hparams makes. Lightning and others write
+                # theirs into the main file, behind other events.
+                self._nested.add(source.id)
+                self._metrics[source.id] = {info.name.tag for info in content.experiment.metric_infos}
+        elif kind == "session_end_info" and source.id in self._open:
+            _, names, trial = self._open[source.id]
+            self._open[source.id] = (record.position + 1, names, trial)
+        return ev.Marker(**base, what="hparams")
+
+    def metric(
+        self, source: msg.Source, record: msg.Record, tag: str, number: float, base: dict[str, Any]
+    ) -> ev.HParams | None:
+        """Return the event for a scalar that `add_hparams` wrote behind its frame, None for any other scalar."""
+        expected, names, trial = self._open.get(source.id, (-1, set(), None))
+        if record.position != expected or tag not in names:
+            return None
+        self._open[source.id] = (expected + 1, names, trial)
+        return ev.HParams(**base, params={}, metrics={tag: number}, trial=trial)
+
+    def _trial(self, record: msg.Record, params: dict[str, Any], run_name: str) -> str | None:
+        key = (record.source, record.position)
+        if key not in self._by_record:
+            if self._own is None or self._own == params:
+                self._own = params
+                self._by_record[key] = None
+            else:
+                name, number = run_name, 2
+                while name in self._names:
+                    name, number = f"{run_name}-{number}", number + 1
+                self._names.add(name)
+                self._by_record[key] = name
+        return self._by_record[key]
+
+
+def _plain(value: Any) -> bool | float | str:
+    kind = value.WhichOneof("kind")
+    plain: bool | float | str = getattr(value, kind) if kind else ""
+    return plain if isinstance(plain, (bool, int, float, str)) else str(plain)
+
+
+def _image(data: bytes, base: dict[str, Any], *, figure: bool = False) -> ev.Image | ev.Video:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as picture:
+        width, height, channels = picture.width, picture.height, len(picture.getbands())
+        frames = getattr(picture, "n_frames", 1)
+        if picture.format == "GIF" and frames > 1:
+            fps = 1000 / (picture.info.get("duration") or 250)
+            return ev.Video(**base, data=data, width=width, height=height, frames=frames, fps=fps)
+        form = (picture.format or "png").lower()
+    return ev.Image(**base, data=data, format=form, width=width, height=height, channels=channels, figure=figure)
+
+
+def _video(hint: msg.Frames, base: dict[str, Any]) -> ev.Video:
+    """Encode the frames as GIF. Pillow drops a frame that equals the one before it and lengthens that one instead, so
+    the file plays as it should; `frames` tells the true number."""
+    from PIL import Image
+
+    frames = hint.frames.numpy()
+    pictures = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame[..., :3]) for frame in frames]
+    out = io.BytesIO()
+    duration = max(1, round(1000 / hint.fps)) if hint.fps > 0 else 250
+    pictures[0].save(out, format="GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+    height, width = frames.shape[1:3]
+    return ev.Video(**base, data=out.getvalue(), width=width, height=height, frames=len(frames), fps=hint.fps)
+
+
+def _tensor(value: Any, plugin: str, base: dict[str, Any]) -> ev.Event:
+    decode = _PLUGINS.get(plugin)
+    return decode(value, base) if decode else ev.Tensor(**base, value=_plain_array(value.tensor), plugin=plugin or "tensor")
+
+
+def _text(value: Any, base: dict[str, Any]) -> ev.Text:
+    parts = [part.decode("utf-8", "replace") for part in value.tensor.string_val]
+    base["tag"] = base["tag"].removesuffix(_TEXT_SUFFIX)
+    return ev.Text(**base, text="\n\n".join(parts))
+
+
+def _pr_curve(value: Any, base: dict[str, Any]) -> ev.PRCurve:
+    rows = _array(value.tensor)
+    names = ("true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall")
+    return ev.PRCurve(**base, **{name: tuple(map(float, row)) for name, row in zip(names, rows, strict=True)})
+
+
+def _custom_scalars(value: Any, base: dict[str, Any]) -> ev.CustomScalars:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    layout: dict[str, dict[str, tuple[str, list[str]]]] = {}
+    for category in layout_pb2.Layout.FromString(value.tensor.string_val[0]).category:
+        charts = layout.setdefault(category.title, {})
+        for chart in category.chart:
+            if chart.WhichOneof("content") == "margin":
+                tags = [tag for s in chart.margin.series for tag in (s.value, s.lower, s.upper)]
+                charts[chart.title] = ("Margin", tags)
+            else:
+                charts[chart.title] = ("Multiline", list(chart.multiline.tag))
+    return ev.CustomScalars(**base, layout=layout)
+
+
+def _images(value: Any, base: dict[str, Any]) -> ev.Event:
+    """TensorFlow 2's images: a string tensor [width, height, image, image, ...]."""
+    parts = value.tensor.string_val
+    if len(parts) == 3:
+        return _image(parts[2], base)
+    from PIL import Image
+
+    pictures = [Image.open(io.BytesIO(part)).convert("RGBA") for part in parts[2:]]
+    sheet = Image.new("RGBA", (sum(p.width for p in pictures), max(p.height for p in pictures)))
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    out = io.BytesIO()
+    sheet.save(out, format="PNG")
+    return _image(out.getvalue(), base)
+
+
+def _audio(value: Any, base: dict[str, Any]) -> ev.Audio:
+    """TensorFlow 2's audio: a string tensor of WAV files, alone or each followed by a label."""
+    import wave
+
+    data = value.tensor.string_val[0]
+    with wave.open(io.BytesIO(data)) as sound:
+        rate, channels, frames = sound.getframerate(), sound.getnchannels(), sound.getnframes()
+    return ev.Audio(**base, data=data, sample_rate=rate, channels=channels, frames=frames)
+
+
+def _histogram(value: Any, base: dict[str, Any]) -> ev.Histogram:
+    """TensorFlow 2's histograms: k x 3, [left, right, count]; the samples themselves are not known."""
+    buckets = _array(value.tensor).reshape(-1, 3)
+    left, right, count = buckets.T
+    middle = (left + right) / 2
+    return ev.Histogram(
+        **base, min=float(left.min(initial=0)), max=float(right.max(initial=0)), num=float(count.sum()),
+        sum=float(count @ middle), sum_squares=float(count @ middle**2),
+        limits=(float(left[0]), *map(float, right)) if len(left) else (), counts=(0.0, *map(float, count)) if len(left) else (),
+    )  # fmt: skip
+
+
+_PLUGINS: dict[str, Callable[[Any, dict[str, Any]], ev.Event]] = {
+    "text": _text,
+    "pr_curves": _pr_curve,
+    "custom_scalars": _custom_scalars,
+    "images": _images,
+    "audio": _audio,
+    "histograms": _histogram,
+}
+
+
+def _meshes(values: Any, base: Callable[[str, int], dict[str, Any]]) -> Iterator[ev.Event]:
+    """Join the parts of each mesh: `add_mesh` writes vertices, faces and colours as values of one summary."""
+    from tensorboard.plugins.mesh.plugin_data_pb2 import MeshPluginData
+
+    parts: dict[str, dict[int, Any]] = {}
+    first: dict[str, int] = {}
+    config: dict[str, str] = {}
+    for index, value in enumerate(values):
+        about = MeshPluginData.FromString(value.metadata.plugin_data.content)
+        parts.setdefault(about.name, {})[about.content_type] = value.tensor
+        first.setdefault(about.name, index)
+        config[about.name] = about.json_config or "{}"
+    for name, tensors in parts.items():
+        at = base(name, first[name])
+        vertices = tensors.get(MeshPluginData.VERTEX)
+        if vertices is None:
+            for tensor in tensors.values():
+                yield ev.Tensor(**at, value=_plain_array(tensor), plugin="mesh")
+            continue
+        faces, colors = tensors.get(MeshPluginData.FACE), tensors.get(MeshPluginData.COLOR)
+        yield ev.Mesh(
+            **at, config=config[name], vertices=ev.Array.of(_array(vertices).astype(np.float32)),
+            faces=ev.Array.of(_array(faces).astype(np.int32)) if faces is not None else None,
+            colors=ev.Array.of(_array(colors).clip(0, 255).astype(np.uint8)) if colors is not None else None,
+        )  # fmt: skip
+
+
+def _plain_array(tensor: Any) -> ev.Array:
+    """Return a TensorProto as an Array; texts become a byte tensor of their UTF-8, one row a text."""
+    array = _array(tensor)
+    if array.dtype == object:
+        array = np.array([x if isinstance(x, bytes) else str(x).encode() for x in array.reshape(-1)], dtype=np.bytes_)
+        width = max(array.dtype.itemsize, 1)
+        return ev.Array("uint8", (len(array), width), array.astype(f"S{width}").tobytes())
+    return ev.Array.of(array)
+
+
+def _array(tensor: Any) -> np.ndarray[Any, Any]:
+    """Return a TensorProto as a numpy array.
+
+    torch's `add_tensor` stores float16 and bfloat16 as float32 bit patterns in ``half_val``, and uint8 in
+    ``uint32_val``, where TensorBoard's own reader looks elsewhere; both are read here as torch wrote them.
+    """
+    from tensorboard.compat.proto import types_pb2
+    from tensorboard.util import tensor_util
+
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    if tensor.half_val and (max(tensor.half_val) > 0xFFFF or min(tensor.half_val) < 0):
+        bits = [v & 0xFFFFFFFF for v in tensor.half_val]
+        floats = np.array(struct.unpack(f"<{len(bits)}f", struct.pack(f"<{len(bits)}I", *bits)), np.float32)
+        return floats.reshape(shape).astype(np.float16 if tensor.dtype == types_pb2.DT_HALF else np.float32)
+    if tensor.uint32_val and tensor.dtype == types_pb2.DT_UINT8:
+        return np.array(tensor.uint32_val, np.uint8).reshape(shape)
+    array: np.ndarray[Any, Any] = tensor_util.make_ndarray(tensor)
+    return array
+
+
+def _embedding(hint: msg.Embedded, writer: str, record: ev.RecordId) -> ev.Embedding:
+    sprite = size = None
+    if hint.images is not None:
+        sprite, size = _sprite(hint.images.numpy())
+    return ev.Embedding(
+        writer=writer, tag=hint.tag, step=hint.step, wall_time=hint.wall_time, record=record, matrix=hint.matrix,
+        metadata=tuple(map(tuple, hint.metadata)) if hint.metadata is not None else None,
+        metadata_header=tuple(hint.header) if hint.header else None, sprite=sprite, sprite_size=size,
+    )  # fmt: skip
+
+
+def _sprite(images: np.ndarray[Any, Any]) -> tuple[bytes, tuple[int, int]]:
+    """Lay the label images (uint8, N x H x W x C) out row by row on a square grid, as the projector wants them."""
+    from PIL import Image
+
+    n, height, width, channels = images.shape
+    columns = int(np.ceil(np.sqrt(n)))
+    sheet = np.zeros((columns * height, columns * width, channels), np.uint8)
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
+    out = io.BytesIO()
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(out, format="PNG")
+    return out.getvalue(), (width, height)

@@ -1,0 +1,77 @@
+"""Reading TensorBoard event files: records by position.
+
+The format (``tensorboard/summary/writer/record_writer.py``): 8 bytes length, 4 bytes masked CRC32C of the length, the
+data, 4 bytes masked CRC32C of the data; little endian.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+__all__ = ["EventFileReader", "count_records", "records"]
+
+_HEADER = struct.Struct("<QI")
+_FRAME = _HEADER.size + 4
+
+
+def records(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the data of each complete record from the current offset; end at the first incomplete one.
+
+    The file's offset is left at the start of that record, so that iteration can be tried again when the file has grown.
+    """
+    while True:
+        start = file.tell()
+        header = file.read(_HEADER.size)
+        if len(header) == _HEADER.size:
+            length, _ = _HEADER.unpack(header)
+            data = file.read(length)
+            if len(data) == length and len(file.read(4)) == 4:
+                yield data
+                continue
+        file.seek(start)
+        return
+
+
+def count_records(path: str) -> int:
+    """Return the number of complete records in an event file, reading only their headers."""
+    size = os.path.getsize(path)
+    count = offset = 0
+    with open(path, "rb") as file:
+        while True:
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                return count
+            offset += _FRAME + _HEADER.unpack(header)[0]
+            if offset > size:
+                return count
+            file.seek(offset)
+            count += 1
+
+
+class EventFileReader:
+    """Reads records by position, forwards as a rule.
+
+    Args:
+        path: the event file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._next = 0
+
+    def read(self, position: int) -> bytes | None:
+        """Return the record at `position`; None as long as the file does not reach so far."""
+        if position < self._next:
+            self._file.seek(0)
+            self._next = 0
+        for data in records(self._file):
+            self._next += 1
+            if self._next > position:
+                return data
+        return None
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,12 @@
+"""The only code that knows `torch.utils.tensorboard` and wrapt.
+
+`install` patches the classes once, when (and if) the module is imported, and never unpatches: the wrappers ask at call
+time whether a sink is set. `set_sink` is all that a session needs.
+"""
+
+from __future__ import annotations
+
+from tracelet_shim.intercept._sink import Sink, set_sink, sink
+from tracelet_shim.intercept._wrapt import install
+
+__all__ = ["Sink", "install", "set_sink", "sink"]

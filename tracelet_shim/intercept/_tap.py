@@ -1,0 +1,107 @@
+"""The tap on `FileWriter.add_event`: keeps each event that TensorBoard has just built.
+
+All data passes here, whatever method or foreign code it came from. The event is serialised at once, so later changes
+to it or to the user's buffers do not matter, and its place in the event file is counted: that is its identity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import Any
+
+from tracelet_shim import eventfile
+from tracelet_shim.bus.messages import Record
+from tracelet_shim.intercept import _calls
+from tracelet_shim.intercept._sink import Sink, current
+
+__all__ = ["add_event", "created", "publish_without_event"]
+
+_ATTRIBUTE = "_tracelet_source"
+
+
+class _Source:
+    """What we know of one FileWriter; kept on the object itself, so that it dies with it.
+
+    Attributes:
+        position: position of the next event in its file; None if events may have passed unseen.
+        lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
+            of its own in the same place; this one may be taken again by a signal handler.
+    """
+
+    __slots__ = ("lock", "number", "position", "sink")
+
+    def __init__(self, position: int | None) -> None:
+        self.position = position
+        self.lock = threading.RLock()
+        self.sink: Sink | None = None
+        self.number = -1
+
+    def register(self, writer: Any, sink: Sink) -> None:
+        """Announce the event file to a sink that has not seen it."""
+        if self.position is None:
+            self.position = _count(writer)
+        logdir = os.path.abspath(str(writer.get_logdir())) if "://" not in str(writer.get_logdir()) else str(writer.get_logdir())
+        path = getattr(writer.event_writer, "_file_name", None) or os.path.join(logdir, f"unknown-{id(writer)}")
+        self.number = sink.add_source(os.path.abspath(path) if "://" not in path else path, logdir)
+        self.sink = sink
+
+
+def _count(writer: Any) -> int:
+    """Return how many events are in the file of a writer that was used before we watched it."""
+    writer.flush()
+    path = getattr(writer.event_writer, "_file_name", None)
+    if path is not None:
+        with contextlib.suppress(OSError):  # not a local file: positions then start behind file_version
+            return eventfile.count_records(path)
+    return 1
+
+
+def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
+    """Wrap `FileWriter.__init__`: position 0 is the file_version event that the native writer puts there."""
+    result = wrapped(*args, **kwargs)
+    setattr(writer, _ATTRIBUTE, _Source(1))
+    return result
+
+
+def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
+    """Wrap `FileWriter.add_event`: native first and untouched, then publish."""
+    sink = current.sink
+    source: _Source | None = writer.__dict__.get(_ATTRIBUTE)
+    if sink is None:
+        if source is not None:
+            source.position = None
+        return wrapped(*args, **kwargs)
+    if source is None:
+        source = writer.__dict__.setdefault(_ATTRIBUTE, _Source(None))
+    with source.lock:
+        if source.sink is not sink or source.position is None:
+            try:
+                source.register(writer, sink)
+            except Exception as error:
+                sink.problem(error)
+                return wrapped(*args, **kwargs)
+        result = wrapped(*args, **kwargs)
+        try:
+            position = source.position or 0
+            source.position = position + 1
+            event = args[0] if args else kwargs["event"]
+            value = hint = None
+            call = _calls.now.call
+            if call is not None:
+                try:
+                    value, hint = call.contribution(event, writer)
+                except Exception as error:  # the event itself is still whole
+                    sink.problem(error)
+            sink.publish(Record(source.number, position, event.SerializeToString(), value, hint))
+        except Exception as error:
+            sink.problem(error)
+    return result
+
+
+def publish_without_event(writer: Any, sink: Sink, path: str, position: int, hint: Any) -> None:
+    """Publish what TensorBoard keeps in files of its own beside the event file."""
+    logdir = os.path.abspath(str(writer.get_logdir()))
+    number = sink.add_source(os.path.abspath(path), logdir)
+    sink.publish(Record(number, position, None, None, hint))

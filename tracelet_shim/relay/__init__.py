@@ -1,0 +1,1 @@
+"""The right half of the picture: decode, a worker for each tracker, retry, deadlines."""

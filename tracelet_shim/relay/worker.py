@@ -1,0 +1,286 @@
+"""One tracker's thread: opens its run, writes batches in order, retries, closes. No other tracker notices."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+
+from tracelet_shim import errors
+from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Backend, RunInfo
+from tracelet_shim.backends.registry import validate
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.relay.log import Log
+
+__all__ = ["Worker"]
+
+_FIRST_DELAY = 0.5
+_LONGEST_DELAY = 30.0
+
+logger = logging.getLogger("tracelet_shim.relay")
+
+
+class Worker:
+    """Delivers the log to one tracker.
+
+    Args:
+        spec: which backend, with its options.
+        run: what the run is opened with.
+        log: where the events are.
+        reply: takes replies; called from this worker's thread.
+        backend: a backend object, instead of the class that `spec` names.
+    """
+
+    def __init__(
+        self, spec: msg.BackendSpec, run: RunInfo, log: Log, reply: Callable[[msg.Reply], None], backend: Backend | None
+    ) -> None:
+        self.name = spec.name
+        self.state = msg.BackendState()
+        self.backend = backend
+        self.cursor = 0
+        self._spec = spec
+        self._run = run
+        self._log = log
+        self._reply = reply
+        self._flush_to = -1
+        self._flushed = 0
+        self._closing = threading.Event()
+        self._give_up = threading.Event()
+        self._deadline = self._drain_until = float("inf")
+        self._status = "finished"
+        self._thread = threading.Thread(target=self._main, name=f"tracelet-{spec.name}", daemon=True)
+        log.add_cursor(spec.name, lambda: self.cursor)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # -- called from the dispatcher's thread --------------------------------------------------------------------------
+
+    def request_flush(self, number: int) -> None:
+        """Ask that everything before record `number` is delivered without waiting for a batch to fill."""
+        self._flush_to = number
+        self._log.wake()
+
+    def has_flushed(self, number: int) -> bool:
+        """True if everything before record `number` is delivered and flushed, or never will be."""
+        return self._flushed >= number or self.state.state in ("failed", "closed", "abandoned")
+
+    def close(self, status: str, deadline: float) -> None:
+        """Begin to end: drain, close the run with `status`, at the latest at `deadline` (monotonic seconds)."""
+        self._status = status
+        self._deadline = deadline
+        left = deadline - time.monotonic()
+        self._drain_until = deadline - min(3.0, 0.2 * left)  # the rest is for closing the run
+        self._closing.set()
+        self._log.wake()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def pending(self) -> int:
+        """Return the number of events that are still to be delivered."""
+        return max(0, self._log.events - self.state.delivered - self.state.failed)
+
+    def join(self) -> bool:
+        """Wait for the end, up to the deadline; return whether it ended. An SDK that hangs is left behind."""
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._give_up.set()
+            self.state.state = "abandoned"
+        return not self._thread.is_alive()
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            if self._open():
+                while self._deliver():
+                    pass
+                self._close()
+        except BaseException as error:  # an SDK that raises SystemExit must not end this thread in silence
+            self._fail(f"stopped by {type(error).__name__}: {error}", "internal")
+            logger.exception("worker of %s stopped", self.name)
+
+    def _open(self) -> bool:
+        attempt = 0
+        while not self._give_up.is_set():
+            try:
+                if self.backend is None:
+                    module, _, name = self._spec.target.partition(":")
+                    self.backend = validate(getattr(import_module(module), name))(self._spec.options)
+                opened = self.backend.open(self._run)
+            except Exception as error:
+                transient = self.backend is not None and self.backend.is_transient(error)
+                logger.warning("%s: cannot open a run", self.name, exc_info=True)
+                if not transient:
+                    self._fail(f"cannot open a run: {_text(error)}", "open")
+                    return False
+                self._retrying(f"cannot open a run yet: {_text(error)}", "open")
+                attempt += 1
+                if not self._pause(attempt):
+                    self._fail(f"no run could be opened: {_text(error)}", "open")
+                    return False
+                continue
+            self.state.state = "open"
+            self.state.error = None
+            self._reply(msg.Opened(self.name, opened.run_id, opened.url))
+            return True
+        return False
+
+    def _deliver(self) -> bool:
+        """Write one batch; return False when everything is delivered and the end was asked for, or time is up."""
+        backend = self.backend
+        assert backend is not None
+        if self._give_up.is_set() or time.monotonic() > self._drain_until:
+            return False
+        if not self._log.wait(self.cursor, 0.0):
+            self._caught_up(backend)
+            if self._closing.is_set() and self.cursor >= self._log.length:
+                return False
+            self._log.wait(self.cursor, 1.0 if self._flush_to <= self.cursor else 0.02)
+            return True
+        self._gather(backend)
+        entries = self._log.read(self.cursor, backend.batch_events)
+        if not entries:  # its event file does not reach so far yet
+            return self._wait_for_file()
+        batch = [
+            event
+            for entry in entries
+            for event in entry.events
+            if backend.mirrors_event_files or not isinstance(event, ev.Marker)
+        ]
+        self._write(backend, batch)
+        if not self._give_up.is_set():
+            self.cursor = entries[-1].number + 1
+        return True
+
+    def _gather(self, backend: Backend) -> None:
+        """Let a batch fill: by count, or for `batch_seconds`, unless a flush or the end is waiting."""
+        until = time.monotonic() + backend.batch_seconds
+        while (
+            self._log.length - self.cursor < backend.batch_events
+            and not self._closing.is_set()
+            and self._flush_to <= self.cursor
+            and (left := until - time.monotonic()) > 0
+        ):
+            self._log.wait(self.cursor + backend.batch_events - 1, min(left, 0.1))
+
+    def _caught_up(self, backend: Backend) -> None:
+        if self._flush_to > self._flushed and self.cursor >= self._flush_to:
+            try:
+                backend.flush()
+            except Exception as error:
+                self._retrying(f"flush failed: {_text(error)}", "flush")
+            self._flushed = self._flush_to
+
+    def _wait_for_file(self) -> bool:
+        if self._closing.is_set() and time.monotonic() > self._drain_until:
+            return False
+        self._closing.wait(0.2) if not self._closing.is_set() else time.sleep(0.1)
+        return True
+
+    def _write(self, backend: Backend, batch: list[ev.Event]) -> None:
+        """Deliver `batch`, whatever it takes: retry what may pass, set aside what cannot."""
+        attempt = 0
+        while batch and not self._give_up.is_set():
+            backend.written = 0
+            try:
+                backend.write(batch)
+            except Exception as error:
+                done = backend.written
+                self._count(batch[:done])
+                batch = batch[done:]
+                if done:
+                    attempt = 0
+                if not batch:
+                    return
+                logger.warning("%s: write failed at %s", self.name, batch[0].path, exc_info=True)
+                if backend.is_transient(error):
+                    self._retrying(_text(error), "retry")
+                    attempt += 1
+                    if not self._pause(attempt):
+                        return
+                elif len(batch) > 1 and isinstance(batch[0], ev.Scalar) and isinstance(batch[1], ev.Scalar):
+                    batch = self._one_by_one(backend, batch)
+                else:
+                    self._set_aside(batch[0], error)
+                    batch = batch[1:]
+                continue
+            self._count(batch)
+            if self.state.state == "retrying":
+                self.state.state, self.state.error = "open", None
+            return
+
+    def _one_by_one(self, backend: Backend, batch: list[ev.Event]) -> list[ev.Event]:
+        """A batch of scalars was refused as a whole: find the one that is to blame. Return what is left to write."""
+        while batch and isinstance(batch[0], ev.Scalar) and not self._give_up.is_set():
+            try:
+                backend.write(batch[:1])
+            except Exception as error:
+                if backend.is_transient(error):
+                    return batch
+                self._set_aside(batch[0], error)
+            else:
+                self._count(batch[:1])
+            batch = batch[1:]
+        return batch
+
+    def _count(self, delivered: list[ev.Event]) -> None:
+        self.state.delivered += sum(not isinstance(event, ev.Marker) for event in delivered)
+
+    def _set_aside(self, event: ev.Event, error: Exception) -> None:
+        self.state.failed += 1
+        message = f"{event.kind} {event.path[:80]!r} at step {event.step} was refused: {_text(error)}"
+        self.state.error = message
+        self._reply(msg.Trouble(self.name, f"refused-{event.kind}", message))
+
+    def _pause(self, attempt: int) -> bool:
+        """Back off; return False when there is no time left."""
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
+        until = time.monotonic() + delay
+        while (left := until - time.monotonic()) > 0:
+            if self._give_up.wait(min(left, 0.25)):
+                return False
+            if self._closing.is_set():  # little time: try sooner
+                until = min(until, time.monotonic() + 1.0)
+                if time.monotonic() > self._drain_until:
+                    return False
+        return True
+
+    def _retrying(self, message: str, kind: str) -> None:
+        self.state.state = "retrying"
+        self.state.error = message
+        self._reply(msg.Trouble(self.name, kind, message))
+
+    def _fail(self, message: str, kind: str) -> None:
+        self.state.state = "failed"
+        self.state.error = message
+        self._reply(msg.Trouble(self.name, kind, message))
+
+    def _close(self) -> None:
+        backend = self.backend
+        assert backend is not None
+        if self._give_up.is_set():
+            return
+        try:
+            backend.flush()
+            backend.close(self._status)
+        except Exception as error:
+            self._fail(f"closing the run failed: {_text(error)}", "close")
+            logger.warning("%s: close failed", self.name, exc_info=True)
+            return
+        self.state.state = "closed"
+
+
+def _text(error: BaseException) -> str:
+    """One line of an error, for people; SDKs put whole pages into theirs."""
+    name = type(error).__name__
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, errors.TraceletError):
+        return first or name
+    return f"{name}: {first[:300]}" if first else name
