@@ -1,8 +1,9 @@
 """What runs at the start of an interpreter when ``TRACELET_BACKEND`` is set: the target of the .pth and .start files.
 
-Here only `os` and `sys` are imported, and nothing is done but to wait: a finder on `sys.meta_path` sees when the program
-imports ``torch.utils.tensorboard``, and only then the rest of the package is loaded and the session prepared. A process
-that never does (``pip list``, a data loader, a shell's helper) pays under a millisecond and leaves nothing behind.
+Here only `os` and `sys` are imported, and nothing is done but to wait: a finder on `sys.meta_path` sees when the
+program imports ``torch.utils.tensorboard``, and only then the rest of the package is loaded and the session prepared.
+A process that never does (``pip list``, a data loader, a helper of the shell) pays under a millisecond and leaves
+nothing behind.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def activate() -> None:
     Does nothing the second time: two site directories can expose the same .pth file, and a program under
     ``tracelet-shim run`` may import `tracelet_shim.auto` as well.
     """
-    global _activated  # noqa: PLW0603 - once for each process is exactly what is meant
+    global _activated
     if _activated:
         return
     _activated = True
@@ -87,11 +88,11 @@ def _say(error: Exception) -> None:
     text = " ".join(str(error).split())
     if type(error).__module__ != "tracelet_shim.errors":  # our own messages need no type in front of them
         text = f"{type(error).__name__}: {text}"
-    try:
+    try:  # noqa: SIM105 - contextlib would be one more import
         sys.stderr.write(f"tracelet-shim: {text} (training goes on without it)\n")
     except (AttributeError, OSError, ValueError):
         pass  # no standard error, or a closed one: then nobody can be told
 
 
 def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
+    return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")

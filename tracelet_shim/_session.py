@@ -20,7 +20,8 @@ from tracelet_shim._settings import Settings
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
-from tracelet_shim.bus.channel import Channel, ThreadChannel
+from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
+from tracelet_shim.bus.process import RelayChannel
 
 __all__ = ["Session"]
 
@@ -48,7 +49,6 @@ class Session:
         self._specs = specs
         self._objects = dict(objects)
         self._bus: Bus | None = None
-        self._channel: Channel | None = None
         self._begin_lock = threading.Lock()
         self._sources = itertools.count()
         self._states = {spec.name: msg.BackendState() for spec in specs}
@@ -76,8 +76,7 @@ class Session:
 
     def _start(self) -> Bus:
         memory = int(self.settings.memory * 1e6)
-        self._channel = self._make_channel()
-        bus = Bus(self._channel, memory, self._on_reply)
+        bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
         bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
         os.environ[OWNER] = str(os.getpid())
@@ -85,7 +84,12 @@ class Session:
         return bus
 
     def _make_channel(self) -> Channel:
-        return ThreadChannel(self._objects)
+        """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
+        here = {spec.name for spec in self._specs if not spec.target or spec.here}
+        if self.settings.delivery == "thread" or len(here) == len(self._specs):
+            return ThreadChannel(self._objects)
+        there = RelayChannel(lambda reason: _say(f"the relay process cannot run here ({reason}); delivering from a thread instead"))
+        return SplitChannel(ThreadChannel(self._objects), here, there) if here else there
 
     def _run_info(self) -> RunInfo:
         s = self.settings
@@ -106,9 +110,9 @@ class Session:
     def writer_created(self, logdir: str) -> None:
         self.begin().tell(msg.Writer(logdir))
 
-    def add_source(self, path: str, logdir: str) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
         number = next(self._sources)
-        self.begin().tell(msg.Source(number, path, logdir))
+        self.begin().tell(msg.Source(number, path, logdir, parent))
         return number
 
     def publish(self, record: msg.Record) -> None:
@@ -187,7 +191,8 @@ class Session:
             ConfigurationError: on look-up, if the tracker lives in the relay process.
         """
         self._wait_opened()
-        return _Native(self._channel, [spec.name for spec in self._specs])
+        assert self._bus is not None
+        return _Native(self._bus.handles(), [spec.name for spec in self._specs])
 
     def _wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
         if self.active and self._stopped_as is None:
@@ -278,17 +283,15 @@ class Session:
 
 
 class _Native(Mapping[str, Any]):
-    def __init__(self, channel: Channel | None, names: list[str]) -> None:
-        self._channel = channel
+    def __init__(self, backends: Mapping[str, Backend], names: list[str]) -> None:
+        self._backends = backends
         self._names = names
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(f"{name!r} is not a backend of this session; it has {', '.join(self._names)}")
-        if isinstance(self._channel, ThreadChannel):
-            for worker in self._channel.relay.workers:
-                if worker.name == name and worker.backend is not None:
-                    return worker.backend.handle
+        if name in self._backends:
+            return self._backends[name].handle
         raise errors.ConfigurationError(
             f"the run of {name!r} lives in the relay process; to get its own object here, use delivery='thread' "
             "(TRACELET_DELIVERY=thread)"

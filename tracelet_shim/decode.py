@@ -44,7 +44,9 @@ class Decoder:
         self._trials = _Trials()
 
     def add_source(self, source: msg.Source) -> None:
+        """Take note of an event file; its writer gets its name now, in the order of creation."""
         self._sources[source.id] = source
+        self._names(source.parent or source.logdir)
 
     def source(self, number: int) -> msg.Source:
         return self._sources[number]
@@ -55,7 +57,7 @@ class Decoder:
         A record that cannot be decoded becomes one `Blob` with its bytes.
         """
         source = self._sources[record.source]
-        logdir = record.hint.logdir if isinstance(record.hint, (msg.Series, msg.Trial)) else source.logdir
+        logdir = source.parent or source.logdir
         if isinstance(record.hint, msg.Embedded):
             return [_embedding(record.hint, self._names(logdir), ev.RecordId(source.path, record.position))]
         from tensorboard.compat.proto import event_pb2

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,12 +41,16 @@ def render(event: ev.Event) -> Iterator[tuple[str, bytes]]:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1, default=str).encode()
+    return json.dumps(_finite(value), indent=1, default=str, allow_nan=False).encode()
 
 
-def finite(values: tuple[float, ...]) -> list[float | str]:
-    """Return `values` with NaN and infinities as the strings that JSON has no numbers for."""
-    return [v if math.isfinite(v) else str(v) for v in values]
+def _finite(value: Any) -> Any:
+    """Return `value` with NaN and infinities, for which JSON has no numbers, as strings."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalar(e: ev.Scalar) -> Iterator[tuple[str, bytes]]:
@@ -53,9 +58,8 @@ def _scalar(e: ev.Scalar) -> Iterator[tuple[str, bytes]]:
 
 
 def _histogram(e: ev.Histogram) -> Iterator[tuple[str, bytes]]:
-    numbers = finite((e.min, e.max, e.num, e.sum, e.sum_squares))
-    summary = dict(zip(("min", "max", "num", "sum", "sum_squares"), numbers, strict=True))
-    yield ".json", _json({"tag": e.path, "step": e.step, **summary, "limits": finite(e.limits), "counts": finite(e.counts)})
+    summary = {"min": e.min, "max": e.max, "num": e.num, "sum": e.sum, "sum_squares": e.sum_squares}
+    yield ".json", _json({"tag": e.path, "step": e.step, **summary, "limits": e.limits, "counts": e.counts})
 
 
 def _image(e: ev.Image) -> Iterator[tuple[str, bytes]]:
@@ -117,6 +121,8 @@ def _mesh(e: ev.Mesh) -> Iterator[tuple[str, bytes]]:
     vertices = e.vertices.numpy()
     faces = e.faces.numpy() if e.faces is not None else None
     colors = e.colors.numpy() if e.colors is not None else None
+    if not len(vertices):  # an empty batch is an event all the same
+        yield ".ply", ply((), None, None)
     for i in range(len(vertices)):
         suffix = ".ply" if len(vertices) == 1 else f".{i}.ply"
         yield suffix, ply(vertices[i], faces[i] if faces is not None else None, colors[i] if colors is not None else None)
@@ -161,7 +167,8 @@ def _custom_scalars(e: ev.CustomScalars) -> Iterator[tuple[str, bytes]]:
 
 
 def _blob(e: ev.Blob) -> Iterator[tuple[str, bytes]]:
-    yield f".{e.name}", e.data
+    # The name may come from a foreign event file: it must not lead out of the folder, nor be too long for one.
+    yield "." + re.sub(r"[^A-Za-z0-9._-]", "_", e.name)[-80:], e.data
 
 
 _RENDER: dict[str, Callable[[Any], Iterator[tuple[str, bytes]]]] = {

@@ -5,7 +5,7 @@ table: it needs no state, gives the same key in every run, never maps two tags t
 (`unescape`). An illegal character becomes ``_xHH_`` (its code point in hexadecimal): ``acc@1`` -> ``acc_x40_1``. A text
 that already looks like such an escape has its underscore escaped. A key beyond the tracker's limit is cut and ends in
 ``_h`` and 16 hex digits of a hash of the whole tag; that alone cannot be undone from the key, so backends attach the
-full tag where it happens (`Names.shortened`).
+full tag where it happens (`Names.shortened`). A text that itself ends like a cut key has its ``h`` escaped.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from collections.abc import Callable
 __all__ = ["Names", "escape", "unescape"]
 
 _ESCAPE = re.compile(r"_x([0-9a-f]+)_")
+_AMBIGUOUS = re.compile(r"_(?=x[0-9a-f]*_)|(?<=_)h(?=[0-9a-f]{16}\Z)")
+"""What must be escaped although it is legal: the key would read as an escape, or as the end of a cut key."""
 
 
 def escape(text: str, illegal: re.Pattern[str]) -> str:
     """Escape every match of `illegal` in `text`, character by character, so that `unescape` gives `text` back."""
-    text = re.sub(r"_(?=x[0-9a-f]*_)", "_x5f_", text)
-    return illegal.sub(lambda match: "".join(f"_x{ord(char):x}_" for char in match.group()), text)
+    places = {i for match in illegal.finditer(text) for i in range(*match.span())}
+    # An escape begins and ends with an underscore, so it can complete what a legal text before or behind it began:
+    # in "_xa@" the key must not begin with "_xa_".
+    result = "".join("_" if i in places else char for i, char in enumerate(text))
+    places |= {match.start() for match in _AMBIGUOUS.finditer(result)}
+    return "".join(f"_x{ord(char):x}_" if i in places else char for i, char in enumerate(text))
 
 
 def unescape(key: str) -> str:

@@ -7,8 +7,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.channel import Channel
 
@@ -25,17 +26,18 @@ class Bus:
     """Takes messages from any thread, without waiting, and sends them in order.
 
     Args:
-        channel: what carries them.
+        make_channel: makes what carries them; called on the sender thread, so that starting a process costs the training
+            thread nothing.
         memory: bytes of event data that may wait here; a record beyond that goes without its data, which the relay
             then reads from the event file.
         on_reply: takes the relay's replies; called from other threads.
     """
 
-    def __init__(self, channel: Channel, memory: int, on_reply: Callable[[msg.Reply], None]) -> None:
-        self._channel = channel
+    def __init__(self, make_channel: Callable[[], Channel], memory: int, on_reply: Callable[[msg.Reply], None]) -> None:
+        self._make_channel = make_channel
+        self._channel: Channel | None = None
         self._memory = memory
         self._on_reply = on_reply
-        channel.on_reply = self._replied
         self._queue: deque[msg.Message | msg.Record] = deque()
         self._waiting_bytes = 0
         self._wake = threading.Event()
@@ -103,31 +105,40 @@ class Bus:
                 progress()
         self._stopped = True
         self._wake.set()
+        self._thread.join(6.0)
         return self._closed_states
 
     def after_fork(self) -> None:
         """In a forked child: this bus is the parent's."""
         self._queue.clear()
-        self._channel.after_fork()
+        if self._channel is not None:
+            self._channel.after_fork()
+
+    def handles(self) -> Mapping[str, Backend]:
+        """Return the backends that live in this process, by name."""
+        return self._channel.handles() if self._channel is not None else {}
 
     # -- the sender thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
+            channel = self._channel = self._make_channel()
+            channel.on_reply = self._replied
             while not self._stopped:
                 self._wake.wait(_POLL)
                 self._wake.clear()
-                self._send_queued()
-                self._channel.pump()
+                self._send_queued(channel)
+                channel.pump()
+            channel.finish()
         except Exception as error:
             logger.exception("the sender thread stopped")
             self._on_reply(msg.Trouble(None, "internal", f"delivery stopped: {type(error).__name__}: {error}"))
             self._closed.set()
 
-    def _send_queued(self) -> None:
+    def _send_queued(self, channel: Channel) -> None:
         batch: list[msg.Record] = []
         size = 0
-        while self._queue and self._channel.backlog < self._memory:
+        while self._queue and channel.backlog < self._memory:
             message = self._queue.popleft()
             if isinstance(message, msg.Record):
                 batch.append(message)
@@ -135,12 +146,12 @@ class Bus:
                 if len(batch) < _BATCH_RECORDS and size < _BATCH_BYTES:
                     continue
             if batch:
-                self._channel.send(msg.Records(batch))
+                channel.send(msg.Records(batch))
                 batch, size = [], 0
             if not isinstance(message, msg.Record):
-                self._channel.send(message)
+                channel.send(message)
         if batch:
-            self._channel.send(msg.Records(batch))
+            channel.send(msg.Records(batch))
         if not self._queue:
             self._waiting_bytes = 0
 

@@ -22,14 +22,8 @@ __all__ = [
 
 
 class Series(msgspec.Struct, tag="series", array_like=True):
-    """One key of `add_scalars`.
+    """One key of `add_scalars`; the record stands in a directory made for the key."""
 
-    Attributes:
-        logdir: the log directory of the SummaryWriter; the record itself stands in a directory made for the key.
-        key: the key.
-    """
-
-    logdir: str
     key: str
 
 
@@ -47,7 +41,6 @@ class Frames(msgspec.Struct, tag="frames", array_like=True):
 class Trial(msgspec.Struct, tag="trial", array_like=True):
     """The dicts of `add_hparams`, as Python values."""
 
-    logdir: str
     run_name: str
     params: dict[str, Union[bool, int, float, str]]  # noqa: UP007
     metrics: dict[str, float]
@@ -88,12 +81,14 @@ class BackendSpec(msgspec.Struct, tag="backend_spec"):
         target: ``"module:Class"``.
         options: its options.
         resume: the tracker's id of a run to continue or to join.
+        here: True if it must live in the training process, with a run of the user's that only that process can write.
     """
 
     name: str
     target: str
     options: dict[str, Any]
     resume: str | None = None
+    here: bool = False
 
 
 class Open(msgspec.Struct, tag="open"):
@@ -125,11 +120,14 @@ class Source(msgspec.Struct, tag="source"):
         id: number of the source, from 0, without gaps.
         path: the event file, absolute.
         logdir: its log directory, absolute.
+        parent: the log directory of the SummaryWriter that it belongs to, where that is another one: `add_scalars` and
+            `add_hparams` write into directories of their own.
     """
 
     id: int
     path: str
     logdir: str
+    parent: str | None = None
 
 
 class Record(msgspec.Struct, tag="record", array_like=True):

@@ -73,7 +73,7 @@ class _Scalars(Note):
         logdir = str(self.writer._get_file_writer().get_logdir())
         prefix = f"{logdir}/{self.argument('main_tag').replace('/', '_')}_"
         key = str(file_writer.get_logdir())[len(prefix) :]
-        return exact(self.argument("tag_scalar_dict")[key]), msg.Series(_absolute(logdir), key)
+        return exact(self.argument("tag_scalar_dict")[key]), msg.Series(key)
 
 
 class _Figure(Note):
@@ -120,7 +120,6 @@ class _HParams(Note):
                 continue
         run_name = os.path.relpath(str(file_writer.get_logdir()), str(self.writer.get_logdir()))
         return None, msg.Trial(
-            _absolute(str(self.writer.get_logdir())),
             run_name,
             {str(name): _parameter(value) for name, value in self.argument("hparam_dict").items() if value is not None},
             {name: metric for name, metric in metrics.items() if metric is not None},
@@ -195,8 +194,3 @@ def _parameter(value: Any) -> bool | int | float | str:
         return float(value.reshape(-1)[0])
     return str(value)
 
-
-def _absolute(logdir: str) -> str:
-    import os.path
-
-    return logdir if "://" in logdir else os.path.abspath(logdir)

@@ -15,8 +15,8 @@ class Sink(Protocol):
     def writer_created(self, logdir: str) -> None:
         """A SummaryWriter was created on this directory (absolute)."""
 
-    def add_source(self, path: str, logdir: str) -> int:
-        """Return the number of a new event file (absolute paths)."""
+    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
+        """Return the number of a new event file (absolute paths; see `messages.Source`)."""
 
     def publish(self, record: Record) -> None:
         """Take a record."""

@@ -16,7 +16,7 @@ from tracelet_shim.bus.messages import Record
 from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._sink import Sink, current
 
-__all__ = ["add_event", "created", "publish_without_event"]
+__all__ = ["absolute", "add_event", "created", "publish_without_event"]
 
 _ATTRIBUTE = "_tracelet_source"
 
@@ -42,10 +42,18 @@ class _Source:
         """Announce the event file to a sink that has not seen it."""
         if self.position is None:
             self.position = _count(writer)
-        logdir = os.path.abspath(str(writer.get_logdir())) if "://" not in str(writer.get_logdir()) else str(writer.get_logdir())
+        logdir = absolute(writer.get_logdir())
         path = getattr(writer.event_writer, "_file_name", None) or os.path.join(logdir, f"unknown-{id(writer)}")
-        self.number = sink.add_source(os.path.abspath(path) if "://" not in path else path, logdir)
+        call = _calls.now.call
+        owner = absolute(call.writer.get_logdir()) if call is not None else logdir
+        self.number = sink.add_source(absolute(path), logdir, owner if owner != logdir else None)
         self.sink = sink
+
+
+def absolute(path: object) -> str:
+    """Return a log directory or file as an absolute path; a URL stays what it is."""
+    text = str(path)
+    return text if "://" in text else os.path.abspath(text)
 
 
 def _count(writer: Any) -> int:
@@ -102,6 +110,5 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
 
 def publish_without_event(writer: Any, sink: Sink, path: str, position: int, hint: Any) -> None:
     """Publish what TensorBoard keeps in files of its own beside the event file."""
-    logdir = os.path.abspath(str(writer.get_logdir()))
-    number = sink.add_source(os.path.abspath(path), logdir)
+    number = sink.add_source(absolute(path), absolute(writer.get_logdir()), None)
     sink.publish(Record(number, position, None, None, hint))

@@ -72,14 +72,10 @@ def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     sink = current.sink
     if sink is not None and _calls.now.call is None:  # else it is the nested writer of add_hparams
         try:
-            sink.writer_created(_absolute(writer.log_dir))
+            sink.writer_created(_tap.absolute(writer.log_dir))
         except Exception as error:
             sink.problem(error)
     return result
-
-
-def _absolute(logdir: Any) -> str:
-    return str(logdir) if "://" in str(logdir) else os.path.abspath(str(logdir))
 
 
 def _nudging(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:

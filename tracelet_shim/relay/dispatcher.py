@@ -27,54 +27,50 @@ class Relay:
     Args:
         reply: takes each reply; called from several threads, must not block.
         objects: backend objects of the user's, by name, for specs that have no target.
+
+    Attributes:
+        closing, closed: the end has been asked for; has been reached.
     """
 
     def __init__(self, reply: Callable[[msg.Reply], None], objects: Mapping[str, Backend] | None = None) -> None:
         self._reply = reply
         self._objects = objects or {}
         self.workers: list[Worker] = []
-        self._log: Log | None = None
-        self._decoder: Decoder | None = None
         self._names = WriterNames()
+        self._decoder = Decoder(self._names)
+        self._log = Log(self._decoder, 0)
         self._flushes: list[tuple[int, int]] = []
         self._reported: tuple[object, ...] = ()
+        self._deadline = 0.0
+        self.closing = False
         self.closed = False
 
     def handle(self, message: msg.Message) -> None:
-        """Take one message. Never waits for a tracker, save `Close`, which waits for at most its deadline."""
+        """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
-            assert self._log is not None
             self._log.append(message.records)
         elif isinstance(message, msg.Source):
-            assert self._decoder is not None
             self._decoder.add_source(message)
         elif isinstance(message, msg.Writer):
             self._names(message.logdir)
         elif isinstance(message, msg.Flush):
-            assert self._log is not None
             self._flushes.append((message.id, self._log.length))
             for worker in self.workers:
                 worker.request_flush(self._log.length)
         elif isinstance(message, msg.Open):
             self._open(message)
         else:
-            self._close(message)
+            self._begin_close(message)
 
     def tick(self) -> None:
-        """Answer flushes that are done and report the counters if they changed; to be called about ten times a second."""
+        """Answer flushes that are done, report the counters if they changed, end when all workers have ended or the
+        deadline is over; to be called about ten times a second."""
         while self._flushes and all(worker.has_flushed(self._flushes[0][1]) for worker in self.workers):
             self._report()
             self._reply(msg.Flushed(self._flushes.pop(0)[0]))
         self._report()
-
-    def _open(self, message: msg.Open) -> None:
-        self._names.root = message.root
-        self._decoder = Decoder(self._names)
-        self._log = Log(self._decoder, message.memory)
-        for spec in message.backends:
-            self.workers.append(Worker(spec, message.run, self._log, self._reply, self._objects.get(spec.name)))
-        for worker in self.workers:
-            worker.start()
+        if self.closing and not self.closed and not (self._alive() and time.monotonic() < self._deadline):
+            self._end()
 
     def states(self) -> dict[str, msg.BackendState]:
         """Return where each tracker stands now."""
@@ -82,26 +78,34 @@ class Relay:
             worker.state.pending = worker.pending()
         return {worker.name: worker.state for worker in self.workers}
 
+    def _open(self, message: msg.Open) -> None:
+        self._names.root = message.root
+        self._log.memory = message.memory
+        for spec in message.backends:
+            self.workers.append(Worker(spec, message.run, self._log, self._reply, self._objects.get(spec.name)))
+        for worker in self.workers:
+            worker.start()
+
     def _report(self) -> None:
-        if self._log is None:
-            return
         states = self.states()
         now = tuple((s.state, s.delivered, s.pending, s.failed, s.error) for s in states.values())
         if now != self._reported:
             self._reported = now
             self._reply(msg.Counters(states, self._log.spilled))
 
-    def _close(self, message: msg.Close) -> None:
-        deadline = time.monotonic() + message.deadline
+    def _begin_close(self, message: msg.Close) -> None:
+        self.closing = True
+        self._deadline = time.monotonic() + message.deadline
         for worker in self.workers:
-            worker.close(message.status, deadline)
-        while any(worker.alive for worker in self.workers) and time.monotonic() < deadline:
-            self.tick()
-            time.sleep(0.02)
+            worker.close(message.status, self._deadline)
+
+    def _alive(self) -> bool:
+        return any(worker.alive for worker in self.workers)
+
+    def _end(self) -> None:
         for worker in self.workers:
             if not worker.join():
-                logger.warning("%s missed the deadline of %.0f s", worker.name, message.deadline)
-        if self._log is not None:
-            self._reply(msg.Closed(self.states()))
-            self._log.close()
+                logger.warning("%s missed the deadline", worker.name)
+        self._reply(msg.Closed(self.states()))
+        self._log.close()
         self.closed = True

@@ -62,7 +62,7 @@ class Log:
 
     def __init__(self, decoder: Decoder, memory: int) -> None:
         self._decoder = decoder
-        self._memory = memory
+        self.memory = memory
         self._lock = threading.Lock()
         self._grown = threading.Condition(self._lock)
         self._kept: deque[tuple[Entry, int]] = deque()
@@ -120,7 +120,7 @@ class Log:
 
     def _trim(self) -> None:
         slowest = min((position() for position in self._cursors.values()), default=self.length)
-        while self._kept and (self._kept[0][0].number < slowest or self._kept_bytes > self._memory):
+        while self._kept and (self._kept[0][0].number < slowest or self._kept_bytes > self.memory):
             self._kept_bytes -= self._kept.popleft()[1]
         while self._chunks and (self._first_chunk + 1) * _CHUNK <= min(slowest, self.length):
             self._chunks.popleft()

@@ -1,0 +1,52 @@
+# Everything runs in .venv, which is made on first use with the versions in constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WHEEL_VENV := build/wheel-venv
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
+export PIP_CONSTRAINT := constraints.txt
+
+.PHONY: help venv demo test lint types wheel constraints clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+venv: $(INSTALLED)  ## make the virtual environment
+
+$(INSTALLED): pyproject.toml constraints.txt packaging/tracelet_shim.pth packaging/tracelet_shim.start
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim and TensorBoard
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(INSTALLED)  ## look for mistakes and bad style
+	$(BIN)/ruff check .
+
+types: $(INSTALLED)  ## check the types
+	$(BIN)/mypy
+
+# Installed with the core dependencies alone, as a user would who has no tracker yet.
+wheel: $(INSTALLED)  ## build the wheel, install it in a fresh environment and try it
+	rm -rf dist $(WHEEL_VENV)
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install --quiet dist/*.whl
+	$(WHEEL_VENV)/bin/python -I packaging/check_wheel.py dist/*.whl
+
+constraints: $(INSTALLED)  ## pin the versions that are installed now
+	sed '/^[^#]/d' constraints.txt > constraints.tmp
+	$(BIN)/python -m pip list --format=freeze --exclude tracelet-shim --exclude pip | sed -E 's/\+cpu$$//' >> constraints.tmp
+	mv constraints.tmp constraints.txt
+
+clean:  ## remove everything that was made here
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

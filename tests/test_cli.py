@@ -1,0 +1,200 @@
+"""The command line, as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+COMMAND = str(Path(sys.executable).parent / "tracelet-shim")
+
+SHOW = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('TRACELET_')}))"
+
+
+def tracelet_shim(*args: str, command: tuple[str, ...] = (COMMAND,), **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *args], env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize("command", [(COMMAND,), (sys.executable, "-m", "tracelet_shim")], ids=["script", "module"])
+def test_version(command: tuple[str, ...]) -> None:
+    """Both ways to call it print the version in the package's metadata."""
+    done = tracelet_shim("--version", command=command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"tracelet-shim {version('tracelet-shim')}\n", "")
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    """It has started before any SDK, torch or numpy is looked at."""
+    script = "import sys, tracelet_shim.cli; print({'numpy', 'torch', 'wrapt', 'msgspec', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_run_sets_a_variable_for_each_option(tmp_path: Path) -> None:
+    """What the options say arrives in the environment of the command."""
+    done = tracelet_shim(
+        *("run", "--backend", "mlflow,aim", "--project", "p", "--exp-name", "e", "--run-id", "r", "--tags", "a,b=1"),
+        *("--notes", "some text", "--offline", "--no-strict", "--ranks", "all", "--root", "runs"),
+        *("--delivery", "thread"),
+        *("--", sys.executable, "-c", SHOW),
+    )
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == {
+        "TRACELET_BACKEND": "mlflow,aim",
+        "TRACELET_PROJECT": "p",
+        "TRACELET_EXP_NAME": "e",
+        "TRACELET_RUN_ID": "r",
+        "TRACELET_TAGS": "a,b=1",
+        "TRACELET_NOTES": "some text",
+        "TRACELET_OFFLINE": "1",
+        "TRACELET_STRICT": "0",
+        "TRACELET_RANKS": "all",
+        "TRACELET_ROOT": str(tmp_path / "runs"),
+        "TRACELET_DELIVERY": "thread",
+    }
+
+
+def test_run_leaves_the_environment_as_it_is_otherwise() -> None:
+    """An option that is not given does not hide the variable that is set."""
+    done = tracelet_shim(
+        "run", "--project", "q", "--", sys.executable, "-c", SHOW, TRACELET_BACKEND="aim", TRACELET_PROJECT="p"
+    )
+    assert json.loads(done.stdout) == {"TRACELET_BACKEND": "aim", "TRACELET_PROJECT": "q"}
+
+
+def test_run_names_the_default_tracker_where_none_is_named() -> None:
+    """Asking for `run` is asking for activation; the trackers are those of `start_logging()` without arguments."""
+    done = tracelet_shim("run", sys.executable, "-c", SHOW)
+    assert json.loads(done.stdout) == {"TRACELET_BACKEND": "mlflow"}
+
+
+def test_run_takes_the_trackers_of_the_settings_file(tmp_path: Path) -> None:
+    """A `tracelet.toml` in the working directory comes before the default, and after the option."""
+    (tmp_path / "tracelet.toml").write_text("backend = ['wandb', 'aim']\n")
+    done = tracelet_shim("run", sys.executable, "-c", SHOW)
+    assert json.loads(done.stdout) == {"TRACELET_BACKEND": "wandb,aim"}
+    done = tracelet_shim("run", "-b", "clearml", sys.executable, "-c", SHOW)
+    assert json.loads(done.stdout) == {"TRACELET_BACKEND": "clearml"}
+
+
+def test_run_passes_the_arguments_of_the_command_on() -> None:
+    """From the command on, nothing is an option of ours, with or without the two dashes."""
+    command = [sys.executable, "-c", "import sys; print(sys.argv[1:])", "--backend", "x", "--", "-h"]
+    for dashes in (["--"], []):
+        done = tracelet_shim("run", "-b", "aim", *dashes, *command)
+        assert done.stdout == "['--backend', 'x', '--', '-h']\n"
+
+
+def test_run_activates_the_command_and_its_children() -> None:
+    """A shell script that starts Python is a command, too."""
+    script = "import sys; print(sum(type(f).__module__ == 'tracelet_shim._bootstrap' for f in sys.meta_path))"
+    done = tracelet_shim("run", "-b", "aim", "--", "sh", "-c", f'{sys.executable} -c "{script}"')
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize("code", [0, 3, 255])
+def test_run_ends_with_the_exit_code_of_the_command(code: int) -> None:
+    """A job scheduler sees what it would have seen."""
+    assert tracelet_shim("run", "-b", "aim", "--", "sh", "-c", f"exit {code}").returncode == code
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_signals_reach_the_command(name: str) -> None:
+    """The command has the process id that the caller knows, so nothing needs to be forwarded."""
+    script = f"import signal; print('up', flush=True); print(signal.sigwait([signal.{name}]).name)"
+    blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.{name}]); {script}"
+    with subprocess.Popen(
+        [COMMAND, "run", "-b", "aim", "--", sys.executable, "-c", blocked], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(getattr(signal, name))
+        assert process.communicate(timeout=60)[0] == f"{name}\n"
+        assert process.returncode == 0
+
+
+def test_a_command_killed_by_a_signal_is_reported_as_such() -> None:
+    """The status is the kernel's own; a shell shows it as 128 + n."""
+    assert tracelet_shim("run", "-b", "aim", "--", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
+
+
+def test_run_with_an_unknown_command_or_file(tmp_path: Path) -> None:
+    """The exit codes are those of a shell."""
+    done = tracelet_shim("run", "-b", "aim", "--", "no-such-command")
+    assert (done.returncode, done.stderr) == (127, "tracelet-shim: command not found: no-such-command\n")
+    (tmp_path / "data").touch()
+    done = tracelet_shim("run", "-b", "aim", "--", "./data")
+    assert (done.returncode, done.stderr) == (126, "tracelet-shim: cannot run ./data: Permission denied\n")
+
+
+def test_run_refuses_an_unknown_tracker_at_once() -> None:
+    """Someone is looking at the command line; nobody reads a log in time."""
+    done = tracelet_shim("run", "--backend", "mlfow", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean" in done.stderr
+    assert "mlflow" in done.stderr
+
+
+def test_run_refuses_a_value_that_cannot_be_right() -> None:
+    """Every option is checked as the program would check it."""
+    done = tracelet_shim("run", "--delivery", "pigeon", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "TRACELET_DELIVERY" in done.stderr
+    assert "pigeon" in done.stderr
+
+
+def test_run_says_so_when_the_interpreter_is_another_one(tmp_path: Path) -> None:
+    """The usual slip: the tool of one virtual environment, the `python` of another."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=True)
+    other = str(tmp_path / "other" / "bin" / "python")
+    done = tracelet_shim("run", "-b", "aim", "--", other, "-c", "print('ran')")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert done.stderr.startswith(f"tracelet-shim: not installed for {other}, so nothing will be logged; ")
+    done = tracelet_shim("run", "-b", "aim", "--strict", "--", other, "-c", "print('ran')")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_backends_lists_every_tracker() -> None:
+    """The table has a line for each registered name."""
+    done = tracelet_shim("backends")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("aim", "clearml", "mlflow", "tensorboard", "wandb"):
+        assert any(line.split()[:1] == [name] for line in done.stdout.splitlines())
+
+
+def test_backends_as_json() -> None:
+    """Programs get the version, or the line that installs it, or what is wrong with the backend."""
+    done = tracelet_shim("backends", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["mlflow"] == {
+        "name": "mlflow",
+        "distribution": "mlflow",
+        "version": version("mlflow"),
+        "install": None,
+        "problem": None,
+    }
+
+
+def test_backends_tells_how_to_install_what_is_missing(tmp_path: Path) -> None:
+    """A tracker of someone else's is named by its own package, and a broken one by its fault."""
+    info = tmp_path / "third_party-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[tracelet_shim.backends]\nabsent = third_party:Absent\nbroken = third_party:Nothing\n"
+    )
+    (tmp_path / "third_party.py").write_text(
+        "from tracelet_shim.testing import RecordingBackend\n"
+        "class Absent(RecordingBackend):\n    name, module, distribution = 'absent', 'no_such_module', 'no-such-sdk'\n"
+    )
+    done = tracelet_shim("backends", "--json", PYTHONPATH=str(tmp_path))
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert (rows["absent"]["version"], rows["absent"]["install"]) == (None, "pip install no-such-sdk")
+    assert "Nothing" in rows["broken"]["problem"]

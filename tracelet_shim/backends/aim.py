@@ -1,0 +1,676 @@
+"""Aim: an Aim run for each session, in a local repository (``.aim``) or on an Aim server (``aim://host:port``).
+
+How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29):
+
+- A scalar is a point of the metric named by its tag. The writer and the key of `add_scalars` are its context:
+  ``{"writer": "train"}``, ``{"series": "a"}``. Every other event type has ``{"type": "image"}`` and the like in its
+  context as well, because Aim fixes the type of a sequence (name, context) with its first value.
+- Two values at one step of one sequence: Aim keeps the last only (`RunTracker._add_value` stores by step). So the n-th
+  repeat of a step goes to the same sequence with ``{"repeat": n}`` in its context. After `_REPEATS` of them come all
+  further ones, of any step, in one sequence ``{"repeat": "more"}``, where Aim's step counts them and Aim's epoch is
+  TensorBoard's step: a program that never passes a step must not make a context for each point. What is there already
+  is asked of the store itself, so this costs no memory and a resumed run is continued rightly.
+- `Run.track` takes no time; `RunTracker._track`, which it calls, does. Hence the private call.
+- Distributions have uniform bins only: histograms are rebinned, mass preserving, and the exact buckets are put into the
+  same object (``distribution.storage["tensorboard"]``).
+- PR curves, meshes and embeddings are Figures, which hold Plotly JSON and need no Plotly to be written.
+- Files are Aim artifacts, beside the data in ``.aim/artifacts`` where the user names no other place.
+- An id that the user chose gives the run's hash; Aim has no call for that, see `_hash_is`.
+- A run is listed by Aim's own API only once it is in the repository's index, which `aim up` does and `close` does here.
+"""
+
+from __future__ import annotations
+
+import base64
+import gc
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tracelet_shim import errors
+from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.names import Names
+
+__all__ = ["AimBackend"]
+
+_REPEATS = 8
+_BINS = 512  # aim.Distribution documents no more
+_FIGURE_POINTS = 5_000  # of an embedding; a browser draws no more at ease
+_FIGURE_VERTICES = 200_000
+_SURROGATES = "[\ud800-\udfff]"  # the only characters that Aim cannot store: it encodes to UTF-8
+_HASH = re.compile(r"[0-9a-f]{24}")
+
+
+class AimBackend(Backend):
+    """Writes to one Aim run, and to one more for each trial of a sweep."""
+
+    name = "aim"
+    module = "aim"
+    distribution = "aim"
+    options: ClassVar[Mapping[str, str]] = {
+        "repo": "directory of the repository (the one that holds .aim), or aim://host:port; default: as Aim finds it",
+        "artifacts_uri": "where files go, file:///dir or s3://bucket/path; default: .aim/artifacts in the repository",
+    }
+    capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
+        ev.Scalar: Capability(Level.NATIVE, "metric; a repeated step in a context of its own; NaN and inf as they are"),
+        ev.Histogram: Capability(
+            Level.NATIVE, "Distribution of uniform bins; the exact buckets are in the same object"
+        ),
+        ev.Image: Capability(Level.NATIVE, "Image, the same bytes"),
+        ev.Video: Capability(Level.CONVERTED, "Image that holds the animated GIF, the same bytes"),
+        ev.Audio: Capability(Level.NATIVE, "Audio, the same bytes; a format that Aim does not know as a file"),
+        ev.Text: Capability(Level.NATIVE, "Text"),
+        ev.PRCurve: Capability(Level.CONVERTED, "Figure (Plotly), thresholds and counts in its customdata"),
+        ev.Mesh: Capability(Level.CONVERTED, "Figure (Plotly 3D); beyond 200,000 vertices a PLY file"),
+        ev.Embedding: Capability(
+            Level.CONVERTED, "Figure (Plotly) of the first principal axes, and exact TSV/PNG files"
+        ),
+        ev.Tensor: Capability(Level.FILE, "artifact, .npy"),
+        ev.Graph: Capability(Level.FILE, "artifact, GraphDef as text and binary"),
+        ev.HParams: Capability(Level.NATIVE, "run['hparams'], run['summary'] and metrics; a trial is a run of its own"),
+        ev.CustomScalars: Capability(Level.FILE, "artifact, JSON; Aim has no stored layouts"),
+        ev.Blob: Capability(Level.FILE, "artifact"),
+    }
+
+    _info: RunInfo
+    _points: _Points
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(options)
+        self._names = Names(_SURROGATES, 1000)
+        self._noted = 0
+        self._run: Any = None
+        self._repo: Any = None
+        self._trial: tuple[str, Any] | None = None
+        self._indexed = -math.inf
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    def open(self, run: RunInfo) -> OpenedRun:
+        try:
+            return self._open(run)
+        except BaseException:  # a half opened run must not keep its lock from the next attempt
+            if self._run is not None:
+                self._end(self._run)
+            self._run = self._repo = None
+            gc.collect()
+            raise
+
+    def _open(self, run: RunInfo) -> OpenedRun:
+        self._info = run
+        where = self._where(run)
+        self._repo = _open_repo(where)
+        name = self._names(run.exp_name) if run.exp_name else None
+        self._run = self._start(_hash_of(run), name)
+        resumed = self._run.get("tracelet") is not None
+        self._points = _Points(self._run, resumed=resumed)
+        if run.notes:
+            self._run.description = self._plain(run.notes)
+        for key, value in run.tags.items():
+            self._tag(f"{key}={value}" if value else key)
+        for state in ("failed", "killed"):
+            if resumed and state in self._run.tags:
+                self._run.remove_tag(state)
+        if run.group:
+            self._run["group"] = self._plain(run.group)
+        program = run.program
+        about: dict[str, Any] = {
+            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root,
+            "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
+        }  # fmt: skip
+        for key, value in about.items():
+            self._run["tracelet", key] = self._plain(value)
+        self._params(self._run, run.config)
+        self._run["status"] = "running"
+        remote = self._repo.is_remote_repo
+        if uri := self.given.get("artifacts_uri"):
+            self._run.set_artifacts_uri(str(uri))
+        elif not remote and self._run.artifacts_uri is None and not {"#", "?"} & set(self._repo.path):  # Aim cuts there
+            self._run.set_artifacts_uri(f"file://{self._repo.path}/artifacts")
+        self._index()
+        return OpenedRun(self._run.hash, where if remote else f"aim up --repo {self._repo.root_path}")
+
+    def _where(self, run: RunInfo) -> str:
+        """Return the repository: the option; else, as Aim does it, the nearest one upwards or the working directory."""
+        from aim.sdk.utils import clean_repo_path, search_aim_repo
+
+        here = run.program.cwd if os.path.isdir(run.program.cwd) else os.getcwd()
+        if option := str(self.given.get("repo") or ""):
+            return option if "://" in option else str(clean_repo_path(os.path.join(here, os.path.expanduser(option))))
+        found, _ = search_aim_repo(here)
+        return str(found or here)
+
+    def _start(self, run_hash: str | None, name: str | None) -> Any:
+        import aim
+
+        settings = {"repo": self._repo, "system_tracking_interval": None, "capture_terminal_logs": False}
+        try:
+            with _hash_is(run_hash):
+                try:
+                    opened = aim.Run(**settings)
+                except TimeoutError:  # filelock's: a dead machine leaves it behind, but not RocksDB's own
+                    if not self._info.resume:
+                        raise
+                    opened = aim.Run(**settings, force_resume=True)
+        finally:
+            self._disown()
+        self._disown(opened)
+        if not hasattr(opened._tracker, "_track") or not hasattr(opened._tracker, "sequence_infos"):
+            raise errors.BackendError(f"aim {aim.__version__} stores sequences in an unknown way; known: 3.27 to 3.29")
+        if name:
+            opened.name = name
+        if self._info.project:
+            opened.experiment = self._plain(self._info.project)
+        return opened
+
+    def _disown(self, *objects: Any) -> None:
+        """Take what is ours out of Aim's clean-up at exit: `close` does it, and Aim would wait for a dead server.
+
+        `aim.ext.cleanup` also waits forever when a clean-up fails, e.g. because the repository was deleted meanwhile.
+        """
+        from aim.ext.cleanup import AutoClean
+
+        _never_hang_at_exit(AutoClean)
+        client = self._repo._client
+        resources = list(client._resource_pool.values()) if client else []
+        for item in (self._repo, *objects, *resources, *self._repo.container_pool.values()):
+            AutoClean._finalizers.pop(item, None)
+
+    def flush(self) -> None:
+        """Nothing waits to be stored; show what is there to Aim's readers, but not more often than they would look."""
+        if time.monotonic() - self._indexed > 30:
+            self._index()
+
+    def close(self, status: Status) -> None:
+        if self._run is None:
+            return
+        self._end_trial(status)
+        self._run["status"] = status
+        if status != "finished":
+            self._tag(status)
+        run_hash = self._run.hash
+        self._end(self._run)
+        self._run = None
+        del self._points
+        try:
+            self._index(run_hash)
+        finally:
+            self._repo = None
+        gc.collect()  # Aim's objects refer to each other; RocksDB's files and locks go with the last of them
+
+    def _end(self, run: Any) -> None:
+        run.close()
+        run._tracker = None  # holds the last reference to the store
+
+    def _index(self, run_hash: str | None = None) -> None:
+        """Put the run into the repository's index, through which Aim's API finds runs; `aim up` would do it, too."""
+        if self._repo.is_remote_repo:
+            return
+        from aim.sdk.index_manager import RepoIndexManager
+
+        manager = RepoIndexManager(self._repo)
+        for _ in range(10):
+            try:
+                manager.index(run_hash or self._run.hash)
+                break
+            except Exception as error:
+                if not self.is_transient(error):
+                    raise
+                time.sleep(0.1)  # someone else has the index for some milliseconds
+        self._indexed = time.monotonic()
+
+    @property
+    def handle(self) -> Any:
+        return self._run
+
+    def is_transient(self, error: BaseException) -> bool:
+        if type(error).__name__ in {"RocksIOError", "ConnectionClosedError", "ConnectionClosedOK", "OperationalError"}:
+            return True  # of aimrocks (a lock), websockets and SQLAlchemy (locked, busy)
+        if isinstance(error, RuntimeError):  # what Aim makes of "no server" and of a repository that is half made
+            return not str(error) or "connect" in str(error)
+        return super().is_transient(error)
+
+    # -- texts and parameters ---------------------------------------------------------------------------------------
+
+    def _name(self, tag: str) -> str:
+        name = self._names(tag)
+        self._note_shortened()
+        return name
+
+    def _note_shortened(self) -> None:
+        """Keep the whole of each name that had to be cut, in the run's parameters."""
+        if self._noted < len(self._names.shortened) + len(self._paths.shortened):
+            whole = {**self._names.shortened, **self._paths.shortened}
+            for name, tag in list(whole.items()):
+                self._run["tracelet", "names", name] = self._plain(tag)
+            self._noted = len(whole)
+
+    def _tag(self, tag: str) -> None:
+        tag = self._names(tag)
+        if tag not in self._run.tags:
+            self._run.add_tag(tag)
+
+    def _plain(self, value: Any) -> Any:
+        """Return `value` in types that Aim stores: no empty key (it spoils the tree), integers of 64 bits, UTF-8."""
+        if isinstance(value, Mapping):
+            return {self._names(str(k)): self._plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._plain(v) for v in value]
+        if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+            return str(value)
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        return str(value).encode("utf-8", "backslashreplace").decode()
+
+    def _params(self, run: Any, params: Mapping[str, Any]) -> None:
+        """Set hyperparameters. One that had another value before keeps that as well, under ``tracelet``."""
+        known = run.get("hparams") or {}
+        for key, value in self._plain(params).items():
+            if key in known and repr(known[key]) != repr(value):
+                before = run.get(("tracelet", "earlier_hparams", key)) or []
+                run["tracelet", "earlier_hparams", key] = [*before, known[key]]
+            run["hparams", key] = value
+
+    def log_hparams(self, event: ev.HParams) -> None:
+        run, points = self._run, self._points
+        if event.trial is not None:
+            run = self._open_trial(event.trial)
+            points = _Points(run, resumed=True)
+        self._params(run, event.params)
+        for key, values in event.domain.items():
+            run["tracelet", "hparams_domain", self._names(key)] = self._plain(values)
+        for key, number in event.metrics.items():
+            run["summary", self._names(key)] = float(number)
+            context = {"type": "hparams"}
+            points.put(float(number), self._name(key), event.step, event.wall_time, context, same_is_known=True)
+
+    def _open_trial(self, trial: str) -> Any:
+        """Return the run of this trial, whose hash follows from its name, so that a later part finds it again."""
+        if self._trial and self._trial[0] == trial:
+            return self._trial[1]
+        self._end_trial("finished")
+        parent = self._run
+        run_hash = hashlib.blake2s(
+            f"{parent.hash}\0{trial}".encode("utf-8", "surrogatepass"), digest_size=12
+        ).hexdigest()
+        run = self._start(run_hash, f"{self._info.exp_name or parent.hash}/{self._names(trial)}")
+        self._trial = trial, run
+        run["parent"] = parent.hash
+        run["tracelet"] = {"trial": self._plain(trial), "session": self._info.session}
+        run["status"] = "running"
+        if "trial" not in run.tags:
+            run.add_tag("trial")
+        return run
+
+    def _end_trial(self, status: Status) -> None:
+        if self._trial is not None:
+            run, self._trial = self._trial[1], None
+            run_hash, run["status"] = run.hash, status
+            self._end(run)
+            self._index(run_hash)
+
+    # -- sequences --------------------------------------------------------------------------------------------------
+
+    def _put(self, event: ev.Event, value: Any, kind: str = "", **more: str) -> None:
+        context = {"writer": self._name(event.writer)} if event.writer else {}
+        if kind:
+            context["type"] = kind
+        self._points.put(value, self._name(event.tag), event.step, event.wall_time, {**context, **more})
+
+    def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
+        for event in events:
+            series = {} if event.series is None else {"series": self._name(event.series)}
+            self._put(event, float(event.value), **series)
+            self.written += 1
+
+    def log_histogram(self, event: ev.Histogram) -> None:
+        import aim
+
+        bins = _uniform_bins(event)
+        if bins is None:
+            self.attach_files(event)
+            return
+        low, high, counts = bins
+        distribution = aim.Distribution(hist=counts, bin_range=(low, high))
+        exact = {name: float(getattr(event, name)) for name in ("min", "max", "num", "sum", "sum_squares")}
+        blobs = {name: _blob(np.asarray(getattr(event, name), "<f8").tobytes()) for name in ("limits", "counts")}
+        distribution.storage["tensorboard"] = {**exact, **blobs}
+        self._put(event, distribution, "histogram")
+
+    def log_image(self, event: ev.Image) -> None:
+        self._put_picture(event, event.format)
+
+    def log_video(self, event: ev.Video) -> None:
+        self._put_picture(event, "gif")
+
+    def _put_picture(self, event: ev.Image | ev.Video, form: str) -> None:
+        """Store the bytes as they are: `aim.Image` itself would decode and encode them again."""
+        import aim
+
+        picture = aim.Image.__new__(aim.Image)
+        about = {"caption": "", "source": "PIL.Image", "mode": "RGB", "format": form}
+        for key, value in {**about, "width": event.width, "height": event.height, "data": _blob(event.data)}.items():
+            picture.storage[key] = value
+        self._put(event, picture, event.kind)
+
+    def log_audio(self, event: ev.Audio) -> None:
+        import aim
+
+        form = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/flac": "flac"}.get(
+            event.content_type
+        )
+        if form is None:
+            self.attach_files(event)
+        else:
+            self._put(event, aim.Audio(event.data, format=form), "audio")
+
+    def log_text(self, event: ev.Text) -> None:
+        import aim
+
+        self._put(event, aim.Text(self._plain(event.text)), "text")
+
+    def log_pr_curve(self, event: ev.PRCurve) -> None:
+        n = len(event.precision)
+        rates = event.true_positives, event.false_positives, event.true_negatives, event.false_negatives
+        thresholds = (i / max(n - 1, 1) for i in range(n))
+        curve = {
+            "type": "scatter", "mode": "lines+markers", "x": event.recall, "y": event.precision,
+            "customdata": list(zip(thresholds, *rates, strict=True)),
+            "hovertemplate": "recall %{x}<br>precision %{y}<br>threshold %{customdata[0]}<br>TP %{customdata[1]}, "
+            "FP %{customdata[2]}, TN %{customdata[3]}, FN %{customdata[4]}",
+        }  # fmt: skip
+        axes = {"xaxis": {"title": {"text": "recall"}}, "yaxis": {"title": {"text": "precision"}}}
+        self._put_figure(event, [curve], axes)
+
+    def log_mesh(self, event: ev.Mesh) -> None:
+        vertices = event.vertices.numpy()
+        faces = event.faces.numpy() if event.faces else None
+        colors = event.colors.numpy() if event.colors else None
+        if vertices.size > 3 * _FIGURE_VERTICES:
+            self.attach_files(event)
+            return
+        traces, scenes = [], {}
+        for i, points in enumerate(vertices):
+            scene = f"scene{i + 1 if i else ''}"
+            scenes[scene] = {"aspectmode": "data", "domain": {"x": [i / len(vertices), (i + 1) / len(vertices)]}}
+            trace: dict[str, Any] = {"scene": scene, **dict(zip("xyz", points.T.tolist(), strict=True))}
+            rgb = [f"rgb({r},{g},{b})" for r, g, b in colors[i].tolist()] if colors is not None else None
+            if faces is None:
+                traces.append({"type": "scatter3d", "mode": "markers", "marker": {"size": 2, "color": rgb}, **trace})
+            else:
+                corners = dict(zip("ijk", faces[i].T.tolist(), strict=True))
+                traces.append({"type": "mesh3d", "vertexcolor": rgb, **corners, **trace})
+        self._put_figure(event, traces, {**scenes, "meta": {"config": event.config}})
+
+    def log_embedding(self, event: ev.Embedding) -> None:
+        self.attach_files(event)  # the exact matrix; a figure shows at most three of its axes
+        matrix = np.asarray(event.matrix.numpy(), float).reshape(len(event.matrix.numpy()), -1)
+        chosen = np.unique(np.linspace(0, max(len(matrix) - 1, 0), _FIGURE_POINTS).astype(int))[: len(matrix)]
+        points = matrix[chosen]
+        if points.size and np.isfinite(points).all():
+            points = points - points.mean(axis=0)
+            if points.shape[1] > 3:
+                axes = np.random.default_rng(0).normal(size=(points.shape[1], 3))
+                for _ in range(20):  # power iteration: near enough for the eye, and in linear time
+                    axes = np.linalg.qr(points.T @ (points @ axes))[0]
+                points = points @ axes
+        columns = dict(zip("xyz", points.T.tolist(), strict=False))
+        labels = [" | ".join(event.metadata[i]) for i in chosen] if event.metadata else None
+        form = "scatter3d" if len(columns) == 3 else "scatter"
+        trace = {"type": form, "mode": "markers", "marker": {"size": 3}, "text": labels, **columns}
+        self._put_figure(event, [trace], {"title": {"text": "principal axes"}})
+
+    def _put_figure(self, event: ev.Event, traces: list[Any], layout: dict[str, Any]) -> None:
+        """Track Plotly JSON. JSON has no NaN: where there was one, the figure has a gap and a file has the data."""
+        import aim
+
+        try:
+            text = json.dumps({"data": traces, "layout": layout}, allow_nan=False)
+        except ValueError:
+            text = json.dumps(_without_nan({"data": traces, "layout": layout}))
+            self.attach_files(event)
+        figure = aim.Figure.__new__(aim.Figure)  # its __init__ wants an object of the plotly package
+        for key, value in {"source": "plotly", "version": "unknown", "format": "raw_json", "data": _blob(text)}.items():
+            figure.storage[key] = value
+        self._put(event, figure, event.kind)
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def attach(self, path: str, data: bytes, event: ev.Event) -> None:
+        import aim
+
+        if self._run.artifacts_uri is None:  # a server, and no place named that both sides see
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                text = "data:application/octet-stream;base64," + base64.b64encode(data).decode()
+            context = {"type": "file"}
+            self._points.put(aim.Text(text), path, event.step, event.wall_time, context, same_is_known=True)
+            return
+        self._note_shortened()
+        with tempfile.TemporaryDirectory(prefix="tracelet-aim-") as directory:
+            file = Path(directory, "data")
+            file.write_bytes(data)
+            self._run.log_artifact(str(file), name=path, block=True)
+
+
+class _Points:
+    """Writes the points of one Aim run so that none takes another's place.
+
+    Args:
+        run: the `aim.Run`.
+        resumed: True if the run was there before. A point that is there with the same value and time is then taken as
+            delivered: after a crash the last ones may come twice.
+    """
+
+    def __init__(self, run: Any, *, resumed: bool) -> None:
+        self._tracker = run._tracker
+        self._tree = run.meta_run_tree
+        self._resumed = resumed
+        self._latest: dict[tuple[int, str], tuple[int, int]] = {}  # sequence -> its latest repeat: (step, how many)
+
+    def put(
+        self,
+        value: Any,
+        name: str,
+        step: int,
+        wall_time: float,
+        context: dict[str, Any],
+        *,
+        same_is_known: bool = False,
+    ) -> None:
+        """Store a point; with `same_is_known`, or in a resumed run, not again if it is there."""
+        known = same_is_known or self._resumed
+        sequence = self._index(context), name
+        latest = self._latest.get(sequence)
+        first = latest[1] + 1 if latest and latest[0] == step and not same_is_known else 0
+        for repeat in range(first, _REPEATS + 1):
+            where = {**context, "repeat": repeat} if repeat else context
+            info = self._tracker.sequence_infos[self._index(where), name]
+            key = self._find(info, step)
+            if key is None:
+                self._store(info, value, name, step, wall_time, where)
+                break
+            if known and self._is(info, key, value, wall_time):
+                return
+        else:
+            repeat = _REPEATS
+            where = {**context, "repeat": "more"}
+            info = self._tracker.sequence_infos[self._index(where), name]
+            count = info.count if info.initialized else 0
+            if known and self._is_among(info, range(max(count - 2_000, 0), count), value, wall_time, step):
+                return
+            self._tracker._track(value, wall_time, name, count, step, context=where)
+        if repeat:
+            if len(self._latest) > 10_000:
+                self._latest.clear()
+            self._latest[sequence] = step, repeat
+
+    @staticmethod
+    def _index(context: dict[str, Any]) -> int:
+        from aim.storage.context import Context
+
+        return int(Context(context).idx)
+
+    @staticmethod
+    def _find(info: Any, step: int) -> int | None:
+        """Return the key of the point at `step`, None if there is none. Only a step behind the last needs a look-up."""
+        if not info.initialized or step >= info.count:
+            return None
+        key = int(info.step_hash_fn(step))
+        try:  # what RunTracker._add_value writes last, so that half a point counts as none
+            (info.time_view if info.step_view is None else info.step_view)[key]
+        except KeyError:
+            return None
+        return key
+
+    def _store(self, info: Any, value: Any, name: str, step: int, wall_time: float, context: dict[str, Any]) -> None:
+        """Store a point at a free place.
+
+        `RunTracker` notes the last step from 0 on only; without it a resumed run does not know the sequence.
+        """
+        begins_below_zero = step < 0 and not info.initialized
+        self._tracker._track(value, wall_time, name, step, None, context=context)
+        if begins_below_zero:
+            info.count = step + 1
+            about = self._tree.subtree(("traces", self._index(context), name))
+            about["last"], about["last_step"] = value, step
+
+    def _is_among(self, info: Any, steps: range, value: Any, wall_time: float, epoch: int) -> bool:
+        for step in reversed(steps):
+            key = int(info.step_hash_fn(step))
+            if info.epoch_view[key] == epoch and self._is(info, key, value, wall_time):
+                return True
+        return False
+
+    @staticmethod
+    def _is(info: Any, key: int, value: Any, wall_time: float) -> bool:
+        """True if the point at `key` has exactly this value and time; NaN equals NaN."""
+        if struct.pack("d", info.time_view[key]) != struct.pack("d", wall_time):
+            return False
+        stored = info.val_view[key]
+        if isinstance(value, float):
+            return isinstance(stored, (int, float)) and struct.pack("d", stored) == struct.pack("d", value)
+        return bool(stored.storage["data"].load() == value.storage["data"].load())
+
+
+def _hash_of(run: RunInfo) -> str | None:
+    """Return the hash for the run: Aim's own is 24 hex digits; any other id of the user's is hashed to that."""
+    if run.resume:
+        return run.resume
+    if run.run_id is None or _HASH.fullmatch(run.run_id):
+        return run.run_id
+    return hashlib.blake2s(run.run_id.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+@contextmanager
+def _hash_is(run_hash: str | None) -> Iterator[None]:
+    """Let the next new `aim.Run` of this thread have this hash, or be the run that has it.
+
+    ``aim.Run(hash)`` refuses a hash that is not there yet, and what is there it looks up in a cache half a second old.
+    """
+    from aim.sdk import base_run
+
+    if run_hash is None:
+        yield
+        return
+    original, thread = base_run.generate_run_hash, threading.get_ident()
+    base_run.generate_run_hash = lambda *args: run_hash if threading.get_ident() == thread else original(*args)
+    try:
+        yield
+    finally:
+        base_run.generate_run_hash = original
+
+
+def _open_repo(where: str) -> Any:
+    """Open the repository, make it where there is none. Two processes that make one at once spoil it: one at a time.
+
+    The object is ours alone, not `Repo`'s shared one for the path, so that its end is in our hands.
+    """
+    from aim import Repo
+    from filelock import FileLock
+
+    if "://" in where:
+        return Repo(where)
+    name = hashlib.blake2s(os.path.realpath(where).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    with FileLock(os.path.join(tempfile.gettempdir(), f"tracelet-aim-{os.getuid()}-{name}.lock"), timeout=60):
+        new = not Repo.exists(where)
+        if not new:  # a process that does not know our lock may be making it: VERSION comes last
+            deadline = time.monotonic() + 10
+            while Repo.get_version(where) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        return Repo(where, init=new)
+
+
+def _never_hang_at_exit(auto_clean: Any) -> None:
+    """Make Aim's clean-up at exit end when it fails: it waits for a signal that only a clean-up without error gives."""
+    cleanup = auto_clean._cleanup
+    if getattr(cleanup, "_always_ends", False):
+        return
+
+    def always_ends() -> None:
+        try:
+            cleanup()
+        finally:
+            auto_clean.stop_signal.set()
+
+    always_ends._always_ends = True  # type: ignore[attr-defined]
+    auto_clean._cleanup = staticmethod(always_ends)
+
+
+def _blob(data: bytes | str) -> Any:
+    from aim.storage.types import BLOB
+
+    return BLOB(data=data)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _uniform_bins(event: ev.Histogram) -> tuple[float, float, Any] | None:
+    """Return (low, high, counts) of at most 512 uniform bins with the same mass; None if a number is not finite.
+
+    A bucket's samples are spread evenly over it, as TensorBoard itself draws them.
+    """
+    limits, counts = np.asarray(event.limits, float), np.asarray(event.counts, float)
+    if not len(limits) or not np.isfinite(limits).all() or not np.isfinite(counts).all():
+        return None
+    edges = np.concatenate([[min(event.min, limits[0]) if math.isfinite(event.min) else limits[0]], limits])
+    used = np.flatnonzero(counts)
+    if not len(used):
+        return 0.0, 1.0, np.zeros(1)
+    edges, counts = edges[used[0] : used[-1] + 2], counts[used[0] : used[-1] + 1]
+    low, high = float(edges[0]), float(edges[-1])
+    if low <= event.min < high:
+        low = event.min
+    if low < event.max <= high:
+        high = event.max
+    if not math.isfinite(high - low):
+        return None
+    if high <= low:  # all samples in a bucket without width
+        return low - 0.5, high + 0.5, counts.sum(keepdims=True)
+    edges = np.clip(edges, low, high)
+    if len(counts) <= _BINS and np.allclose(np.diff(edges), (high - low) / len(counts), rtol=1e-6, atol=0):
+        return low, high, counts
+    bins = min(_BINS, max(64, 2 * len(counts)))
+    below = np.interp(np.linspace(low, high, bins + 1), edges, np.concatenate([[0.0], np.cumsum(counts)]))
+    below[0], below[-1] = 0.0, counts.sum()
+    return low, high, np.diff(below)

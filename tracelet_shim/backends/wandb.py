@@ -1,0 +1,654 @@
+"""Weights & Biases (checked with 0.31).
+
+Rows. W&B's own step may only grow: a lower ``step=`` is dropped with a warning (`wandb.Run.log`). So rows are logged
+without ``step=`` and carry TensorBoard's step as the value ``global_step``, which `define_metric` makes the x axis of
+every chart. Scalars that follow each other with one step and (to `WALL_TOLERANCE`) one wall time share a row, since a
+row costs twenty times what a value in it costs. ``_timestamp`` in a row replaces W&B's own
+(`sdk/interface/interface.py`, `publish_partial_history`).
+
+Keys. W&B takes nearly any text, but a backslash stops the whole service process (wandb-core, `runmetric.go`, once
+`define_metric` is in use), ``_step``, ``_runtime`` and ``_timestamp`` are its own, the empty key is dropped, and the
+keys of media become file names. All that is escaped, see `KEY`. A tag that holds several types gets a key for each,
+since W&B shows one panel a key: the first type has the plain key, a later one ``tag (image)``.
+
+The run. It is opened with ``reinit="create_new"``, which leaves ``wandb.run`` to the user, and then taken off the list
+of active runs, since a later plain ``wandb.init()`` of the user would return it (`wandb_init.py`,
+`most_recent_active_run`). Nothing of the console, the machine, git or the source code is recorded unless
+``options["settings"]`` asks for it. A trial of a sweep is a run of its own; its group is the id of the session's run.
+
+Joined runs. In a run of the user's, each of our rows moves W&B's step on by one. Rows that the user then logs with a
+``step=`` below it are dropped by W&B; without ``step=``, or with `define_metric`, nothing is lost.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import hashlib
+import html
+import io
+import json
+import logging
+import math
+import netrc
+import os
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from tracelet_shim import errors
+from tracelet_shim import events as ev
+from tracelet_shim.backends import files
+from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.names import Names
+
+__all__ = ["WandbBackend"]
+
+_log = logging.getLogger(__name__)
+
+WALL_TOLERANCE = 0.002
+"""Seconds by which the wall times of the scalars in one row may differ."""
+
+MAX_BINS = 512
+"""`wandb.Histogram.MAX_LENGTH`."""
+
+MAX_THUMBNAILS = 500
+"""Label images of an embedding that become cells of its table; beyond, the sprite is attached as it is."""
+
+MAX_CELLS = 500_000
+"""Cells of an embedding's table: W&B checks each, some 10 us. A larger matrix is shown in part and attached whole."""
+
+MAX_PARAM = 100_000
+"""Characters of a parameter; W&B's documentation wants a config below 10 MB. A longer one is cut and attached whole."""
+
+MAX_TRIALS = 8
+"""Trials kept open at a time, for parts that arrive later; an older one is ended, and resumed if it must be."""
+
+_CONTROL = "\\x00-\\x1f\\x7f\\ud800-\\udfff"
+_KINDS = "|".join(kind.kind for kind in ev.EVENT_TYPES)
+KEY = (
+    rf"[{_CONTROL}\\]|^\.+(?=/|$)|(?<=/)\.+(?=/|$)|^/|/(?=/)|/$"  # a path component must be one: media become files
+    r"|^_(?=(?:step|runtime|timestamp|wandb)$)|^g(?=lobal_step$)"  # W&B's own keys, and our x axis
+    rf"|_(?=table$)| (?=\((?:{_KINDS})\)$)"  # what W&B and we append to keys
+)
+PARAM = rf"[{_CONTROL}\\]|^-+|-+$|^_(?=wandb$)|^t(?=racelet$)"  # Config._sanitize strips dashes
+
+_EXIT_CODES = {"finished": 0, "failed": 1, "killed": 255}  # 255 is what W&B itself sends after Ctrl-C (exit_hooks.py)
+_PERMANENT = re.compile(r"\b4(?!08|29)\d\d\b|permission denied|not found", re.IGNORECASE)
+
+
+class WandbBackend(Backend):
+    name = "wandb"
+    module = "wandb"
+    distribution = "wandb"
+    options: ClassVar[Mapping[str, str]] = {
+        "entity": "user or team that owns the project",
+        "mode": "online, offline or disabled",
+        "dir": "where W&B writes its wandb/ folder",
+        "base_url": "address of the W&B server",
+        "group": "name that joins several runs",
+        "job_type": "kind of run, e.g. train",
+        "settings": "further fields of wandb.Settings, as a dict (or JSON text)",
+    }
+    capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
+        ev.Scalar: Capability(Level.NATIVE, "history rows over global_step; float64, NaN and infinities kept"),
+        ev.Histogram: Capability(Level.NATIVE, f"wandb.Histogram; neighbouring buckets added up beyond {MAX_BINS}"),
+        ev.Image: Capability(Level.NATIVE, "wandb.Image of TensorBoard's own file"),
+        ev.Video: Capability(Level.NATIVE, "wandb.Video (GIF)"),
+        ev.Audio: Capability(Level.NATIVE, "wandb.Audio of TensorBoard's own file"),
+        ev.Text: Capability(Level.CONVERTED, "wandb.Html with the Markdown source, preformatted"),
+        ev.PRCurve: Capability(Level.NATIVE, "line chart over a wandb.Table with all columns, one table a step"),
+        ev.Mesh: Capability(Level.NATIVE, "wandb.Object3D: OBJ with vertex colours, point clouds as points"),
+        ev.Embedding: Capability(Level.NATIVE, "wandb.Table for the 2D projection; a very large one also as files"),
+        ev.Tensor: Capability(Level.FILE, "saved with the run as .npy"),
+        ev.Graph: Capability(Level.FILE, "saved with the run as .pbtxt and .pb"),
+        ev.HParams: Capability(Level.NATIVE, "config and summary; a further trial is a run in the run's group"),
+        ev.CustomScalars: Capability(Level.FILE, "saved with the run as .json"),
+        ev.Blob: Capability(Level.FILE, "saved with the run"),
+    }
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(options)
+        mode = self.given.get("mode")
+        if mode not in (None, "online", "offline", "disabled"):
+            raise errors.ConfigurationError(f"option mode={mode!r} of wandb: it is one of online, offline, disabled")
+        self._settings = _settings_option(self.given)
+        self._names = Names(KEY, 160, in_bytes=True)  # a media file's name adds at most 70 bytes; 255 is the limit
+        self._param_names = Names(PARAM, 200)
+        self._named = 0
+        self._kinds: dict[str, str] = {}
+        self._about: dict[str, Any] = {}
+        self._trials: dict[str, Any] = {}
+        self._run: Any = None
+        self._info: RunInfo | None = None
+        self._joined = False
+        self._disabled = False
+        self._tmp: tempfile.TemporaryDirectory[str] | None = None
+
+    # -- what can be known without importing the SDK ----------------------------------------------------------------
+
+    @classmethod
+    def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
+        super().check(offline=offline, options=options)
+        settings = {**_settings_files(), **_settings_option(options)}
+        mode = options.get("mode") or settings.get("mode") or os.environ.get("WANDB_MODE")
+        if offline or mode in ("offline", "disabled", "dryrun"):
+            return
+        if settings.get("api_key") or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+            return
+        default = os.environ.get("WANDB_BASE_URL") or settings.get("base_url") or "https://api.wandb.ai"
+        host = urlsplit(str(options.get("base_url") or default)).netloc
+        if not _in_netrc(host):
+            raise errors.BackendUnavailableError(
+                cls.name,
+                f"no API key for {host}; remedy: `wandb login`, WANDB_API_KEY=..., or WANDB_MODE=offline to stay local",
+            )
+
+    @classmethod
+    def borrowed(cls) -> str | None:
+        run = getattr(sys.modules.get("wandb"), "run", None)
+        return None if run is None else str(run.id)
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    def open(self, run: RunInfo) -> OpenedRun:
+        self._info = run
+        self._tmp = self._tmp or tempfile.TemporaryDirectory(prefix="tracelet-wandb-")
+        self._joined = run.resume is not None and self.borrowed() == run.resume
+        if self._joined:
+            self._run = sys.modules["wandb"].run
+            _log.info("joined the active W&B run %s; rows logged there with step= may be dropped by W&B", run.resume)
+        else:
+            self.check(offline=run.offline, options=self.given)  # W&B would ask for a key on a terminal, and wait
+            self._run = self._open(run)
+        self._disabled = bool(self._run.disabled)
+        if not self._disabled:
+            self._update(self._run, self._known(run))
+            self._define(self._run)
+        folder = shlex.quote(os.path.dirname(self._run.dir))
+        return OpenedRun(str(self._run.id), f"wandb sync {folder}" if self._run.offline else self._run.url)
+
+    def _known(self, run: RunInfo) -> dict[str, Any]:
+        """Return what the config gets at the start: the user's, and what W&B's own fields cannot hold unchanged."""
+        self._about = {"session": run.session}
+        if not self._joined:
+            kept = {"project": self._run.project, "exp_name": self._run.name, "run_id": self._run.id}
+            given = {"project": run.project, "exp_name": run.exp_name, "run_id": run.run_id}
+            self._about |= {k: v for k, v in given.items() if v is not None and v != kept[k]}
+        if _labels(run.tags) != list(run.tags):
+            self._about["tags"] = run.tags
+        return {**self._params(self._run, run.config), "tracelet": _plain(self._about)}
+
+    def _open(self, run: RunInfo) -> Any:
+        run_id = run.resume or (run.run_id and Names(r"[^\w.\-]", 64)(run.run_id))
+        return self._init(
+            run,
+            run_id,
+            resume="allow" if run_id else None,
+            name=run.exp_name and _title(run.exp_name),
+            notes=run.notes and _plain(run.notes),
+            tags=_labels(run.tags) or None,
+            group=self.given.get("group") or run.group,
+            job_type=self.given.get("job_type"),
+        )
+
+    def _init(self, run: RunInfo, run_id: str | None, **fields: Any) -> Any:
+        import wandb
+        from wandb.sdk import wandb_setup
+
+        program = run.program
+        here = program.pid == os.getpid()
+        script = program.script or (f"-m {program.module}" if program.module else None)
+        inside = program.script is not None and Path(program.script).is_relative_to(program.cwd)
+        settings = {
+            "console": "off", "silent": here or fields["job_type"] == "trial", "quiet": True, "label_disable": True, "sync_tensorboard": False,
+            "disable_git": True, "disable_code": True, "save_code": False, "x_save_requirements": False,
+            "x_disable_stats": True, "x_stats_pid": program.pid, "x_transaction_log_flush_interval": 1.0,
+            "init_timeout": 15.0, "finish_timeout": 20.0, "base_url": self.given.get("base_url"),
+            "program": script, "program_abspath": program.script, "host": program.host,
+            "program_relpath": os.path.relpath(program.script, program.cwd) if program.script and inside else script,
+            "x_executable": program.executable,
+        }
+        settings = {k: v for k, v in settings.items() if v is not None} | self._settings
+        folder = self.given.get("dir")
+        if folder is None and "WANDB_DIR" not in os.environ and os.path.isdir(program.cwd):
+            folder = program.cwd
+        mode: Any = self.given.get("mode")
+        if run.offline and mode != "disabled":
+            mode = "offline"
+        project = run.project and Names(rf"[{_CONTROL}/\\#?%:]", 128)(run.project)
+        library = wandb_setup.singleton()
+        fresh = library.settings_if_loaded is None
+        try:
+            with _undisturbed(), _argv(program.argv, unless=here), _no_reports(offline=run.offline):
+                opened = wandb.init(
+                    project=project, entity=self.given.get("entity"), dir=folder, id=run_id, mode=mode,
+                    reinit="create_new", settings=wandb.Settings(**settings), **fields,
+                )
+        except Exception:
+            if run_id:  # W&B's service goes on holding the id, and would refuse the next attempt
+                library.ensure_service().inform_finish(run_id)
+            raise
+        if opened.disabled:
+            opened.finish()  # a disabled run puts itself into wandb.run; finish() takes it out again
+        library.remove_active_run(opened)
+        if fresh:  # the user's own first init shall read the environment as it will be then
+            library._settings = None  # noqa: SLF001 - there is no public way; harmless should the name change
+        return opened
+
+    @staticmethod
+    def _define(run: Any) -> None:
+        run.define_metric("global_step", hidden=True)
+        run.define_metric("*", step_metric="global_step")
+
+    def flush(self) -> None:
+        if self._run is not None and not self._disabled:
+            self._run.summary.keys()  # answered by wandb-core after all that was sent before
+
+    def close(self, status: Status) -> None:
+        if self._run is not None and not self._disabled:
+            for trial in list(self._trials):
+                self._trials.pop(trial).finish(exit_code=0)
+            if not self._joined:
+                self._about["status"] = status
+                self._update(self._run, {"tracelet": _plain(self._about)})
+                self._run.finish(exit_code=_EXIT_CODES.get(status, 1))
+        if self._tmp is not None:
+            self._tmp.cleanup()
+            self._tmp = None
+
+    @property
+    def handle(self) -> Any:
+        return self._run
+
+    def is_transient(self, error: BaseException) -> bool:
+        kinds = {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("wandb.")}
+        if kinds & {"AuthenticationError", "UsageError"}:
+            return False
+        if kinds & {"CommError", "MailboxClosedError", "HandleAbandonedError", "ServicePollForTokenError"}:
+            return not _PERMANENT.search(str(error))
+        return super().is_transient(error)
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        if self._disabled:  # the user switched W&B off (WANDB_MODE=disabled)
+            self.written = len(events)
+            return
+        super().write(events)
+        names = {**self._names.shortened, **self._param_names.shortened}
+        if len(names) > self._named:
+            self._save(self._run, "names.json", json.dumps(names, indent=1).encode())
+            self._named = len(names)
+
+    def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
+        row: dict[str, Any] = {}
+        first = events[0]
+        for event in events:
+            key = self._key(event.path, event.kind)
+            apart = abs(event.wall_time - first.wall_time) > WALL_TOLERANCE  # NaN is never apart
+            if row and (key in row or event.step != first.step or apart or math.isnan(event.wall_time)):
+                self._row(first, row)
+                self.written += len(row)
+                row = {}
+            if not row:
+                first = event
+            row[key] = event.value
+        self._row(first, row)
+
+    def log_histogram(self, event: ev.Histogram) -> None:
+        import wandb
+
+        counts, edges = _bins(event)
+        if len(counts) and np.isfinite(counts).all() and np.isfinite(edges).all():
+            histogram = wandb.Histogram(np_histogram=(counts.tolist(), edges.tolist()))
+            self._row(event, {self._key(event.path, event.kind): histogram})
+        else:
+            self.attach_files(event)
+
+    def log_image(self, event: ev.Image) -> None:
+        import wandb
+
+        self._media(event, lambda: wandb.Image(self._file(event)))
+
+    def log_video(self, event: ev.Video) -> None:
+        import wandb
+
+        self._media(event, lambda: wandb.Video(io.BytesIO(event.data), format="gif"))
+
+    def log_audio(self, event: ev.Audio) -> None:
+        import wandb
+
+        self._media(event, lambda: wandb.Audio(self._file(event)))
+
+    def log_text(self, event: ev.Text) -> None:
+        import wandb
+
+        page = '<meta charset="utf-8"><pre style="white-space: pre-wrap">\n' + html.escape(event.text) + "</pre>"
+        # a NUL or half a surrogate pair cannot stand in a page: there it is shown as U+FFFD, the file has it
+        shown = re.sub("[\x00\ud800-\udfff]", "\ufffd", page)
+        self._media(event, lambda: wandb.Html(shown, inject=False, data_is_not_path=True))
+        if shown != page:
+            self.attach_files(event)
+
+    def log_pr_curve(self, event: ev.PRCurve) -> None:
+        import wandb
+
+        n = len(event.precision)
+        thresholds = [i / max(n - 1, 1) for i in range(n)]
+        counts = (event.true_positives, event.false_positives, event.true_negatives, event.false_negatives)
+        rows = [list(row) for row in zip(thresholds, event.precision, event.recall, *counts, strict=True)]
+        names = ["threshold", "precision", "recall"]
+        names += ["true_positives", "false_positives", "true_negatives", "false_negatives"]
+        key = self._key(event.path, event.kind)
+        chart = wandb.plot_table(
+            "wandb/line/v0",
+            wandb.Table(columns=names, data=rows),
+            {"x": "recall", "y": "precision"},
+            {"title": event.path},
+            split_table=True,
+        )
+        self._row(event, {key: chart})
+
+    def log_mesh(self, event: ev.Mesh) -> None:
+        import wandb
+
+        vertices = event.vertices.numpy()
+        faces = event.faces.numpy() if event.faces is not None else None
+        colors = event.colors.numpy() if event.colors is not None else None
+
+        def item(i: int) -> Any:
+            if faces is None:
+                points = vertices[i].astype(float)
+                return wandb.Object3D(points if colors is None else np.hstack([points, colors[i]]))
+            text = _obj(vertices[i], faces[i], colors[i] if colors is not None else None)
+            return wandb.Object3D(io.StringIO(text), file_type="obj")
+
+        self._media(event, lambda: item(0) if len(vertices) == 1 else [item(i) for i in range(len(vertices))])
+        if event.config != "{}":
+            self.attach(self.artifact_stem(event) + ".config.json", event.config.encode(), event)
+
+    def log_embedding(self, event: ev.Embedding) -> None:
+        import wandb
+
+        points, dimensions = event.matrix.shape
+        shown = min(points, wandb.Table.MAX_ROWS, MAX_CELLS // max(dimensions, 1))
+        matrix = event.matrix.numpy()[:shown]
+        columns = [f"d{i}" for i in range(dimensions)]
+        cells: list[list[Any]] = [[] for _ in matrix]
+        if event.metadata is not None:
+            width = max((len(row) for row in event.metadata), default=0)
+            labels = event.metadata_header or ("label", *(f"label{i}" for i in range(1, width)))
+            columns = [*_distinct(labels, taken={*columns, "image"}), *columns]
+            cells = [[*row] for row in event.metadata[:shown]]
+        thumbnails = _sprite_cells(event) if shown == points <= MAX_THUMBNAILS else []
+        if thumbnails:
+            columns = ["image", *columns]
+            cells = [[wandb.Image(picture), *row] for picture, row in zip(thumbnails, cells, strict=True)]
+        data = [[*row, *values] for row, values in zip(cells, matrix.tolist(), strict=True)]
+        self._media(event, lambda: wandb.Table(columns=columns, data=data, allow_mixed_types=True))
+        if shown < points:
+            self.attach_files(event)
+        elif event.sprite is not None and not thumbnails:
+            self.attach(self.artifact_stem(event) + ".sprite.png", event.sprite, event)
+
+    def log_hparams(self, event: ev.HParams) -> None:
+        run = self._run if event.trial is None else self._trial(event.trial)
+        params = self._params(run, event.params)
+        if event.trial is None:
+            earlier = {k: run.config[k] for k, v in params.items() if k in run.config and run.config[k] != v}
+            for key, value in earlier.items():  # W&B keeps one value a parameter
+                self._about.setdefault("earlier_values", {}).setdefault(key, []).append(value)
+            domain = {self._param_names(k): v for k, v in event.domain.items()}
+            if domain:
+                self._about.setdefault("domain", {}).update(domain)
+            if domain or earlier:
+                params["tracelet"] = _plain(self._about)
+        self._update(run, params)
+        if event.metrics:
+            own = event.trial is None
+            keys = {k: self._key(k, ev.Scalar.kind) if own else self._names(k) for k in event.metrics}
+            self._row(event, {keys[k]: v for k, v in event.metrics.items()}, run)
+
+    def attach(self, path: str, data: bytes, event: ev.Event) -> None:
+        self._save(self._run, path, data)
+
+    # -- help -------------------------------------------------------------------------------------------------------
+
+    def _opened(self) -> tuple[RunInfo, str]:
+        """Return what `open` has set: the session's run and a temporary directory."""
+        if self._info is None or self._tmp is None:
+            raise errors.BackendError("wandb: open() comes first")
+        return self._info, self._tmp.name
+
+    def _key(self, path: str, kind: str) -> str:
+        """Return the key of a tag, with the type behind it where another type has the plain key."""
+        key = self._names(path)
+        first = self._kinds.get(key, kind)
+        if len(self._kinds) < 100_000:  # a program that makes up a tag a step must not grow us without end
+            self._kinds[key] = first
+        return key if first == kind else f"{key} ({kind})"
+
+    def _row(self, event: ev.Event, values: Mapping[str, Any], run: Any = None) -> None:
+        """Log a row at the step and wall time of `event`."""
+        row = {**values, "global_step": event.step}
+        if math.isfinite(event.wall_time):
+            row["_timestamp"] = event.wall_time
+        (run or self._run).log(row)
+
+    def _media(self, event: ev.Event, make: Callable[[], Any]) -> None:
+        """Log a media value; what the SDK cannot read as such is still attached as a file."""
+        try:
+            value = make()
+        except (OSError, ValueError, SyntaxError, AssertionError) as error:  # Pillow's and the SDK's for bad data
+            _log.warning("W&B cannot show %s %r (%s): attached as a file", event.kind, event.path, error)
+            self.attach_files(event)
+        else:
+            self._row(event, {self._key(event.path, event.kind): value})
+
+    def _file(self, event: ev.Image | ev.Audio) -> str:
+        """Return a temporary file with the encoded data, which the SDK copies into the run, bytes unchanged."""
+        suffix, data = next(files.render(event))
+        path = Path(self._opened()[1], f"{event.kind}{suffix}")
+        path.write_bytes(data)
+        return str(path)
+
+    @staticmethod
+    def _save(run: Any, path: str, data: bytes) -> None:
+        target = Path(run.dir, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        run.save(str(target), base_path=run.dir, policy="now")
+
+    def _params(self, run: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters as the config takes them; attach the whole text of one that is too long."""
+        result = {}
+        for name, value in params.items():
+            key = self._param_names(str(name)) or "_x_"
+            plain = _plain(value)
+            if isinstance(plain, str) and len(plain) > MAX_PARAM:
+                digest = hashlib.blake2s(key.encode(), digest_size=4).hexdigest()
+                path = f"hparams/{self._paths(key)}={digest}.txt"
+                self._save(run, path, plain.encode())
+                plain = f"{plain[:MAX_PARAM]}... (cut, whole text in {path})"
+            result[key] = plain
+        return result
+
+    @staticmethod
+    def _update(run: Any, values: dict[str, Any]) -> None:
+        if values:
+            run.config.update(values, allow_val_change=True)
+
+    def _trial(self, trial: str) -> Any:
+        """Return the child run of a trial, opening or resuming it; its id follows from the parent's and the name."""
+        if trial in self._trials:
+            self._trials[trial] = self._trials.pop(trial)  # the latest used goes last
+            return self._trials[trial]
+        info = self._opened()[0]
+        while len(self._trials) >= MAX_TRIALS:
+            self._trials.pop(next(iter(self._trials))).finish(exit_code=0)
+        parent = str(self._run.id)
+        digest = hashlib.blake2s(f"{parent}\0{trial}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        run = self._init(info, digest, resume="allow", name=_title(trial), group=parent, job_type="trial")
+        self._define(run)
+        about = {"session": info.session, "parent": parent, "trial": trial}
+        self._update(run, {"tracelet": _plain(about)})
+        self._trials[trial] = run
+        return run
+
+
+# -- settings and credentials -----------------------------------------------------------------------------------------
+
+
+def _settings_option(options: Mapping[str, Any]) -> dict[str, Any]:
+    given = options.get("settings") or {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise errors.ConfigurationError(f"option settings of wandb is no JSON: {error}") from None
+    if not isinstance(given, Mapping):
+        raise errors.ConfigurationError("option settings of wandb must be a dict of wandb.Settings fields")
+    return dict(given)
+
+
+def _settings_files() -> dict[str, str]:
+    """Return what `wandb login`, `wandb offline` and the like have stored (`sdk/lib/settings_file.py`)."""
+    folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    found: dict[str, str] = {}
+    for path in (Path(folder).expanduser() / "settings", Path(os.environ.get("WANDB_DIR") or ".", "wandb", "settings")):
+        parser = configparser.ConfigParser(interpolation=None)
+        with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):  # W&B ignores such a file, too
+            parser.read(path, encoding="utf-8")
+            found |= dict(parser["default"]) if parser.has_section("default") else {}
+    return found
+
+
+def _in_netrc(host: str) -> bool:
+    candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for candidate in candidates:
+        with contextlib.suppress(OSError, netrc.NetrcParseError):  # W&B takes neither file
+            return netrc.netrc(os.path.expanduser(candidate)).authenticators(host) is not None
+    return False
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put back ``sys.exit`` and ``sys.excepthook``, which W&B replaces when it starts its service (`exit_hooks.py`)."""
+    leave, hook = sys.exit, sys.excepthook
+    try:
+        yield
+    finally:
+        sys.exit, sys.excepthook = leave, hook
+
+
+@contextlib.contextmanager
+def _argv(argv: Sequence[str], *, unless: bool) -> Iterator[None]:
+    """Show W&B the user's arguments, which it takes from ``sys.argv`` (`Settings._args`), in the relay."""
+    own = sys.argv
+    try:
+        if not unless:
+            sys.argv = list(argv)
+        yield
+    finally:
+        sys.argv = own
+
+
+@contextlib.contextmanager
+def _no_reports(*, offline: bool) -> Iterator[None]:
+    """Start W&B's service without its error reporting, which uses the network in offline mode as well."""
+    if not offline or "WANDB_ERROR_REPORTING" in os.environ:
+        yield
+        return
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_ERROR_REPORTING", None)
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _title(name: str) -> str:
+    return Names(f"[{_CONTROL}]", 128)(name)
+
+
+def _labels(tags: Mapping[str, str]) -> list[str]:
+    """Return W&B's tags, bare labels of 1 to 64 characters: ``name`` or ``name=value``."""
+    label = Names(f"[{_CONTROL}]", 64)
+    return list(dict.fromkeys(label(f"{name}={value}" if value else name) for name, value in tags.items()))
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as the config holds it truthfully: NaN (W&B: null), infinities and huge integers as text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain(str(k)): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _bins(event: ev.Histogram) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return counts and edges of at most `MAX_BINS` buckets. Neighbours are added up, so that no sample is lost."""
+    limits = np.array(event.limits, float)
+    counts = np.array(event.counts, float)
+    if not len(limits):
+        return counts, limits
+    edges = np.concatenate([[min(event.min, limits[0])], limits])
+    filled = np.flatnonzero(counts)
+    if len(filled):  # empty buckets at both ends, TensorBoard's own first one among them
+        counts, edges = counts[filled[0] : filled[-1] + 1], edges[filled[0] : filled[-1] + 2]
+    if edges[-1] > 1e308 and event.max >= edges[-2]:  # TensorBoard's open last bucket
+        edges[-1] = event.max
+    if len(counts) > MAX_BINS:
+        starts = np.unique(np.linspace(0, len(counts), MAX_BINS, endpoint=False).astype(int))
+        counts = np.add.reduceat(counts, starts)
+        edges = np.append(edges[starts], edges[-1])
+    return counts, edges
+
+
+def _obj(vertices: Any, faces: Any, colors: Any | None) -> str:
+    """Return a triangle mesh as OBJ text, with the colours 0 to 1 behind the coordinates."""
+    rows = vertices.tolist() if colors is None else np.hstack([vertices.astype(float), colors / 255]).tolist()
+    lines = ["v " + " ".join(map(repr, row)) for row in rows]
+    lines += ["f " + " ".join(str(i + 1) for i in face) for face in faces.tolist()]
+    return "\n".join(lines) + "\n"
+
+
+def _distinct(names: Sequence[str], taken: set[str]) -> list[str]:
+    """Return `names` with an underscore behind those that are taken: a table's columns must differ."""
+    result = []
+    for name in names:
+        distinct = name
+        while distinct in taken:
+            distinct += "_"
+        taken.add(distinct)
+        result.append(distinct)
+    return result
+
+
+def _sprite_cells(event: ev.Embedding) -> list[Any]:
+    """Cut the sprite, a square grid, into one picture a point."""
+    if event.sprite is None or event.sprite_size is None:
+        return []
+    from PIL import Image
+
+    sheet = Image.open(io.BytesIO(event.sprite))
+    width, height = event.sprite_size
+    across = max(sheet.width // width, 1)
+    corners = [(i % across * width, i // across * height) for i in range(event.matrix.shape[0])]
+    return [sheet.crop((x, y, x + width, y + height)) for x, y in corners]

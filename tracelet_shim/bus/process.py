@@ -1,0 +1,308 @@
+"""The relay in a process of its own: `python -m tracelet_shim.relay`, over two pipes.
+
+Frames are a 4-byte little-endian length and a msgpack message. Everything here runs on the bus's sender thread and never
+waits for more than a moment, however slow the relay is: what the pipe does not take stays in `backlog`, and the bus then
+stops handing data over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from tracelet_shim.backends.base import Backend
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.channel import Channel, ThreadChannel
+
+__all__ = ["FRAME", "ProcessChannel", "RelayChannel", "RelayDiedError", "frames"]
+
+FRAME = struct.Struct("<I")
+_READ = 1 << 16
+
+logger = logging.getLogger("tracelet_shim")
+
+
+class RelayDiedError(Exception):
+    """The relay process ended, or could not be started.
+
+    Attributes:
+        started: False if it died before it said hello: then nothing has been sent yet.
+    """
+
+    def __init__(self, reason: str, *, started: bool) -> None:
+        self.started = started
+        super().__init__(reason)
+
+
+class ProcessChannel(Channel):
+    """Starts the relay and talks to it.
+
+    Nothing is sent before the relay has said hello, so that a relay that cannot start costs nothing: `unsent` then has
+    all messages, for another channel.
+    """
+
+    def __init__(self) -> None:
+        self.unsent: list[msg.Message] = []
+        self._outgoing = bytearray()
+        self._incoming = bytearray()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Reply)
+        self._greeted = False
+        self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - kept open as long as the relay may fail
+        self._term: int | None = None
+        self._process = self._start()
+        self._closing = False
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        term_read, self._term = os.pipe()
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                relay_command(term_read),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=relay_environment(os.environ),
+                pass_fds=(term_read,),
+                start_new_session=True,  # the terminal's Ctrl-C is for the training
+            )
+        except OSError as error:
+            os.close(self._term)
+            raise RelayDiedError(f"{sys.executable!r} cannot be started: {error}", started=False) from error
+        finally:
+            os.close(term_read)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+        _mark_sigterm(self._term)
+        return process
+
+    def send(self, message: msg.Message) -> None:
+        if not self._greeted:
+            self.unsent.append(message)
+            return
+        data = self._encoder.encode(message)
+        self._outgoing += FRAME.pack(len(data))
+        self._outgoing += data
+        self._closing = self._closing or isinstance(message, msg.Close)
+        if len(self._outgoing) > _READ:
+            self._write()
+
+    @property
+    def backlog(self) -> int:
+        return len(self._outgoing)
+
+    def pump(self) -> None:
+        self._read()
+        for _ in range(64):
+            if not self._outgoing or not self._write():
+                break
+
+    def _write(self) -> bool:
+        """Write what the pipe takes; return whether it took anything."""
+        assert self._process.stdin is not None
+        fd = self._process.stdin.fileno()
+        try:
+            _, writable, _ = select.select([], [fd], [], 0.01)
+            if not writable:
+                return False
+            written = os.write(fd, memoryview(self._outgoing)[: 1 << 18])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._died(f"it does not read any more ({error.strerror})")
+            return False
+        del self._outgoing[:written]
+        return True
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        while True:
+            try:
+                data = os.read(fd, _READ)
+            except BlockingIOError:
+                break
+            if not data:
+                self._died(f"it ended with exit code {self._process.wait()}")
+                return
+            self._incoming += data
+        for frame in frames(self._incoming):
+            if not self._greeted:
+                self._greet()
+                continue
+            self.on_reply(self._decoder.decode(frame))
+
+    def _greet(self) -> None:
+        self._greeted = True
+        waiting, self.unsent = self.unsent, []
+        for message in waiting:
+            self.send(message)
+
+    def _died(self, reason: str) -> None:
+        if self._closing and self._process.poll() == 0:
+            return
+        self.release()
+        raise RelayDiedError(reason + self._last_words(), started=self._greeted)
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            self._log.seek(0)
+            lines = self._log.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
+            return f": {lines[-1]}" if lines else ""
+        return ""
+
+    def release(self) -> None:
+        """Close our ends of the pipes; the relay, if it lives, finishes on its own."""
+        _unmark_sigterm()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+        if self._term is not None:
+            os.close(self._term)
+            self._term = None
+
+    def finish(self) -> None:
+        """After the last reply: wait for the process to be gone, so that it leaves no zombie."""
+        self.release()
+        try:
+            self._process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def after_fork(self) -> None:
+        """Close the child's copies of the pipes: the relay must see the end when the parent is gone."""
+        self.release()
+        self._process.returncode = 0  # not our child: keep Popen from waiting for it
+
+
+class RelayChannel(Channel):
+    """The relay process, or what takes its place.
+
+    A relay that cannot be started is replaced by a thread in this process, with one line that says so.
+
+    Args:
+        tell: takes the reason why there is no relay process.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._now: Channel
+        try:
+            self._now = ProcessChannel()
+        except RelayDiedError as error:
+            self._now = self._replace(error, [])
+
+    def _replace(self, error: RelayDiedError, unsent: list[msg.Message]) -> Channel:
+        self._tell(str(error))
+        channel = ThreadChannel()
+        channel.on_reply = lambda reply: self.on_reply(reply)
+        for message in unsent:
+            channel.send(message)
+        return channel
+
+    def _do(self, what: Callable[[], None]) -> None:
+        self._now.on_reply = self.on_reply
+        try:
+            what()
+        except RelayDiedError as error:
+            if error.started or not isinstance(self._now, ProcessChannel):
+                raise
+            self._now = self._replace(error, self._now.unsent)
+
+    def send(self, message: msg.Message) -> None:
+        self._do(lambda: self._now.send(message))
+
+    def pump(self) -> None:
+        self._do(lambda: self._now.pump())
+
+    @property
+    def backlog(self) -> int:
+        return self._now.backlog
+
+    def handles(self) -> Mapping[str, Backend]:
+        return self._now.handles()
+
+    def finish(self) -> None:
+        self._now.finish()
+
+    def after_fork(self) -> None:
+        self._now.after_fork()
+
+
+def _mark_sigterm(fd: int) -> None:
+    """Leave a mark in the pipe when SIGTERM comes, and then let happen what would have happened without us.
+
+    `faulthandler` does this in C, without a Python signal handler: `signal.getsignal` is what it was, and a process that
+    is busy in C code dies as fast as ever.
+    """
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # no such signal on this system
+        faulthandler.register(signal.SIGTERM, file=fd, all_threads=False, chain=True)
+
+
+def _unmark_sigterm() -> None:
+    with contextlib.suppress(RuntimeError, ValueError):
+        faulthandler.unregister(signal.SIGTERM)
+
+
+def relay_command(term_read: int) -> list[str]:
+    """Return the command line of the relay."""
+    if not sys.executable or getattr(sys, "frozen", False) or not os.access(sys.executable, os.X_OK):
+        raise RelayDiedError(f"no Python interpreter to start it with (sys.executable is {sys.executable!r})", started=False)
+    return [sys.executable, "-m", "tracelet_shim.relay", str(os.getpid()), str(term_read)]
+
+
+def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the relay's environment: the user's, never activated itself, with our import path.
+
+    The script's own directory goes to the end of the path: a ``wandb/`` folder or a ``click.py`` beside the user's script
+    must not stand in front of a package that an SDK imports.
+    """
+    new = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")}
+    if "PYTHONHOME" in environment:
+        new["PYTHONHOME"] = environment["PYTHONHOME"]
+    first, rest = [p or os.getcwd() for p in sys.path[:1]], [p or os.getcwd() for p in sys.path[1:]]
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = rest + first if first and not _is_library(first[0]) else first + rest
+    new["_TRACELET_PATH"] = json.dumps(path)
+    new["PYTHONPATH"] = package
+    new["PYTHONSAFEPATH"] = "1"
+    new["TRACELET_DISABLED"] = "1"
+    return new
+
+
+def _is_library(path: str) -> bool:
+    return path.endswith((".zip", "site-packages", "dist-packages")) or path.rstrip("/").startswith(sys.base_prefix)
+
+
+def frames(buffer: bytearray) -> list[bytes]:
+    """Take the complete frames off the front of a buffer."""
+    found = []
+    start = 0
+    while len(buffer) - start >= FRAME.size:
+        (length,) = FRAME.unpack_from(buffer, start)
+        end = start + FRAME.size + length
+        if len(buffer) < end:
+            break
+        found.append(bytes(buffer[start + FRAME.size : end]))
+        start = end
+    if start:
+        del buffer[:start]
+    return found
+
+

@@ -1,0 +1,156 @@
+"""``tracelet-shim run -- COMMAND``: start a program with activation switched on.
+
+The command replaces this process (``exec``). So its process id, signals, terminal and exit code are simply its own, and
+a job scheduler that signals what it started reaches the training program.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+__all__ = ["CONTEXT_SETTINGS", "run"]
+
+CONTEXT_SETTINGS = {
+    "allow_interspersed_args": False,  # from the command on, every option is the command's
+}
+
+_SITE = Path(__file__).resolve().parents[1] / "_site"
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="The program and its arguments.")],
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="Trackers, comma separated: mlflow,wandb.", metavar="NAMES")
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Project (MLflow: experiment).")] = None,
+    exp_name: Annotated[str | None, typer.Option("--exp-name", "-n", help="Display name of the run.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run, to resume it under later.")] = None,
+    tags: Annotated[str | None, typer.Option("--tags", help="Tags, comma separated: nightly,seed=3.")] = None,
+    notes: Annotated[str | None, typer.Option("--notes", help="Free text.")] = None,
+    offline: Annotated[
+        bool | None, typer.Option("--offline/--no-offline", help="Use no network, on trackers that can do without.")
+    ] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict/--no-strict", help="Fail the program where data would be missing.")
+    ] = None,
+    ranks: Annotated[str | None, typer.Option("--ranks", help="Which ranks log: main or all.")] = None,
+    root: Annotated[
+        str | None, typer.Option("--root", help="Directory that the writers' directories are relative to.")
+    ] = None,
+    delivery: Annotated[
+        str | None, typer.Option("--delivery", help="Where trackers run: in a process of their own, or a thread.")
+    ] = None,
+) -> None:
+    """Run COMMAND with every SummaryWriter in it, and in its children, connected to the trackers.
+
+    Each option sets the TRACELET_ variable of its name; what is not given stays as the environment has it.
+    """
+    environment = dict(os.environ)
+    environment.update(
+        _variables(
+            BACKEND=backend,
+            PROJECT=project,
+            EXP_NAME=exp_name,
+            RUN_ID=run_id,
+            TAGS=tags,
+            NOTES=notes,
+            OFFLINE=offline,
+            STRICT=strict,
+            RANKS=ranks,
+            ROOT=None if root is None else str(Path(root).absolute()),
+            DELIVERY=delivery,
+        )
+    )
+    names = _check(environment)
+    if not environment.get("TRACELET_BACKEND"):
+        environment["TRACELET_BACKEND"] = ",".join(names)  # without the variable, nothing is activated
+    _make_reachable(environment)
+    _check_interpreter(command[0], environment, strict=strict is True)
+    _execute(command, environment)
+
+
+def _variables(**given: str | bool | None) -> dict[str, str]:
+    return {
+        f"TRACELET_{name}": str(int(value)) if isinstance(value, bool) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _check(environment: Mapping[str, str]) -> list[str]:
+    """Refuse settings that cannot be right here, where someone is looking, rather than in a log hours later.
+
+    Returns the names of the trackers.
+    """
+    from tracelet_shim import errors
+    from tracelet_shim._api import DEFAULT_BACKEND
+    from tracelet_shim._settings import resolve
+    from tracelet_shim.backends import registry
+
+    known = registry.names()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the program will warn by itself
+            settings = resolve({}, known, environment)
+        for name in settings.backend:
+            if name not in known:
+                raise errors.UnknownBackendError(name, known)
+    except errors.ConfigurationError as error:
+        typer.echo(f"tracelet-shim: {error}", err=True)
+        raise typer.Exit(2) from None
+    return list(settings.backend) or [DEFAULT_BACKEND]
+
+
+def _make_reachable(environment: dict[str, str]) -> None:
+    """Put our ``sitecustomize`` on ``PYTHONPATH`` if no site directory of this interpreter has the .pth file."""
+    directories = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    if any(Path(directory, "tracelet_shim.pth").is_file() for directory in directories):
+        return
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if str(_SITE) not in paths:
+        environment["PYTHONPATH"] = os.pathsep.join([str(_SITE), *paths])
+
+
+def _check_interpreter(program: str, environment: Mapping[str, str], *, strict: bool) -> None:
+    """Say so if the command is another Python (a virtual environment that is not activated) that we are not in."""
+    found = shutil.which(program)
+    if found is None or not Path(found).name.startswith("python") or Path(found).parent == Path(sys.executable).parent:
+        return
+    probe = subprocess.run(  # noqa: S603 - the program that we are about to run anyway
+        [found, "-c", "import sys; sys.exit('tracelet_shim._bootstrap' not in sys.modules)"],
+        env={**environment, "TRACELET_DISABLED": ""},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if probe.returncode:
+        typer.echo(
+            f"tracelet-shim: not installed for {Path(found).absolute()}, so nothing will be logged; "
+            f"install it there, or use {sys.executable}",
+            err=True,
+        )
+        if strict:
+            raise typer.Exit(2)
+
+
+def _execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606 - no shell: the arguments arrive as they were given
+    except FileNotFoundError:
+        typer.echo(f"tracelet-shim: command not found: {command[0]}", err=True)
+        raise typer.Exit(127) from None  # the codes that shells, env(1) and nohup(1) use
+    except OSError as error:
+        typer.echo(f"tracelet-shim: cannot run {command[0]}: {error.strerror}", err=True)
+        raise typer.Exit(126) from None

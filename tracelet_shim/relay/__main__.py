@@ -1,0 +1,159 @@
+"""The relay process. Started by `tracelet_shim.bus.process`; not for use by hand.
+
+    python -m tracelet_shim.relay PARENT_PID SIGTERM_FD
+
+Messages come on standard input, replies go to standard output; both are moved away before any SDK is imported, so that
+what an SDK prints cannot mix with them. Ends when told to, or when its parent is gone: then it delivers what it has and
+closes the runs as failed (killed, where the parent got SIGTERM).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+if "_TRACELET_PATH" in os.environ:
+    # The training process's import path, ours first. PYTHONPATH alone would also reach what an SDK starts.
+    sys.path[:] = list(dict.fromkeys([*sys.path[:1], *json.loads(os.environ.pop("_TRACELET_PATH")), *sys.path[1:]]))
+    os.environ.pop("PYTHONPATH", None)
+    os.environ.pop("PYTHONSAFEPATH", None)
+
+import msgspec
+
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.process import FRAME, frames
+from tracelet_shim.relay.dispatcher import Relay
+
+_TICK = 0.1
+_ORPHAN_DEADLINE = 300.0
+
+logger = logging.getLogger("tracelet_shim.relay")
+
+
+class _Connection:
+    """The two pipes to the training process.
+
+    Args:
+        read, write: file descriptors.
+        parent: pid of the training process.
+        term: file descriptor on which the parent leaves a mark at SIGTERM.
+    """
+
+    def __init__(self, read: int, write: int, parent: int, term: int) -> None:
+        self._read = read
+        self._write = write
+        self._parent = parent
+        self._term = term
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        self._replies: collections.deque[msg.Reply] = collections.deque()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Message)
+        self.lost = False
+        for fd in (read, write, term):
+            os.set_blocking(fd, False)
+
+    def reply(self, reply: msg.Reply) -> None:
+        """Queue a reply; from any thread."""
+        self._replies.append(reply)
+
+    def hello(self) -> None:
+        self._outgoing += FRAME.pack(0)
+
+    def receive(self, timeout: float) -> list[msg.Message]:
+        """Wait a little for messages; sets `lost` when the parent's end is closed or the parent is gone."""
+        self.send()
+        readable, _, _ = select.select([self._read], [self._write] if self._outgoing else [], [], timeout)
+        if readable:
+            data = os.read(self._read, 1 << 20)
+            self._incoming += data
+            self.lost = not data
+        elif os.getppid() != self._parent:  # a forked child of the parent may hold the pipe open
+            self.lost = True
+        return [self._decoder.decode(frame) for frame in frames(self._incoming)]
+
+    def send(self) -> None:
+        """Write what the pipe takes. Nobody may be reading any more: that is no reason to stop delivering."""
+        while self._replies:
+            data = self._encoder.encode(self._replies.popleft())
+            self._outgoing += FRAME.pack(len(data)) + data
+        with contextlib.suppress(BlockingIOError):
+            while self._outgoing and not self.lost:
+                try:
+                    del self._outgoing[: os.write(self._write, self._outgoing)]
+                except BrokenPipeError:
+                    self._outgoing.clear()
+
+    def terminated(self) -> bool:
+        """True if the parent got SIGTERM."""
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self._term, 1))
+        return False
+
+
+def main() -> None:
+    """Serve one session."""
+    parent, term = int(sys.argv[1]), int(sys.argv[2])
+    read, write = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        # A scheduler signals the whole job; the parent's end decides when this process has to go.
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    connection = _Connection(read, write, parent, term)
+    relay = Relay(connection.reply)
+    connection.hello()
+    try:
+        _serve(connection, relay)
+    except BaseException:
+        logger.exception("the relay stopped")
+        raise
+    finally:
+        connection.send()
+        logging.shutdown()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    os._exit(0)  # an SDK's own exit handlers may hang; every run has been closed, or given up with a message
+
+
+def _serve(connection: _Connection, relay: Relay) -> None:
+    opened = False
+    next_tick = 0.0
+    while not relay.closed:
+        for message in connection.receive(_TICK):
+            if isinstance(message, msg.Open):
+                opened = True
+                _settle(message)
+            relay.handle(message)
+        if time.monotonic() >= next_tick:
+            next_tick = time.monotonic() + _TICK
+            relay.tick()
+        if connection.lost and not relay.closing:
+            if not opened:
+                return
+            status = "killed" if connection.terminated() else "failed"
+            logger.warning("the training process is gone without a word; closing the runs as %s", status)
+            relay.handle(msg.Close(status, _ORPHAN_DEADLINE))
+
+
+def _settle(message: msg.Open) -> None:
+    """Stand where the user's program stands: SDKs put their local stores relative to the working directory."""
+    with contextlib.suppress(OSError):
+        os.chdir(message.run.program.cwd)
+    sys.argv[:] = [Path(message.run.program.script or "python").name, *message.run.program.argv[1:]]
+
+
+if __name__ == "__main__":
+    main()
