@@ -88,7 +88,7 @@ class Session:
         here = {spec.name for spec in self._specs if not spec.target or spec.here}
         if self.settings.delivery == "thread" or len(here) == len(self._specs):
             return ThreadChannel(self._objects)
-        there = RelayChannel(lambda reason: _say(f"the relay process cannot run here ({reason}); delivering from a thread instead"))
+        there = RelayChannel(_say)
         return SplitChannel(ThreadChannel(self._objects), here, there) if here else there
 
     def _run_info(self) -> RunInfo:

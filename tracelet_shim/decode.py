@@ -51,6 +51,15 @@ class Decoder:
     def source(self, number: int) -> msg.Source:
         return self._sources[number]
 
+    def new_trials(self) -> list[tuple[int, int, str | None, dict[str, Any]]]:
+        """Return which hparams have been told apart since the last time: (source, position, trial, params)."""
+        return self._trials.take_new()
+
+    def restore_trials(self, trials: list[tuple[int, int, str | None, dict[str, Any]]]) -> None:
+        """Take over what an earlier decoder of this session had told apart."""
+        for trial in trials:
+            self._trials.remember(*trial)
+
     def decode(self, record: msg.Record) -> list[ev.Event]:
         """Return the events of a record, in order; decoding it again gives the same.
 
@@ -172,6 +181,18 @@ class _Trials:
         self._nested: set[int] = set()
         self._open: dict[int, tuple[int, set[str], str | None]] = {}  # replay: source -> next position, metrics, trial
         self._metrics: dict[int, set[str]] = {}
+        self._new: list[tuple[int, int, str | None, dict[str, Any]]] = []
+
+    def remember(self, source: int, position: int, trial: str | None, params: dict[str, Any]) -> None:
+        self._by_record[source, position] = trial
+        if trial is None:
+            self._own = params
+        else:
+            self._names.add(trial)
+
+    def take_new(self) -> list[tuple[int, int, str | None, dict[str, Any]]]:
+        new, self._new = self._new, []
+        return new
 
     def is_nested(self, source: msg.Source) -> bool:
         return source.id in self._nested
@@ -217,15 +238,13 @@ class _Trials:
     def _trial(self, record: msg.Record, params: dict[str, Any], run_name: str) -> str | None:
         key = (record.source, record.position)
         if key not in self._by_record:
-            if self._own is None or self._own == params:
-                self._own = params
-                self._by_record[key] = None
-            else:
+            name: str | None = None
+            if self._own is not None and self._own != params:
                 name, number = run_name, 2
                 while name in self._names:
                     name, number = f"{run_name}-{number}", number + 1
-                self._names.add(name)
-                self._by_record[key] = name
+            self.remember(*key, name, params)
+            self._new.append((*key, name, params))
         return self._by_record[key]
 
 

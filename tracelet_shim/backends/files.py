@@ -41,16 +41,21 @@ def render(event: ev.Event) -> Iterator[tuple[str, bytes]]:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(_finite(value), indent=1, default=str, allow_nan=False).encode()
+    return json.dumps(_plain(value), indent=1, default=str, allow_nan=False).encode()
 
 
-def _finite(value: Any) -> Any:
-    """Return `value` with NaN and infinities, for which JSON has no numbers, as strings."""
+def _plain(value: Any) -> Any:
+    """Return `value` with every NaN and infinity in it as a string."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return [_plain(each) for each in value]
+    return finite((value,))[0] if isinstance(value, float) else value
+
+
+def finite(values: tuple[float, ...]) -> list[float | str]:
+    """Return `values` with NaN and infinities as the strings that JSON has no numbers for."""
+    return [v if math.isfinite(v) else str(v) for v in values]
 
 
 def _scalar(e: ev.Scalar) -> Iterator[tuple[str, bytes]]:
@@ -71,8 +76,8 @@ def _video(e: ev.Video) -> Iterator[tuple[str, bytes]]:
 
 
 def _audio(e: ev.Audio) -> Iterator[tuple[str, bytes]]:
-    suffix = {"audio/wav": ".wav", "audio/x-wav": ".wav", "audio/mpeg": ".mp3", "audio/ogg": ".ogg", "audio/flac": ".flac"}
-    yield suffix.get(e.content_type, ".wav"), e.data
+    suffix = {"audio/mpeg": ".mp3", "audio/ogg": ".ogg", "audio/flac": ".flac"}.get(e.content_type, ".wav")
+    yield suffix, e.data
 
 
 def _text(e: ev.Text) -> Iterator[tuple[str, bytes]]:
@@ -125,14 +130,16 @@ def _mesh(e: ev.Mesh) -> Iterator[tuple[str, bytes]]:
         yield ".ply", ply((), None, None)
     for i in range(len(vertices)):
         suffix = ".ply" if len(vertices) == 1 else f".{i}.ply"
-        yield suffix, ply(vertices[i], faces[i] if faces is not None else None, colors[i] if colors is not None else None)
+        face, color = (part[i] if part is not None else None for part in (faces, colors))
+        yield suffix, ply(vertices[i], face, color)
     if e.config != "{}":
         yield ".config.json", e.config.encode()
 
 
 def _tsv(rows: list[tuple[str, ...]]) -> bytes:
-    clean = (str.maketrans("\t\n\r", "   "),)
-    return "".join("\t".join(cell.translate(*clean) for cell in row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+    clean = str.maketrans("\t\n\r", "   ")
+    lines = ("\t".join(cell.translate(clean) for cell in row) + "\n" for row in rows)
+    return "".join(lines).encode("utf-8", "surrogatepass")
 
 
 def _embedding(e: ev.Embedding) -> Iterator[tuple[str, bytes]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable
 
 __all__ = ["Names", "escape", "unescape"]
@@ -32,8 +33,13 @@ def escape(text: str, illegal: re.Pattern[str]) -> str:
 
 
 def unescape(key: str) -> str:
-    """Undo `escape`; ``"_x_"`` is the empty name."""
-    return "" if key == "_x_" else _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), key)
+    """Undo `escape`; ``"_x_"`` is the empty name. A key that was cut, or is none of ours, gives some text."""
+
+    def char(match: re.Match[str]) -> str:
+        code = int(match.group(1), 16)
+        return chr(code) if code <= sys.maxunicode else match.group()
+
+    return "" if key == "_x_" else _ESCAPE.sub(char, key)
 
 
 class Names:

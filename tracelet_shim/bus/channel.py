@@ -137,7 +137,7 @@ class SplitChannel(Channel):
             del self._flushed[reply.id]
         elif isinstance(reply, msg.Counters):
             self._states[index], self._spilled[index] = reply.backends, reply.spilled
-            reply = msg.Counters({**self._states[0], **self._states[1]}, any(self._spilled))
+            reply = msg.Counters({**self._states[0], **self._states[1]}, reply.records, any(self._spilled))
         elif isinstance(reply, msg.Closed):
             self._states[index] = reply.backends
             self._closed += 1

@@ -13,7 +13,7 @@ from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.events import Array
 
 __all__ = [
-    "BackendSpec", "BackendState", "Close", "Closed", "Counters", "Embedded", "Flush", "Flushed", "Figure", "Frames", "Hint",
+    "BackendSpec", "BackendState", "Close", "Closed", "Continue", "Continued", "Counters", "Embedded", "Flush", "Flushed", "Figure", "Frames", "Hint",
     "Message", "Nested", "Open", "Opened", "Record", "Records", "Reply", "Series", "Source", "Trial", "Trouble", "Writer",
 ]  # fmt: skip
 
@@ -99,12 +99,18 @@ class Open(msgspec.Struct, tag="open"):
         backends: the trackers.
         memory: bytes of events that may be kept in memory; what is beyond is read again from the event files.
         root: the root directory, if the user named one.
+        restarted: True if an earlier relay of this session died. Its writers and sources follow, then `Continue`.
     """
 
     run: RunInfo
     backends: list[BackendSpec]
     memory: int
     root: str | None
+    restarted: bool = False
+
+
+class Continue(msgspec.Struct, tag="continue"):
+    """To a restarted relay: all writers and sources have been told; answered by `Continued`."""
 
 
 class Writer(msgspec.Struct, tag="writer"):
@@ -165,7 +171,7 @@ class Close(msgspec.Struct, tag="close"):
     deadline: float
 
 
-Message = Union[Open, Writer, Source, Records, Flush, Close]  # noqa: UP007
+Message = Union[Open, Continue, Writer, Source, Records, Flush, Close]  # noqa: UP007
 
 
 # -- from the relay ---------------------------------------------------------------------------------------------------
@@ -213,11 +219,19 @@ class Counters(msgspec.Struct, tag="counters"):
     """Sent about twice a second while something changes.
 
     Attributes:
+        records: number of records that the relay has taken and could continue from.
         spilled: True if events wait that are to be read from the event files.
     """
 
     backends: dict[str, BackendState]
+    records: int = 0
     spilled: bool = False
+
+
+class Continued(msgspec.Struct, tag="continued"):
+    """A restarted relay has this many records; the next one is wanted."""
+
+    records: int
 
 
 class Flushed(msgspec.Struct, tag="flushed"):
@@ -230,4 +244,4 @@ class Closed(msgspec.Struct, tag="closed"):
     backends: dict[str, BackendState]
 
 
-Reply = Union[Opened, Trouble, Counters, Flushed, Closed]  # noqa: UP007
+Reply = Union[Opened, Trouble, Counters, Continued, Flushed, Closed]  # noqa: UP007

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,11 +52,21 @@ class ProcessChannel(Channel):
     """Starts the relay and talks to it.
 
     Nothing is sent before the relay has said hello, so that a relay that cannot start costs nothing: `unsent` then has
-    all messages, for another channel.
+    all messages, for another channel. What has been sent is kept until the relay has it in its index, so that a new
+    relay can be given what its predecessor may have lost.
+
+    Args:
+        predecessor: the channel to a relay of the same session that died.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, predecessor: ProcessChannel | None = None) -> None:
         self.unsent: list[msg.Message] = []
+        self._told: list[msg.Message] = []  # Open, writers and sources: what a successor has to be told first
+        self._window: deque[tuple[int, msg.Message]] = deque()  # the others, with the number of records up to each
+        self._count = 0
+        self._continuing = predecessor is not None
+        if predecessor is not None:
+            self._take_over(predecessor)
         self._outgoing = bytearray()
         self._incoming = bytearray()
         self._encoder = msgspec.msgpack.Encoder()
@@ -89,10 +100,45 @@ class ProcessChannel(Channel):
         _mark_sigterm(self._term)
         return process
 
+    def _take_over(self, predecessor: ProcessChannel) -> None:
+        told = [msgspec.structs.replace(m, restarted=True) if isinstance(m, msg.Open) else m for m in predecessor._told]
+        self.unsent = [*told, msg.Continue()]
+        self._window = predecessor._window
+        self._count = predecessor._count
+
     def send(self, message: msg.Message) -> None:
         if not self._greeted:
             self.unsent.append(message)
-            return
+        elif isinstance(message, (msg.Open, msg.Writer, msg.Source, msg.Continue)):
+            if not isinstance(message, msg.Continue):
+                self._told.append(message)
+            self._transmit(message)
+        else:
+            if isinstance(message, msg.Records):
+                self._count += len(message.records)
+            self._window.append((self._count, message))
+            if not self._continuing:
+                self._transmit(message)
+
+    def _continued(self, records: int) -> None:
+        """The relay has so many records of its predecessor's: send the rest."""
+        self._continuing = False
+        for end, message in self._window:
+            if isinstance(message, msg.Records):
+                missing = message.records[max(0, records - (end - len(message.records))) :]
+                if missing:
+                    self._transmit(msg.Records(missing))
+            else:
+                self._transmit(message)
+
+    def _acknowledged(self, records: int) -> None:
+        while self._window and (
+            self._window[0][0] < records
+            or (self._window[0][0] == records and isinstance(self._window[0][1], msg.Records))
+        ):
+            self._window.popleft()
+
+    def _transmit(self, message: msg.Message) -> None:
         data = self._encoder.encode(message)
         self._outgoing += FRAME.pack(len(data))
         self._outgoing += data
@@ -143,7 +189,13 @@ class ProcessChannel(Channel):
             if not self._greeted:
                 self._greet()
                 continue
-            self.on_reply(self._decoder.decode(frame))
+            reply = self._decoder.decode(frame)
+            if isinstance(reply, msg.Continued):
+                self._continued(reply.records)
+                continue
+            if isinstance(reply, msg.Counters):
+                self._acknowledged(reply.records)
+            self.on_reply(reply)
 
     def _greet(self) -> None:
         self._greeted = True
@@ -155,6 +207,8 @@ class ProcessChannel(Channel):
         if self._closing and self._process.poll() == 0:
             return
         self.release()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
         raise RelayDiedError(reason + self._last_words(), started=self._greeted)
 
     def _last_words(self) -> str:
@@ -194,22 +248,24 @@ class ProcessChannel(Channel):
 class RelayChannel(Channel):
     """The relay process, or what takes its place.
 
-    A relay that cannot be started is replaced by a thread in this process, with one line that says so.
+    A relay that cannot be started is replaced by a thread in this process. One that dies later is started once more,
+    and continues from its ledger. If that dies too, delivery is over; the data is in the event files.
 
     Args:
-        tell: takes the reason why there is no relay process.
+        tell: takes what the user should know of this.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
+        self._restarted = False
         self._now: Channel
         try:
             self._now = ProcessChannel()
         except RelayDiedError as error:
-            self._now = self._replace(error, [])
+            self._now = self._here(error, [])
 
-    def _replace(self, error: RelayDiedError, unsent: list[msg.Message]) -> Channel:
-        self._tell(str(error))
+    def _here(self, error: RelayDiedError, unsent: list[msg.Message]) -> Channel:
+        self._tell(f"the relay process cannot run here ({error}); the trackers are served from a thread instead")
         channel = ThreadChannel()
         channel.on_reply = lambda reply: self.on_reply(reply)
         for message in unsent:
@@ -221,9 +277,16 @@ class RelayChannel(Channel):
         try:
             what()
         except RelayDiedError as error:
-            if error.started or not isinstance(self._now, ProcessChannel):
+            dead = self._now
+            assert isinstance(dead, ProcessChannel)
+            if not error.started and not self._restarted:
+                self._now = self._here(error, dead.unsent)
+            elif not self._restarted:
+                self._restarted = True
+                self._tell(f"the relay process died ({error}); starting it again")
+                self._now = ProcessChannel(dead)
+            else:
                 raise
-            self._now = self._replace(error, self._now.unsent)
 
     def send(self, message: msg.Message) -> None:
         self._do(lambda: self._now.send(message))

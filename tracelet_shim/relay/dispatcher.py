@@ -6,17 +6,24 @@ It neither knows nor cares whether it lives in a process of its own or in a thre
 from __future__ import annotations
 
 import logging
+import os
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
+
+import msgspec
 
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
+from tracelet_shim.ledger import Index, Ledger, RunRow, state_directory
 from tracelet_shim.naming import WriterNames
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.worker import Worker
 
 __all__ = ["Relay"]
+
+_SAVE_SECONDS = 0.5
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -38,9 +45,16 @@ class Relay:
         self.workers: list[Worker] = []
         self._names = WriterNames()
         self._decoder = Decoder(self._names)
-        self._log = Log(self._decoder, 0)
+        self._log = Log(self._decoder)
+        self._session: msg.Open | None = None
+        self._ledger: Ledger | None = None
+        self._has_state = False
+        self._writers = 0
         self._flushes: list[tuple[int, int]] = []
         self._reported: tuple[object, ...] = ()
+        self._saved: tuple[object, ...] = ()
+        self._next_save = 0.0
+        self._status = ""
         self._deadline = 0.0
         self.closing = False
         self.closed = False
@@ -48,27 +62,37 @@ class Relay:
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
-            self._log.append(message.records)
+            try:
+                self._log.append(message.records)
+            except OSError as error:
+                self._trouble("index", f"cannot write the index of the session ({error}); events stay in memory")
         elif isinstance(message, msg.Source):
             self._decoder.add_source(message)
+            self._keep_state(lambda ledger, session: ledger.add_source(session, message))
         elif isinstance(message, msg.Writer):
             self._names(message.logdir)
+            number, self._writers = self._writers, self._writers + 1
+            self._keep_state(lambda ledger, session: ledger.add_writer(session, number, message.logdir))
         elif isinstance(message, msg.Flush):
             self._flushes.append((message.id, self._log.length))
             for worker in self.workers:
                 worker.request_flush(self._log.length)
         elif isinstance(message, msg.Open):
             self._open(message)
+        elif isinstance(message, msg.Continue):
+            self._continue()
         else:
             self._begin_close(message)
 
     def tick(self) -> None:
-        """Answer flushes that are done, report the counters if they changed, end when all workers have ended or the
-        deadline is over; to be called about ten times a second."""
+        """Answer flushes that are done, report and save the counters if they changed, end when all workers have ended or
+        the deadline is over; to be called about ten times a second."""
         while self._flushes and all(worker.has_flushed(self._flushes[0][1]) for worker in self.workers):
             self._report()
             self._reply(msg.Flushed(self._flushes.pop(0)[0]))
         self._report()
+        if time.monotonic() >= self._next_save:
+            self._save()
         if self.closing and not self.closed and not (self._alive() and time.monotonic() < self._deadline):
             self._end()
 
@@ -79,22 +103,98 @@ class Relay:
         return {worker.name: worker.state for worker in self.workers}
 
     def _open(self, message: msg.Open) -> None:
+        self._session = message
         self._names.root = message.root
         self._log.memory = message.memory
         for spec in message.backends:
             self.workers.append(Worker(spec, message.run, self._log, self._reply, self._objects.get(spec.name)))
+        if not message.restarted:
+            for worker in self.workers:
+                worker.start()
+
+    # -- state on disk ------------------------------------------------------------------------------------------------
+
+    def _keep_state(self, write: Callable[[Ledger, str], None]) -> None:
+        """Write to the ledger; it opens with the first log directory. Without one, delivery goes on all the same."""
+        assert self._session is not None
+        run = self._session.run
+        if not self._has_state and self._names.root is not None:
+            self._has_state = True
+            self._open_state(self._names.root, run.session)
+        if self._ledger is not None:
+            try:
+                write(self._ledger, run.session)
+            except sqlite3.Error as error:
+                self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
+
+    def _open_state(self, root: str, session: str) -> None:
+        assert self._session is not None
+        directory = state_directory(root, os.environ)
+        known = None
+        try:
+            self._ledger = Ledger(directory)
+            known = self._ledger.session(session)
+            self._ledger.begin(self._session.run, root)
+            index = Index(directory, session)
+        except (OSError, sqlite3.Error) as error:
+            self._trouble("ledger", f"no state can be kept in {directory} ({error}); a crashed run could not be continued")
+            self._ledger, index = None, Index(None, session)
+        if known is None or self._ledger is None:
+            self._log.open(index, 0)
+            return
+        self._log.open(index, known.events + max(0, index.length - known.records))
+        self._decoder.restore_trials(self._ledger.trials(session))
+        rows = {row.backend: row for row in self._ledger.runs(session)}
+        for worker in self.workers:
+            if worker.name in rows:
+                worker.restore(rows[worker.name])
+
+    def _continue(self) -> None:
+        """The messages that a predecessor had are here again: say how many records it had taken, and go on."""
+        self._reply(msg.Continued(self._log.length))
         for worker in self.workers:
             worker.start()
 
+    def _save(self) -> None:
+        self._next_save = time.monotonic() + _SAVE_SECONDS
+        if self._ledger is None or self._session is None:
+            return
+        rows = []
+        for worker in self.workers:
+            s = worker.state
+            run_id, url = (worker.opened.run_id, worker.opened.url) if worker.opened else (None, None)
+            rows.append(RunRow(worker.name, run_id, url, worker.cursor, s.delivered, s.failed, s.state, s.error))
+        now = (self._log.events, self._log.length, *rows)
+        session = self._session.run.session
+        try:
+            self._ledger.add_trials(session, self._decoder.new_trials())
+            self._ledger.set_aside(session, [row for worker in self.workers for row in worker.take_refused()])
+            if now != self._saved:
+                self._ledger.save(session, self._log.events, self._log.length, rows)
+                self._saved = now
+        except sqlite3.Error as error:
+            self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
+
+    # -- replies ------------------------------------------------------------------------------------------------------
+
+    def _trouble(self, kind: str, message: str) -> None:
+        logger.warning(message)
+        self._reply(msg.Trouble(None, kind, message))
+
     def _report(self) -> None:
         states = self.states()
-        now = tuple((s.state, s.delivered, s.pending, s.failed, s.error) for s in states.values())
+        now = (self._log.length, *((s.state, s.delivered, s.pending, s.failed, s.error) for s in states.values()))
         if now != self._reported:
             self._reported = now
-            self._reply(msg.Counters(states, self._log.spilled))
+            # A copy: the workers go on counting in the original.
+            copies = {name: msgspec.structs.replace(state) for name, state in states.items()}
+            self._reply(msg.Counters(copies, self._log.length, self._log.spilled))
+
+    # -- end ----------------------------------------------------------------------------------------------------------
 
     def _begin_close(self, message: msg.Close) -> None:
         self.closing = True
+        self._status = message.status
         self._deadline = time.monotonic() + message.deadline
         for worker in self.workers:
             worker.close(message.status, self._deadline)
@@ -106,6 +206,15 @@ class Relay:
         for worker in self.workers:
             if not worker.join():
                 logger.warning("%s missed the deadline", worker.name)
-        self._reply(msg.Closed(self.states()))
-        self._log.close()
+        self._save()
+        states = self.states()
+        everything = not any(state.pending for state in states.values())
+        if self._ledger is not None and self._session is not None:
+            try:
+                self._ledger.end(self._session.run.session, self._status)
+            except sqlite3.Error as error:
+                self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
+            self._ledger.close()
+        self._log.close(remove=everything)
+        self._reply(msg.Closed(states))
         self.closed = True

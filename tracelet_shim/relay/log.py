@@ -1,15 +1,13 @@
 """The session's records in order, shared by all trackers; each worker reads them from where it stands.
 
 Events are kept in memory once for all trackers, within a byte budget. What does not fit is forgotten and, when a slow
-tracker gets there, read again from the event file, which has it anyway. Only an index stays: which record of which file,
-with the exact value of a scalar (the file has float32): 24 bytes a record.
+tracker gets there, read again from the event file, which has it anyway; `tracelet_shim.ledger.Index` tells where.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from array import array
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -19,10 +17,10 @@ from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
 from tracelet_shim.eventfile import EventFileReader
+from tracelet_shim.ledger import Index
 
 __all__ = ["Entry", "Log"]
 
-_CHUNK = 4096
 _OVERHEAD = 700  # bytes that a small decoded event takes in memory beyond its payload, measured
 _MAX_READERS = 32
 
@@ -32,107 +30,103 @@ class Entry(NamedTuple):
 
     Attributes:
         number: 0 for the session's first record.
-        events: its events; empty for a record of TensorBoard's own book-keeping.
+        events: its events.
     """
 
     number: int
     events: tuple[ev.Event, ...]
 
 
-class _Chunk:
-    """The index of up to `_CHUNK` records that follow each other."""
-
-    __slots__ = ("hints", "position", "source", "value", "valued")
-
-    def __init__(self) -> None:
-        self.source = array("L")
-        self.position = array("Q")
-        self.value = array("d")
-        self.valued = bytearray()
-        self.hints: dict[int, msg.Hint] = {}
-
-
 class Log:
     """Append by one thread, read by many.
 
     Args:
-        decoder: decodes records that are read again.
+        decoder: decodes records, also those that are read again.
+
+    Attributes:
         memory: bytes that the kept events may take.
+        length: number of records so far.
+        events: number of events in them that backends count.
     """
 
-    def __init__(self, decoder: Decoder, memory: int) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self.memory = memory
+        self._decoding = threading.Lock()
+        self.memory: float = 0
         self._lock = threading.Lock()
         self._grown = threading.Condition(self._lock)
         self._kept: deque[tuple[Entry, int]] = deque()
         self._kept_bytes = 0
-        self._chunks: deque[_Chunk] = deque()
-        self._first_chunk = 0  # number of the chunk at the left end of _chunks
+        self._index: Index | None = None
         self.length = 0
         self.events = 0
         self._readers: dict[int, EventFileReader] = {}
-        self._reading = threading.Lock()
-        self._cursors: dict[str, Callable[[], int]] = {}
+        self._cursors: list[Callable[[], int]] = []
 
-    def add_cursor(self, name: str, position: Callable[[], int]) -> None:
+    def open(self, index: Index, events: int) -> None:
+        """Continue behind what the index has already.
+
+        Args:
+            index: the session's.
+            events: the number of events in its records, as far as it is known.
+        """
+        self._index = index
+        self.length = index.length
+        self.events = events
+
+    def add_cursor(self, position: Callable[[], int]) -> None:
         """Register a reader; what all readers have passed is forgotten."""
-        self._cursors[name] = position
+        self._cursors.append(position)
 
     def append(self, records: list[msg.Record]) -> None:
         """Decode records and keep them.
 
-        Sets `length`, the number of records so far, and `events`, the number of events in them that backends count.
+        Raises:
+            OSError: the index cannot be written. The records are kept in memory, whatever the budget says.
         """
-        decoded = [
-            (record, tuple(self._decoder.decode(record)) if record.data is not None or _is_whole(record) else None)
-            for record in records
-        ]
+        with self._decoding:
+            decoded = [
+                tuple(self._decoder.decode(record)) if record.data is not None or _is_whole(record) else None
+                for record in records
+            ]
+        try:
+            if self._index is not None:
+                self._index.append(records)
+        except OSError:
+            self._index = None
+            self.memory = float("inf")
+            raise
+        finally:
+            self._keep(records, decoded)
+
+    def _keep(self, records: list[msg.Record], decoded: list[tuple[ev.Event, ...] | None]) -> None:
         with self._grown:
-            for record, events in decoded:
-                self._index(record)
+            for record, events in zip(records, decoded, strict=True):
                 number = self.length
                 self.length += 1
-                self.events += sum(not isinstance(e, ev.Marker) for e in events) if events is not None else _expected(record)
                 if events is None:
-                    self._forget_all()  # order: what is older must not be kept in front of a gap
+                    self.events += 0 if isinstance(record.hint, msg.Nested) else 1
+                    self._kept.clear()  # what is kept has no gaps: the older records are read from the files too
+                    self._kept_bytes = 0
                     continue
+                self.events += sum(not isinstance(event, ev.Marker) for event in events)
                 size = _OVERHEAD * max(len(events), 1) + sum(_size(event) for event in events)
                 self._kept.append((Entry(number, events), size))
                 self._kept_bytes += size
-            self._trim()
+            slowest = self._slowest()
+            while self._kept and (self._kept[0][0].number < slowest or self._kept_bytes > self.memory):
+                self._kept_bytes -= self._kept.popleft()[1]
             self._grown.notify_all()
 
-    def _index(self, record: msg.Record) -> None:
-        if not self._chunks or len(self._chunks[-1].source) == _CHUNK:
-            self._chunks.append(_Chunk())
-        chunk = self._chunks[-1]
-        if record.hint is not None:
-            chunk.hints[len(chunk.source)] = record.hint
-        chunk.source.append(record.source)
-        chunk.position.append(record.position)
-        chunk.value.append(record.value if record.value is not None else 0.0)
-        chunk.valued.append(record.value is not None)
-
-    def _forget_all(self) -> None:
-        self._kept.clear()
-        self._kept_bytes = 0
-
-    def _trim(self) -> None:
-        slowest = min((position() for position in self._cursors.values()), default=self.length)
-        while self._kept and (self._kept[0][0].number < slowest or self._kept_bytes > self.memory):
-            self._kept_bytes -= self._kept.popleft()[1]
-        while self._chunks and (self._first_chunk + 1) * _CHUNK <= min(slowest, self.length):
-            self._chunks.popleft()
-            self._first_chunk += 1
+    def _slowest(self) -> int:
+        return min((position() for position in self._cursors), default=self.length)
 
     @property
     def spilled(self) -> bool:
         """True if some reader will have to go to the event files."""
-        slowest = min((position() for position in self._cursors.values()), default=self.length)
         with self._lock:
             first = self._kept[0][0].number if self._kept else self.length
-        return slowest < first
+        return self._slowest() < first
 
     def wait(self, number: int, timeout: float) -> bool:
         """Wait until there is a record `number`; return whether there is."""
@@ -149,27 +143,20 @@ class Log:
         with self._lock:
             first = self._kept[0][0].number if self._kept else self.length
             if number >= first:
-                start = number - first
-                return [entry for entry, _ in islice(self._kept, start, start + limit)]
-            until = min(first, number + limit)
-            wanted = [self._record(n) for n in range(number, until)]
-        return self._read_again(number, wanted)
+                return [entry for entry, _ in islice(self._kept, number - first, number - first + limit)]
+        return self._read_again(number, min(first, number + limit))
 
-    def _record(self, number: int) -> msg.Record:
-        chunk = self._chunks[number // _CHUNK - self._first_chunk]
-        i = number % _CHUNK
-        value = chunk.value[i] if chunk.valued[i] else None
-        return msg.Record(chunk.source[i], chunk.position[i], None, value, chunk.hints.get(i))
-
-    def _read_again(self, number: int, wanted: list[msg.Record]) -> list[Entry]:
+    def _read_again(self, start: int, stop: int) -> list[Entry]:
         entries: list[Entry] = []
-        with self._reading:
-            for record in wanted:
+        if self._index is None:
+            return entries
+        with self._decoding:
+            for number, record in enumerate(self._index.read(start, stop), start):
                 if not _is_whole(record):
                     record.data = self._from_file(record)
                     if record.data is None:
                         break
-                entries.append(Entry(number + len(entries), tuple(self._decoder.decode(record))))
+                entries.append(Entry(number, tuple(self._decoder.decode(record))))
         return entries
 
     def _from_file(self, record: msg.Record) -> bytes | None:
@@ -184,21 +171,20 @@ class Log:
         except OSError:
             return None
 
-    def close(self) -> None:
-        with self._reading:
+    def close(self, *, remove: bool) -> None:
+        """Let go of the files; `remove` the index if nothing is left to deliver."""
+        with self._decoding:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
+            if self._index is not None:
+                self._index.close(remove=remove)
+                self._index = None
 
 
 def _is_whole(record: msg.Record) -> bool:
     """True if the record needs no proto."""
     return isinstance(record.hint, msg.Embedded)
-
-
-def _expected(record: msg.Record) -> int:
-    """The number of events of a record that is only in its file yet: one, as a rule."""
-    return 0 if isinstance(record.hint, msg.Nested) else 1
 
 
 def _size(event: ev.Event) -> int:

@@ -8,12 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
+
+import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.ledger import RunRow
 from tracelet_shim.relay.log import Log
 
 __all__ = ["Worker"]
@@ -42,8 +46,10 @@ class Worker:
         self.state = msg.BackendState()
         self.backend = backend
         self.cursor = 0
+        self.opened: msg.Opened | None = None
+        self._refused: list[tuple[Any, ...]] = []
         self._spec = spec
-        self._run = run
+        self._run = msgspec.structs.replace(run, resume=spec.resume) if spec.resume else run
         self._log = log
         self._reply = reply
         self._flush_to = -1
@@ -53,10 +59,22 @@ class Worker:
         self._deadline = self._drain_until = float("inf")
         self._status = "finished"
         self._thread = threading.Thread(target=self._main, name=f"tracelet-{spec.name}", daemon=True)
-        log.add_cursor(spec.name, lambda: self.cursor)
+        log.add_cursor(lambda: self.cursor)
 
     def start(self) -> None:
         self._thread.start()
+
+    def restore(self, row: RunRow) -> None:
+        """Before `start`: go on where an earlier worker of this session stopped, in the run that it had opened."""
+        self.cursor = row.cursor
+        self.state.delivered, self.state.failed = row.delivered, row.failed
+        if row.run_id is not None:
+            self._run = msgspec.structs.replace(self._run, resume=row.run_id)
+
+    def take_refused(self) -> list[tuple[Any, ...]]:
+        """Return the events set aside since the last time, for the ledger."""
+        refused, self._refused = self._refused, []
+        return refused
 
     # -- called from the dispatcher's thread --------------------------------------------------------------------------
 
@@ -128,7 +146,8 @@ class Worker:
                 continue
             self.state.state = "open"
             self.state.error = None
-            self._reply(msg.Opened(self.name, opened.run_id, opened.url))
+            self.opened = msg.Opened(self.name, opened.run_id, opened.url)
+            self._reply(self.opened)
             return True
         return False
 
@@ -237,6 +256,10 @@ class Worker:
         self.state.failed += 1
         message = f"{event.kind} {event.path[:80]!r} at step {event.step} was refused: {_text(error)}"
         self.state.error = message
+        at = event.record
+        self._refused.append(
+            (self.name, at.file, at.position, event.kind, event.path[:1000], event.step, _text(error), time.time())
+        )
         self._reply(msg.Trouble(self.name, f"refused-{event.kind}", message))
 
     def _pause(self, attempt: int) -> bool:

@@ -1,0 +1,259 @@
+"""What was delivered where: kept on disk, so that a relay that dies, or a job that is killed, can be continued.
+
+In the state directory (``.tracelet`` in the session's root directory, or ``TRACELET_STATE_DIR``) stand
+
+    ledger.db            SQLite: sessions, event files, runs by tracker and how far each tracker is, events set aside
+    <session>.index      one entry of 28 bytes a record: which record of which file, and a scalar's exact float64
+    <session>.hints      what calls knew that their protos lost (`tracelet_shim.bus.messages.Hint`), msgpack
+
+The data itself stays where it is, in the event files. Options and credentials are never written here. The index and
+the hints of a session are removed when everything has been delivered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tracelet_shim.backends.base import RunInfo
+from tracelet_shim.bus import messages as msg
+
+__all__ = ["Index", "Ledger", "RunRow", "SessionRow", "state_directory"]
+
+_ENTRY = struct.Struct("<IQdQ")
+_VALUED = 1 << 31
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY, started REAL, ended REAL, status TEXT, root TEXT, project TEXT, exp_name TEXT, run_id TEXT,
+    script TEXT, cwd TEXT, host TEXT, pid INTEGER, events INTEGER DEFAULT 0, records INTEGER DEFAULT 0);
+CREATE TABLE IF NOT EXISTS sources (
+    session TEXT, id INTEGER, path TEXT, logdir TEXT, parent TEXT, PRIMARY KEY (session, id));
+CREATE TABLE IF NOT EXISTS writers (session TEXT, number INTEGER, logdir TEXT, PRIMARY KEY (session, number));
+CREATE TABLE IF NOT EXISTS runs (
+    session TEXT, backend TEXT, run_id TEXT, url TEXT, cursor INTEGER DEFAULT 0, delivered INTEGER DEFAULT 0,
+    failed INTEGER DEFAULT 0, state TEXT, error TEXT, PRIMARY KEY (session, backend));
+CREATE TABLE IF NOT EXISTS trials (
+    session TEXT, source INTEGER, position INTEGER, trial TEXT, params TEXT, PRIMARY KEY (session, source, position));
+CREATE TABLE IF NOT EXISTS set_aside (
+    session TEXT, backend TEXT, path TEXT, position INTEGER, kind TEXT, tag TEXT, step INTEGER, message TEXT, at REAL);
+"""
+
+
+def state_directory(root: str, environment: Mapping[str, str]) -> Path:
+    """Return where a session with this root keeps its state."""
+    named = environment.get("TRACELET_STATE_DIR")
+    if named:
+        return Path(named).absolute()
+    if "://" in root:
+        base = environment.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+        return Path(base, "tracelet-shim")
+    return Path(root, ".tracelet")
+
+
+class SessionRow(NamedTuple):
+    """A session as the ledger has it. Times are seconds since the epoch; `ended` and `status` are None while it runs or
+    if it was cut off."""
+
+    id: str
+    started: float
+    ended: float | None
+    status: str | None
+    root: str
+    project: str | None
+    exp_name: str | None
+    run_id: str | None
+    script: str | None
+    cwd: str
+    host: str
+    pid: int
+    events: int
+    records: int
+
+
+class RunRow(NamedTuple):
+    """How far one tracker is. `cursor` is the number of records, from the session's first, that it is done with."""
+
+    backend: str
+    run_id: str | None
+    url: str | None
+    cursor: int
+    delivered: int
+    failed: int
+    state: str
+    error: str | None
+
+
+class Ledger:
+    """The SQLite file. Used from one thread.
+
+    Args:
+        directory: the state directory; made if it is missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._db = sqlite3.connect(directory / "ledger.db", timeout=5.0, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def begin(self, run: RunInfo, root: str) -> None:
+        """Enter a session; one that is there already (its relay was restarted) stays."""
+        p = run.program
+        self._db.execute(
+            "INSERT OR IGNORE INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?)",
+            (run.session, run.started, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid),
+        )
+
+    def end(self, session: str, status: str) -> None:
+        self._db.execute("UPDATE sessions SET ended = ?, status = ? WHERE id = ?", (time.time(), status, session))
+
+    def add_source(self, session: str, source: msg.Source) -> None:
+        row = (session, source.id, source.path, source.logdir, source.parent)
+        self._db.execute("INSERT OR REPLACE INTO sources VALUES (?,?,?,?,?)", row)
+
+    def add_writer(self, session: str, number: int, logdir: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO writers VALUES (?,?,?)", (session, number, logdir))
+
+    def add_trials(self, session: str, trials: Iterable[tuple[int, int, str | None, dict[str, Any]]]) -> None:
+        """Keep which hparams are the run's own and which a trial's: (source, position, trial, params)."""
+        rows = [(session, source, position, trial, json.dumps(params)) for source, position, trial, params in trials]
+        self._db.executemany("INSERT OR REPLACE INTO trials VALUES (?,?,?,?,?)", rows)
+
+    def trials(self, session: str) -> list[tuple[int, int, str | None, dict[str, Any]]]:
+        rows = self._db.execute(
+            "SELECT source, position, trial, params FROM trials WHERE session = ? ORDER BY rowid", (session,)
+        )
+        return [(source, position, trial, json.loads(params)) for source, position, trial, params in rows]
+
+    def save(self, session: str, events: int, records: int, runs: Iterable[RunRow]) -> None:
+        """Write where everything stands, in one transaction."""
+        with self._transaction():
+            self._db.execute("UPDATE sessions SET events = ?, records = ? WHERE id = ?", (events, records, session))
+            self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?)", [(session, *run) for run in runs])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Any:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def set_aside(self, session: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Keep events that a tracker refused: (backend, file, position, kind, tag, step, message, time)."""
+        self._db.executemany("INSERT INTO set_aside VALUES (?,?,?,?,?,?,?,?,?)", [(session, *row) for row in rows])
+
+    def session(self, session: str) -> SessionRow | None:
+        columns = ", ".join(SessionRow._fields)
+        row = self._db.execute(f"SELECT {columns} FROM sessions WHERE id = ?", (session,)).fetchone()  # noqa: S608 - our names
+        return SessionRow(*row) if row else None
+
+    def sessions(self) -> list[SessionRow]:
+        """Return all sessions, the latest first."""
+        columns = ", ".join(SessionRow._fields)
+        return [SessionRow(*row) for row in self._db.execute(f"SELECT {columns} FROM sessions ORDER BY started DESC")]  # noqa: S608
+
+    def runs(self, session: str) -> list[RunRow]:
+        columns = ", ".join(RunRow._fields)
+        rows = self._db.execute(f"SELECT {columns} FROM runs WHERE session = ? ORDER BY backend", (session,))  # noqa: S608
+        return [RunRow(*row) for row in rows]
+
+    def sources(self, session: str) -> list[msg.Source]:
+        rows = self._db.execute("SELECT id, path, logdir, parent FROM sources WHERE session = ? ORDER BY id", (session,))
+        return [msg.Source(*row) for row in rows]
+
+    def writers(self, session: str) -> list[str]:
+        rows = self._db.execute("SELECT logdir FROM writers WHERE session = ? ORDER BY number", (session,))
+        return [logdir for (logdir,) in rows]
+
+    def refused(self, session: str) -> list[tuple[str, str, int, str, str, int, str]]:
+        """Return the events set aside: (backend, file, position, kind, tag, step, message)."""
+        query = "SELECT backend, path, position, kind, tag, step, message FROM set_aside WHERE session = ? ORDER BY at"
+        return list(self._db.execute(query, (session,)))
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class Index:
+    """Which records a session has, in order; appended by one thread, read by many.
+
+    Args:
+        directory: the state directory; None keeps the files in a temporary place, for a session without one.
+        session: the session's id.
+    """
+
+    def __init__(self, directory: Path | None, session: str) -> None:
+        self._paths: tuple[Path, ...] = ()
+        if directory is None:
+            self._entries: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115 - closed by close()
+            self._hints: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115
+        else:
+            self._paths = (directory / f"{session}.index", directory / f"{session}.hints")
+            self._entries, self._hints = (open(path, "a+b", buffering=0) for path in self._paths)  # noqa: SIM115
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[msg.Hint] = msgspec.msgpack.Decoder(msg.Hint)
+        self._hints_end = self._hints.seek(0, os.SEEK_END)
+        end = self._entries.seek(0, os.SEEK_END)
+        self.length = end // _ENTRY.size
+        if end % _ENTRY.size:  # cut off in the middle of an entry
+            self._entries.truncate(self.length * _ENTRY.size)
+
+    def append(self, records: list[msg.Record]) -> None:
+        """Add records; written to the files at once."""
+        entries, hints = bytearray(), bytearray()
+        for record in records:
+            at = 0
+            if record.hint is not None:
+                data = self._encoder.encode(record.hint)
+                at = self._hints_end + len(hints) + 1
+                hints += len(data).to_bytes(4, "little") + data
+            valued = _VALUED if record.value is not None else 0
+            entries += _ENTRY.pack(record.source | valued, record.position, record.value or 0.0, at)
+        if hints:
+            _write_all(self._hints, hints)
+            self._hints_end += len(hints)
+        _write_all(self._entries, entries)
+        self.length += len(records)
+
+    def read(self, start: int, stop: int) -> list[msg.Record]:
+        """Return the records from number `start` to before `stop`, without their data."""
+        data = os.pread(self._entries.fileno(), (stop - start) * _ENTRY.size, start * _ENTRY.size)
+        found = []
+        for source, position, value, at in _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size]):
+            number = value if source & _VALUED else None
+            found.append(msg.Record(source & ~_VALUED, position, None, number, self._hint(at) if at else None))
+        return found
+
+    def _hint(self, at: int) -> msg.Hint:
+        fd = self._hints.fileno()
+        length = int.from_bytes(os.pread(fd, 4, at - 1), "little")
+        return self._decoder.decode(os.pread(fd, length, at + 3))
+
+    def close(self, *, remove: bool) -> None:
+        """Close the files; remove them if nothing is left to deliver."""
+        self._entries.close()
+        self._hints.close()
+        if remove:
+            for path in self._paths:
+                path.unlink(missing_ok=True)
+
+
+def _write_all(file: Any, data: bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
