@@ -96,7 +96,7 @@ class Decoder:
 
         if what == "summary":
             values = event.summary.value
-            if len(values) > 1 and any(v.metadata.plugin_data.plugin_name == "mesh" for v in values):
+            if any(v.metadata.plugin_data.plugin_name == "mesh" for v in values):
                 yield from _meshes(values, base)
                 return
             for index, value in enumerate(values):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import sqlite3
 import wave
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +55,20 @@ class AimReader(Reader):
     def extra(self) -> dict[str, Any]:
         return self.run["tracelet"]
 
+    @cached_property
+    def props(self) -> dict[str, Any]:
+        """Name, description, experiment and tags, from the database: SQLAlchemy's session may show an older state."""
+        with closing(sqlite3.connect(self.directory / ".aim" / "run_metadata.sqlite")) as db:
+            db.row_factory = sqlite3.Row
+            (row,) = db.execute(
+                "select run.id, run.name, run.description, e.name as experiment from run "
+                "left join experiment e on e.id = run.experiment_id where run.hash = ?", (self.run.hash,)
+            ).fetchall()  # fmt: skip
+            tags = db.execute(
+                "select t.name from tag t join run_tag r on r.tag_id = t.id where r.run_id = ?", (row["id"],)
+            )
+            return {**dict(row), "tags": {tag for (tag,) in tags}}
+
     def run_ids(self) -> list[str]:
         return [r.hash for r in self.runs if r.get("parent") is None]
 
@@ -63,15 +79,16 @@ class AimReader(Reader):
 
     # -- sequences --------------------------------------------------------------------------------------------------
 
-    def records(self, form: str, writer: str, tag: str, run: Any = None, **context: str) -> list[Record]:
+    def records(self, form: str, writer: str, tag: str, run: Any = None, **more: str) -> list[Record]:
         """Return the points of Aim's sequence type `form` with this name and context, repeats of a step behind it."""
         run = run or self.run
-        wanted = {**({"writer": writer} if writer else {}), **context}
+        wanted = {**({"writer": writer} if writer else {}), **more}
         found = []
         for info in run.collect_sequence_info((form,), skip_last_value=True)[form]:
             where = dict(info["context"])
             repeat = where.pop("repeat", 0)
-            if {k: v if k == "type" else self.whole(v) for k, v in where.items()} == wanted and self.whole(info["name"]) == tag:
+            context = {k: v if k == "type" else self.whole(v) for k, v in where.items()}
+            if context == wanted and self.whole(info["name"]) == tag:
                 for step, epoch, record in self.points(run, info["name"], info["context"]):
                     late = repeat == "more"
                     order = (epoch, 1_000, step) if late else (step, repeat, 0)
@@ -80,7 +97,7 @@ class AimReader(Reader):
 
     @staticmethod
     def points(run: Any, name: str, context: dict[str, Any]) -> list[tuple[int, int, Record]]:
-        """Return (step, epoch, record): the columns as Aim stores them, since its own methods cut an epoch to float64."""
+        """Return (step, epoch, record): the columns as they are stored; Aim's methods cut an epoch to float64."""
         from aim.storage.context import Context
 
         idx = Context(context).idx
@@ -100,10 +117,11 @@ class AimReader(Reader):
         return [(r.step, r.value.ranges, r.value.weights) for r in records]
 
     def exact_histograms(self, writer: str, tag: str) -> list[dict[str, Any]]:
-        stored = [r.value.storage["tensorboard"] for r in self.records("distributions", writer, tag, type="histogram")]
-        return [
-            {k: v if isinstance(v, float) else np.frombuffer(v.load(), "<f8").tolist() for k, v in s.items()} for s in stored
-        ]
+        def value(stored: Any) -> Any:
+            return stored if isinstance(stored, float) else tuple(np.frombuffer(stored.load(), "<f8").tolist())
+
+        records = self.records("distributions", writer, tag, type="histogram")
+        return [{k: value(v) for k, v in r.value.storage["tensorboard"].items()} for r in records]
 
     def images(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
         return [(r.step, np.asarray(r.value.to_pil_image())) for r in self.records("images", writer, tag, type="image")]
@@ -179,8 +197,8 @@ class AimReader(Reader):
         return [{node.name for node in graph_pb2.GraphDef.FromString(data).node} for _, data in files]
 
     def custom_scalars(self, writer: str = "") -> list[dict[str, Any]]:
-        tag = "custom_scalars__config__"
-        return [json.loads(data) for _, data in self.files("custom_scalars", f"{writer}/{tag}" if writer else tag, ".json")]
+        path = f"{writer}/custom_scalars__config__" if writer else "custom_scalars__config__"
+        return [json.loads(data) for _, data in self.files("custom_scalars", path, ".json")]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -200,19 +218,16 @@ class AimReader(Reader):
     def status(self) -> str:
         status = self.run["status"]
         assert self.run.active == (status == "running")
-        assert [t for t in ("failed", "killed") if t in self.run.tags] == [s for s in ("failed", "killed") if s == status]
+        assert {"failed", "killed"} & self.props["tags"] == {status} - {"finished", "running"}
         return status
 
     def about(self) -> dict[str, Any]:
-        run = self.run
         tags = {plain(k): v for k, v in self.extra.get("tags", {}).items()}
-        assert {f"{k}={v}" if v else k for k, v in tags.items()} <= set(run.tags)
+        assert {f"{k}={v}" if v else k for k, v in tags.items()} <= self.props["tags"]
         return {
-            "project": run.experiment,
-            "exp_name": run.name,
+            "project": self.props["experiment"],
+            "exp_name": self.props["name"],
             "tags": tags,
-            "notes": run.description,
+            "notes": self.props["description"],
             "run_id": self.extra.get("run_id"),
         }
-
-

@@ -29,7 +29,8 @@ def original(mapped: str) -> str:
 
 
 def _path(writer: str, tag: str, series: str | None = None) -> str:
-    return "/".join(part for part in (writer, tag, series) if part is not None and (part or part is not writer))
+    path = f"{writer}/{tag}" if writer else tag
+    return path if series is None else f"{path}/{series}"
 
 
 def _by_step(found: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
@@ -57,8 +58,9 @@ class MLflowReader(Reader):
             connection.close()
 
     def run_ids(self) -> list[str]:
-        child = "SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId'"
-        return [row[0] for row in self.query(f"SELECT run_uuid FROM runs WHERE run_uuid NOT IN ({child}) ORDER BY rowid")]
+        children = "SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId'"
+        rows = self.query(f"SELECT run_uuid FROM runs WHERE run_uuid NOT IN ({children}) ORDER BY rowid")
+        return [run for (run,) in rows]
 
     @property
     def run(self) -> str:
@@ -72,28 +74,31 @@ class MLflowReader(Reader):
 
     def params_of(self, run: str) -> dict[str, str]:
         rows = self.query("SELECT key, value FROM params WHERE run_uuid = ?", run)
-        return {self.named(key, run): value for key, value in rows}
+        return {self.named(key): value for key, value in rows}
 
-    def infinite(self, run: str) -> dict[tuple[str, int, int], float]:
-        """Return (key, step, timestamp) -> the infinity that MLflow could not store."""
+    def infinite(self, run: str) -> dict[tuple[str, int, int, float], float]:
+        """Return (key, step, timestamp, stored value) -> the infinity that MLflow could not store."""
         listed = self.artifacts(run).glob("infinite_values/*.json")
         rows = [row for file in listed for row in json.loads(file.read_text())]
-        return {(row["key"], row["step"], row["timestamp"]): float(row["value"]) for row in rows}
+        stored = {"inf": 1.7976931348623157e308, "-inf": -1.7976931348623157e308}
+        return {
+            (row["key"], row["step"], row["timestamp"], stored[row["value"]]): float(row["value"]) for row in rows
+        }
 
     def points(self, run: str, name: str) -> list[Point]:
         sql = "SELECT key, value, is_nan, timestamp, step FROM metrics WHERE run_uuid = ? ORDER BY rowid"
         infinite = self.infinite(run)
         return [
-            Point(step, infinite.get((key, step, when), math.nan if is_nan else value), when / 1000)
+            Point(step, infinite.get((key, step, when, value), math.nan if is_nan else value), when / 1000)
             for key, value, is_nan, when, step in self.query(sql, run)
-            if self.named(key, run) == name
+            if self.named(key) == name
         ]
 
     def latest(self, run: str) -> dict[str, float]:
         sql = "SELECT key, value, is_nan, timestamp, step FROM latest_metrics WHERE run_uuid = ?"
         infinite = self.infinite(run)
         return {
-            self.named(key, run): infinite.get((key, step, when), math.nan if is_nan else value)
+            self.named(key): infinite.get((key, step, when, value), math.nan if is_nan else value)
             for key, value, is_nan, when, step in self.query(sql, run)
         }
 
@@ -104,12 +109,12 @@ class MLflowReader(Reader):
         parts = urlsplit(uri)
         return Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)
 
-    def named(self, key: str, run: str | None = None) -> str:
+    def named(self, key: str) -> str:
         """Return the user's name for a key; a key that was cut has its name in a file."""
-        told = self.artifacts(run) / "shortened_names" / f"{key[-16:]}.json"
-        if not told.exists():
-            told = self.artifacts() / "shortened_names" / f"{key[-16:]}.json"
-        return json.loads(told.read_text())["name"] if re.search(r"_h[0-9a-f]{16}$", key) and told.exists() else original(key)
+        if not re.search(r"_h[0-9a-f]{16}$", key):
+            return original(key)
+        told = self.artifacts() / "shortened_names" / f"{key[-16:]}.json"
+        return json.loads(told.read_text())["name"] if told.exists() else original(key)
 
     def files(self, folder: str, name: str, *suffixes: str) -> Iterator[tuple[int, Path]]:
         """Yield (step, file) of the artifacts of one tag, in the order in which they were written."""
@@ -223,7 +228,7 @@ class MLflowReader(Reader):
         return str(status).lower()
 
     def about(self) -> dict[str, Any]:
-        sql = "SELECT e.name, r.name FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id WHERE run_uuid = ?"
+        sql = "SELECT e.name, r.name FROM runs r JOIN experiments e USING (experiment_id) WHERE run_uuid = ?"
         ((project, name),) = self.query(sql, self.run)
         tags = self.tags()
         run_id = tags.get("tracelet.run_id")

@@ -18,6 +18,9 @@ from PIL import Image, ImageSequence
 
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
+_OWN = {"_timestamp", "_runtime", "_step", "_wandb", "global_step"}
+"""W&B's own columns of a row, and the x axis."""
+
 
 def _log_records(path: Path) -> Iterator[Any]:
     """Yield the records of a log up to its end, or to where a killed process left off."""
@@ -58,6 +61,7 @@ class _Run:
         self.rows: list[tuple[dict[str, Any], Path]] = []
         self.metrics: list[Any] = []
         self.environment: dict[str, Any] = {}
+        self.uploads: set[str] = set()
         self.record: Any = None
         self.exit_code: int | None = None
         self.folders = [log.parent / "files" for log in logs]
@@ -69,8 +73,9 @@ class _Run:
             names = log.parent / "files" / "names.json"
             if names.exists():
                 self.names |= json.loads(names.read_text())
-        self.about: dict[str, Any] = self.config.pop("tracelet", {})
-        self.config.pop("_wandb", None)
+        about = [key for key in self.config if key.startswith("tracelet/")]
+        self.about: dict[str, Any] = {key[len("tracelet/") :]: self.config.pop(key) for key in about}
+        self.charts: dict[str, Any] = self.config.pop("_wandb", {}).get("visualize", {})
 
     def _take(self, record: Any, folder: Path) -> None:
         kind = record.WhichOneof("record_type")
@@ -85,6 +90,8 @@ class _Run:
             row: dict[str, Any] = {}
             self._merge(row, record.history.item)
             self.rows.append((row, folder))
+        elif kind == "files":
+            self.uploads |= {file.path for file in record.files.files}
         elif kind == "metric":
             self.metrics.append(record.metric)
         elif kind == "environment":
@@ -107,6 +114,10 @@ class _Run:
 class WandbReader(Reader):
     backend = "wandb"
 
+    def __init__(self, directory: Path, run_id: str | None = None) -> None:
+        super().__init__(directory, run_id)
+        self._read: tuple[Any, dict[str, _Run]] = (None, {})
+
     @classmethod
     def environment(cls, directory: Path) -> dict[str, str]:
         directory.mkdir(parents=True, exist_ok=True)
@@ -124,7 +135,10 @@ class WandbReader(Reader):
         for log in sorted(self.directory.glob("wandb/*run-*/run-*.wandb")):
             if not log.parent.is_symlink():
                 logs.setdefault(log.name[len("run-") : -len(".wandb")], []).append(log)
-        return {run_id: _Run(segments) for run_id, segments in logs.items()}
+        state = [(log, log.stat().st_size) for segments in logs.values() for log in segments]
+        if self._read[0] != state:
+            self._read = (state, {run_id: _Run(segments) for run_id, segments in logs.items()})
+        return self._read[1]
 
     def run(self) -> _Run:
         return self.runs()[self.run_id or self._only()]
@@ -144,7 +158,7 @@ class WandbReader(Reader):
         for row, folder in run.rows:
             for key, value in row.items():
                 plain = key.removesuffix(f" ({kind})")
-                if _path_of(plain, run.names) == path:
+                if key not in _OWN and _path_of(plain, run.names) == path:
                     yield row, value, folder
 
     def media(self, writer: str, tag: str, kind: str, *types: str) -> Iterator[tuple[int, dict[str, Any], Path]]:
@@ -153,12 +167,11 @@ class WandbReader(Reader):
                 yield row["global_step"], value, folder
 
     def attached(self, kind: str, path: str, suffix: str) -> list[tuple[int, Path]]:
-        found = []
-        for folder in self.run().folders:
-            for file in (folder / kind).rglob("step=*" + suffix):
-                if _path_of(file.parent.relative_to(folder / kind).as_posix(), {}) == path:
-                    found.append((file.stat().st_mtime_ns, int(file.name[len("step=") :].split("_")[0]), file))
-        return [(step, file) for _, step, file in sorted(found)]
+        folders = [folder / kind for folder in self.run().folders]
+        files = [(folder, file) for folder in folders for file in folder.rglob("step=*" + suffix)]
+        mine = [file for folder, file in files if _path_of(file.parent.relative_to(folder).as_posix(), {}) == path]
+        mine.sort(key=lambda file: file.stat().st_mtime_ns)
+        return [(int(file.name[len("step=") :].split("_")[0]), file) for file in mine]
 
     @staticmethod
     def path(writer: str, tag: str) -> str:
@@ -221,11 +234,11 @@ class WandbReader(Reader):
         return result
 
     def meshes(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray | None, NDArray | None]]:
-        result = []
-        for step, value, folder in self.media(writer, tag, "mesh", "object3D-file", "object3D"):
-            for item in value.get("objects", [value]):
-                result.append((step, *self._mesh(folder / item["path"])))
-        return result
+        return [
+            (step, *self._mesh(folder / item["path"]))
+            for step, value, folder in self.media(writer, tag, "mesh", "object3D-file", "object3D")
+            for item in value.get("objects", [value])
+        ]
 
     @staticmethod
     def _mesh(path: Path) -> tuple[NDArray, NDArray | None, NDArray | None]:
@@ -277,8 +290,7 @@ class WandbReader(Reader):
 
     @staticmethod
     def _metrics(run: _Run) -> dict[str, float]:
-        own = ("_timestamp", "_runtime", "_step", "_wandb", "global_step")
-        numbers = {k: v for k, v in run.summary.items() if k not in own and isinstance(v, (int, float))}
+        numbers = {k: v for k, v in run.summary.items() if k not in _OWN and isinstance(v, (int, float))}
         return {_path_of(key, run.names): value for key, value in numbers.items()}
 
     def trials(self) -> list[Trial]:
@@ -295,6 +307,6 @@ class WandbReader(Reader):
         record = run.record
         stored = {
             "project": record.project, "exp_name": record.display_name, "notes": record.notes, "run_id": record.run_id,
-            "tags": {tag: "" for tag in record.tags},
+            "tags": dict.fromkeys(record.tags, ""),
         }  # fmt: skip
         return stored | {key: run.about[key] for key in stored if key in run.about}

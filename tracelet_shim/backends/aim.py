@@ -33,7 +33,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +49,7 @@ __all__ = ["AimBackend"]
 
 _REPEATS = 8
 _BINS = 512  # aim.Distribution documents no more
+_SERVER_SECONDS = 20
 _FIGURE_POINTS = 5_000  # of an embedding; a browser draws no more at ease
 _FIGURE_VERTICES = 200_000
 _SURROGATES = "[\ud800-\udfff]"  # the only characters that Aim cannot store: it encodes to UTF-8
@@ -91,11 +93,12 @@ class AimBackend(Backend):
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
         self._names = Names(_SURROGATES, 1000)
-        self._noted = 0
+        self._noted: dict[int, int] = {}
         self._run: Any = None
         self._repo: Any = None
         self._trial: tuple[str, Any] | None = None
         self._indexed = -math.inf
+        self._finalizers: list[Any] = []
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -103,7 +106,7 @@ class AimBackend(Backend):
         try:
             return self._open(run)
         except BaseException:  # a half opened run must not keep its lock from the next attempt
-            if self._run is not None:
+            if self._run is not None and not self._repo.is_remote_repo:  # a server might let us wait forever
                 self._end(self._run)
             self._run = self._repo = None
             gc.collect()
@@ -187,7 +190,32 @@ class AimBackend(Backend):
         client = self._repo._client
         resources = list(client._resource_pool.values()) if client else []
         for item in (self._repo, *objects, *resources, *self._repo.container_pool.values()):
-            AutoClean._finalizers.pop(item, None)
+            found = AutoClean._finalizers.pop(item, None)
+            if found and client:
+                self._finalizers.append(found[1])
+
+    def _wait(self) -> None:
+        """Wait until the Aim server has taken everything; nothing to do for a local repository.
+
+        `aim.ext.transport` queues what is written and waits without end for a server that is gone.
+        """
+        if self._repo.is_remote_repo:
+            queue = self._repo._client.get_queue()._queue
+            deadline = time.monotonic() + _SERVER_SECONDS
+            while queue.unfinished_tasks:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the Aim server has not taken the data for {_SERVER_SECONDS} s")
+                time.sleep(0.002)
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        self.written = 0
+        self._wait()
+        super().write(events)
+        try:
+            self._wait()
+        except TimeoutError:  # still in Aim's queue: they will come again, and must be recognised then
+            self.written, self._points.resumed = 0, True
+            raise
 
     def flush(self) -> None:
         """Nothing waits to be stored; show what is there to Aim's readers, but not more often than they would look."""
@@ -197,6 +225,12 @@ class AimBackend(Backend):
     def close(self, status: Status) -> None:
         if self._run is None:
             return
+        try:
+            self._wait()
+        except TimeoutError:
+            for finalizer in self._finalizers:
+                finalizer.detach()  # or whoever drops the last reference to us would wait for the server
+            raise
         self._end_trial(status)
         self._run["status"] = status
         if status != "finished":
@@ -252,11 +286,12 @@ class AimBackend(Backend):
 
     def _note_shortened(self) -> None:
         """Keep the whole of each name that had to be cut, in the run's parameters."""
-        if self._noted < len(self._names.shortened) + len(self._paths.shortened):
-            whole = {**self._names.shortened, **self._paths.shortened}
-            for name, tag in list(whole.items()):
-                self._run["tracelet", "names", name] = self._plain(tag)
-            self._noted = len(whole)
+        for names in (self._names, self._paths):
+            noted = self._noted.get(id(names), 0)
+            if noted < len(names.shortened):
+                for name, tag in islice(names.shortened.items(), noted, None):
+                    self._run["tracelet", "names", name] = self._plain(tag)
+                self._noted[id(names)] = len(names.shortened)
 
     def _tag(self, tag: str) -> None:
         tag = self._names(tag)
@@ -309,7 +344,8 @@ class AimBackend(Backend):
         run = self._start(run_hash, f"{self._info.exp_name or parent.hash}/{self._names(trial)}")
         self._trial = trial, run
         run["parent"] = parent.hash
-        run["tracelet"] = {"trial": self._plain(trial), "session": self._info.session}
+        run["tracelet", "trial"] = self._plain(trial)
+        run["tracelet", "session"] = self._info.session
         run["status"] = "running"
         if "trial" not in run.tags:
             run.add_tag("trial")
@@ -417,7 +453,7 @@ class AimBackend(Backend):
 
     def log_embedding(self, event: ev.Embedding) -> None:
         self.attach_files(event)  # the exact matrix; a figure shows at most three of its axes
-        matrix = np.asarray(event.matrix.numpy(), float).reshape(len(event.matrix.numpy()), -1)
+        matrix = np.asarray(event.matrix.numpy(), float)
         chosen = np.unique(np.linspace(0, max(len(matrix) - 1, 0), _FIGURE_POINTS).astype(int))[: len(matrix)]
         points = matrix[chosen]
         if points.size and np.isfinite(points).all():
@@ -479,7 +515,7 @@ class _Points:
     def __init__(self, run: Any, *, resumed: bool) -> None:
         self._tracker = run._tracker
         self._tree = run.meta_run_tree
-        self._resumed = resumed
+        self.resumed = resumed
         self._latest: dict[tuple[int, str], tuple[int, int]] = {}  # sequence -> its latest repeat: (step, how many)
 
     def put(
@@ -493,7 +529,7 @@ class _Points:
         same_is_known: bool = False,
     ) -> None:
         """Store a point; with `same_is_known`, or in a resumed run, not again if it is there."""
-        known = same_is_known or self._resumed
+        known = same_is_known or self.resumed
         sequence = self._index(context), name
         latest = self._latest.get(sequence)
         first = latest[1] + 1 if latest and latest[0] == step and not same_is_known else 0
@@ -605,14 +641,19 @@ def _open_repo(where: str) -> Any:
 
     if "://" in where:
         return Repo(where)
-    name = hashlib.blake2s(os.path.realpath(where).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-    with FileLock(os.path.join(tempfile.gettempdir(), f"tracelet-aim-{os.getuid()}-{name}.lock"), timeout=60):
-        new = not Repo.exists(where)
-        if not new:  # a process that does not know our lock may be making it: VERSION comes last
-            deadline = time.monotonic() + 10
-            while Repo.get_version(where) == (0, 0) and time.monotonic() < deadline:
+    unready = (0, 0)  # version of a repository that is not there, or not yet ready
+    if Repo.get_version(where) == unready:
+        name = hashlib.blake2s(os.path.realpath(where).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+        lock = os.path.join(tempfile.gettempdir(), f"tracelet-aim-{os.getuid()}-{name}.lock")
+        with FileLock(lock, timeout=60):
+            deadline = time.monotonic() + 10  # for a process that does not know our lock and is making it
+            while Repo.exists(where) and Repo.get_version(where) == unready and time.monotonic() < deadline:
                 time.sleep(0.1)
-        return Repo(where, init=new)
+            if Repo.get_version(where) == unready:
+                Repo(where, init=True)
+            with suppress(FileNotFoundError):  # who still waits for this file finds the repository made
+                os.unlink(lock)
+    return Repo(where)
 
 
 def _never_hang_at_exit(auto_clean: Any) -> None:

@@ -50,7 +50,7 @@ from tracelet_shim.backends.names import Names
 
 __all__ = ["ClearMLBackend"]
 
-_RETRIES = {"total": 2, "connect": 2, "read": 2, "redirect": 2, "status": 2, "backoff_factor": 0.2, "backoff_max": 1.0}
+_RETRIES = {"total": 2, "connect": 2, "read": 2, "redirect": 2, "status": 2, "backoff_factor": 0.2}
 """Instead of 240 retries, up to two minutes apart (``api.http.retries``): the relay has retries of its own."""
 _SUMMARY = ("Summary", -(2**31))  # title and iteration of `Logger.report_single_value`
 _PLOT_BYTES = 8_000_000  # a request may have 15 MB (``api.http.max_req_size``); the SDK drops what is longer
@@ -170,6 +170,7 @@ class _Sink:
             override_filename=_plain(stem), override_filename_ext=dot + suffix,
         )  # fmt: skip
         upload._replace_slash = _plain
+        upload.retries = 1
         self.deliver([upload])
         text = data[:3000].decode("utf-8", "ignore") if b"\0" not in data[:3000] else f"{len(data)} bytes"
         self.task._add_artifacts([
@@ -252,6 +253,7 @@ class ClearMLBackend(Backend):
         self._offline = False
         self._own = True
         self._resumed = False
+        self._made: str | None = None
         self._worker: Any = None
 
     # -- what can be known without importing the SDK ----------------------------------------------------------------
@@ -280,6 +282,13 @@ class ClearMLBackend(Backend):
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
+        try:
+            return self._open(run)
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def _open(self, run: RunInfo) -> OpenedRun:
         for option, variable in _ENVIRONMENT.items():
             if self.given.get(option):
                 self._set_environment(variable, str(self.given[option]))
@@ -352,15 +361,18 @@ class ClearMLBackend(Backend):
         remote = None if self._offline else _env("TASK_ID")  # clearml-agent runs us: its task, and its to end
         if remote and not run.resume:
             self._own = False
-        wanted = run.resume or remote
+        wanted = self._made or run.resume or remote  # made: by an attempt to open that then failed
         if not wanted and run.run_id is not None:
             wanted = run.run_id if self._exists(run.run_id) else self._find(f"tracelet.run_id:{run.run_id}")
         if wanted:
+            self._resumed = wanted != self._made
             return self._continue(wanted)
         default = str(program.get("repository") or "").rstrip("/").rpartition("/")[2].removesuffix(".git") or "Untitled"
         script = Path(run.program.script or run.program.module or "run").stem
         kind = str(self.given.get("task_type") or "training")
-        return self._create(self._long(run.project or default), self._long(run.exp_name or script), kind)
+        task = self._create(self._long(run.project or default), self._long(run.exp_name or script), kind)
+        self._made = str(task.id)
+        return task
 
     def _create(self, project: str, name: str, kind: str) -> Any:
         from clearml import Task
@@ -390,7 +402,7 @@ class ClearMLBackend(Backend):
                 content = log.read_bytes()
                 os.truncate(log, content.rfind(b"\n") + 1)
         task = Task.get_task(task_id=task_id)
-        self._resumed = True
+        task.reload()  # offline, only this brings the project's name back, and the next edit would delete it
         if not self._offline:
             task.mark_started(force=True)
         return task
@@ -450,8 +462,15 @@ class ClearMLBackend(Backend):
     def close(self, status: Status) -> None:
         try:
             self._publish_names()
-            for sink in [*self._trials.values(), *([self._sink] if self._own else [])]:
-                self._end(sink, status)
+            while self._trials:
+                name, sink = self._trials.popitem()
+                try:
+                    self._end(sink, status)
+                except BaseException:
+                    self._trials[name] = sink
+                    raise
+            if self._own:
+                self._end(self._sink, status)
         finally:
             if self._worker is not None:
                 self._worker.unregister()
@@ -466,12 +485,18 @@ class ClearMLBackend(Backend):
         if self._offline:  # there is no status offline
             task.set_user_properties({"name": "tracelet.status", "value": status})
             sink.zip()
-        elif status == "finished":
-            task.mark_completed(ignore_errors=False)
-        elif status == "failed":
-            task.mark_failed(ignore_errors=False, status_reason="the program failed")
-        else:
-            task.stopped(ignore_errors=False, force=True, status_reason="the program was killed")
+            return
+        try:
+            if status == "finished":
+                task.mark_completed(ignore_errors=False)
+            elif status == "failed":
+                task.mark_failed(ignore_errors=False, status_reason="the program failed")
+            else:
+                task.stopped(ignore_errors=False, status_reason="the program was killed")
+        except _RefusedError as error:
+            if self.is_transient(error):
+                raise
+            task.log.info("status %s not set: %s", status, error)  # the user has ended it in the web UI
 
     @property
     def handle(self) -> Any:
@@ -480,8 +505,8 @@ class ClearMLBackend(Backend):
     def is_transient(self, error: BaseException) -> bool:
         if isinstance(error, _RefusedError):
             return error.code == 429 or error.code >= 500
-        if isinstance(error, errors.BackendError):  # a file server's status, in the SDK's text
-            return re.search(r"\((429|5\d\d)\)", str(error)) is not None
+        if isinstance(error, errors.BackendError):  # the status of a log-in or an upload, in the SDK's text
+            return re.search(r"\((?:error )?(429|5\d\d)\b", str(error)) is not None
         return super().is_transient(error)
 
     # -- names and places -------------------------------------------------------------------------------------------
@@ -536,23 +561,9 @@ class ClearMLBackend(Backend):
         self._publish_names()
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
-        points = [self._scalar(*self._place(e, _not_finite(e.value)), e.value, self.wall_time_ms(e)) for e in events]
-        try:
-            self._sink.deliver(points)
-        except _RefusedError as error:
-            if self.is_transient(error):
-                raise
-            for point in points:  # one of them is the reason: deliver the others
-                self._deliver_or_reject(point)
-                self.written += 1
-
-    def _deliver_or_reject(self, point: Any) -> None:
-        try:
-            self._sink.deliver([point])
-        except _RefusedError as error:
-            if self.is_transient(error):
-                raise
-            raise errors.EventRejectedError(str(error)) from error
+        self._sink.deliver([
+            self._scalar(*self._place(e, _not_finite(e.value)), e.value, self.wall_time_ms(e)) for e in events
+        ])  # fmt: skip
 
     @staticmethod
     def _scalar(title: str, series: str, step: int, value: float, wall_ms: int) -> Any:
@@ -572,6 +583,7 @@ class ClearMLBackend(Backend):
             override_filename=f"{name}_{variant.removesuffix(suffix)}" if variant else name,
         )  # fmt: skip
         media._replace_slash = _plain
+        media.retries = 1  # each takes 15 s when there is no server
         self._sink.deliver([media])
 
     def _show_file(self, event: ev.Event) -> None:
@@ -619,13 +631,14 @@ class ClearMLBackend(Backend):
             del rows[0]
         while len(rows) > 1 and not rows[-1][2]:
             del rows[-1]
-        numbers = files.finite((event.min, event.max, event.num, event.sum, event.sum_squares))
+        numbers = {name: getattr(event, name) for name in ("min", "max", "num", "sum", "sum_squares")}
         bars = {
             "type": "bar", "name": event.path[:200], "x": [a for a, _, _ in rows], "width": [b - a for a, b, _ in rows],
             "y": [n for _, _, n in rows], "offset": 0,
-            "meta": dict(zip(("min", "max", "num", "sum", "sum_squares"), numbers, strict=True)),
+            "meta": {name: n if math.isfinite(n) else str(n) for name, n in numbers.items()},
         }  # fmt: skip
-        if any(not math.isfinite(x) for row in rows for x in row) or not self._plot(event, [bars], {"bargap": 0}):
+        plain = bool(rows) and all(math.isfinite(number) for row in rows for number in row)
+        if not (plain and self._plot(event, [bars], {"bargap": 0})):
             self.attach_files(event)
 
     def log_pr_curve(self, event: ev.PRCurve) -> None:
@@ -725,7 +738,7 @@ class ClearMLBackend(Backend):
         new: dict[str, Any] = {}
         for name, given in params.items():
             key = self._param(name)
-            value = given if isinstance(given, (bool, int, float)) else str(given)
+            value = given if given is None or isinstance(given, (bool, int, float)) else str(given)
             if isinstance(value, str) and len(value) > _TEXT_LENGTH:
                 path = f"{section}/{_plain(name)}_{hashlib.blake2s(key.encode(), digest_size=4).hexdigest()}.txt"
                 sink.add_artifact(path, value.encode("utf-8", "surrogatepass"))
@@ -733,12 +746,12 @@ class ClearMLBackend(Backend):
             elif isinstance(value, str):
                 value = value.encode("utf-8", "backslashreplace").decode()
             former = known.get(f"{section}/{key}")
-            if former is not None and former != str(value):
+            if former is not None and former != ("" if value is None else str(value)):
                 number = sum(1 for k in known if k.startswith(f"{section} (earlier)/{key} ·"))
                 new[f"{section} (earlier)/{key} ·{number + 1}"] = former
             new[f"{section}/{key}"] = value
         if new:
-            types = {key: type(value).__name__ for key, value in new.items()}
+            types = {key: type(value).__name__ for key, value in new.items() if value is not None}
             sink.task.update_parameters(new, __parameters_types=types)
 
 

@@ -11,7 +11,7 @@ Decisions, with the place in MLflow 3.17 that a rule comes from:
 - Infinities are stored as ±1.7976931348623157e308 (``sanitize_metric_value``). The true points are listed in files
   under ``infinite_values/``, their keys in the tag ``tracelet.infinite``.
 - An image gets the file names that `MlflowClient.log_image` makes and the UI's image grid parses, but we write the
-  files: TensorBoard's PNG unchanged, and under a name made from the event, so that a second delivery replaces the first.
+  files: TensorBoard's PNG unchanged, and under a name made from the event: a second delivery replaces the first.
 - Parameters cannot change. The first value stays the parameter, a later one becomes the tag ``tracelet.param.<name>``,
   and every `add_hparams` is kept whole, with types and domains, as a JSON file under ``hparams/``.
 - A trial is a nested run (tag ``mlflow.parentRunId``), FINISHED at once: a crash leaves no child running for ever.
@@ -28,6 +28,8 @@ import json
 import logging
 import math
 import os
+import sqlite3
+import tempfile
 import time
 import uuid
 from collections import OrderedDict
@@ -39,7 +41,6 @@ from xml.sax.saxutils import escape as xml_escape
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
-from tracelet_shim.backends.files import finite
 from tracelet_shim.backends.names import Names
 
 __all__ = ["MLflowBackend"]
@@ -47,7 +48,9 @@ __all__ = ["MLflowBackend"]
 _ILLEGAL_KEY = r"[^/\w.\- :]|^/|/(?=/)|/\Z|(?<![^/])\.{1,2}(?![^/])|^\.\."
 """``utils/validation.py``: `validate_param_and_metric_name` and `path_not_unique`, for metrics, params and tags."""
 
-_ILLEGAL_IMAGE_KEY = r"[^A-Za-z0-9_\-./ ]"  # tracking/client.py, log_image
+_ILLEGAL_IMAGE_KEY = r"[^A-Za-z0-9_\-./ ]|^ "
+"""``tracking/client.py``, `log_image`; and a file whose name begins with a blank is listed without it by servers."""
+
 _MAX_KEY, _MAX_PARAM, _MAX_TAG, _MAX_EXPERIMENT, _MAX_RUN_NAME = 250, 6000, 8000, 500, 250
 _MAX_BATCH = 1000
 _LARGEST = 1.7976931348623157e308
@@ -82,7 +85,7 @@ class MLflowBackend(Backend):
     distribution = "mlflow"
     batch_events = _MAX_BATCH
     options: ClassVar[Mapping[str, str]] = {
-        "tracking_uri": "where to log: sqlite:///file.db, http://host:5000, ...; else MLFLOW_TRACKING_URI, or ./mlflow.db",
+        "tracking_uri": "where to log: sqlite:///file.db, http://host:5000, ...; else MLFLOW_TRACKING_URI",
         "experiment_id": "log into the experiment of this id (a project= given in the call wins)",
         "artifact_location": "root of the files of an experiment that is created here, a path or URI",
         "parent_run_id": "make the run a nested run of this one",
@@ -174,7 +177,9 @@ class MLflowBackend(Backend):
 
         name = run.project or ""
         if not name:
-            chosen = self.given.get("experiment_id") or getattr(fluent, "_active_experiment_id", None)
+            chosen = self.given.get("experiment_id")
+            if not chosen and not self.given.get("tracking_uri"):  # set_experiment is about MLflow's own store
+                chosen = getattr(fluent, "_active_experiment_id", None)
             if chosen:
                 return str(chosen)
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
@@ -303,6 +308,10 @@ class MLflowBackend(Backend):
         response = getattr(error, "response", None)  # requests.HTTPError, from uploading a file
         if response is not None:
             return response.status_code in (408, 425, 429) or response.status_code >= 500
+        cause = getattr(error, "orig", None)  # sqlalchemy.exc.DBAPIError, from opening the database
+        if cause is not None and not isinstance(cause, sqlite3.Error):
+            return type(error).__name__ in ("OperationalError", "InterfaceError")
+        error = cause or error
         return super().is_transient(error)
 
     @contextlib.contextmanager
@@ -345,7 +354,7 @@ class MLflowBackend(Backend):
             when = self._own_time(run_id, key, step, value, self.wall_time_ms(event), event.record)
             metrics.append(Metric(key, float(value), when, step))
             if math.isinf(value):
-                (wall_time,) = finite((event.wall_time,))
+                wall_time = event.wall_time if math.isfinite(event.wall_time) else str(event.wall_time)
                 row = {"key": key, "tag": name, "step": step, "timestamp": when, "wall_time": wall_time}
                 infinite.append((event, {**row, "value": str(value)}))
         if infinite:
@@ -509,7 +518,12 @@ class MLflowBackend(Backend):
         self._put(self._run_id, path, data)
 
     def _put(self, run_id: str, path: str, data: bytes) -> None:
-        self._client.log_stream(run_id, io.BytesIO(data), path)
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="tracelet-") as directory:  # log_stream is younger than MLflow 3.1
+            file = os.path.join(directory, name)
+            with open(file, "wb") as out:
+                out.write(data)
+            self._client.log_artifact(run_id, file, folder or None)
 
 
 _UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"
@@ -595,14 +609,16 @@ def _connect(uri: str) -> Any:
     level = notices.level
     notices.setLevel(logging.WARNING)
     try:
-        for pause in (0.5, 1, 2, 4):
+        problem: Exception | None = None
+        for pause in (0.5, 1, 2, 4, 0):
             try:
                 return MlflowClient(tracking_uri=uri)
             except Exception as error:
                 if not any(word in str(error) for word in _BEING_MADE):
                     raise
+                problem = error
                 time.sleep(pause)
-        return MlflowClient(tracking_uri=uri)
+        raise errors.BackendError(f"the MLflow database cannot be used: {problem}") from problem
     finally:
         notices.setLevel(level)
 
@@ -616,12 +632,13 @@ def _svg(points: list[tuple[float, float]], title: str, across: str, up: str) ->
     top = max(y for _, y in drawn)
     wide, high = (right - left) or 1.0, top or 1.0
     line = " ".join(f"{60 + 520 * ((x - left) / wide):.1f},{300 - 260 * (y / high):.1f}" for x, y in drawn)
-    words = ((320, 20, title), (320, 335, across), (60, 318, f"{left:.4g}"), (580, 318, f"{right:.4g}"), (60, 34, up))
-    words = (*words, (30, 48, f"{top:.4g}"))
+    words = [(320, 20, title), (320, 335, across), (60, 318, f"{left:.4g}"), (580, 318, f"{right:.4g}")]
+    words += [(60, 34, up), (30, 48, f"{top:.4g}")]
     texts = (f'<text x="{x}" y="{y}" text-anchor="middle">{xml_escape(_printable(t))}</text>' for x, y, t in words)
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="350" font-family="sans-serif" font-size="12">'
-        f'<rect width="640" height="350" fill="white"/>{"".join(texts)}<path d="M60 40V300H580" fill="none" stroke="grey"/>'
+        f'<rect width="640" height="350" fill="white"/>{"".join(texts)}'
+        '<path d="M60 40V300H580" fill="none" stroke="grey"/>'
         f'<polyline points="{line}" fill="none" stroke="#1f77b4"/></svg>'
     ).encode()
 

@@ -36,11 +36,14 @@ import re
 import shlex
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 
 from tracelet_shim import errors
@@ -55,6 +58,9 @@ _log = logging.getLogger(__name__)
 
 WALL_TOLERANCE = 0.002
 """Seconds by which the wall times of the scalars in one row may differ."""
+
+FLUSH_SECONDS = 0.2
+"""How often W&B's service writes its log to disk (15 s by default); a kill loses what is younger."""
 
 MAX_BINS = 512
 """`wandb.Histogram.MAX_LENGTH`."""
@@ -71,6 +77,9 @@ MAX_PARAM = 100_000
 MAX_TRIALS = 8
 """Trials kept open at a time, for parts that arrive later; an older one is ended, and resumed if it must be."""
 
+MAX_REOPENED = 3
+"""Times that the run is continued in a new service process after W&B's own has died."""
+
 _CONTROL = "\\x00-\\x1f\\x7f\\ud800-\\udfff"
 _KINDS = "|".join(kind.kind for kind in ev.EVENT_TYPES)
 KEY = (
@@ -78,7 +87,7 @@ KEY = (
     r"|^_(?=(?:step|runtime|timestamp|wandb)$)|^g(?=lobal_step$)"  # W&B's own keys, and our x axis
     rf"|_(?=table$)| (?=\((?:{_KINDS})\)$)"  # what W&B and we append to keys
 )
-PARAM = rf"[{_CONTROL}\\]|^-+|-+$|^_(?=wandb$)|^t(?=racelet$)"  # Config._sanitize strips dashes
+PARAM = rf"[{_CONTROL}\\]|^-+|-+$|^_(?=wandb$)|^t(?=racelet/)"  # Config._sanitize strips dashes
 
 _EXIT_CODES = {"finished": 0, "failed": 1, "killed": 255}  # 255 is what W&B itself sends after Ctrl-C (exit_hooks.py)
 _PERMANENT = re.compile(r"\b4(?!08|29)\d\d\b|permission denied|not found", re.IGNORECASE)
@@ -121,11 +130,14 @@ class WandbBackend(Backend):
             raise errors.ConfigurationError(f"option mode={mode!r} of wandb: it is one of online, offline, disabled")
         self._settings = _settings_option(self.given)
         self._names = Names(KEY, 160, in_bytes=True)  # a media file's name adds at most 70 bytes; 255 is the limit
+        self._table_names = self._names
         self._param_names = Names(PARAM, 200)
         self._named = 0
+        self._reopened = 0
         self._kinds: dict[str, str] = {}
         self._about: dict[str, Any] = {}
         self._trials: dict[str, Any] = {}
+        self._failed: Counter[str] = Counter()
         self._run: Any = None
         self._info: RunInfo | None = None
         self._joined = False
@@ -160,15 +172,20 @@ class WandbBackend(Backend):
 
     def open(self, run: RunInfo) -> OpenedRun:
         self._info = run
-        self._tmp = self._tmp or tempfile.TemporaryDirectory(prefix="tracelet-wandb-")
         self._joined = run.resume is not None and self.borrowed() == run.resume
         if self._joined:
             self._run = sys.modules["wandb"].run
-            _log.info("joined the active W&B run %s; rows logged there with step= may be dropped by W&B", run.resume)
+            _log.warning("joined the active W&B run %s: what it logs with step= may be dropped by W&B", run.resume)
         else:
             self.check(offline=run.offline, options=self.given)  # W&B would ask for a key on a terminal, and wait
-            self._run = self._open(run)
+            try:
+                self._run = self._open(run)
+            except Exception:
+                _restart_service()
+                raise
         self._disabled = bool(self._run.disabled)
+        # a table becomes an artifact run-<id>-<key>, of 128 characters; W&B and we add up to 39 to the tag's key
+        self._table_names = Names(KEY, max(128 - 39 - len(f"run-{self._run.id}-"), 20), in_bytes=True)
         if not self._disabled:
             self._update(self._run, self._known(run))
             self._define(self._run)
@@ -184,10 +201,10 @@ class WandbBackend(Backend):
             self._about |= {k: v for k, v in given.items() if v is not None and v != kept[k]}
         if _labels(run.tags) != list(run.tags):
             self._about["tags"] = run.tags
-        return {**self._params(self._run, run.config), "tracelet": _plain(self._about)}
+        return self._params(self._run, run.config) | _about(self._about)
 
     def _open(self, run: RunInfo) -> Any:
-        run_id = run.resume or (run.run_id and Names(r"[^\w.\-]", 64)(run.run_id))
+        run_id = run.resume or (run.run_id and Names(r"[^\w.\-]", 48)(run.run_id))
         return self._init(
             run,
             run_id,
@@ -208,10 +225,12 @@ class WandbBackend(Backend):
         script = program.script or (f"-m {program.module}" if program.module else None)
         inside = program.script is not None and Path(program.script).is_relative_to(program.cwd)
         settings = {
-            "console": "off", "silent": here or fields["job_type"] == "trial", "quiet": True, "label_disable": True, "sync_tensorboard": False,
+            "console": "off", "silent": here or fields["job_type"] == "trial", "quiet": True,
+            "label_disable": True, "sync_tensorboard": False,
             "disable_git": True, "disable_code": True, "save_code": False, "x_save_requirements": False,
-            "x_disable_stats": True, "x_stats_pid": program.pid, "x_transaction_log_flush_interval": 1.0,
-            "init_timeout": 15.0, "finish_timeout": 20.0, "base_url": self.given.get("base_url"),
+            "x_disable_stats": True, "x_stats_pid": program.pid, "x_transaction_log_flush_interval": FLUSH_SECONDS,
+            "init_timeout": 15.0, "finish_timeout": 5.0 if fields["job_type"] == "trial" else 20.0,
+            "finish_timeout_raises": True, "base_url": self.given.get("base_url"),
             "program": script, "program_abspath": program.script, "host": program.host,
             "program_relpath": os.path.relpath(program.script, program.cwd) if program.script and inside else script,
             "x_executable": program.executable,
@@ -224,23 +243,19 @@ class WandbBackend(Backend):
         if run.offline and mode != "disabled":
             mode = "offline"
         project = run.project and Names(rf"[{_CONTROL}/\\#?%:]", 128)(run.project)
-        library = wandb_setup.singleton()
-        fresh = library.settings_if_loaded is None
-        try:
-            with _undisturbed(), _argv(program.argv, unless=here), _no_reports(offline=run.offline):
-                opened = wandb.init(
-                    project=project, entity=self.given.get("entity"), dir=folder, id=run_id, mode=mode,
-                    reinit="create_new", settings=wandb.Settings(**settings), **fields,
-                )
-        except Exception:
-            if run_id:  # W&B's service goes on holding the id, and would refuse the next attempt
-                library.ensure_service().inform_finish(run_id)
-            raise
+        if not here:
+            os.environ.pop("WANDB_SERVICE", None)  # the training process's service, which ends with it
+        unused = wandb_setup.singleton().settings_if_loaded is None
+        if "offline" in (mode, os.environ.get("WANDB_MODE")) and (unused or not here):
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it uses the network in offline mode as well
+        with _undisturbed(), _unread_settings(), _argv(program.argv, unless=here):
+            opened = wandb.init(
+                project=project, entity=self.given.get("entity"), dir=folder, id=run_id, mode=mode, reinit="create_new",
+                settings=wandb.Settings(**settings), **fields,
+            )
         if opened.disabled:
             opened.finish()  # a disabled run puts itself into wandb.run; finish() takes it out again
-        library.remove_active_run(opened)
-        if fresh:  # the user's own first init shall read the environment as it will be then
-            library._settings = None  # noqa: SLF001 - there is no public way; harmless should the name change
+        wandb_setup.singleton().remove_active_run(opened)
         return opened
 
     @staticmethod
@@ -250,29 +265,43 @@ class WandbBackend(Backend):
 
     def flush(self) -> None:
         if self._run is not None and not self._disabled:
-            self._run.summary.keys()  # answered by wandb-core after all that was sent before
+            self._run.summary.keys()  # answered by W&B's service after all that was sent before
+            time.sleep(FLUSH_SECONDS)
 
     def close(self, status: Status) -> None:
-        if self._run is not None and not self._disabled:
-            for trial in list(self._trials):
-                self._trials.pop(trial).finish(exit_code=0)
-            if not self._joined:
-                self._about["status"] = status
-                self._update(self._run, {"tracelet": _plain(self._about)})
-                self._run.finish(exit_code=_EXIT_CODES.get(status, 1))
-        if self._tmp is not None:
-            self._tmp.cleanup()
-            self._tmp = None
+        unsent = []
+        try:
+            while self._trials:
+                unsent += self._finish(self._trials.popitem()[1], "finished")
+            if self._run is not None and not self._disabled and not self._joined:
+                self._update(self._run, _about({"status": status}))
+                unsent += self._finish(self._run, status)
+        finally:
+            if self._tmp is not None:
+                self._tmp.cleanup()
+                self._tmp = None
+        if unsent:
+            raise errors.BackendError(f"not uploaded in time, but on disk; remedy: wandb sync {' '.join(unsent)}")
+
+    @staticmethod
+    def _finish(run: Any, status: Status) -> list[str]:
+        """End a run. Return its directory, quoted for a shell, if not everything was uploaded in time."""
+        folder = shlex.quote(os.path.dirname(run.dir))
+        try:
+            run.finish(exit_code=_EXIT_CODES.get(status, 1))
+        except TimeoutError:
+            return [folder]
+        return []
 
     @property
     def handle(self) -> Any:
         return self._run
 
     def is_transient(self, error: BaseException) -> bool:
-        kinds = {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("wandb.")}
+        kinds = _kinds(error)
         if kinds & {"AuthenticationError", "UsageError"}:
             return False
-        if kinds & {"CommError", "MailboxClosedError", "HandleAbandonedError", "ServicePollForTokenError"}:
+        if _lost(error) or kinds & {"CommError", "ServicePollForTokenError"}:
             return not _PERMANENT.search(str(error))
         return super().is_transient(error)
 
@@ -282,8 +311,17 @@ class WandbBackend(Backend):
         if self._disabled:  # the user switched W&B off (WANDB_MODE=disabled)
             self.written = len(events)
             return
-        super().write(events)
-        names = {**self._names.shortened, **self._param_names.shortened}
+        try:
+            with _unread_settings():
+                super().write(events)
+        except Exception as error:
+            if _lost(error) and not self._joined and self._info is not None and self._reopened < MAX_REOPENED:
+                self._reopened += 1
+                _restart_service()
+                self._trials.clear()
+                self.open(msgspec.structs.replace(self._info, resume=str(self._run.id)))
+            raise
+        names = {**self._names.shortened, **self._table_names.shortened, **self._param_names.shortened}
         if len(names) > self._named:
             self._save(self._run, "names.json", json.dumps(names, indent=1).encode())
             self._named = len(names)
@@ -347,7 +385,7 @@ class WandbBackend(Backend):
         rows = [list(row) for row in zip(thresholds, event.precision, event.recall, *counts, strict=True)]
         names = ["threshold", "precision", "recall"]
         names += ["true_positives", "false_positives", "true_negatives", "false_negatives"]
-        key = self._key(event.path, event.kind)
+        key = self._key(event.path, event.kind, self._table_names)
         chart = wandb.plot_table(
             "wandb/line/v0",
             wandb.Table(columns=names, data=rows),
@@ -393,7 +431,8 @@ class WandbBackend(Backend):
             columns = ["image", *columns]
             cells = [[wandb.Image(picture), *row] for picture, row in zip(thumbnails, cells, strict=True)]
         data = [[*row, *values] for row, values in zip(cells, matrix.tolist(), strict=True)]
-        self._media(event, lambda: wandb.Table(columns=columns, data=data, allow_mixed_types=True))
+        table = wandb.Table(columns=columns, data=data, allow_mixed_types=True)
+        self._row(event, {self._key(event.path, event.kind, self._table_names): table})
         if shown < points:
             self.attach_files(event)
         elif event.sprite is not None and not thumbnails:
@@ -409,8 +448,7 @@ class WandbBackend(Backend):
             domain = {self._param_names(k): v for k, v in event.domain.items()}
             if domain:
                 self._about.setdefault("domain", {}).update(domain)
-            if domain or earlier:
-                params["tracelet"] = _plain(self._about)
+            params |= _about(self._about)
         self._update(run, params)
         if event.metrics:
             own = event.trial is None
@@ -422,15 +460,9 @@ class WandbBackend(Backend):
 
     # -- help -------------------------------------------------------------------------------------------------------
 
-    def _opened(self) -> tuple[RunInfo, str]:
-        """Return what `open` has set: the session's run and a temporary directory."""
-        if self._info is None or self._tmp is None:
-            raise errors.BackendError("wandb: open() comes first")
-        return self._info, self._tmp.name
-
-    def _key(self, path: str, kind: str) -> str:
+    def _key(self, path: str, kind: str, names: Names | None = None) -> str:
         """Return the key of a tag, with the type behind it where another type has the plain key."""
-        key = self._names(path)
+        key = (names or self._names)(path)
         first = self._kinds.get(key, kind)
         if len(self._kinds) < 100_000:  # a program that makes up a tag a step must not grow us without end
             self._kinds[key] = first
@@ -455,8 +487,10 @@ class WandbBackend(Backend):
 
     def _file(self, event: ev.Image | ev.Audio) -> str:
         """Return a temporary file with the encoded data, which the SDK copies into the run, bytes unchanged."""
+        if self._tmp is None:
+            self._tmp = tempfile.TemporaryDirectory(prefix="tracelet-wandb-")
         suffix, data = next(files.render(event))
-        path = Path(self._opened()[1], f"{event.kind}{suffix}")
+        path = Path(self._tmp.name, f"{event.kind}{suffix}")
         path.write_bytes(data)
         return str(path)
 
@@ -491,15 +525,21 @@ class WandbBackend(Backend):
         if trial in self._trials:
             self._trials[trial] = self._trials.pop(trial)  # the latest used goes last
             return self._trials[trial]
-        info = self._opened()[0]
+        if self._info is None:
+            raise errors.BackendError("wandb: open() comes first")
         while len(self._trials) >= MAX_TRIALS:
-            self._trials.pop(next(iter(self._trials))).finish(exit_code=0)
+            self._finish(self._trials.pop(next(iter(self._trials))), "finished")
         parent = str(self._run.id)
-        digest = hashlib.blake2s(f"{parent}\0{trial}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        run = self._init(info, digest, resume="allow", name=_title(trial), group=parent, job_type="trial")
+        # the number of failures is part of the id, since W&B's service refuses one that it failed to open
+        unique = f"{parent}\0{trial}\0{self._failed[trial] or ''}"
+        child = hashlib.blake2s(unique.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        try:
+            run = self._init(self._info, child, resume="allow", name=_title(trial), group=parent, job_type="trial")
+        except Exception:
+            self._failed[trial] += 1
+            raise
         self._define(run)
-        about = {"session": info.session, "parent": parent, "trial": trial}
-        self._update(run, {"tracelet": _plain(about)})
+        self._update(run, _about({"session": self._info.session, "parent": parent, "trial": trial}))
         self._trials[trial] = run
         return run
 
@@ -539,6 +579,32 @@ def _in_netrc(host: str) -> bool:
     return False
 
 
+def _kinds(error: BaseException) -> set[str]:
+    """Return the names of the SDK's classes that `error` belongs to; importing them would import the SDK."""
+    return {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("wandb.")}
+
+
+def _lost(error: BaseException) -> bool:
+    """Tell whether W&B's service process has died."""
+    return isinstance(error, ConnectionError) or bool(_kinds(error) & {"MailboxClosedError", "HandleAbandonedError"})
+
+
+def _restart_service() -> None:
+    """End W&B's service process, unless a run of the user's lives there; the next init starts a new one.
+
+    A service that failed to open a run goes on holding the run's id, and the next attempt is refused ("in use").
+    """
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    library = wandb_setup.singleton()
+    service = library.ensure_service()
+    if library.most_recent_active_run is None and service.owns_service:
+        service._proc._process.kill()
+        with contextlib.suppress(OSError, SystemExit):  # the connection is lost, and the exit code passed on
+            wandb.teardown()
+
+
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Put back ``sys.exit`` and ``sys.excepthook``, which W&B replaces when it starts its service (`exit_hooks.py`)."""
@@ -562,16 +628,19 @@ def _argv(argv: Sequence[str], *, unless: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_reports(*, offline: bool) -> Iterator[None]:
-    """Start W&B's service without its error reporting, which uses the network in offline mode as well."""
-    if not offline or "WANDB_ERROR_REPORTING" in os.environ:
-        yield
-        return
-    os.environ["WANDB_ERROR_REPORTING"] = "false"
+def _unread_settings() -> Iterator[None]:
+    """Have W&B forget settings and credentials that it first reads within: the user's own first init is to find them,
+    the environment above all, as they are then (`wandb_setup.py`, "Changes to your environment will be ignored")."""
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    unread = wandb_setup.singleton().settings_if_loaded is None
     try:
         yield
     finally:
-        os.environ.pop("WANDB_ERROR_REPORTING", None)
+        if unread:
+            wandb_setup.singleton()._settings = None
+            wbauth.unauthenticate_session(update_settings=False)
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -600,6 +669,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value
+
+
+def _about(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is worth knowing of a run, beside its parameters, as config entries of their own."""
+    return {f"tracelet/{key}": _plain(value) for key, value in values.items()}
 
 
 def _bins(event: ev.Histogram) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -74,8 +74,8 @@ class ProcessChannel(Channel):
         self._greeted = False
         self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - kept open as long as the relay may fail
         self._term: int | None = None
+        self._closed = False
         self._process = self._start()
-        self._closing = False
 
     def _start(self) -> subprocess.Popen[bytes]:
         term_read, self._term = os.pipe()
@@ -142,7 +142,6 @@ class ProcessChannel(Channel):
         data = self._encoder.encode(message)
         self._outgoing += FRAME.pack(len(data))
         self._outgoing += data
-        self._closing = self._closing or isinstance(message, msg.Close)
         if len(self._outgoing) > _READ:
             self._write()
 
@@ -168,7 +167,7 @@ class ProcessChannel(Channel):
         except BlockingIOError:
             return False
         except OSError as error:
-            self._died(f"it does not read any more ({error.strerror})")
+            self._died("it ended")
             return False
         del self._outgoing[:written]
         return True
@@ -176,15 +175,14 @@ class ProcessChannel(Channel):
     def _read(self) -> None:
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
-        while True:
+        ended = False
+        while not ended:
             try:
                 data = os.read(fd, _READ)
             except BlockingIOError:
                 break
-            if not data:
-                self._died(f"it ended with exit code {self._process.wait()}")
-                return
             self._incoming += data
+            ended = not data
         for frame in frames(self._incoming):
             if not self._greeted:
                 self._greet()
@@ -195,7 +193,10 @@ class ProcessChannel(Channel):
                 continue
             if isinstance(reply, msg.Counters):
                 self._acknowledged(reply.records)
+            self._closed = self._closed or isinstance(reply, msg.Closed)
             self.on_reply(reply)
+        if ended:
+            self._died("it ended")
 
     def _greet(self) -> None:
         self._greeted = True
@@ -204,11 +205,11 @@ class ProcessChannel(Channel):
             self.send(message)
 
     def _died(self, reason: str) -> None:
-        if self._closing and self._process.poll() == 0:
+        if self._closed:
             return
         self.release()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
+            reason += f" with exit code {self._process.wait(1.0)}"
         raise RelayDiedError(reason + self._last_words(), started=self._greeted)
 
     def _last_words(self) -> str:

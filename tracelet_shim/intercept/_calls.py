@@ -95,9 +95,9 @@ class _Video(Note):
         from torch.utils.tensorboard._convert_np import make_np
         from torch.utils.tensorboard._utils import _prepare_video
 
-        clips = make_np(self.argument("vid_tensor"))
-        scale = 1 if clips.dtype == np.uint8 else 255
-        frames = (_prepare_video(clips).astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
+        frames = _prepare_video(make_np(self.argument("vid_tensor")))
+        scale = 1 if frames.dtype == np.uint8 else 255
+        frames = (frames.astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
         return None, msg.Frames(Array.of(frames), float(self.argument("fps", 4)))
 
 

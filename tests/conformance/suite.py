@@ -1,0 +1,207 @@
+"""What every tracker must have after `program.py` has run. Each check is a function of a reader.
+
+Shared by the tests of this project; a check says in its docstring what must be true for the user.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.conformance import program
+from tracelet_shim.testing import Point, Reader
+
+D = program.data()
+
+
+def _points(points: list[Point]) -> list[tuple[int, float]]:
+    return sorted((p.step, p.value) for p in points)
+
+
+def _float32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+class Conformance:
+    """The checks.
+
+    Args:
+        float32: the tracker keeps scalars as TensorBoard does, in float32.
+    """
+
+    def __init__(self, reader: Reader, *, float32: bool = False) -> None:
+        self.reader = reader
+        self.number: Callable[[float], float] = _float32 if float32 else float
+
+    def check_scalars_are_exact(self) -> None:
+        """Every scalar arrives with its float64 value, its step, and its wall time where the tracker keeps them."""
+        points = self.reader.scalars("train", "loss")
+        assert _points(points) == [(s, self.number(0.1 * s)) for s in range(20)]
+        for point in points:
+            if point.wall_time is not None:
+                assert abs(point.wall_time - (program.WALL + point.step)) < 0.0015
+        for tag, value in (("large", 1e300), ("integer", 3.0)):
+            assert _points(self.reader.scalars("train", tag)) == [(1, self.number(value))]
+
+    def check_writers_stay_apart(self) -> None:
+        """Two writers with the same tag and different step axes arrive complete and apart."""
+        assert _points(self.reader.scalars("val", "loss")) == [(s, self.number(1 / 3 + 5 * s)) for s in range(4)]
+
+    def check_steps(self) -> None:
+        """Out-of-order, repeated, zero, large and negative steps arrive; ``global_step=None`` is step 0."""
+        expected = sorted((step, self.number(i + 0.1)) for i, step in enumerate(program.STEPS))
+        assert _points(self.reader.scalars("train", "odd/steps")) == expected
+        assert _points(self.reader.scalars("train", "no step")) == [(0, 1.5)]
+
+    def check_special_values(self) -> None:
+        """NaN and infinities arrive as what they are."""
+        values = {p.step: p.value for p in self.reader.scalars("train", "special")}
+        assert math.isnan(values[0])
+        assert (values[1], values[2], values[3]) == (math.inf, -math.inf, 0.5)
+
+    def check_hostile_tags(self) -> None:
+        """Tags of any characters and length arrive, none in the place of another."""
+        for i, tag in enumerate(program.HOSTILE):
+            assert _points(self.reader.scalars("train", tag)) == [(7, i + 0.25)], repr(tag[:50])
+
+    def check_add_scalars(self) -> None:
+        """Each key of `add_scalars` is a series of its own under the main tag."""
+        assert _points(self.reader.scalars("train", "group/acc", "a")) == [(3, self.number(0.1))]
+        assert _points(self.reader.scalars("train", "group/acc", "b")) == [(3, self.number(0.2))]
+
+    def check_one_tag_for_all_kinds(self) -> None:
+        """One tag used for a scalar, a text, an image and a histogram has all four."""
+        assert _points(self.reader.scalars("train", "same")) == [(1, self.number(0.1))]
+        assert [text for _, text in self.reader.texts("train", "same")] == ["text"]
+        assert len(self.reader.images("train", "same")) == 1
+        assert len(self.reader.histograms("train", "same")) == 1
+
+    def check_images(self) -> None:
+        """Images arrive pixel for pixel at their steps, repeated steps included."""
+        images = self.reader.images("train", "image")
+        assert sorted(step for step, _ in images) == [3, 3, 4]
+        for step, pixels in images:
+            assert np.array_equal(pixels[..., :3], (D["image"] + step).transpose(1, 2, 0))
+        ((_, grey),) = self.reader.images("train", "grey")
+        assert np.array_equal(grey if grey.ndim == 2 else grey[..., 0], D["grey"])
+        ((_, sheet),) = self.reader.images("train", "images")
+        assert sheet.shape[:2] == (12, 32)
+        assert len(self.reader.images("train", "boxes")) == 1
+        ((_, figure),) = self.reader.images("train", "figure")
+        assert figure.shape[:2] == (50, 50)
+
+    def check_histograms(self) -> None:
+        """A histogram keeps its samples' number, range and distribution."""
+        ((step, edges, counts),) = self.reader.histograms("train", "histogram")
+        assert step == 2
+        assert len(edges) == len(counts) + 1
+        assert abs(counts.sum() - 2000) < 1e-6
+        cumulated = np.concatenate([[0], np.cumsum(counts)])
+        for quantile in (-1.0, 0.0, 1.0):
+            true = (D["samples"] <= quantile).sum()
+            assert abs(np.interp(quantile, edges, cumulated) - true) < 60
+        ((_, edges, counts),) = self.reader.histograms("train", "raw")
+        assert abs(counts.sum() - 6) < 1e-6
+
+    def check_video(self) -> None:
+        """A video arrives with all its frames."""
+        ((step, frames),) = self.reader.videos("train", "video")
+        assert step == 2
+        assert frames.shape[:3] == (4, 8, 10)
+        assert [int(f.mean().round()) for f in frames] == [0, 60, 120, 180]
+
+    def check_audio(self) -> None:
+        """Audio arrives sample for sample."""
+        ((step, rate, samples),) = self.reader.audio("train", "audio")
+        assert (step, rate) == (2, 8000)
+        assert np.array_equal(np.asarray(samples).reshape(-1), (D["audio"] * 32767).astype(np.int16))
+
+    def check_text(self) -> None:
+        """Text arrives character for character."""
+        assert self.reader.texts("train", "text") == [(2, "**bold** é\n<script>")]
+
+    def check_pr_curve(self) -> None:
+        """A precision-recall curve has all its thresholds."""
+        ((step, precision, recall),) = self.reader.pr_curves("train", "pr")
+        assert step == 2
+        assert len(precision) == len(recall) == 127
+        assert abs(max(recall) - 1) < 1e-6
+        assert abs(precision[np.argmax(recall)] - D["labels"].mean()) < 1e-6
+
+    def check_meshes(self) -> None:
+        """A mesh arrives with faces and colours, a point cloud without."""
+        ((step, vertices, faces, colors),) = self.reader.meshes("train", "mesh")
+        assert step == 2
+        assert np.allclose(vertices, D["vertices"][0])
+        assert faces is not None
+        assert np.array_equal(np.asarray(faces, int), D["faces"][0])
+        assert colors is not None
+        assert np.array_equal(np.asarray(colors, int)[:, :3], D["colors"][0])
+        ((_, vertices, _, _),) = self.reader.meshes("train", "cloud")
+        assert np.allclose(vertices, D["vertices"][0])
+
+    def check_embedding(self) -> None:
+        """An embedding arrives with its vectors and labels."""
+        ((step, matrix, rows),) = self.reader.embeddings("train", "emb")
+        assert step == 2
+        assert np.allclose(matrix, D["matrix"], atol=1e-6)
+        assert rows is not None
+        assert [row[0] for row in rows] == [f"p{i}" for i in range(9)]
+
+    def check_tensor(self) -> None:
+        """A tensor arrives element for element."""
+        ((step, tensor),) = self.reader.tensors("train", "tensor")
+        assert step == 2
+        assert np.array_equal(tensor, D["tensor"])
+
+    def check_graph(self) -> None:
+        """A model graph arrives with its nodes."""
+        (nodes,) = self.reader.graphs("train")
+        assert any("Linear" in node for node in nodes)
+
+    def check_layouts(self) -> None:
+        """Custom-scalar layouts arrive."""
+        layouts = [_listed(layout) for layout in self.reader.custom_scalars("train")]
+        assert program.LAYOUT in layouts
+        assert {"cat": {"lines": ["Multiline", ["a", "b"]]}} in layouts
+        assert {"cat": {"margin": ["Margin", ["a", "b", "c"]]}} in layouts
+
+    def check_hparams(self) -> None:
+        """The first `add_hparams` gives the run its parameters and its summary metrics."""
+        params = self.reader.params()
+        for name, value in {"lr": 0.1, "bs": 32, "opt": "adam", "amp": True}.items():
+            assert _same(params[name], value), (name, params[name])
+        assert self.number(self.reader.summary_metrics()["hp/acc"]) == 0.75
+
+    def check_sweep(self) -> None:
+        """Every further `add_hparams` with other values is a child run with its own parameters and metrics."""
+        trials = sorted(self.reader.trials(), key=lambda t: float(t.params["lr"]))
+        assert [float(t.params["lr"]) for t in trials] == [1.1, 2.1]
+        assert [t.metrics["hp/acc"] for t in trials] == [0.875, 1.0]
+        assert all(t.params["opt"] == "sgd" for t in trials)
+
+    def check_status(self) -> None:
+        """A program that ends normally leaves a finished run."""
+        assert self.reader.status() == "finished"
+
+    def check_about(self) -> None:
+        """Project and name are the user's."""
+        about = self.reader.about()
+        assert about["project"] == "conf"
+        assert about["exp_name"] == "everything"
+
+
+CHECKS = [name for name in vars(Conformance) if name.startswith("check_")]
+
+
+def _listed(layout: dict[str, Any]) -> dict[str, Any]:
+    return {c: {t: [kind, list(tags)] for t, (kind, tags) in charts.items()} for c, charts in layout.items()}
+
+
+def _same(found: Any, value: Any) -> bool:
+    """Several trackers keep parameters as text."""
+    return found == value or str(found).lower() == str(value).lower()
