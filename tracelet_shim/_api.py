@@ -157,7 +157,7 @@ def _prepare(arguments: dict[str, Any]) -> Session:
     if active:
         intercept.install()
         intercept.set_sink(session)
-        _hook_process()
+        _hook_process(session)
     return session
 
 
@@ -189,13 +189,21 @@ def _importing_main_again() -> bool:
     return bool(process is not None and getattr(process.current_process(), "_inheriting", False))
 
 
-def _hook_process() -> None:
+def _hook_process(session: Session) -> None:
+    """Be called at a fork and at the end of the interpreter."""
     global _hooked
     if not _hooked:
         _hooked = True
         os.register_at_fork(after_in_child=_after_fork)
-    atexit.unregister(_at_exit)  # a later registration runs earlier: before the handlers of SDKs, if they live here
-    atexit.register(_at_exit)
+        atexit.register(_at_exit)
+    register = getattr(threading, "_register_atexit", None)
+    if session.hosts_trackers and register is not None:
+        # Where SDKs live in this process, their own atexit handlers must not come first: they would end what is still
+        # being opened or drained. Handlers of the threading module run before all of atexit's; among themselves the
+        # latest first, so the one that shuts executors down has to be registered by now.
+        import concurrent.futures.thread  # noqa: F401
+
+        register(_at_exit)
 
 
 def _at_exit() -> None:

@@ -83,6 +83,11 @@ class Session:
         self.exit_watch.watch()
         return bus
 
+    @property
+    def hosts_trackers(self) -> bool:
+        """True if a tracker's SDK runs in this process."""
+        return self.settings.delivery == "thread" or any(not spec.target or spec.here for spec in self._specs)
+
     def _make_channel(self) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
         here = {spec.name for spec in self._specs if not spec.target or spec.here}

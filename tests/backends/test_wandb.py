@@ -71,7 +71,6 @@ def session(
     thread = threading.Thread(target=worker)
     thread.start()
     thread.join(60)
-    time.sleep(0.3)  # the log's last block is written by W&B's service after finish() has returned
     if problems:
         raise problems[0]
     return backend
@@ -716,7 +715,11 @@ mine.finish()
     reader = WandbReader(directory)
     assert reader.scalars("", "s") == [(100, 1.0, WALL)]
     assert len(reader.images("", "i")) == 1
-    assert [row["own"] for row, _ in reader.run().rows if "own" in row] == [1, 2, 3]
+    own = [row for row, _ in reader.run().rows if "own" in row]
+    assert [row["own"] for row in own] == [1, 2, 3]
+    assert not any("global_step" in row for row in own)
+    axes = {metric.name or metric.glob_name: metric.step_metric for metric in reader.run().metrics}
+    assert (axes["s"], "*" in axes) == ("global_step", False)
     assert (reader.about()["project"], reader.status(), reader.params()) == ("user", "finished", {"c": 1})
     assert len(reader.trials()) == 1
 

@@ -17,7 +17,8 @@ of active runs, since a later plain ``wandb.init()`` of the user would return it
 ``options["settings"]`` asks for it. A trial of a sweep is a run of its own; its group is the id of the session's run.
 
 Joined runs. In a run of the user's, each of our rows moves W&B's step on by one. Rows that the user then logs with a
-``step=`` below it are dropped by W&B; without ``step=``, or with `define_metric`, nothing is lost.
+``step=`` below it are dropped by W&B, with its own warning; without ``step=`` nothing is lost. Only our own keys get
+global_step as x axis there.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class WandbBackend(Backend):
         self._named = 0
         self._reopened = 0
         self._kinds: dict[str, str] = {}
+        self._defined: set[str] = set()
         self._about: dict[str, Any] = {}
         self._trials: dict[str, Any] = {}
         self._failed: Counter[str] = Counter()
@@ -149,8 +151,9 @@ class WandbBackend(Backend):
     @classmethod
     def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
         super().check(offline=offline, options=options)
-        settings = {**_settings_files(), **_settings_option(options)}
-        mode = options.get("mode") or settings.get("mode") or os.environ.get("WANDB_MODE")
+        stored, given = _settings_files(), _settings_option(options)
+        settings = {**stored, **given}
+        mode = options.get("mode") or given.get("mode") or os.environ.get("WANDB_MODE") or stored.get("mode")
         if offline or mode in ("offline", "disabled", "dryrun"):
             return
         if settings.get("api_key") or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
@@ -188,7 +191,7 @@ class WandbBackend(Backend):
         self._table_names = Names(KEY, max(128 - 39 - len(f"run-{self._run.id}-"), 20), in_bytes=True)
         if not self._disabled:
             self._update(self._run, self._known(run))
-            self._define(self._run)
+            self._define(self._run, everything=not self._joined)
         folder = shlex.quote(os.path.dirname(self._run.dir))
         return OpenedRun(str(self._run.id), f"wandb sync {folder}" if self._run.offline else self._run.url)
 
@@ -199,7 +202,7 @@ class WandbBackend(Backend):
             kept = {"project": self._run.project, "exp_name": self._run.name, "run_id": self._run.id}
             given = {"project": run.project, "exp_name": run.exp_name, "run_id": run.run_id}
             self._about |= {k: v for k, v in given.items() if v is not None and v != kept[k]}
-        if _labels(run.tags) != list(run.tags):
+        if run.tags and (self._joined or _labels(run.tags) != list(run.tags)):
             self._about["tags"] = run.tags
         return self._params(self._run, run.config) | _about(self._about)
 
@@ -246,7 +249,8 @@ class WandbBackend(Backend):
         if not here:
             os.environ.pop("WANDB_SERVICE", None)  # the training process's service, which ends with it
         unused = wandb_setup.singleton().settings_if_loaded is None
-        if "offline" in (mode, os.environ.get("WANDB_MODE")) and (unused or not here):
+        offline = "offline" in (mode, self._settings.get("mode"), os.environ.get("WANDB_MODE"))
+        if offline and (unused or not here):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it uses the network in offline mode as well
         with _undisturbed(), _unread_settings(), _argv(program.argv, unless=here):
             opened = wandb.init(
@@ -259,9 +263,11 @@ class WandbBackend(Backend):
         return opened
 
     @staticmethod
-    def _define(run: Any) -> None:
+    def _define(run: Any, *, everything: bool = True) -> None:
+        """Make global_step the x axis; in a run of the user's only for our keys, as they come (see `_row`)."""
         run.define_metric("global_step", hidden=True)
-        run.define_metric("*", step_metric="global_step")
+        if everything:
+            run.define_metric("*", step_metric="global_step")
 
     def flush(self) -> None:
         if self._run is not None and not self._disabled:
@@ -276,12 +282,23 @@ class WandbBackend(Backend):
             if self._run is not None and not self._disabled and not self._joined:
                 self._update(self._run, _about({"status": status}))
                 unsent += self._finish(self._run, status)
+                self._settle()
         finally:
             if self._tmp is not None:
                 self._tmp.cleanup()
                 self._tmp = None
         if unsent:
             raise errors.BackendError(f"not uploaded in time, but on disk; remedy: wandb sync {' '.join(unsent)}")
+
+    def _settle(self) -> None:
+        """Wait until the logs are on disk: `finish` of the SDK returns before W&B's service has closed them."""
+        import wandb
+
+        if self._info is not None and self._info.program.pid == os.getpid():
+            time.sleep(FLUSH_SECONDS)  # the service may have runs of the user's
+        else:
+            with contextlib.suppress(SystemExit):  # it passes on the exit code of the service
+                wandb.teardown()
 
     @staticmethod
     def _finish(run: Any, status: Status) -> list[str]:
@@ -473,6 +490,11 @@ class WandbBackend(Backend):
         row = {**values, "global_step": event.step}
         if math.isfinite(event.wall_time):
             row["_timestamp"] = event.wall_time
+        if self._joined and run is None:
+            for key in values.keys() - self._defined:
+                if not {".", "*"} & set(key):  # define_metric would take them for a path and for any text
+                    self._run.define_metric(key, step_metric="global_step")
+                self._defined.add(key)
         (run or self._run).log(row)
 
     def _media(self, event: ev.Event, make: Callable[[], Any]) -> None:
