@@ -179,7 +179,7 @@ def _specs(settings: Settings, objects: Mapping[str, Backend]) -> list[BackendSp
         options = dict(settings.options.get(name, {}))
         backend(options)  # raises for unknown options
         backend.check(offline=settings.offline, options=options)
-        specs.append(BackendSpec(name, f"{backend.__module__}:{backend.__qualname__}", options, backend.borrowed()))
+        specs.append(BackendSpec(name, f"{backend.__module__}:{backend.__qualname__}", options))
     return specs
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tracelet_shim import errors, intercept
 from tracelet_shim._program import ExitWatch, describe, rank, world_group
 from tracelet_shim._settings import Settings
+from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
@@ -76,6 +77,8 @@ class Session:
 
     def _start(self) -> Bus:
         memory = int(self.settings.memory * 1e6)
+        for spec in self._specs:
+            _borrow(spec)
         bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
         bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
@@ -285,6 +288,16 @@ class Session:
             self._bus.after_fork()
         self._bus = None
         self._stopped_as = "forked"
+
+
+def _borrow(spec: msg.BackendSpec) -> None:
+    """Join the run that the user has active in this process, if there is one."""
+    if not spec.target:
+        return
+    backend = registry.find(spec.name)
+    run_id = backend.borrowed()
+    if run_id is not None:
+        spec.resume, spec.borrowed, spec.here = run_id, True, not backend.joins_from_outside()
 
 
 class _Native(Mapping[str, Any]):

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tracelet_shim import events as ev
@@ -42,6 +43,7 @@ class Decoder:
         self._sources: dict[int, msg.Source] = {}
         self._plugins: dict[tuple[int, str], str] = {}
         self._trials = _Trials()
+        self._paths = _Paths()
 
     def add_source(self, source: msg.Source) -> None:
         """Take note of an event file; its writer gets its name now, in the order of creation."""
@@ -50,6 +52,15 @@ class Decoder:
 
     def source(self, number: int) -> msg.Source:
         return self._sources[number]
+
+    def new_paths(self) -> list[tuple[str, str, str, str | None, str]]:
+        """Return the paths given since the last time, for the ledger: (path, writer, tag, series, suffix)."""
+        return self._paths.take_new()
+
+    def restore_paths(self, paths: list[tuple[str, str, str, str | None, str]]) -> None:
+        """Take over the paths that an earlier decoder of this session had given."""
+        for path in paths:
+            self._paths.remember(*path)
 
     def new_trials(self) -> list[tuple[int, int, str | None, dict[str, Any]]]:
         """Return which hparams have been told apart since the last time: (source, position, trial, params)."""
@@ -78,7 +89,7 @@ class Decoder:
             broken = ev.RecordId(source.path, record.position)
             base = {"writer": self._names(logdir), "tag": "", "step": 0, "wall_time": 0.0}
             return [ev.Blob(**base, record=broken, source=data, data=data, name="damaged_event.pb")]  # type: ignore[arg-type]
-        return list(self._events(record, event, source, self._writer(logdir, source), data))
+        return [self._paths.distinct(e) for e in self._events(record, event, source, self._writer(logdir, source), data)]
 
     def _writer(self, logdir: str, source: msg.Source) -> str:
         if self._replay and self._trials.is_nested(source):
@@ -166,6 +177,44 @@ class Decoder:
                 base["writer"] = self._names(parent)
                 series = last[len(prefix) :]
         return ev.Scalar(**base, value=number, series=series)
+
+
+class _Paths:
+    """Tells apart what joins to the same path: the root's tag ``a/b``, the tag ``b`` of the writer ``a``, and the series
+    ``b`` of ``a``. Who came first has the plain path.
+
+    Only paths with a slash can meet. A program that makes up a tag for each step is watched up to `_MOST` of them.
+    """
+
+    _MOST = 20_000
+
+    def __init__(self) -> None:
+        self._suffixes: dict[tuple[str, str, str | None], str] = {}
+        self._owners: dict[str, int] = {}
+        self._new: list[tuple[str, str, str, str | None, str]] = []
+
+    def remember(self, path: str, writer: str, tag: str, series: str | None, suffix: str) -> None:
+        self._suffixes[writer, tag, series] = suffix
+        self._owners[path] = self._owners.get(path, 0) + 1
+
+    def take_new(self) -> list[tuple[str, str, str, str | None, str]]:
+        new, self._new = self._new, []
+        return new
+
+    def distinct(self, event: ev.Event) -> ev.Event:
+        """Return the event, with a suffix if its path belongs to another one."""
+        series = event.series if isinstance(event, ev.Scalar) else None
+        key = (event.writer, event.tag, series)
+        suffix = self._suffixes.get(key)
+        if suffix is None:
+            path = event.path
+            if "/" not in path or len(self._suffixes) >= self._MOST or isinstance(event, (ev.Marker, ev.HParams)):
+                return event
+            owners = self._owners.get(path, 0)
+            suffix = f"~{owners + 1}" if owners else ""
+            self.remember(path, *key, suffix)
+            self._new.append((path, *key, suffix))
+        return msgspec.structs.replace(event, suffix=suffix) if suffix else event
 
 
 class _Trials:

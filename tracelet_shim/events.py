@@ -89,6 +89,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str
         step: TensorBoard's step. ``global_step=None`` is stored as 0 by TensorBoard, and so it is here.
         wall_time: seconds since the epoch; whatever the user passed as ``walltime``, NaN and negatives included.
         record: where it stands in the event file.
+        suffix: ``"~2"`` and so on if another writer, tag or series already has this `path` (the root's tag
+            ``train/loss`` beside the tag ``loss`` of the writer ``train``); else empty.
         source: the serialised ``tensorboard.Event`` proto that this event was decoded from. All events of one record
             share it. Empty where TensorBoard itself wrote no event (embeddings).
     """
@@ -100,12 +102,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str
     step: int
     wall_time: float
     record: RecordId
+    suffix: str = ""
     source: bytes = b""
 
     @property
     def path(self) -> str:
         """The tag with its writer in front, joined by a slash: ``train/loss``; unique within the session."""
-        return f"{self.writer}/{self.tag}" if self.writer else self.tag
+        path = f"{self.writer}/{self.tag}" if self.writer else self.tag
+        return path + self.suffix if self.suffix else path
 
 
 class Scalar(Event, frozen=True, kw_only=True):
@@ -124,7 +128,7 @@ class Scalar(Event, frozen=True, kw_only=True):
     @property
     def path(self) -> str:
         path = f"{self.writer}/{self.tag}" if self.writer else self.tag
-        return path if self.series is None else f"{path}/{self.series}"
+        return (path if self.series is None else f"{path}/{self.series}") + self.suffix
 
 
 class Histogram(Event, frozen=True, kw_only=True):

@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS runs (
     failed INTEGER DEFAULT 0, state TEXT, error TEXT, PRIMARY KEY (session, backend));
 CREATE TABLE IF NOT EXISTS trials (
     session TEXT, source INTEGER, position INTEGER, trial TEXT, params TEXT, PRIMARY KEY (session, source, position));
+CREATE TABLE IF NOT EXISTS paths (session TEXT, path TEXT, writer TEXT, tag TEXT, series TEXT, suffix TEXT);
 CREATE TABLE IF NOT EXISTS set_aside (
     session TEXT, backend TEXT, path TEXT, position INTEGER, kind TEXT, tag TEXT, step INTEGER, message TEXT, at REAL);
 """
@@ -130,6 +131,14 @@ class Ledger:
         """Keep which hparams are the run's own and which a trial's: (source, position, trial, params)."""
         rows = [(session, source, position, trial, json.dumps(params)) for source, position, trial, params in trials]
         self._db.executemany("INSERT OR REPLACE INTO trials VALUES (?,?,?,?,?)", rows)
+
+    def add_paths(self, session: str, paths: Iterable[tuple[str, str, str, str | None, str]]) -> None:
+        """Keep which writer, tag and series has which path: (path, writer, tag, series, suffix)."""
+        self._db.executemany("INSERT INTO paths VALUES (?,?,?,?,?,?)", [(session, *path) for path in paths])
+
+    def paths(self, session: str) -> list[tuple[str, str, str, str | None, str]]:
+        query = "SELECT path, writer, tag, series, suffix FROM paths WHERE session = ? ORDER BY rowid"
+        return list(self._db.execute(query, (session,)))
 
     def trials(self, session: str) -> list[tuple[int, int, str | None, dict[str, Any]]]:
         rows = self._db.execute(

@@ -87,6 +87,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         run_id: id chosen by the user. A tracker that can resumes the run of that id or creates it; one that cannot
             choose ids keeps it as a tag ``tracelet.run_id``, and finds the run by that tag to resume it.
         resume: the tracker's own id of an existing run to continue; wins over `run_id`.
+        borrowed: True if `resume` is a run that the user has active: it is joined and left open.
         tags: name -> value; the value of a bare label is ``""``.
         notes: free text.
         config: parameters known at the start; plain JSON values.
@@ -104,6 +105,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     exp_name: str | None = None
     run_id: str | None = None
     resume: str | None = None
+    borrowed: bool = False
     tags: dict[str, str] = {}
     notes: str | None = None
     config: dict[str, Any] = {}

@@ -328,6 +328,7 @@ class ClearMLBackend(Backend):
         from clearml.backend_api.session.session import LoginError
         from clearml.backend_interface.base import InterfaceBase
         from clearml.config import config_obj
+        from clearml.storage.helper import _HttpDriver
 
         offline = bool(run.offline or InterfaceBase._offline_mode)
         if self.given.get("offline") is not None:
@@ -354,6 +355,7 @@ class ClearMLBackend(Backend):
                 raise ConnectionError(f"ClearML: no answer from {Session.get_api_server_host()}") from error
             raise errors.BackendError(f"ClearML: {error}") from error
         InterfaceBase._default_session = session
+        _HttpDriver._file_server_hosts = None  # kept from an earlier session: the hosts that get the credentials
         self._undo.callback(setattr, InterfaceBase, "_default_session", None)
 
     def _task(self, run: RunInfo, program: dict[str, Any]) -> Any:

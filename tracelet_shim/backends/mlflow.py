@@ -110,9 +110,6 @@ class MLflowBackend(Backend):
         ev.Blob: Capability(Level.FILE, "the bytes"),
     }
 
-    _lent: ClassVar[set[str]] = set()
-    """Ids of the user's active runs that `borrowed` has seen in this process."""
-
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
         self._client: Any = None
@@ -140,7 +137,6 @@ class MLflowBackend(Backend):
         active = active_run() if active_run is not None else None
         if active is None:
             return None
-        cls._lent.add(active.info.run_id)
         return str(active.info.run_id)
 
     @classmethod
@@ -207,9 +203,7 @@ class MLflowBackend(Backend):
             found = self._client.get_run(given)
             if found.info.lifecycle_stage != "active":
                 raise errors.BackendError(f"MLflow run {given} is deleted; mlflow runs restore --run-id {given}")
-            # Ours carry the session's tag. A run that is going on and does not is the user's: he ends it.
-            foreign = found.info.status == "RUNNING" and "tracelet.session" not in found.data.tags
-            self._joined = run.resume is not None and (foreign or run.resume in self._lent)
+            self._joined = run.borrowed
         else:
             tag, value = ("run_id", self._keys(run.run_id)) if run.run_id else ("session", run.session)
             query = f"tags.`tracelet.{tag}` = '{value}'"

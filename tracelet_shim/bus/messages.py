@@ -81,6 +81,7 @@ class BackendSpec(msgspec.Struct, tag="backend_spec"):
         target: ``"module:Class"``.
         options: its options.
         resume: the tracker's id of a run to continue or to join.
+        borrowed: True if that is a run that the user has active.
         here: True if it must live in the training process, with a run of the user's that only that process can write.
     """
 
@@ -88,6 +89,7 @@ class BackendSpec(msgspec.Struct, tag="backend_spec"):
     target: str
     options: dict[str, Any]
     resume: str | None = None
+    borrowed: bool = False
     here: bool = False
 
 

@@ -144,6 +144,7 @@ class Relay:
             return
         self._log.open(index, known.events + max(0, index.length - known.records))
         self._decoder.restore_trials(self._ledger.trials(session))
+        self._decoder.restore_paths(self._ledger.paths(session))
         rows = {row.backend: row for row in self._ledger.runs(session)}
         for worker in self.workers:
             if worker.name in rows:
@@ -168,6 +169,7 @@ class Relay:
         session = self._session.run.session
         try:
             self._ledger.add_trials(session, self._decoder.new_trials())
+            self._ledger.add_paths(session, self._decoder.new_paths())
             self._ledger.set_aside(session, [row for worker in self.workers for row in worker.take_refused()])
             if now != self._saved:
                 self._ledger.save(session, self._log.events, self._log.length, rows)

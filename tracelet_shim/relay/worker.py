@@ -49,7 +49,7 @@ class Worker:
         self.opened: msg.Opened | None = None
         self._refused: list[tuple[Any, ...]] = []
         self._spec = spec
-        self._run = msgspec.structs.replace(run, resume=spec.resume) if spec.resume else run
+        self._run = msgspec.structs.replace(run, resume=spec.resume, borrowed=spec.borrowed) if spec.resume else run
         self._log = log
         self._reply = reply
         self._flush_to = -1
