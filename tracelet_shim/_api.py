@@ -95,11 +95,15 @@ def stop_logging(status: str = "finished", *, timeout: float | None = None) -> N
     Raises:
         DeliveryError: under `strict`, if anything was not delivered.
     """
+    _stop(status, timeout)
+
+
+def _stop(status: str, timeout: float | None = None, *, at_exit: bool = False) -> None:
     global _session
     with _lock:
         session, _session = _session, None
     if session is not None:
-        session.stop(status, timeout)
+        session.stop(status, timeout, at_exit=at_exit)
 
 
 def get_session() -> Session | None:
@@ -204,6 +208,39 @@ def _hook_process(session: Session) -> None:
         import concurrent.futures.thread  # noqa: F401
 
         register(_at_exit)
+    if session.hosts_trackers:
+        _handle_sigterm()
+
+
+def _handle_sigterm() -> None:
+    """With the trackers in this process, SIGTERM would take what they have not got yet with it: deliver first, then do
+    what would have happened. (A relay process needs no handler here, it survives us.)"""
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        return
+    previous = signal.getsignal(signal.SIGTERM)
+    if previous is _on_sigterm or previous == signal.SIG_IGN or previous is None:
+        return
+    _on_sigterm.previous = previous  # type: ignore[attr-defined]
+    signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, frame: Any) -> None:
+    import signal
+
+    previous = _on_sigterm.previous  # type: ignore[attr-defined]
+    session = _session
+    if callable(previous):  # the user's own: it decides what happens next
+        if session is not None:
+            session.exit_watch.terminated = True
+        previous(number, frame)
+        return
+    try:
+        stop_logging("killed")
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _at_exit() -> None:
@@ -213,7 +250,7 @@ def _at_exit() -> None:
     if session is None:
         return
     try:
-        stop_logging(session.exit_watch.status())
+        _stop(session.exit_watch.status(), at_exit=True)
     except errors.DeliveryError as error:
         sys.stderr.write(f"tracelet-shim: error: {error}\n")
         sys.stderr.flush()

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import Mapping
+from typing import Any
+
+import wrapt
 
 from tracelet_shim.backends.base import Program
 
 __all__ = ["ExitWatch", "describe", "rank", "world_group"]
+
+_watch: ExitWatch | None = None
 
 _RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 _GROUPS = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PMI_JOBID", "OMPI_MCA_ess_base_jobid")
@@ -58,27 +64,37 @@ def _cwd() -> str:
         return os.path.sep
 
 
+def _exiting(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    if _watch is not None and threading.current_thread() is threading.main_thread():
+        _watch.noted(args[0] if args else None)
+    return wrapped(*args, **kwargs)
+
+
 class ExitWatch:
     """Tells, when the interpreter ends, in which way.
 
     Nothing is hooked for exceptions: the interpreter itself leaves an uncaught one in ``sys.last_value`` before it runs
     the atexit handlers. Only ``sys.exit`` leaves no trace, so it is wrapped to note its code; a program that catches
     the SystemExit and goes on is told by what it does afterwards (`still_running`).
+
+    Attributes:
+        terminated: set by whoever sees SIGTERM come.
     """
 
     def __init__(self) -> None:
         self._code: object = None
-        self._original = None
+        self.terminated = False
 
     def watch(self) -> None:
-        import wrapt
-
+        """Begin to note the codes of `sys.exit`."""
+        global _watch
+        _watch = self
         if not isinstance(sys.exit, wrapt.FunctionWrapper):
-            sys.exit = wrapt.FunctionWrapper(sys.exit, self._exiting)
+            sys.exit = wrapt.FunctionWrapper(sys.exit, _exiting)
 
-    def _exiting(self, wrapped: object, instance: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        self._code = args[0] if args else None
-        return wrapped(*args, **kwargs)  # type: ignore[operator]
+    def noted(self, code: object) -> None:
+        """The main thread has called `sys.exit` with this code."""
+        self._code = code
 
     def still_running(self) -> None:
         """The program has done something since: an earlier `sys.exit` was caught."""
@@ -87,10 +103,10 @@ class ExitWatch:
     def status(self) -> str:
         """Return ``"finished"``, ``"failed"`` or ``"killed"``; to be called at exit."""
         error = getattr(sys, "last_value", None)
-        if isinstance(error, KeyboardInterrupt):
+        if self.terminated or isinstance(error, KeyboardInterrupt):
             return "killed"
         if error is not None and not hasattr(sys, "ps1"):  # at a prompt, an error ends nothing
             return "failed"
-        if self._code not in (None, 0):
-            return "killed" if self._code in (130, 143) else "failed"
-        return "finished"
+        if self._code in (None, 0, False):
+            return "finished"
+        return "killed" if self._code in (130, 143) else "failed"

@@ -124,6 +124,7 @@ class Session:
         return number
 
     def publish(self, record: msg.Record) -> None:
+        self.exit_watch.still_running()
         self._bus.publish(record)  # type: ignore[union-attr] - add_source has begun the session
 
     def nudge(self) -> None:
@@ -240,12 +241,13 @@ class Session:
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
-    def stop(self, status: str = "finished", timeout: float | None = None) -> None:
+    def stop(self, status: str = "finished", timeout: float | None = None, *, at_exit: bool = False) -> None:
         """Deliver what is left and end all runs. A second call changes nothing.
 
         Args:
             status: ``"finished"``, ``"failed"`` or ``"killed"``.
             timeout: seconds this may take; `exit_timeout` of the settings if None.
+            at_exit: True if nobody asked for it: the program is ending.
 
         Raises:
             DeliveryError: under `strict`, if anything was not delivered.
@@ -261,7 +263,9 @@ class Session:
         self.active = False
         if self._bus is not None:
             deadline = self.settings.exit_timeout if timeout is None else timeout
-            states = self._bus.close(status, deadline, _Progress(self).show)
+            if self._spilled:
+                intercept.flush_files()  # what did not fit into memory will be read from them
+            states = self._bus.close(msg.Close(status, deadline, at_exit), _Progress(self).show)
             if os.environ.get(OWNER) == str(os.getpid()):
                 del os.environ[OWNER]
             self._account(states)

@@ -8,15 +8,15 @@ Decisions, with the place in Trackio 0.43 that a rule comes from:
 - One event is one row, with its own time. Its ``log_id`` is made from the event and is unique in the database
   (``idx_metrics_log_id``): a repeated delivery counts once. A server stamps the time of arrival, and the time column
   holds no NaN and no year 10000; there the true time is in the row as ``tracelet/wall_time``.
-- Media files are written where `TrackioMedia` writes them (``media/<project>/<run>/<step>/``), unchanged, under a name made
-  from the event instead of a random one. A video is a GIF logged as `trackio.Image`: the dashboard shows a
+- Media files are written where `TrackioMedia` writes them (``media/<project>/<run>/<step>/``), unchanged, under a name
+  made from the event instead of a random one. A video is a GIF logged as `trackio.Image`: the dashboard shows a
   `trackio.Video` in ``<video>``, which plays no GIF in most browsers (``frontend/src/pages/Media.svelte``).
 - What has no type of its own is an artifact of the run, one for each tag, one version for each event: its page offers
   the files by name. (`trackio.save` belongs to no run, and a server forgets the names.) Equal manifests are one version
   (``_insert_artifact_version_cursor``); a path names its event, so that only repetitions are equal.
 - A run has no status, tags or notes: they are in its config as ``tracelet/...``. A run exists as soon as it has a row
-  (``get_run_records``), and a config travels with rows only: an empty row opens each run, and is sent again, and taken for
-  known, whenever the config changes.
+  (``get_run_records``), and a config travels with rows only: an empty row opens each run, and is sent again, and taken
+  for known, whenever the config changes.
 - A trial is a run of its own, in one group with its parent.
 - `Run.__init__` asks the Hub who the user is, without a time limit, where there is a token. No `Run` is made here
   unless the user asks for the `handle`, and that one does not ask.
@@ -56,8 +56,10 @@ _ILLEGAL_KEY = (
 """``utils.RESERVED_KEYS``, the ``__`` of `Run.log`, what ``dataProcessing.js`` overwrites, and our own name space."""
 
 _SIDECARS = ("system", "configs", "traces", "artifacts", "artifact_versions", "artifact_aliases", "run_artifact_links")
-_ILLEGAL_PROJECT = r"[^\w\-]|\Ar(?=egistry-)|" + "|".join(rf"(?<=[\w\-]_){s[0]}(?={s[1:]}\Z)" for s in _SIDECARS)
-"""`canonical_project_name` and `validate_project_name`."""
+_ILLEGAL_PROJECT = r"[^\w\-]|\Ar(?=egistry-)|" + "|".join(
+    rf"(?:(?<=(?s:.)_)|(?<=[^\w\-])){word[0]}(?={word[1:]}\Z)" for word in _SIDECARS
+)
+"""`canonical_project_name` and `validate_project_name`; an escape ends with an underscore, too."""
 
 _ILLEGAL_RUN = rf"[/\\{_UNPRINTABLE}]|\A\.{{1,2}}\Z|\A\s|\s\Z"  # the name is a folder of the media directory
 _ILLEGAL_ID = r"[^A-Za-z0-9._-]"  # cas.ARTIFACT_NAME_RE, and our run ids
@@ -202,11 +204,11 @@ class TrackioBackend(Backend):
         if space:
             self._store = self._connect(self._space(space), None, None)
         else:
-            base = server.partition("?")[0] if server else None
+            base = server.partition("?")[0] if server else None  # what follows is the token, and how to show the page
             self._store = self._connect(None, base, _token(self.given, server) if server else None)
         run_id = run.resume or (Names(_ILLEGAL_ID, 64)(run.run_id) if run.run_id else run.session)
         found = {record["id"]: str(record["name"]) for record in self._store.runs()}
-        config = (self._store.config(run_id) if run_id in found else None) or {}
+        config = _plain(self._store.config(run_id) or {}) if run_id in found else {}
         name = found.get(run_id) or (Names(_ILLEGAL_RUN, 150, in_bytes=True)(run.exp_name) if run.exp_name else None)
         if name is None:
             from trackio import utils
@@ -324,7 +326,9 @@ class TrackioBackend(Backend):
         assert run is not None
         assert self._store is not None
         values = _plain(metrics)
-        values.update({f"{_OWN}tag": _plain(self._keys.shortened[key]) for key in metrics if key in self._keys.shortened})
+        cut = [_plain(self._keys.shortened[key]) for key in metrics if key in self._keys.shortened]
+        if cut:
+            values[f"{_OWN}tag"] = cut
         when = _iso(event.wall_time)
         if when is None or not self._store.keeps_time:
             values[f"{_OWN}wall_time"] = _plain(float(event.wall_time))
@@ -411,10 +415,11 @@ class TrackioBackend(Backend):
         self.attach_files(event)
         matrix = event.matrix.numpy()
         labels = event.metadata or ((),) * len(matrix)
-        columns = [*(event.metadata_header or ("label",) * bool(event.metadata)), *(f"d{i}" for i in range(matrix.shape[1]))]
+        header = event.metadata_header or ("label",) * bool(event.metadata)
+        columns = [*header, *(f"d{i}" for i in range(matrix.shape[1]))]
         columns = [name if columns.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(columns)]
-        head = matrix[: max(1, _TABLE_CELLS // max(1, len(columns)))].tolist()
-        rows = [dict(zip(columns, (*cells, *values), strict=False)) for cells, values in zip(labels, head, strict=False)]
+        head = zip(labels, matrix[: max(1, _TABLE_CELLS // max(1, len(columns)))].tolist(), strict=False)
+        rows = [dict(zip(columns, (*cells, *values), strict=False)) for cells, values in head]
         self._row(event, {self._keys(event.path): {"_type": trackio.Table.TYPE, "_value": rows}})
 
     def log_graph(self, event: ev.Graph) -> None:
@@ -459,11 +464,12 @@ class TrackioBackend(Backend):
         assert self._store is not None
         if trial not in self._trials:
             main, run_id = self._main, _digest(self._main.id, "trial", trial)
-            if main.config.get("_Group") is None:  # so that the dashboard can show all of them together
-                main.config["_Group"], main.changed = main.name, True
+            group = main.config.get("_Group") or main.name
+            if self._joined is None and main.config.get("_Group") != group:  # the dashboard shows them all together
+                main.config["_Group"], main.changed = group, True
             started = _iso(event.wall_time) or main.started
-            config = self._store.config(run_id) or {
-                "_Username": main.config.get("_Username"), "_Created": started, "_Group": main.config["_Group"],
+            config = _plain(self._store.config(run_id) or {}) or {
+                "_Username": main.config.get("_Username"), "_Created": started, "_Group": group,
                 f"{_OWN}parent": main.id, f"{_OWN}trial": trial,
                 f"{_OWN}status": "finished",  # at once: a crash leaves no trial running for ever
             }  # fmt: skip
@@ -475,9 +481,9 @@ class TrackioBackend(Backend):
         """Put parameters into the config. The first value stays, later ones are listed beside it."""
         for name, value in params.items():
             key, plain = _param_key(name), _plain(value)
-            later = list(target.config.get(f"{_OWN}later/{key}", ()))
-            if json.dumps([*later, target.config.setdefault(key, plain)][-1 if not later else len(later) - 1]) != json.dumps(plain):
-                target.config[f"{_OWN}later/{key}"] = [*later, plain]
+            values = [target.config.setdefault(key, plain), *target.config.get(f"{_OWN}later/{key}", ())]
+            if json.dumps(values[-1]) != json.dumps(plain):
+                target.config[f"{_OWN}later/{key}"] = [*values[1:], plain]
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -492,9 +498,10 @@ class TrackioBackend(Backend):
         assert self._store is not None
         if contents:
             metadata = {"tag": event.path, "writer": event.writer, "step": event.step, "wall_time": event.wall_time}
+            name = self._artifacts(f"tracelet-{event.kind}-{event.path}")
             self._store.artifact(
-                contents, name=self._artifacts(f"tracelet-{event.kind}-{event.path}"), type=event.kind, description=None,
-                metadata=_plain(metadata), aliases=[], run_name=self._main.name, run_id=self._main.id,
+                contents, name=name, type=event.kind, description=None, metadata=_plain(metadata), aliases=[],
+                run_name=self._main.name, run_id=self._main.id,
             )  # fmt: skip
 
 
@@ -693,7 +700,7 @@ def _file(name: str, data: bytes) -> Iterator[Path]:
 
 
 def _upload(path: Path) -> Any:
-    from gradio_client import handle_file
+    from trackio.run import handle_file
 
     return handle_file(str(path))
 
@@ -711,7 +718,7 @@ def _curve(across: Sequence[float], up: Sequence[float], across_name: str, up_na
     words = ((210, 385, across_name), (40, 375, "0"), (380, 375, "1"), (30, 24, "1"), (70, 14, up_name))
     texts = "".join(f'<text x="{x}" y="{y}" text-anchor="middle">{text}</text>' for x, y, text in words)
     return (
-        f'{_PAGE}<body><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 390" fill="currentColor" font-size="12">'
+        f'{_PAGE}<body><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 390" fill="currentColor">'
         f'<path d="M40 20V360H380" fill="none" stroke="grey"/>{texts}'
         f'<polyline points="{line}" fill="none" stroke="#ff7c00" stroke-width="2"/></svg></body></html>'
     ).encode()

@@ -88,18 +88,17 @@ class Bus:
             self._flushing.pop(number, None)
 
     def close(
-        self, status: str, deadline: float, progress: Callable[[], None] | None = None
+        self, message: msg.Close, progress: Callable[[], None] | None = None
     ) -> dict[str, msg.BackendState] | None:
         """Drain and end all runs; return their last states, or None if the relay did not answer in time.
 
         Args:
-            status: ``"finished"``, ``"failed"`` or ``"killed"``.
-            deadline: seconds, after which what is left is given up.
+            message: how to end, and how long that may take.
             progress: called about ten times a second while waiting.
         """
-        self._queue.append(msg.Close(status, deadline))
+        self._queue.append(message)
         self._wake.set()
-        until = time.monotonic() + deadline + 2.0
+        until = time.monotonic() + message.deadline + 2.0
         while not self._closed.wait(0.1) and time.monotonic() < until and self._thread.is_alive():
             if progress is not None:
                 progress()

@@ -167,10 +167,15 @@ class Flush(msgspec.Struct, tag="flush"):
 
 
 class Close(msgspec.Struct, tag="close"):
-    """The last message: drain, then close every run with this status, all within `deadline` seconds."""
+    """The last message: drain, then close every run with this status, all within `deadline` seconds.
+
+    Attributes:
+        at_exit: True if nobody asked for the end and the status was read off the way the program ended.
+    """
 
     status: str
     deadline: float
+    at_exit: bool = False
 
 
 Message = Union[Open, Continue, Writer, Source, Records, Flush, Close]  # noqa: UP007

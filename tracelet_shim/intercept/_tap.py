@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from typing import Any
 
 from tracelet_shim import eventfile
@@ -16,9 +17,11 @@ from tracelet_shim.bus.messages import Record
 from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._sink import Sink, current
 
-__all__ = ["absolute", "add_event", "created", "publish_without_event"]
+__all__ = ["absolute", "add_event", "created", "flush_files", "publish_without_event"]
 
 _ATTRIBUTE = "_tracelet_source"
+_live: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The file writers that a session has seen and that still exist."""
 
 
 class _Source:
@@ -48,6 +51,14 @@ class _Source:
         owner = absolute(call.writer.get_logdir()) if call is not None else logdir
         self.number = sink.add_source(absolute(path), logdir, owner if owner != logdir else None)
         self.sink = sink
+        _live.add(writer)
+
+
+def flush_files() -> None:
+    """Have TensorBoard write out what its own queues hold, so that it can be read from the event files."""
+    for writer in list(_live):
+        with contextlib.suppress(Exception):  # closed, or its disk is full: there is nothing to be had from it
+            writer.flush()
 
 
 def absolute(path: object) -> str:

@@ -136,6 +136,8 @@ def _serve(connection: _Connection, relay: Relay) -> None:
             if isinstance(message, msg.Open):
                 opened = True
                 _settle(message)
+            if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
+                message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
             relay.handle(message)
         if time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK

@@ -1,0 +1,300 @@
+"""Reads a Trackio run back from the SQLite files, the media folders and the artifact blobs, without Trackio."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sqlite3
+import wave
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from tracelet_shim.testing import NDArray, Point, Reader, Trial
+
+_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+
+
+def original(mapped: str) -> str:
+    """Undo what stands for characters that Trackio does not take."""
+    if mapped == "_x_":
+        return ""
+    parts = re.split(r"_x([0-9a-f]+)_", mapped)
+    return "".join(chr(int(part, 16)) if i % 2 else part for i, part in enumerate(parts))
+
+
+def _path(writer: str, tag: str, series: str | None = None) -> str:
+    path = f"{writer}/{tag}" if writer else tag
+    return path if series is None else f"{path}/{series}"
+
+
+def _number(value: Any) -> float:
+    return _NUMBERS[value] if isinstance(value, str) else float(value)
+
+
+class Row(NamedTuple):
+    """One call of `log`: keys are the user's names."""
+
+    step: int
+    wall_time: float
+    values: dict[str, Any]
+
+
+class TrackioReader(Reader):
+    backend = "trackio"
+
+    @classmethod
+    def environment(cls, directory: Path) -> dict[str, str]:
+        return {
+            "TRACKIO_DIR": str(directory / "trackio"),
+            "TRACKIO_STORAGE_MODE": "sqlite",
+            "HF_HOME": str(directory / "huggingface"),
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    # -- the database -------------------------------------------------------------------------------------------------
+
+    def databases(self) -> list[Path]:
+        return sorted((self.directory / "trackio").glob("*.db"))
+
+    def query(self, sql: str, *values: Any, database: Path | None = None) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(database or self.database)
+        try:
+            return connection.execute(sql, values).fetchall()
+        finally:
+            connection.close()
+
+    @property
+    def database(self) -> Path:
+        """The file of the project that has the run."""
+        run = self.run
+        sql = "SELECT 1 FROM metrics WHERE run_id = ? LIMIT 1"
+        (found,) = [database for database in self.databases() if self.query(sql, run, database=database)]
+        return found
+
+    def run_ids(self) -> list[str]:
+        found = []
+        for database in self.databases():
+            sql = (
+                "SELECT m.run_id, c.config FROM metrics m LEFT JOIN configs c USING (run_id)"
+                " GROUP BY m.run_id ORDER BY MIN(m.id)"
+            )
+            for run, config in self.query(sql, database=database):
+                if "tracelet/parent" not in json.loads(config or "{}"):
+                    found.append(str(run))
+        return found
+
+    @property
+    def run(self) -> str:
+        if self.run_id is not None:
+            return self.run_id
+        (only,) = self.run_ids()
+        return only
+
+    def config(self, run: str | None = None) -> dict[str, Any]:
+        rows = self.query("SELECT config FROM configs WHERE run_id = ?", run or self.run)
+        return json.loads(rows[0][0]) if rows else {}
+
+    def name(self, run: str | None = None) -> str:
+        ((name,),) = self.query("SELECT DISTINCT run_name FROM metrics WHERE run_id = ?", run or self.run)
+        return str(name)
+
+    def rows(self, run: str | None = None) -> Iterator[Row]:
+        sql = "SELECT step, timestamp, metrics FROM metrics WHERE run_id = ? ORDER BY id"
+        for step, timestamp, text in self.query(sql, run or self.run):
+            stored = json.loads(text)
+            wall_time = datetime.fromisoformat(timestamp).timestamp()
+            if "tracelet/wall_time" in stored:
+                wall_time = _number(stored.pop("tracelet/wall_time"))
+            whole = stored.pop("tracelet/tag", [])
+            names = {key: original(key) for key in stored}
+            names.update(zip([key for key in stored if re.search(r"_h[0-9a-f]{16}$", key)], whole, strict=False))
+            assert type(step) is int
+            yield Row(step, wall_time, {names[key]: value for key, value in stored.items()})
+
+    def typed(self, kind: str, name: str) -> list[tuple[int, dict[str, Any]]]:
+        """Return (step, value) of everything of one of Trackio's types under one name."""
+        return [
+            (row.step, value)
+            for row in self.rows()
+            for key, value in row.values.items()
+            if key == name and isinstance(value, dict) and value["_type"] == f"trackio.{kind}"
+        ]
+
+    # -- the files ----------------------------------------------------------------------------------------------------
+
+    def media(self, kind: str, name: str, *suffixes: str) -> list[tuple[int, Path]]:
+        root = self.directory / "trackio" / "media"
+        found = [(step, root / value["file_path"]) for step, value in self.typed(kind, name)]
+        assert all(file.resolve().is_relative_to((root / self.database.stem).resolve()) for _, file in found)
+        return [(step, file) for step, file in found if not suffixes or file.suffix in suffixes]
+
+    def artifacts(self, kind: str) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
+        """Return (metadata, path -> content) of each version that the run has made, as its page offers them."""
+        sql = (
+            "SELECT v.metadata, v.manifest FROM artifact_versions v JOIN artifacts a ON a.id = v.artifact_id"
+            " JOIN run_artifact_links l ON l.artifact_version_id = v.id"
+            " WHERE l.run_id = ? AND l.direction = 'output' AND a.type = ? ORDER BY v.id"
+        )
+        blobs = self.directory / "trackio" / "artifacts" / self.database.stem / "blobs" / "sha256"
+        found = []
+        for metadata, manifest in self.query(sql, self.run, kind):
+            contents = {
+                entry["path"]: (blobs / entry["digest"][:2] / entry["digest"]).read_bytes()
+                for entry in json.loads(manifest)
+            }
+            found.append((json.loads(metadata), contents))
+        return found
+
+    def attached(self, kind: str, name: str, suffix: str) -> list[tuple[int, dict[str, bytes]]]:
+        """Return (step, suffix -> content) of the versions of one tag that have a file with `suffix`."""
+        found = []
+        for metadata, contents in self.artifacts(kind):
+            if metadata["tag"] == name:
+                named = {"." + path.rpartition("/")[2].partition(".")[2]: data for path, data in contents.items()}
+                if suffix in named:
+                    found.append((metadata["step"], named))
+        return found
+
+    # -- what a person sees -------------------------------------------------------------------------------------------
+
+    def scalars(self, writer: str, tag: str, series: str | None = None) -> list[Point]:
+        name = _path(writer, tag, series)
+        return [
+            Point(row.step, _number(row.values[name]), row.wall_time)
+            for row in self.rows()
+            if name in row.values and not isinstance(row.values[name], dict)
+        ]
+
+    def histograms(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray]]:
+        return [
+            (step, np.array([_number(x) for x in value["bins"]]), np.array([_number(x) for x in value["values"]]))
+            for step, value in self.typed("histogram", _path(writer, tag))
+        ]
+
+    def images(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
+        found = self.media("image", _path(writer, tag), ".png", ".jpeg")
+        return [(step, np.asarray(Image.open(file))) for step, file in found]
+
+    def videos(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
+        found = []
+        for step, file in self.media("image", _path(writer, tag), ".gif"):
+            frames = ImageSequence.Iterator(Image.open(file))
+            found.append((step, np.stack([np.asarray(frame.convert("RGB")) for frame in frames])))
+        return found
+
+    def audio(self, writer: str, tag: str) -> list[tuple[int, int, NDArray]]:
+        found = []
+        for step, file in self.media("audio", _path(writer, tag), ".wav"):
+            with wave.open(str(file)) as sound:
+                samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
+                found.append((step, sound.getframerate(), samples))
+        return found
+
+    def texts(self, writer: str, tag: str) -> list[tuple[int, str]]:
+        return [(step, value["_value"]) for step, value in self.typed("markdown", _path(writer, tag))]
+
+    def pr_curves(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray]]:
+        found = []
+        for step, value in self.typed("table", _path(writer, tag)):
+            rows = value["_value"]
+            if all("precision" in row for row in rows):
+                columns = (np.array([_number(row[name]) for row in rows]) for name in ("precision", "recall"))
+                found.append((step, *columns))
+        return found
+
+    def meshes(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray | None, NDArray | None]]:
+        name = _path(writer, tag)
+        shown = [(step, *_ply(file.read_text())) for step, file in self.media("object3d", name, ".ply")]
+        kept = self.attached("mesh", name, ".ply")
+        return [*shown, *((step, *_ply(contents[".ply"].decode())) for step, contents in kept)]
+
+    def embeddings(self, writer: str, tag: str) -> list[tuple[int, NDArray, list[list[str]] | None]]:
+        found = []
+        for step, contents in self.attached("embedding", _path(writer, tag), ".tensors.tsv"):
+            matrix = np.loadtxt(io.BytesIO(contents[".tensors.tsv"]), delimiter="\t", ndmin=2)
+            text = contents.get(".metadata.tsv")
+            metadata = [line.split("\t") for line in text.decode().splitlines()] if text is not None else None
+            if metadata is not None and len(metadata) == len(matrix) + 1:
+                del metadata[0]  # the header
+            found.append((step, matrix, metadata))
+        return found
+
+    def tensors(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
+        found = self.attached("tensor", _path(writer, tag), ".npy")
+        return [(step, np.load(io.BytesIO(contents[".npy"]))) for step, contents in found]
+
+    def graphs(self, writer: str = "") -> list[set[str]]:
+        from tensorboard.compat.proto import graph_pb2
+
+        return [
+            {node.name for node in graph_pb2.GraphDef.FromString(contents[".pb"]).node}
+            for metadata, all_contents in self.artifacts("graph")
+            if metadata["writer"] == writer
+            for contents in [{Path(path).suffix: data for path, data in all_contents.items()}]
+        ]
+
+    def custom_scalars(self, writer: str = "") -> list[dict[str, Any]]:
+        return [
+            json.loads(data)
+            for metadata, contents in self.artifacts("custom_scalars")
+            if metadata["writer"] == writer
+            for data in contents.values()
+        ]
+
+    def params_of(self, run: str) -> dict[str, Any]:
+        found = {}
+        for key, value in self.config(run).items():
+            if key.startswith("tracelet/param/"):
+                found[key.removeprefix("tracelet/param/")] = value
+            elif not key.startswith(("_", "tracelet/")):
+                found[key] = value
+        return found
+
+    def params(self) -> dict[str, Any]:
+        return self.params_of(self.run)
+
+    def metrics_of(self, run: str) -> dict[str, float]:
+        return {name: _number(value) for name, value in self.config(run).get("tracelet/metrics", {}).items()}
+
+    def summary_metrics(self) -> dict[str, float]:
+        return self.metrics_of(self.run)
+
+    def trials(self) -> list[Trial]:
+        sql = "SELECT run_id, config FROM configs c ORDER BY (SELECT MIN(m.id) FROM metrics m WHERE m.run_id = c.run_id)"
+        children = [run for run, config in self.query(sql) if json.loads(config).get("tracelet/parent") == self.run]
+        return [Trial(self.params_of(child), self.metrics_of(child)) for child in children]
+
+    def status(self) -> str:
+        return str(self.config()["tracelet/status"])
+
+    def about(self) -> dict[str, Any]:
+        config = self.config()
+        return {
+            "project": config.get("tracelet/project", self.database.stem),
+            "exp_name": config.get("tracelet/exp_name", self.name()),
+            "tags": {
+                key.removeprefix("tracelet/tag/"): value
+                for key, value in config.items()
+                if key.startswith("tracelet/tag/")
+            },
+            "notes": config.get("tracelet/notes"),
+            "run_id": config.get("tracelet/run_id"),
+        }
+
+
+def _ply(text: str) -> tuple[NDArray, NDArray | None, NDArray | None]:
+    """Return vertices, faces and colours of an ASCII PLY file."""
+    lines = text.splitlines()
+    start = lines.index("end_header")
+    counts = {words[1]: int(words[2]) for words in map(str.split, lines[:start]) if words[0] == "element"}
+    points = np.array([[float(x) for x in line.split()] for line in lines[start + 1 :][: counts["vertex"]]])
+    points = points.reshape(counts["vertex"], -1)
+    corners = [[int(x) for x in line.split()[1:]] for line in lines[start + 1 + counts["vertex"] :]]
+    colours = points[:, 3:].astype(np.uint8) if points.shape[1] > 3 else None
+    return points[:, :3], np.array(corners) if corners else None, colours
