@@ -26,8 +26,9 @@ from tracelet_shim.backends.registry import validate
 
 HOSTILE = [
     "", "/", "//", "a/", "/abs", "../../x", "..", "a\0b", "a\nb", " a", "a ", "x" * 5000, "x" * 4999 + "y",
-    "ü/" * 400, "漢" * 300, "a", "a/a", "a/b", "a/b/c", "a_b/c", "a/b_c", "Case", "case", "acc@1", "acc_x40_1", "_x_", "·",
-    " · train", "loss · train", "loss ·2", "loss · nan", "loss/nan", "Summary", "Summary/x", ":monitor:gpu", "$x.y", "%s{}", "\ud800",
+    "ü/" * 400, "漢" * 300, "a", "a/a", "a/b", "a/b/c", "a_b/c", "a/b_c", "Case", "case", "acc@1", "acc_x40_1",
+    "_x_", "·", " · train", "loss · train", "loss ·2", "loss · nan", "loss/nan", "Summary", "Summary/x",
+    ":monitor:gpu", "$x.y", "%s{}", "\ud800", "_h0123456789abcdef",
 ]  # fmt: skip
 
 
@@ -314,8 +315,9 @@ def test_hostile_tags_stay_apart(tmp_path: Path) -> None:
 def test_writers_and_series_never_mix(tmp_path: Path) -> None:
     """Writer, tag and key of `add_scalars` together make a series; the same path made otherwise is another one."""
     triples = [
-        ("", "a/b/c", None), ("a", "b/c", None), ("a/b", "c", None), ("", "a/b", "c"), ("", "a", "b/c"), ("a", "b", "c"),
-        ("train", "loss", None), ("", "train/loss", None), ("", "loss/train", None), ("", "loss", "train"),
+        ("", "a/b/c", None), ("a", "b/c", None), ("a/b", "c", None), ("", "a/b", "c"), ("", "a", "b/c"),
+        ("a", "b", "c"), ("train", "loss", None), ("", "train/loss", None), ("", "loss/train", None),
+        ("", "loss", "train"),
         ("2", "loss", None), ("step 1", "loss", None), ("", "a/", "c"), ("·", "a", None), ("x" * 300, "a", None),
     ]  # fmt: skip
     batch: list[ev.Event] = []
@@ -379,7 +381,8 @@ def test_trials_are_child_tasks(tmp_path: Path) -> None:
         make.hparams({"lr": 0.1}, {"acc": 0.1}, trial="t/1"), make.hparams({"lr": 0.2}, {}, trial="t/2"),
     ]  # fmt: skip
     run = write(first, status="killed")
-    write([make.hparams({}, {"acc": 0.5}, trial="t/2")], [make.hparams({"lr": 0.3}, {"acc": 1.0}, trial="t/3")], resume=run)
+    later = make.hparams({"lr": 0.3}, {"acc": 1.0}, trial="t/3")
+    write([make.hparams({}, {"acc": 0.5}, trial="t/2")], [later], resume=run)
     found = reader(tmp_path)
     assert found.run_ids() == [run]
     trials = sorted(found.trials(), key=lambda t: t.params["lr"])
@@ -589,9 +592,9 @@ THREAD_MODE = """
 """
 
 
-def test_the_training_process_is_left_as_it_was(run_python: RunPython, request: pytest.FixtureRequest) -> None:
+def test_the_training_process_is_left_as_it_was(run_python: RunPython, pytestconfig: pytest.Config) -> None:
     """Hosted in the training process, no handler, stream, environment variable, thread or child process is added."""
-    done = run_python(THREAD_MODE.format(root=str(request.config.rootpath)))
+    done = run_python(THREAD_MODE.format(root=str(pytestconfig.rootpath)))
     assert done.stdout == ""
 
 
@@ -623,9 +626,9 @@ BORROW = """
 """
 
 
-def test_a_borrowed_task_is_joined(run_python: RunPython, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """The user's active task gets the events at their own steps, and goes on afterwards; ours stays a task beside it."""
-    done = run_python(BORROW.format(root=str(request.config.rootpath)))
+def test_a_borrowed_task_is_joined(run_python: RunPython, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """The user's active task gets the events at their own steps, and goes on afterwards; ours is a task beside it."""
+    done = run_python(BORROW.format(root=str(pytestconfig.rootpath)))
     run = done.stdout.split("id ")[-1].strip()
     found = reader(tmp_path, run)
     assert found.scalars("", "s") == [(3, 0.1, WALL)]
@@ -753,6 +756,29 @@ def test_what_a_server_refuses_is_not_lost_in_silence(server: tuple[type[Api], d
     assert [e["metric"] for e in api.events] == ["a", "h · histogram", "i"]
     assert len(api.files) == 3
     assert next(iter(api.tasks.values()))["status"] == "stopped"
+
+
+def test_a_server_that_goes_away_is_a_transient_error(server: tuple[type[Api], dict[str, Any]]) -> None:
+    """Whatever is asked of a server that has gone fails soon; the SDK alone would repeat it without end."""
+    api, options = server
+
+    def session() -> None:
+        backend = ClearMLBackend(options)
+        backend.open(run_info())
+        make = Maker()
+        api.refuse = dict.fromkeys(("events.add_batch", "tasks.create", "tasks.edit", "tasks.get_by_id"), 503)
+        late = [make.scalar("a", 1.0, 1), make.hparams({"x": 1}, {}), make.hparams({"x": 1}, {}, trial="t")]
+        for event in late:
+            with pytest.raises(Exception, match="503") as caught:
+                backend.write([event])
+            assert backend.is_transient(caught.value)
+        api.refuse = {}
+        backend.write(late)
+        backend.close("finished")
+
+    in_thread(session)
+    assert len(api.tasks) == 2
+    assert len(api.events) == 1
 
 
 def test_a_server_that_is_away_is_a_transient_error() -> None:

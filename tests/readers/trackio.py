@@ -266,7 +266,7 @@ class TrackioReader(Reader):
         return self.metrics_of(self.run)
 
     def trials(self) -> list[Trial]:
-        sql = "SELECT run_id, config FROM configs c ORDER BY (SELECT MIN(m.id) FROM metrics m WHERE m.run_id = c.run_id)"
+        sql = "SELECT run_id, config FROM configs ORDER BY (SELECT MIN(id) FROM metrics WHERE run_id = configs.run_id)"
         children = [run for run, config in self.query(sql) if json.loads(config).get("tracelet/parent") == self.run]
         return [Trial(self.params_of(child), self.metrics_of(child)) for child in children]
 

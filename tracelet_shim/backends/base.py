@@ -20,7 +20,6 @@ import enum
 import hashlib
 import importlib.util
 import math
-import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -228,7 +227,7 @@ class Backend(ABC):
             return False
         if isinstance(error, (ConnectionError, TimeoutError)):
             return True
-        if isinstance(error, sqlite3.OperationalError):
+        if (type(error).__module__, type(error).__name__) == ("sqlite3", "OperationalError"):
             return any(word in str(error) for word in ("locked", "busy", "disk I/O", "unable to open", "full"))
         if isinstance(error, OSError):
             return not isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))

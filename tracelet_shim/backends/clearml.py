@@ -76,6 +76,27 @@ class _RefusedError(errors.BackendError):
         super().__init__(f"ClearML server: {code} {message}")
 
 
+def _send_once(session: Any, req: Any, ignore_errors: bool = False, **_: Any) -> Any:
+    """Stand in for `InterfaceBase._send`, which repeats without end while there is no connection; raise a refusal."""
+    result = session.send(req)
+    if result is None or ignore_errors:  # None: offline
+        return result
+    if result.meta.result_code not in (200, 202):
+        raise _RefusedError(result.meta.result_code, str(result.meta.result_msg))
+    failed = getattr(result.response, "errors", None)
+    if isinstance(failed, int) and failed:
+        raise _RefusedError(400, f"{failed} events refused: {getattr(result.response, 'errors_info', '')}")
+    return result
+
+
+@functools.cache
+def _task_class() -> Any:
+    """Return `clearml.Task`, but with bounded requests, for the tasks that we open."""
+    from clearml import Task
+
+    return type("BoundedTask", (Task,), {"_send": staticmethod(_send_once)})
+
+
 class _Steps:
     """The set of the steps of one series: a few numbers for steps that grow evenly, as nearly all do."""
 
@@ -105,10 +126,9 @@ class _Sink:
 
     Args:
         task: the ``clearml.Task``.
-        own: False for a task that the user has opened.
     """
 
-    def __init__(self, task: Any, *, own: bool) -> None:
+    def __init__(self, task: Any) -> None:
         from clearml.backend_interface.metrics import Metrics
 
         self.task = task
@@ -120,21 +140,7 @@ class _Sink:
         # An instance of our own: steps are absolute, whatever iteration offset a borrowed task has.
         suffix = f"{self.prefix}/metrics"
         self._metrics = Metrics(session=task.session, task=task, storage_uri=storage, storage_uri_suffix=suffix)
-        self._metrics.send = self._send
-        if own:  # `InterfaceBase._send` repeats without end while there is no connection
-            task.send = self._send
-
-    def _send(self, request: Any, ignore_errors: bool = False, **_: Any) -> Any:
-        """Send once, and raise what the SDK only logs."""
-        result = self.task.session.send(request)
-        if result is None or ignore_errors:  # None: offline
-            return result
-        if result.meta.result_code not in (200, 202):
-            raise _RefusedError(result.meta.result_code, str(result.meta.result_msg))
-        failed = getattr(result.response, "errors", None)
-        if isinstance(failed, int) and failed:
-            raise _RefusedError(400, f"{failed} events refused: {getattr(result.response, 'errors_info', '')}")
-        return result
+        self._metrics._send = _send_once
 
     def deliver(self, adapters: Sequence[Any]) -> None:
         """Write events; all of them have arrived, or it raises.
@@ -306,7 +312,7 @@ class ClearMLBackend(Backend):
                     handler.setStream(sys.stderr)
         program = _describe(run.program, self.given) if self._own else {}
         task = self._task(run, program) if self._own else main
-        self._sink = _Sink(task, own=self._own)
+        self._sink = _Sink(task)
         self._describe_run(run, program)
         if self._offline:
             return OpenedRun(str(task.id), str(task.get_offline_mode_folder()))
@@ -377,12 +383,11 @@ class ClearMLBackend(Backend):
         return task
 
     def _create(self, project: str, name: str, kind: str) -> Any:
-        from clearml import Task
-
-        if kind not in Task.TaskTypes.__members__:
-            known = ", ".join(Task.TaskTypes.__members__)
+        kinds = _task_class().TaskTypes
+        if kind not in kinds.__members__:
+            known = ", ".join(kinds.__members__)
             raise errors.ConfigurationError(f"backend 'clearml' has no task_type {kind!r}; it has {known}")
-        task = Task._create(project_name=project, task_name=name, task_type=Task.TaskTypes[kind])
+        task = _task_class()._create(project_name=project, task_name=name, task_type=kinds[kind])
         if not self._offline:
             task.started()
             task.reload()
@@ -394,8 +399,6 @@ class ClearMLBackend(Backend):
         return name if len(name) >= 3 else f"{name}_x_"
 
     def _continue(self, task_id: str) -> Any:
-        from clearml import Task
-
         if self._offline:
             if not self._exists(task_id):
                 raise errors.BackendError(f"ClearML: there is no offline session {task_id!r} in {_offline_folder()}")
@@ -403,7 +406,7 @@ class ClearMLBackend(Backend):
             if log.exists():  # a killed session may have left half a line
                 content = log.read_bytes()
                 os.truncate(log, content.rfind(b"\n") + 1)
-        task = Task.get_task(task_id=task_id)
+        task = _task_class().get_task(task_id=task_id)
         task.reload()  # offline, only this brings the project's name back, and the next edit would delete it
         if not self._offline:
             task.mark_started(force=True)
@@ -419,9 +422,7 @@ class ClearMLBackend(Backend):
     def _find(self, tag: str) -> str | None:
         """Return the id of the latest task with this tag."""
         if not self._offline:
-            from clearml import Task
-
-            found = Task.query_tasks(tags=[tag], task_filter={"order_by": ["-last_update"]})
+            found = _task_class().query_tasks(tags=[tag], task_filter={"order_by": ["-last_update"]})
             return str(found[0]) if found else None
         stored = sorted(_offline_folder().glob("offline-*/task.json"), key=lambda path: path.stat().st_mtime)
         for path in reversed(stored):
@@ -726,7 +727,7 @@ class ClearMLBackend(Backend):
         else:
             name = self._long(f"{parent.name} · {trial}")
             task = self._create(parent.get_project_name(), name, str(parent.task_type))
-        sink = _Sink(task, own=True)
+        sink = _Sink(task)
         if not earlier:
             task.set_parent(parent.id)
             task.add_tags([tag])

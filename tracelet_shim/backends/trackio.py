@@ -655,17 +655,19 @@ def _param_key(name: str) -> str:
 
 def _plain(value: Any) -> Any:
     """Return `value` as JSON that Trackio can store: no NaN, no lone surrogates, no integers beyond 64 bits."""
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"  # utils.serialize_values
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float) and not math.isfinite(value):  # utils.serialize_values
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
     if isinstance(value, Mapping):
         return {_plain(str(key)): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+    return None if value is None else _plain(str(value))
 
 
 def _iso(seconds: float) -> str | None:

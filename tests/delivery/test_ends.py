@@ -1,0 +1,165 @@
+"""How a program ends, and what is in the trackers then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunPython
+from tests.delivery.programs import LOG, eventually, ledger, mlflow_runs, relays, tensorboard_steps
+
+HOSTINGS = ("process", "thread")
+ENDS = {
+    "falls off the end": ("", 0, "FINISHED"),
+    "closes the writer": ("w.close()", 0, "FINISHED"),
+    "stops": ("tracelet.stop_logging()", 0, "FINISHED"),
+    "stops as failed": ("tracelet.stop_logging('failed')", 0, "FAILED"),
+    "raises": ("raise ValueError('mine')", 1, "FAILED"),
+    "exits with 0": ("sys.exit(0)", 0, "FINISHED"),
+    "exits with 3": ("sys.exit(3)", 3, "FAILED"),
+    "caught an exit": ("try:\n    sys.exit(3)\nexcept SystemExit:\n    log(1, w, 300)", 0, "FINISHED"),
+    "is interrupted": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(5)", -2, "KILLED"),
+    "is terminated": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", -15, "KILLED"),
+    "handles SIGTERM": (
+        "signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))\nos.kill(os.getpid(), signal.SIGTERM); time.sleep(5)",
+        143,
+        "KILLED",
+    ),
+}
+KILLS = {"SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -9), "os._exit": ("os._exit(0)", 0)}
+
+
+@pytest.mark.parametrize("hosting", HOSTINGS)
+@pytest.mark.parametrize("end", ENDS)
+def test_every_point_and_the_right_status(run_python: RunPython, tmp_path: Path, end: str, hosting: str) -> None:
+    """However a program ends, its points arrive once, its run has the right status, its exit code is its own."""
+    code, returncode, status = ENDS[end]
+    done = run_python(LOG + f"session(delivery={hosting!r})\nw = log(300)\n" + code, check=False)
+    assert done.returncode == returncode, done.stderr
+    points = 301 if end == "caught an exit" else 300
+    eventually(lambda: mlflow_runs(tmp_path) == [(status, points, points)])
+    eventually(lambda: all(state == "closed" for *_, state in ledger(tmp_path)))
+    assert tensorboard_steps(tmp_path) == list(range(points))
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_killed_without_a_word(run_python: RunPython, tmp_path: Path, kill: str) -> None:
+    """What was published a second before SIGKILL arrives, and the run is marked as failed."""
+    code, returncode = KILLS[kill]
+    done = run_python(LOG + "session()\nw = log(300)\ntime.sleep(1)\n" + code, check=False)
+    assert done.returncode == returncode
+    eventually(lambda: mlflow_runs(tmp_path) == [("FAILED", 300, 300)])
+    eventually(lambda: not relays(tmp_path))
+    assert tensorboard_steps(tmp_path) == list(range(300))
+
+
+def test_relay_is_killed(run_python: RunPython, tmp_path: Path) -> None:
+    """A relay that is killed is started once more and goes on where it stopped: every point once, in the same run."""
+    done = run_python(
+        LOG
+        + """
+s = session()
+w = log(300)
+assert s.flush(60)
+relay = s._bus._channel._now._process.pid
+os.kill(relay, signal.SIGKILL)
+log(300, w, 300)
+assert s.flush(60), s.status()
+"""
+    )
+    assert "starting it again" in done.stderr
+    assert mlflow_runs(tmp_path) == [("FINISHED", 600, 600)]
+    assert tensorboard_steps(tmp_path) == list(range(600))
+
+
+def test_relay_cannot_start(run_python: RunPython, tmp_path: Path) -> None:
+    """Without an interpreter to start a relay with, the trackers are served from a thread, and one line says so."""
+    done = run_python(LOG + "sys.executable = ''\nsession()\nlog(300)")
+    assert done.stderr.count("served from a thread") == 1
+    assert mlflow_runs(tmp_path) == [("FINISHED", 300, 300)]
+
+
+def test_forked_child_is_inactive(run_python: RunPython, tmp_path: Path) -> None:
+    """A forked child opens nothing and sends nothing, and the parent's session goes on as if it had not been."""
+    run_python(
+        LOG
+        + """
+s = session()
+w = log(100)
+child = os.fork()
+if child == 0:
+    assert tracelet.get_session() is None
+    w.add_scalar("loss", 1.0, 5000)
+    time.sleep(30)  # it holds no end of the relay's pipe
+    os._exit(0)
+log(100, w, 100)
+tracelet.stop_logging()
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+"""
+    )
+    assert mlflow_runs(tmp_path) == [("FINISHED", 200, 200)]
+
+
+def test_spawned_child_opens_no_run(run_python: RunPython, tmp_path: Path) -> None:
+    """Children that multiprocessing spawns import the script again, and inherit the environment, and open no run."""
+    run_python(
+        LOG
+        + """
+import multiprocessing
+session()
+def work(n):
+    SummaryWriter("runs/child").add_scalar("other", n, n)
+if __name__ == "__main__":
+    w = log(100)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(work, range(4))
+""",
+        env={"TRACELET_BACKEND": "mlflow"},
+    )
+    assert mlflow_runs(tmp_path) == [("FINISHED", 100, 100)]
+
+
+@pytest.mark.parametrize("ranks, runs", [("main", 1), ("all", 2)])
+def test_ranks(run_python: RunPython, tmp_path: Path, ranks: str, runs: int) -> None:
+    """Of the processes of one job, rank 0 alone logs, or each has a run of its own if all are asked for."""
+    for rank in "01":
+        run_python(LOG + f"session(ranks={ranks!r})\nlog(50)", env={"RANK": rank})
+    assert len(mlflow_runs(tmp_path)) == runs
+
+
+def test_training_process_stays_as_it_was(run_python: RunPython) -> None:
+    """In the training process there are one thread and our own small modules more; signal handlers, excepthook and
+    standard streams are what they were, and no tracker's SDK, no decoder and no database was imported."""
+    done = run_python(
+        """
+        import signal, sys, threading
+        from torch.utils.tensorboard import SummaryWriter
+        import torch
+        def state():
+            handlers = [signal.getsignal(s) for s in signal.valid_signals()]
+            return handlers, sys.excepthook, threading.excepthook, sys.stdout.write, sys.stderr.write, sys.displayhook
+        def memory():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+        w = SummaryWriter("runs/x")
+        for i in range(1000):
+            w.add_scalar("loss", i, i)
+        before, modules, threads, resident = state(), set(sys.modules), set(threading.enumerate()), memory()
+        import tracelet_shim
+        s = tracelet_shim.start_logging(backend=["mlflow", "aim", "tensorboard"])
+        for i in range(1000):
+            w.add_scalar("loss", i, i)
+        s.flush(60)
+        assert state() == before
+        (thread,) = set(threading.enumerate()) - threads
+        assert thread.name == "tracelet-sender" and thread.daemon
+        new = {name.partition(".")[0] for name in set(sys.modules) - modules}
+        print(sorted(new))
+        assert new <= {"tracelet_shim", "msgspec", "wrapt", "faulthandler", "importlib", "uuid", "_uuid", "email", "csv",
+                       "_csv", "zipfile", "quopri", "calendar", "atexit"}, new
+        assert not {"mlflow", "aim", "sqlite3", "tracelet_shim.decode", "tracelet_shim.relay"} & (set(sys.modules) - modules)
+        assert memory() - resident < 20e6, memory() - resident
+        """
+    )
+    assert done.stdout

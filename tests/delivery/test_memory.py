@@ -1,0 +1,79 @@
+"""Memory is bounded; what does not fit is read again from the event files."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tracelet_shim as tracelet
+from tracelet_shim import events as ev
+from tracelet_shim.testing import RecordingBackend
+
+
+class SlowBackend(RecordingBackend):
+    """Takes nothing before it is let go."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        self.go.wait(60)
+        super().write(events)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "runs" / "x")) as writer:
+        yield writer
+    tracelet.stop_logging()
+
+
+def test_what_does_not_fit_is_read_again(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With memory for almost nothing, every event arrives, in order, with its exact value, once the tracker goes on."""
+    backend = SlowBackend()
+    monkeypatch.setenv("TRACELET_MEMORY", "0.05")
+    session = tracelet.start_logging(backend=backend)
+    for step in range(2000):
+        writer.add_scalar("loss", step / 7, step)
+        if step % 100 == 0:
+            writer.add_histogram("h", np.arange(step + 2.0), step)
+            writer.add_scalars("group", {"a": step / 3}, step)
+            writer.add_video("video", np.full((1, 2, 3, 4, 4), step % 255, np.uint8), step)
+            writer.add_embedding(np.full((3, 2), float(step)), ["a", "b", "c"], global_step=step)
+    log = session._bus._channel._relay._log
+    until = time.monotonic() + 20
+    while log.length < 2080 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert log._kept_bytes <= 50_000
+    writer.flush()
+    backend.go.set()
+    assert session.flush(60)
+    scalars = [e for e in backend.events if isinstance(e, ev.Scalar) and e.tag == "loss"]
+    assert [(e.step, e.value) for e in scalars] == [(s, s / 7) for s in range(2000)]
+    series = [e for e in backend.events if isinstance(e, ev.Scalar) and e.tag == "group"]
+    assert [(e.step, e.series, e.value) for e in series] == [(s, "a", s / 3) for s in range(0, 2000, 100)]
+    for kind in (ev.Histogram, ev.Video, ev.Embedding):
+        assert [e.step for e in backend.events if isinstance(e, kind)] == list(range(0, 2000, 100))
+
+
+def test_stop_waits_for_what_only_the_queue_of_the_writer_has(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end, events that fit neither into memory nor had reached the event file arrive all the same."""
+    monkeypatch.setenv("TRACELET_MEMORY", "0")
+    backend = SlowBackend()
+    tracelet.start_logging(backend=backend)
+    for step in range(100):
+        writer.add_scalar("loss", step / 7, step)
+    backend.go.set()
+    tracelet.stop_logging()
+    assert [(e.step, e.value) for e in backend.events] == [(s, s / 7) for s in range(100)]
