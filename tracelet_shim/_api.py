@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -251,11 +252,27 @@ def _at_exit() -> None:
         return
     try:
         _stop(session.exit_watch.status(), at_exit=True)
+        if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+            _interrupted_after_all()
     except errors.DeliveryError as error:
         sys.stderr.write(f"tracelet-shim: error: {error}\n")
         sys.stderr.flush()
         sys.stdout.flush()
         os._exit(3)  # the only way left to fail the job; strict asks for it
+
+
+def _interrupted_after_all() -> None:
+    """Let the process end by SIGINT, as it would without us.
+
+    The interpreter remembers that it ends for an uncaught KeyboardInterrupt, and forgets it at the next `eval` of a text
+    in any thread; SDKs that are being imported do that a lot (namedtuple). Let it see one again.
+    """
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        eval("interrupt()", {"interrupt": interrupt})  # noqa: S307 - our own text
 
 
 def _after_fork() -> None:

@@ -263,9 +263,17 @@ class Session:
         self.active = False
         if self._bus is not None:
             deadline = self.settings.exit_timeout if timeout is None else timeout
-            if self._spilled:
-                intercept.flush_files()  # what did not fit into memory will be read from them
-            states = self._bus.close(msg.Close(status, deadline, at_exit), _Progress(self).show)
+            progress = _Progress(self)
+
+            def waiting() -> None:
+                nonlocal flushed
+                if self._spilled and not flushed:
+                    flushed = True
+                    intercept.flush_files()  # what did not fit into memory is read from them
+                progress.show()
+
+            flushed = False
+            states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
             if os.environ.get(OWNER) == str(os.getpid()):
                 del os.environ[OWNER]
             self._account(states)

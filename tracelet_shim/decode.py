@@ -42,7 +42,7 @@ class Decoder:
         self._replay = replay
         self._sources: dict[int, msg.Source] = {}
         self._plugins: dict[tuple[int, str], str] = {}
-        self._trials = _Trials()
+        self._trials = _Trials(self._home if replay else lambda source: source.logdir)
         self._paths = _Paths()
 
     def add_source(self, source: msg.Source) -> None:
@@ -89,12 +89,24 @@ class Decoder:
             broken = ev.RecordId(source.path, record.position)
             base = {"writer": self._names(logdir), "tag": "", "step": 0, "wall_time": 0.0}
             return [ev.Blob(**base, record=broken, source=data, data=data, name="damaged_event.pb")]  # type: ignore[arg-type]
-        return [self._paths.distinct(e) for e in self._events(record, event, source, self._writer(logdir, source), data)]
+        if self._replay and record.position > 0:  # before, it is not known yet
+            logdir = self._trials.home(source) or logdir
+        return [self._paths.distinct(e) for e in self._events(record, event, source, self._names(logdir), data)]
 
-    def _writer(self, logdir: str, source: msg.Source) -> str:
-        if self._replay and self._trials.is_nested(source):
-            logdir = os.path.dirname(logdir)
-        return self._names(logdir)
+    def _home(self, source: msg.Source) -> str | None:
+        """Return the nearest directory, from that of `source` upwards, with the event file of a writer. None: there is
+        none beside this one, so `add_hparams` has not made it."""
+        writers = {
+            s.logdir for s in self._sources.values()
+            if s.id != source.id and self._trials.home(s) in (None, s.logdir)
+        }  # fmt: skip
+        directory = source.logdir
+        while directory not in writers:
+            parent = os.path.dirname(directory)
+            if parent == directory:
+                return None
+            directory = parent
+        return directory
 
     def _events(self, record: msg.Record, event: Any, source: msg.Source, writer: str, data: bytes) -> Iterator[ev.Event]:
         what = event.WhichOneof("what")
@@ -221,15 +233,21 @@ class _Trials:
     """Which `add_hparams` is the run's own, and which is a trial of a sweep.
 
     The first of a session gives the run its parameters; a later one with other values is a child run.
+
+    Args:
+        home: finds the log directory of the writer whose `add_hparams` may have made an event file; None if there is
+            none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, home: Callable[[msg.Source], str | None]) -> None:
+        self._find_home = home
         self._own: dict[str, Any] | None = None
         self._by_record: dict[tuple[int, int], str | None] = {}
         self._names: set[str] = set()
-        self._nested: set[int] = set()
+        self._homes: dict[int, str] = {}
         self._open: dict[int, tuple[int, set[str], str | None]] = {}  # replay: source -> next position, metrics, trial
         self._metrics: dict[int, set[str]] = {}
+        self._metric_records: dict[tuple[int, int], str | None] = {}
         self._new: list[tuple[int, int, str | None, dict[str, Any]]] = []
 
     def remember(self, source: int, position: int, trial: str | None, params: dict[str, Any]) -> None:
@@ -243,8 +261,9 @@ class _Trials:
         new, self._new = self._new, []
         return new
 
-    def is_nested(self, source: msg.Source) -> bool:
-        return source.id in self._nested
+    def home(self, source: msg.Source) -> str | None:
+        """Return the log directory of the writer whose `add_hparams` made this event file; None for any other file."""
+        return self._homes.get(source.id)
 
     def decode(self, record: msg.Record, value: Any, source: msg.Source, base: dict[str, Any]) -> ev.Event:
         from tensorboard.plugins.hparams import plugin_data_pb2
@@ -253,21 +272,26 @@ class _Trials:
         kind = content.WhichOneof("data")
         if kind == "session_start_info":
             params = {k: _plain(v) for k, v in content.session_start_info.hparams.items()}
-            run_name = os.path.basename(source.logdir) if source.id in self._nested else "hparams"
+            home = self.home(source)
+            run_name = "hparams" if home is None else os.path.basename(source.logdir)
+            if home is not None and home != source.logdir:
+                run_name = os.path.relpath(source.logdir, home)
             metrics: dict[str, float] = {}
             domain: dict[str, list[Any]] = {}
             if isinstance(record.hint, msg.Trial):
                 hint = record.hint
                 params, metrics, domain, run_name = hint.params, hint.metrics, hint.domain, hint.run_name
             trial = self._trial(record, params, run_name)
-            if source.id in self._nested:
+            if home is not None:
                 self._open[source.id] = (record.position + 1, self._metrics.get(source.id, set()), trial)
             return ev.HParams(**base, params=params, metrics=metrics, domain=domain, trial=trial)
         if kind == "experiment":
             if record.position == 1 and record.hint is None:
                 # The first thing in an event file of its own: what add_hparams makes. Lightning and others write
-                # theirs into the main file, behind other events.
-                self._nested.add(source.id)
+                # theirs into the main file.
+                home = self._homes.get(source.id) or self._find_home(source)
+                if home is not None:
+                    self._homes[source.id] = home
                 self._metrics[source.id] = {info.name.tag for info in content.experiment.metric_infos}
         elif kind == "session_end_info" and source.id in self._open:
             _, names, trial = self._open[source.id]
@@ -278,10 +302,14 @@ class _Trials:
         self, source: msg.Source, record: msg.Record, tag: str, number: float, base: dict[str, Any]
     ) -> ev.HParams | None:
         """Return the event for a scalar that `add_hparams` wrote behind its frame, None for any other scalar."""
-        expected, names, trial = self._open.get(source.id, (-1, set(), None))
-        if record.position != expected or tag not in names:
-            return None
-        self._open[source.id] = (expected + 1, names, trial)
+        key = (source.id, record.position)
+        if key not in self._metric_records:
+            expected, names, trial = self._open.get(source.id, (-1, set(), None))
+            if record.position != expected or tag not in names:
+                return None
+            self._open[source.id] = (expected + 1, names, trial)
+            self._metric_records[key] = trial
+        trial = self._metric_records[key]
         return ev.HParams(**base, params={}, metrics={tag: number}, trial=trial)
 
     def _trial(self, record: msg.Record, params: dict[str, Any], run_name: str) -> str | None:
@@ -459,8 +487,10 @@ def _array(tensor: Any) -> np.ndarray[Any, Any]:
     from tensorboard.util import tensor_util
 
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    if tensor.half_val and (max(tensor.half_val) > 0xFFFF or min(tensor.half_val) < 0):
-        bits = [v & 0xFFFFFFFF for v in tensor.half_val]
+    wide = bool(tensor.half_val) and (max(tensor.half_val) > 0xFFFF or min(tensor.half_val) < 0)
+    if wide or (tensor.dtype == types_pb2.DT_BFLOAT16 and not tensor.tensor_content):
+        # TensorBoard's reader knows no bfloat16; TensorFlow stores its 16 bits, which are the upper half of a float32.
+        bits = [v & 0xFFFFFFFF if wide else v << 16 for v in tensor.half_val]
         floats = np.array(struct.unpack(f"<{len(bits)}f", struct.pack(f"<{len(bits)}I", *bits)), np.float32)
         return floats.reshape(shape).astype(np.float16 if tensor.dtype == types_pb2.DT_HALF else np.float32)
     if tensor.uint32_val and tensor.dtype == types_pb2.DT_UINT8:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,10 +34,11 @@ from tracelet_shim.backends.trackio import _ILLEGAL_KEY, _ILLEGAL_PROJECT, Track
 _sessions = itertools.count(1)
 
 HOSTILE = [
-    "", " ", "a", "a/b", "a/", "/a", "//a", "a//b", ".", "..", "../../x", "/etc/passwd", "Case", "case", "acc@1", "acc_x40_1",
-    "_x_", "nul\0", "line\nbreak", "é", "e\u0301", "日本語", "😀", "x" * 5000, "x" * 4999 + "y", "z" * 20_000, "z" * 20_001,
-    "\ud800", "step", "time", "timestamp", "metrics", "run", "project", "run_id", "series_key", "data_type", "__step", "_",
-    "__proto__", "_\0x", "tracelet/wall_time", "tracelet/tag", "tracelet/graph", "_x73_tep", "steps", "runs", "0", "_Group",
+    "", " ", "a", "a/b", "a/", "/a", "//a", "a//b", ".", "..", "../../x", "/etc/passwd", "Case", "case", "acc@1",
+    "acc_x40_1", "_x_", "nul\0", "line\nbreak", "é", "e\u0301", "日本語", "😀", "x" * 5000, "x" * 4999 + "y",
+    "z" * 20_000, "z" * 20_001, "\ud800", "step", "time", "timestamp", "metrics", "run", "project", "run_id",
+    "series_key", "data_type", "__step", "_", "__proto__", "_\0x", "tracelet/wall_time", "tracelet/tag",
+    "tracelet/graph", "_x73_tep", "steps", "runs", "0", "_Group",
 ]  # fmt: skip
 
 
@@ -67,7 +69,7 @@ def in_thread(work: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             results.put((work(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again below
+        except BaseException as error:
             results.put((None, error))
 
     thread = threading.Thread(target=run)
@@ -77,6 +79,9 @@ def in_thread(work: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     return result
+
+
+changed = msgspec.structs.replace
 
 
 def tree(directory: Path) -> set[str]:
@@ -182,11 +187,16 @@ def test_values_have_the_form_that_the_sdk_gives_them(home: Path, full: tuple[Tr
     files = {kind: root / read.typed(kind, name)[0][1]["file_path"] for kind, name in
              (("image", "i"), ("audio", "a"), ("object3d", "m"), ("html", "p"))}  # fmt: skip
     run = Run(url=None, project="native", client=None, name="native", run_id="native")
-    run.log({
-        "h": trackio.Histogram(np_histogram=(np.array([1, 2]), np.array([0.0, 1.0, 2.0]))), "t": trackio.Markdown("x"),
-        "i": trackio.Image(files["image"]), "a": trackio.Audio(files["audio"]), "m": trackio.Object3D(files["object3d"]),
-        "p": trackio.Html(files["html"]), "e": trackio.Table(columns=["a"], data=[[1]]),
-    }, step=3)  # fmt: skip
+    values = {
+        "h": trackio.Histogram(np_histogram=(np.array([1, 2]), np.array([0.0, 1.0, 2.0]))),
+        "t": trackio.Markdown("x"),
+        "i": trackio.Image(files["image"]),
+        "a": trackio.Audio(files["audio"]),
+        "m": trackio.Object3D(files["object3d"]),
+        "p": trackio.Html(files["html"]),
+        "e": trackio.Table(columns=["a"], data=[[1]]),
+    }
+    run.log(values, step=3)
     run.finish()
     ((_, _, native),) = TrackioReader(home, "native").rows()
     for kind, name in (("histogram", "h"), ("markdown", "t"), ("image", "i"), ("audio", "a"), ("object3d", "m"),
@@ -199,7 +209,7 @@ def test_values_have_the_form_that_the_sdk_gives_them(home: Path, full: tuple[Tr
 
 
 def test_the_sdk_itself_reads_the_run(full: tuple[TrackioReader, list[ev.Event]]) -> None:
-    """What the dashboard asks its server for has the run, its config, its metrics and every tab but system and traces."""
+    """What the dashboard asks its server for has the run, its config and metrics, on the pages they belong to."""
     from trackio import server
 
     read, _ = full
@@ -273,11 +283,11 @@ def test_odd_wall_times_are_kept(home: Path) -> None:
 def test_hostile_tags_stay_apart(home: Path) -> None:
     """Tags of any characters and length, reserved names included, arrive under their own names, of each kind."""
     make, backend = Maker(), opened(project="hostile")
-    before = tree(home)
+    before, events = tree(home), []
     for i, tag in enumerate(HOSTILE):
-        backend.write([make.scalar(tag, float(i), i), make.text(tag, f"text {i}"), make.image(tag, i), make.tensor(tag, i),
-                       make.histogram(tag, i, buckets=4)])  # fmt: skip
-    backend.write([make.scalar("last", 1.0)])
+        events += [make.scalar(tag, float(i), i), make.text(tag, f"text {i}"), make.image(tag, i)]
+        events += [make.tensor(tag, i), make.histogram(tag, i, buckets=4)]
+    backend.write([*events, make.scalar("last", 1.0)])
     read = reader(home, backend)
     for i, tag in enumerate(HOSTILE):
         assert [(p.step, p.value) for p in read.scalars("", tag)] == [(i, float(i))], tag[:40]
@@ -303,11 +313,14 @@ def test_keys_are_injective_and_never_reserved(tags: list[str]) -> None:
     assert not {key for key in keys if key in RESERVED_KEYS or key.startswith(("__", "tracelet/"))}
 
 
-_WORDS = ["system", "_system", "configs", "_traces", "_artifacts", "artifact_versions", "_artifact_aliases", "registry-",
-          "_run_artifact_links", "a", "b c", "@", ".", "/", "é", "_x40_", "_"]  # fmt: skip
+_WORDS = [
+    "system", "_system", "configs", "_traces", "_artifacts", "artifact_versions", "_artifact_aliases", "registry-",
+    "_run_artifact_links", "a", "b c", "@", ".", "/", "é", "_x40_", "_",
+]  # fmt: skip
+_PROJECTS = st.lists(st.one_of(st.sampled_from(_WORDS), st.text(max_size=3)), max_size=4).map("".join)
 
 
-@given(st.lists(st.lists(st.one_of(st.sampled_from(_WORDS), st.text(max_size=3)), max_size=4).map("".join), unique=True))
+@given(st.lists(_PROJECTS, unique=True))
 @settings(max_examples=300)
 def test_project_names_are_injective_and_accepted(projects: list[str]) -> None:
     """Every project name becomes one that Trackio takes as it is, and no two become one."""
@@ -322,7 +335,7 @@ def test_project_names_are_injective_and_accepted(projects: list[str]) -> None:
         assert canonical_project_name(project) == project
 
 
-@pytest.mark.parametrize("name", ["../../evil", "..", "/abs", "a/b", "nul\0", "x" * 500, "é" * 200, " ", "\ud800", "a\\b"])
+@pytest.mark.parametrize("name", ["../../evil", "..", "/abs", "nul\0", "x" * 500, "é" * 200, " ", "\ud800", "a\\b"])
 def test_run_names_stay_inside(home: Path, name: str) -> None:
     """A run name is a folder in Trackio: one that leads out of it is mapped, and kept whole in the config."""
     make, backend = Maker(), opened(project="names", exp_name=name)
@@ -398,8 +411,10 @@ def test_a_run_exists_before_its_first_event(home: Path) -> None:
 def test_odd_parameters_are_kept(home: Path) -> None:
     """Reserved and empty names, huge strings, integers beyond 64 bits and NaN are kept; a change is listed beside."""
     make, backend = Maker(), opened(project="params")
-    params = {"_hidden": 1, "": 2, "tracelet/status": "mine", "tracelet/param/x": 3, "long": "y" * 100_000, "nan": math.nan,
-              "big": 2**70, "tracelet/param/": 4, "é\0": 5, "lone\ud800": "\ud800"}  # fmt: skip
+    params = {
+        "_hidden": 1, "": 2, "tracelet/status": "mine", "tracelet/param/x": 3, "tracelet/param/": 4, "é\0": 5,
+        "long": "y" * 100_000, "nan": math.nan, "big": 2**70, "lone\ud800": "\ud800",
+    }  # fmt: skip
     backend.write([make.hparams(params, {"nan": math.nan, "step": 1.0}, 4)])
     read = reader(home, backend)
     found = read.params()
@@ -416,9 +431,8 @@ def test_odd_parameters_are_kept(home: Path) -> None:
 
 def test_domains_are_kept(home: Path) -> None:
     """The allowed values of a parameter are in the config."""
-    event = Maker().hparams({"lr": 0.1}, {})
     backend = opened(project="domains")
-    backend.write([ev.HParams(**{**{f: getattr(event, f) for f in event.__struct_fields__}, "domain": {"lr": [0.1, 0.2]}})])
+    backend.write([changed(Maker().hparams({"lr": 0.1}, {}), domain={"lr": [0.1, 0.2]})])
     assert reader(home, backend).config()["tracelet/domains"] == {"lr": [0.1, 0.2]}
 
 
@@ -426,7 +440,8 @@ def test_trials_are_runs_of_one_group(home: Path) -> None:
     """A trial is a finished run of its own in its parent's group; its parts may come apart, and in later sessions."""
     make, backend = Maker(), opened(project="sweep", exp_name="parent", run_id="sweep")
     backend.write([make.hparams({"lr": 0.1}, {"acc": 0.5}), make.hparams({"lr": 1.0}, {}, trial="one/1")])
-    backend.write([make.hparams({}, {"acc": 0.75}, 2, trial="one/1"), make.hparams({"lr": 2.0}, {"acc": 1.0}, trial="two")])
+    backend.write([make.hparams({}, {"acc": 0.75}, 2, trial="one/1")])
+    backend.write([make.hparams({"lr": 2.0}, {"acc": 1.0}, trial="two")])
     backend.close("finished")
     later = opened(project="sweep", run_id="sweep")
     later.write([Maker(file="/later").hparams({}, {"f1": 0.25}, trial="one/1")])
@@ -443,24 +458,26 @@ def test_trials_are_runs_of_one_group(home: Path) -> None:
 
 
 def test_histograms_keep_every_bucket(home: Path) -> None:
-    """A first bucket that is not empty gets its left edge; an endless last one ends at the maximum, its limit is kept."""
-    base = {"writer": "", "step": 1, "wall_time": WALL, "sum": 1.5, "sum_squares": 2.5, "num": 6.0}
+    """A first bucket that is not empty gets its left edge; an endless last one ends at the maximum."""
+    made = Maker().histogram("x", buckets=2)
     cases = {
-        "left": ev.Histogram(**base, tag="left", record=ev.RecordId("/h", 1), min=-2.0, max=3.0, limits=(0.0, 3.0), counts=(2.0, 4.0)),
-        "right": ev.Histogram(**base, tag="right", record=ev.RecordId("/h", 2), min=0.0, max=9.0, limits=(0.0, 1.0, 1.7e308), counts=(0.0, 2.0, 4.0)),
-        "none": ev.Histogram(**base, tag="none", record=ev.RecordId("/h", 3), min=0.0, max=0.0, limits=(), counts=()),
-        "nan": ev.Histogram(**base, tag="nan", record=ev.RecordId("/h", 4), min=math.nan, max=math.nan, limits=(1.0, 2.0), counts=(0.0, 0.0)),
-    }  # fmt: skip
+        "left": changed(made, min=-2.0, max=3.0, limits=(0.0, 3.0), counts=(2.0, 4.0)),
+        "right": changed(made, min=0.0, max=9.0, limits=(0.0, 1.0, 1.7e308), counts=(0.0, 2.0, 4.0)),
+        "none": changed(made, limits=(), counts=()),
+        "nan": changed(made, min=math.nan, max=math.nan, limits=(1.0, 2.0), counts=(0.0, 0.0)),
+    }
+    events = [changed(case, tag=name, record=ev.RecordId("/h", i)) for i, (name, case) in enumerate(cases.items())]
     backend = opened(project="histograms")
-    backend.write(list(cases.values()))
+    backend.write(events)
     read = reader(home, backend)
-    found = {name: (edges.tolist(), counts.tolist()) for name in cases for _, edges, counts in read.histograms("", name)}
+    exact = {name: read.histograms("", name)[0] for name in cases}
+    found = {name: (edges.tolist(), counts.tolist()) for name, (_, edges, counts) in exact.items()}
     assert found == {
         "left": ([-2.0, 0.0, 3.0], [2.0, 4.0]), "right": ([0.0, 1.0, 9.0], [2.0, 4.0]), "none": ([], []),
         "nan": ([1.0, 2.0], [0.0]),
     }  # fmt: skip
     ((_, value),) = read.typed("histogram", "right")
-    assert (value["last_limit"], value["sum_squares"]) == (1.7e308, 2.5)
+    assert (value["last_limit"], value["sum_squares"]) == (1.7e308, made.sum_squares)
 
 
 def test_meshes_of_every_kind(home: Path) -> None:
@@ -468,21 +485,23 @@ def test_meshes_of_every_kind(home: Path) -> None:
     make, backend = Maker(), opened(project="meshes")
     cloud = make.mesh("cloud", faces=False, colors=False)
     whole = make.mesh("whole")
-    fields = {name: getattr(whole, name) for name in whole.__struct_fields__}
     vertices = np.concatenate([whole.vertices.numpy(), whole.vertices.numpy() + 1])
-    batch = ev.Mesh(**{**fields, "tag": "batch", "record": ev.RecordId("/m", 1), "vertices": ev.Array.of(vertices),
-                       "faces": None, "colors": None, "config": '{"camera": 1}'})  # fmt: skip
-    broken = ev.Mesh(**{**fields, "tag": "broken", "record": ev.RecordId("/m", 2),
-                        "vertices": ev.Array.of(np.full((1, 4, 3), np.nan, np.float32))})  # fmt: skip
-    empty = ev.Mesh(**{**fields, "tag": "empty", "record": ev.RecordId("/m", 3), "faces": None, "colors": None,
-                       "vertices": ev.Array.of(np.zeros((0, 0, 3), np.float32))})  # fmt: skip
+
+    def variant(tag: str, vertices: np.ndarray, **changes: Any) -> ev.Mesh:
+        record = ev.RecordId(tag, 1)
+        return changed(whole, tag=tag, record=record, vertices=ev.Array.of(vertices), **changes)
+
+    batch = variant("batch", vertices, faces=None, colors=None, config='{"camera": 1}')
+    broken = variant("broken", np.full((1, 4, 3), np.nan, np.float32))
+    empty = variant("empty", np.zeros((0, 0, 3), np.float32), faces=None, colors=None)
     backend.write([cloud, whole, batch, broken, empty])
     read = reader(home, backend)
     assert [value["kind"] for _, value in read.typed("object3d", "cloud")] == ["point_cloud"]
     found = read.meshes("", "batch")
     np.testing.assert_array_equal(np.stack([v for _, v, _, _ in found]), vertices)
     assert [value["caption"] for _, value in read.typed("object3d", "batch")] == ["1 of 2", "2 of 2"]
-    assert [contents[".config.json"] for _, contents in read.attached("mesh", "batch", ".config.json")] == [b'{"camera": 1}']
+    ((_, contents),) = read.attached("mesh", "batch", ".config.json")
+    assert contents[".config.json"] == b'{"camera": 1}'
     assert read.typed("object3d", "broken") == read.typed("object3d", "empty") == []
     assert [np.isnan(v).all() for _, v, _, _ in read.meshes("", "broken")] == [True]
     assert len(read.attached("mesh", "empty", ".ply")) == 1
@@ -490,11 +509,10 @@ def test_meshes_of_every_kind(home: Path) -> None:
 
 def test_large_embeddings_show_their_head(home: Path) -> None:
     """The table of a large embedding is bounded; the files have all of it."""
-    event = Maker().embedding("e")
     matrix = np.random.default_rng(0).normal(size=(3000, 50)).astype(np.float32)
-    fields = {name: getattr(event, name) for name in event.__struct_fields__}
     backend = opened(project="embeddings")
-    backend.write([ev.Embedding(**{**fields, "matrix": ev.Array.of(matrix), "metadata": None, "metadata_header": None})])
+    event = changed(Maker().embedding("e"), matrix=ev.Array.of(matrix), metadata=None, metadata_header=None)
+    backend.write([event])
     read = reader(home, backend)
     ((_, table),) = read.typed("table", "e")
     assert len(table["_value"]) == 400
@@ -539,12 +557,16 @@ def test_joins_the_users_run(home: Path) -> None:
 
     user = trackio.init("mine", name="../user", config={"his": 1}, auto_log_cpu=False, auto_log_gpu=False, embed=False)
     try:
+        trackio.log({"before": 0.5}, step=1)  # its config is now in the queue
         found = TrackioBackend.borrowed()
         assert found == user.id
 
         def work() -> TrackioBackend:
             backend = opened(project="other", exp_name="other", resume=found, config={"ours": 2}, tags={"a": "b"})
             backend.write(Maker().one_of_each())
+            user.config["his later"] = 3
+            backend.write([Maker(file="/b").hparams({"child": 1}, {"m": 1.0}, trial="one")])
+            backend.write([Maker(file="/c").hparams({"opt": "sgd"}, {"acc": 1.0})])
             backend.close("failed")
             return backend
 
@@ -560,8 +582,11 @@ def test_joins_the_users_run(home: Path) -> None:
     assert [(p.step, p.value) for p in read.scalars("", "later")] == [(7, 2.5)]
     assert [p.value for p in read.scalars("", "s")] == [0.1]
     assert len(read.images("", "i")) == len(read.tensors("", "x")) == 1
-    assert read.params() == {"his": 1, "ours": 2, "lr": 0.1, "bs": 32, "opt": "adam", "amp": True}
+    params = {"his": 1, "ours": 2, "lr": 0.1, "bs": 32, "opt": "adam", "amp": True}
+    assert read.params() == {**params, "his later": 3}
+    assert read.trials() == [({"child": 1}, {"m": 1.0})]
     config = read.config()
+    assert (config["tracelet/metrics"], config["tracelet/later/opt"]) == ({"acc": 1.0}, ["sgd"])
     assert config["tracelet/tag/a"] == "b"
     assert "tracelet/status" not in config
     assert TrackioBackend.borrowed() is None
@@ -646,8 +671,13 @@ class Server:
         env = {**os.environ, **TrackioReader.environment(self.directory), "TRACKIO_WRITE_TOKEN": "token-of-the-test"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _SERVER, str(self.port)],
-            env=env, cwd=self.directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            env=env,
+            cwd=self.directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("READY"):
@@ -688,7 +718,8 @@ def test_server_gets_everything(server: Server, home: Path) -> None:
     read = TrackioReader(server.directory, in_thread(work))
     check_all(read, events)
     assert read.status() == "failed"
-    assert read.about() == {"project": "remote project", "exp_name": "a/b", "tags": {"t": "1"}, "notes": None, "run_id": "remote"}
+    expected = {"project": "remote project", "exp_name": "a/b", "tags": {"t": "1"}, "notes": None}
+    assert read.about() == {**expected, "run_id": "remote"}
     assert tree(home / "trackio") == before
 
 

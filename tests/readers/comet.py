@@ -40,15 +40,14 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.about = json.loads(self.read("experiment.json"))
-        lines = self.read("messages.json").decode().splitlines()
+        if path.is_dir():
+            self.files = {file.name: file.read_bytes() for file in path.iterdir()}
+        else:
+            with zipfile.ZipFile(path) as archive:
+                self.files = {name: archive.read(name) for name in archive.namelist()}
+        self.about = json.loads(self.files["experiment.json"])
+        lines = self.files["messages.json"].decode().splitlines()
         self.messages = [(line["type"], line["payload"]) for line in map(json.loads, lines)]
-
-    def read(self, name: str) -> bytes:
-        if self.path.is_dir():
-            return (self.path / name).read_bytes()
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.read(name)
 
 
 class CometReader(Reader):
@@ -71,7 +70,7 @@ class CometReader(Reader):
         found: dict[str, list[Archive]] = defaultdict(list)
         for path in (*self.directory.glob("*.zip"), *self.directory.glob("*.part")):
             archive = Archive(path)
-            assert path.name.split("-")[0] == archive.about["offline_id"]
+            assert re.split("[-.]", path.name)[0] == archive.about["offline_id"]
             found[archive.about["offline_id"]].append(archive)
         for archives in found.values():
             archives.sort(key=lambda a: (a.about["start_time"], a.path.suffix == ".part", a.path.stat().st_mtime_ns))
@@ -105,7 +104,7 @@ class CometReader(Reader):
                 if what == "file_upload" and payload["upload_type"] == kind:
                     params = payload["additional_params"]
                     assert kind in ("asset", "visualization") or params["type"] == kind
-                    yield params, payload["metadata"], archive.read(payload["file_path"])
+                    yield params, payload["metadata"], archive.files[payload["file_path"]]
 
     @cached_property
     def _whole(self) -> dict[str, str]:
@@ -220,9 +219,9 @@ class CometReader(Reader):
         for archive in self.archives():
             for what, payload in archive.messages:
                 if what == "3d-image" and payload["metadata"]["tag"] == _path(writer, tag):
-                    Image.open(io.BytesIO(archive.read(payload["thumbnail_path"]))).verify()
+                    Image.open(io.BytesIO(archive.files[payload["thumbnail_path"]])).verify()
                     parts = {
-                        item["type"]: [json.loads(line) for line in archive.read(item["file_path"]).splitlines()]
+                        item["type"]: [json.loads(line) for line in archive.files[item["file_path"]].splitlines()]
                         for item in payload["items"]
                     }
                     found.append((payload["step"], parts["points"], parts.get("boxes", [])))
@@ -275,7 +274,8 @@ class CometReader(Reader):
 
     def summary_metrics(self) -> dict[str, float]:
         latest = {name: point.value for name, point in self.points(self.key)}
-        told = [json.loads(data) for params, _, data in self.uploads("asset") if params["fileName"].startswith("hparams/")]
+        files = self.uploads("asset")
+        told = [json.loads(data) for params, _, data in files if params["fileName"].startswith("hparams/")]
         return {name: latest[name] for entry in told for name in entry["metrics"]}
 
     def trials(self) -> list[Trial]:

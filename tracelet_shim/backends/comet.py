@@ -435,7 +435,6 @@ class CometBackend(Backend):
             except BaseException:
                 shutil.rmtree(directory, ignore_errors=True)
                 raise
-        experiment.start_time = round(self._run.started * 1000)
         return _Sink(experiment, directory=directory)
 
     def _start(self, common: Mapping[str, Any]) -> Any:
@@ -487,6 +486,7 @@ class CometBackend(Backend):
         self._sink.send(messages)
         self._sink.params |= config
         if self._sink.own and self._directory is not None:
+            experiment.start_time = round(run.started * 1000)
             experiment._write_experiment_meta_file()  # from here on, the directory is complete at any time
 
     def _other(self, sink: _Sink, key: str, value: Any) -> list[Any]:

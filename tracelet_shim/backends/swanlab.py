@@ -598,7 +598,7 @@ class _Run:
         for (suffix, data), digest in zip(items, digests, strict=True):
             entry = self._data.MediaItem(
                 filename=f"{at:03d}-{digest[:16]}.{suffix}", sha256=digest, size=len(data),
-                caption=f"step {step}" if at != step else "",
+                caption=f"step {step}" if place.endswith(" (more)") else "",
             )  # fmt: skip
             if self.core._ctx.config.skip_store:  # a run of the user's that keeps nothing on disk
                 entry.payload = data

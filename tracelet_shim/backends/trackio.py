@@ -25,6 +25,7 @@ Decisions, with the place in Trackio 0.43 that a rule comes from:
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import html
 import json
@@ -107,7 +108,11 @@ class TrackioBackend(Backend):
         "group": "group of the run (that of a distributed job wins)",
     }
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
-        ev.Scalar: Capability(Level.NATIVE, "metric; time to the µs; NaN and ±inf as Trackio's strings, not drawn"),
+        ev.Scalar: Capability(
+            Level.NATIVE,
+            "metric, one row each; time to the µs (on a server as tracelet/wall_time); NaN and ±inf are kept as Trackio's"
+            " strings, which no chart draws; the dashboard draws up to 3000 rows of a run",
+        ),
         ev.Histogram: Capability(Level.NATIVE, "trackio.Histogram with the exact buckets, any number of them"),
         ev.Image: Capability(Level.NATIVE, "trackio.Image, TensorBoard's own PNG"),
         ev.Video: Capability(Level.CONVERTED, "GIF as trackio.Image; the dashboard's video player plays no GIF"),
@@ -134,10 +139,12 @@ class TrackioBackend(Backend):
         self._main: _Target | None = None
         self._trials: dict[str, _Target] = {}
         self._joined: Any = None
+        self._has_told = False
         self._handle: Any = None
         self._project = _DEFAULT_PROJECT
         self._rows: list[dict[str, Any]] = []
         self._keys = Names(_ILLEGAL_KEY, 10_000)
+        self._run_names = Names(_ILLEGAL_RUN, 150, in_bytes=True)
         self._artifacts = Names(_ILLEGAL_ID, 150)
 
     # -- what can be known without importing the SDK ----------------------------------------------------------------
@@ -209,7 +216,7 @@ class TrackioBackend(Backend):
         run_id = run.resume or (Names(_ILLEGAL_ID, 64)(run.run_id) if run.run_id else run.session)
         found = {record["id"]: str(record["name"]) for record in self._store.runs()}
         config = _plain(self._store.config(run_id) or {}) if run_id in found else {}
-        name = found.get(run_id) or (Names(_ILLEGAL_RUN, 150, in_bytes=True)(run.exp_name) if run.exp_name else None)
+        name = found.get(run_id) or (self._run_names(run.exp_name) if run.exp_name else None)
         if name is None:
             from trackio import utils
 
@@ -226,7 +233,7 @@ class TrackioBackend(Backend):
         private = self.given.get("private")
         if isinstance(private, str):
             private = private.strip().lower() in ("1", "true", "yes", "on")
-        with contextlib.redirect_stdout(sys.stderr):  # what it says must not get between the user's own output
+        with _on_stderr(deploy), _on_stderr(utils):
             space, _, bucket = utils.preprocess_space_and_dataset_ids(space, None, self.given.get("bucket_id"))
             if not self.given.get("bucket_id"):
                 bucket = deploy.resolve_auto_bucket_id(space, bucket)
@@ -256,13 +263,16 @@ class TrackioBackend(Backend):
         return about
 
     def close(self, status: Status) -> None:
-        if self._main is None or self._joined is not None:
+        if self._main is None:
             return
-        if self._handle is not None:
-            with contextlib.redirect_stdout(sys.stderr):
-                self._handle.finish()
-        self._main.config[f"{_OWN}status"] = status
-        self._main.changed = True
+        if self._handle is not None:  # `finish` would print, and wait for half a minute
+            self._handle._stop_flag.set()
+            for sender in (self._handle._local_sender_thread, self._handle._client_thread):
+                if sender is not None:
+                    sender.join(5)
+        if self._joined is None:
+            self._main.config[f"{_OWN}status"] = status
+        self._main.changed = self._joined is None or self._has_told
         self._send()
 
     @property
@@ -302,7 +312,25 @@ class TrackioBackend(Backend):
             self._send()
             self.written = taken
 
+    def _merge_with_the_users_config(self) -> None:
+        """Bring the config of a joined run up to date, ours and his, in both places.
+
+        His run writes its whole config with its first row: what is queued must not come after ours, and what is not yet
+        must carry ours. A row on its way to a server may be late all the same; so `close` writes once more.
+        """
+        assert self._main is not None
+        user = self._joined
+        if user._is_local:
+            with user._client_lock:
+                user._flush_queues_inline()
+        his = {key: value for key, value in user.config.items() if not key.startswith(_OWN)}
+        self._main.config.update(his)
+        user.config = _plain(self._main.config)
+        self._has_told = True
+
     def _send(self) -> None:
+        if self._joined is not None and self._main is not None and self._main.changed:
+            self._merge_with_the_users_config()
         targets = [target for target in (self._main, *self._trials.values()) if target is not None and target.changed]
         heads = [
             {
@@ -311,8 +339,6 @@ class TrackioBackend(Backend):
             }
             for target in targets
         ]  # fmt: skip
-        if self._joined is not None and heads:
-            self._joined.config = dict(heads[0]["config"])  # it is what the user's own first row will carry
         if heads or self._rows:
             assert self._store is not None
             self._store.log([*heads, *self._rows])
@@ -443,7 +469,7 @@ class TrackioBackend(Backend):
         assert self._main is not None
         assert self._store is not None
         name = _digest(self._main.id, *map(str, event.record), part) + suffix
-        folder = Names(_ILLEGAL_RUN, 150, in_bytes=True)(self._main.name)  # a joined run's name may be anything
+        folder = self._run_names(self._main.name) if self._joined is not None else self._main.name
         value = self._store.media(folder, int(event.step), name, data, kind, caption)
         self._row(event, {key or self._keys(event.path): value}, part=part)
 
@@ -473,7 +499,7 @@ class TrackioBackend(Backend):
                 f"{_OWN}parent": main.id, f"{_OWN}trial": trial,
                 f"{_OWN}status": "finished",  # at once: a crash leaves no trial running for ever
             }  # fmt: skip
-            name = Names(_ILLEGAL_RUN, 150, in_bytes=True)(f"{main.name}-{trial}")
+            name = self._run_names(f"{main.name}-{trial}")
             self._trials[trial] = _Target(run_id, name, config, started)
         return self._trials[trial]
 
@@ -515,7 +541,7 @@ class _Local:
         from trackio.fragments import FragmentWriter
 
         self._project = project
-        with contextlib.redirect_stdout(sys.stderr):  # it may say that the directory is on a network file system
+        with _on_stderr(utils):  # it may say that the directory is on a network file system
             self._fragments = FragmentWriter() if utils.get_storage_mode() == "jsonl" else None
 
     def runs(self) -> list[dict[str, Any]]:
@@ -691,6 +717,16 @@ def _media_value(kind: type[Any], path: Path, stored: Path, caption: str | None)
     media = kind(path, caption=caption)
     media._file_path = stored
     return media._to_dict()
+
+
+@contextlib.contextmanager
+def _on_stderr(module: Any) -> Iterator[None]:
+    """Let what `module` prints not get between the user's own output; standard output itself is left alone."""
+    module.print = functools.partial(print, file=sys.stderr)
+    try:
+        yield
+    finally:
+        del module.print
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ class Bus:
     def _send_queued(self, channel: Channel) -> None:
         batch: list[msg.Record] = []
         size = 0
-        while self._queue and channel.backlog < self._memory:
+        while self._queue and channel.backlog <= self._memory:
             message = self._queue.popleft()
             if isinstance(message, msg.Record):
                 batch.append(message)

@@ -51,8 +51,8 @@ class RelayDiedError(Exception):
 class ProcessChannel(Channel):
     """Starts the relay and talks to it.
 
-    Nothing is sent before the relay has said hello, so that a relay that cannot start costs nothing: `unsent` then has
-    all messages, for another channel. What has been sent is kept until the relay has it in its index, so that a new
+    Messages go into the pipe at once, where they outlive this process. Until the relay has said hello they are kept as
+    well, so that a relay that cannot start costs nothing: `unsent` then has all of them, for another channel. What has been sent is kept until the relay has it in its index, so that a new
     relay can be given what its predecessor may have lost.
 
     Args:
@@ -65,8 +65,6 @@ class ProcessChannel(Channel):
         self._window: deque[tuple[int, msg.Message]] = deque()  # the others, with the number of records up to each
         self._count = 0
         self._continuing = predecessor is not None
-        if predecessor is not None:
-            self._take_over(predecessor)
         self._outgoing = bytearray()
         self._incoming = bytearray()
         self._encoder = msgspec.msgpack.Encoder()
@@ -76,6 +74,8 @@ class ProcessChannel(Channel):
         self._term: int | None = None
         self._closed = False
         self._process = self._start()
+        if predecessor is not None:
+            self._take_over(predecessor)
 
     def _start(self) -> subprocess.Popen[bytes]:
         term_read, self._term = os.pipe()
@@ -101,24 +101,24 @@ class ProcessChannel(Channel):
         return process
 
     def _take_over(self, predecessor: ProcessChannel) -> None:
-        told = [msgspec.structs.replace(m, restarted=True) if isinstance(m, msg.Open) else m for m in predecessor._told]
-        self.unsent = [*told, msg.Continue()]
-        self._window = predecessor._window
-        self._count = predecessor._count
+        """Tell the new relay what the old one had been told; `_continued` sends what it had not kept."""
+        self._window, self._count = predecessor._window, predecessor._count
+        for message in predecessor._told:
+            self.send(msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message)
+        self._transmit(msg.Continue())
 
     def send(self, message: msg.Message) -> None:
         if not self._greeted:
             self.unsent.append(message)
-        elif isinstance(message, (msg.Open, msg.Writer, msg.Source, msg.Continue)):
-            if not isinstance(message, msg.Continue):
-                self._told.append(message)
+        if isinstance(message, (msg.Open, msg.Writer, msg.Source)):
+            self._told.append(message)
             self._transmit(message)
-        else:
-            if isinstance(message, msg.Records):
-                self._count += len(message.records)
-            self._window.append((self._count, message))
-            if not self._continuing:
-                self._transmit(message)
+            return
+        if isinstance(message, msg.Records):
+            self._count += len(message.records)
+        self._window.append((self._count, message))
+        if not self._continuing:
+            self._transmit(message)
 
     def _continued(self, records: int) -> None:
         """The relay has so many records of its predecessor's: send the rest."""
@@ -185,7 +185,8 @@ class ProcessChannel(Channel):
             ended = not data
         for frame in frames(self._incoming):
             if not self._greeted:
-                self._greet()
+                self._greeted = True
+                self.unsent.clear()
                 continue
             reply = self._decoder.decode(frame)
             if isinstance(reply, msg.Continued):
@@ -197,12 +198,6 @@ class ProcessChannel(Channel):
             self.on_reply(reply)
         if ended:
             self._died("it ended")
-
-    def _greet(self) -> None:
-        self._greeted = True
-        waiting, self.unsent = self.unsent, []
-        for message in waiting:
-            self.send(message)
 
     def _died(self, reason: str) -> None:
         if self._closed:

@@ -8,6 +8,7 @@ layouts) need no note.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -73,7 +74,12 @@ class _Scalars(Note):
         logdir = str(self.writer._get_file_writer().get_logdir())
         prefix = f"{logdir}/{self.argument('main_tag').replace('/', '_')}_"
         key = str(file_writer.get_logdir())[len(prefix) :]
-        return exact(self.argument("tag_scalar_dict")[key]), msg.Series(key)
+        values = self.argument("tag_scalar_dict")
+        try:
+            value = values[key]
+        except KeyError:  # a str of another class, with a hash of its own: members of ``class Split(str, Enum)``
+            value = next(value for k, value in values.items() if str.__str__(k) == key)
+        return exact(value), msg.Series(key)
 
 
 class _Figure(Note):
@@ -97,7 +103,8 @@ class _Video(Note):
 
         frames = _prepare_video(make_np(self.argument("vid_tensor")))
         scale = 1 if frames.dtype == np.uint8 else 255
-        frames = (frames.astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
+        with np.errstate(all="ignore"):  # NaN, or beyond float32: the native code has warned
+            frames = (frames.astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
         return None, msg.Frames(Array.of(frames), float(self.argument("fps", 4)))
 
 
@@ -114,16 +121,15 @@ class _HParams(Note):
 
         metrics = {}
         for name, metric in self.argument("metric_dict").items():
-            try:
-                metrics[str(name)] = exact(metric)
-            except (TypeError, ValueError):  # the native code is about to raise the user's error for it
-                continue
+            with contextlib.suppress(Exception):  # the native code is about to raise the user's error for it
+                metrics[_text(name)] = exact(metric)
         run_name = os.path.relpath(str(file_writer.get_logdir()), str(self.writer.get_logdir()))
+        domain = self.argument("hparam_domain_discrete") or {}
         return None, msg.Trial(
             run_name,
-            {str(name): _parameter(value) for name, value in self.argument("hparam_dict").items() if value is not None},
+            {_text(k): _parameter(value) for k, value in self.argument("hparam_dict").items() if value is not None},
             {name: metric for name, metric in metrics.items() if metric is not None},
-            {str(k): [_parameter(v) for v in vs] for k, vs in (self.argument("hparam_domain_discrete") or {}).items()},
+            {_text(k): [_parameter(value) for value in values] for k, values in domain.items()},
         )
 
 
@@ -146,10 +152,11 @@ class _Embedding(Note):
             rows = [[str(cell) for cell in row] for row in metadata] if header else [[str(row)] for row in metadata]
         images = self.argument("label_img")
         if images is not None:
-            pixels = make_np(images)  # N x C x H x W in 0..1, as the native sprite takes it
-            images = Array.of(np.moveaxis((pixels * 255).clip(0, 255).astype(np.uint8), 1, 3))
+            pixels = make_np(images).astype(np.float64)  # N x C x H x W in 0..1, as the native sprite takes it
+            with np.errstate(all="ignore"):  # NaN: the native code has warned
+                images = Array.of(np.moveaxis((pixels * 255).clip(0, 255).astype(np.uint8), 1, 3))
         return msg.Embedded(
-            str(self.argument("tag", "default")), int(self.argument("global_step") or 0), wall_time,
+            str(self.argument("tag", "default")), _step(self.argument("global_step")), wall_time,
             Array.of(make_np(self.argument("mat"))), rows, [str(h) for h in header] if header else None, images,
         )  # fmt: skip
 
@@ -183,14 +190,34 @@ def exact(value: Any) -> float | None:
 
 
 def _parameter(value: Any) -> bool | int | float | str:
-    """Return a hyper-parameter as a plain value; the native code takes the first element of a tensor."""
-    if isinstance(value, (bool, str)):
+    """Return a hyper-parameter as a plain value; the native code takes the first element of a tensor.
+
+    Plain to the type: a message has no ``numpy.str_``, and integers of 64 bits only.
+    """
+    if isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, int):
-        return int(value)
+        return int(value) if -(2**63) <= value < 2**63 else float(value)
     if isinstance(value, float):
         return float(value)
     if hasattr(value, "reshape"):
         return float(value.reshape(-1)[0])
     return str(value)
 
+
+def _step(value: Any) -> int:
+    """Return the step of an embedding. The native code only puts it into names; what is no 64 bit integer becomes 0."""
+    try:
+        step = int(value or 0)
+    except Exception:
+        return 0
+    return step if -(2**63) <= step < 2**63 else 0
+
+
+def _text(value: Any) -> str:
+    """Return a text as the proto has it: of subclasses (``class Opt(str, Enum)``) the characters, bytes as UTF-8."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return str.__str__(value) if isinstance(value, str) else str(value)

@@ -28,14 +28,19 @@ class _Source:
     """What we know of one FileWriter; kept on the object itself, so that it dies with it.
 
     Attributes:
+        logdir, path: its log directory and event file, absolute; found when it was created, if we were there: a program
+            may change its working directory later.
         position: position of the next event in its file; None if events may have passed unseen.
         lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
             of its own in the same place; this one may be taken again by a signal handler.
     """
 
-    __slots__ = ("lock", "number", "position", "sink")
+    __slots__ = ("lock", "logdir", "number", "path", "position", "sink")
 
-    def __init__(self, position: int | None) -> None:
+    def __init__(self, writer: Any, position: int | None) -> None:
+        self.logdir = absolute(writer.get_logdir())
+        path = getattr(writer.event_writer, "_file_name", None) or os.path.join(self.logdir, f"unknown-{id(writer)}")
+        self.path = absolute(path)
         self.position = position
         self.lock = threading.RLock()
         self.sink: Sink | None = None
@@ -44,14 +49,18 @@ class _Source:
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
         if self.position is None:
-            self.position = _count(writer)
-        logdir = absolute(writer.get_logdir())
-        path = getattr(writer.event_writer, "_file_name", None) or os.path.join(logdir, f"unknown-{id(writer)}")
+            self.position = _count(writer, self.path)
         call = _calls.now.call
-        owner = absolute(call.writer.get_logdir()) if call is not None else logdir
-        self.number = sink.add_source(absolute(path), logdir, owner if owner != logdir else None)
+        owner = _logdir(call.writer) if call is not None else self.logdir
+        self.number = sink.add_source(self.path, self.logdir, owner if owner != self.logdir else None)
         self.sink = sink
         _live.add(writer)
+
+
+def _logdir(writer: Any) -> str:
+    """Return the log directory of a SummaryWriter as it was when its event file was opened."""
+    source: _Source | None = writer._get_file_writer().__dict__.get(_ATTRIBUTE)
+    return source.logdir if source is not None else absolute(writer.get_logdir())
 
 
 def flush_files() -> None:
@@ -67,33 +76,40 @@ def absolute(path: object) -> str:
     return text if "://" in text else os.path.abspath(text)
 
 
-def _count(writer: Any) -> int:
+def _count(writer: Any, path: str) -> int:
     """Return how many events are in the file of a writer that was used before we watched it."""
-    writer.flush()
-    path = getattr(writer.event_writer, "_file_name", None)
-    if path is not None:
-        with contextlib.suppress(OSError):  # not a local file: positions then start behind file_version
-            return eventfile.count_records(path)
+    with contextlib.suppress(OSError):  # closed: the native call is about to say so
+        writer.flush()
+    with contextlib.suppress(OSError):  # not a local file: positions then start behind file_version
+        return eventfile.count_records(path)
     return 1
 
 
 def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `FileWriter.__init__`: position 0 is the file_version event that the native writer puts there."""
     result = wrapped(*args, **kwargs)
-    setattr(writer, _ATTRIBUTE, _Source(1))
+    try:
+        setattr(writer, _ATTRIBUTE, _Source(writer, 1))
+    except Exception as error:
+        if current.sink is not None:
+            current.sink.problem(error)
     return result
 
 
 def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `FileWriter.add_event`: native first and untouched, then publish."""
     sink = current.sink
-    source: _Source | None = writer.__dict__.get(_ATTRIBUTE)
-    if sink is None:
+    source: _Source | None = writer.__dict__.get(_ATTRIBUTE) if writer is not None else None
+    if sink is None or writer is None:  # no writer: ``FileWriter.add_event(something_else, event)``
         if source is not None:
             source.position = None
         return wrapped(*args, **kwargs)
     if source is None:
-        source = writer.__dict__.setdefault(_ATTRIBUTE, _Source(None))
+        try:
+            source = writer.__dict__.setdefault(_ATTRIBUTE, _Source(writer, None))
+        except Exception as error:
+            sink.problem(error)
+            return wrapped(*args, **kwargs)
     with source.lock:
         if source.sink is not sink or source.position is None:
             try:
@@ -121,5 +137,5 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
 
 def publish_without_event(writer: Any, sink: Sink, path: str, position: int, hint: Any) -> None:
     """Publish what TensorBoard keeps in files of its own beside the event file."""
-    number = sink.add_source(absolute(path), absolute(writer.get_logdir()), None)
+    number = sink.add_source(absolute(path), _logdir(writer), None)
     sink.publish(Record(number, position, None, None, hint))

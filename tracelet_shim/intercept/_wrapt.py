@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os.path
 import time
 from typing import Any
@@ -18,29 +19,47 @@ _installed = False
 
 
 class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[misc]
-    """`SummaryWriter.add_scalar` as looked up; pickles by reference, as a plain function does."""
+    """`SummaryWriter.add_scalar` as looked up; is copied, pickled by reference and shown as the function itself is."""
 
     def __reduce_ex__(self, protocol: int) -> Any:
         owner = getattr(self, "_self_instance", None)
-        if owner is None:
-            return _lookup, (self.__module__, self.__qualname__)
-        return getattr, (owner, self.__name__)
+        return _by_reference(self) if owner is None else (getattr, (owner, self.__name__))
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        owner = getattr(self, "_self_instance", None)
+        return self if owner is None else getattr(copy.deepcopy(owner, memo), self.__name__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
 
 class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]
     __bound_function_wrapper__ = _Bound
 
     def __reduce_ex__(self, protocol: int) -> Any:
-        return _lookup, (self.__module__, self.__qualname__)
+        return _by_reference(self)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
 
-def _lookup(module: str, qualname: str) -> Any:
+def _by_reference(function: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Name nothing of ours: who loads the pickle may not have this package."""
     import importlib
 
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
+    owner: Any = importlib.import_module(function.__module__)
+    for part in function.__qualname__.split(".")[:-1]:
+        owner = getattr(owner, part)
+    return getattr, (owner, function.__name__)
 
 
 def install() -> None:
@@ -70,7 +89,7 @@ def _patch(module: Any) -> None:
 def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     result = wrapped(*args, **kwargs)
     sink = current.sink
-    if sink is not None and _calls.now.call is None:  # else it is the nested writer of add_hparams
+    if sink is not None and writer is not None and _calls.now.call is None:  # else it is the nested one of add_hparams
         try:
             sink.writer_created(_tap.absolute(writer.log_dir))
         except Exception as error:
@@ -87,11 +106,14 @@ def _nudging(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _noting(note: Any) -> Any:
-    """Return a wrapper that notes the call while the native method runs."""
+    """Return a wrapper that notes the call while the native method runs.
+
+    wrapt knows no instance where ``self`` is passed by name, or is no SummaryWriter. Such a call goes without a note.
+    """
     now = _calls.now
 
     def wrapper(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
-        if current.sink is None or now.call is not None:
+        if current.sink is None or writer is None or now.call is not None:
             return wrapped(*args, **kwargs)
         now.call = note(writer, args, kwargs)
         try:
