@@ -173,6 +173,11 @@ def test_backends_as_json() -> None:
     """Programs get the version, or the line that installs it, or what is wrong with the backend."""
     done = tracelet_shim("backends", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["mlflow"].pop("capabilities")["histogram"] == {
+        "level": "file",
+        "how": MLflowBackend.capabilities[Histogram].how,
+        "methods": ["add_histogram", "add_histogram_raw"],
+    }
     assert rows["mlflow"] == {
         "name": "mlflow",
         "distribution": "mlflow",
@@ -180,6 +185,45 @@ def test_backends_as_json() -> None:
         "install": None,
         "problem": None,
     }
+
+
+def test_every_method_makes_a_type_of_the_matrix() -> None:
+    """Each method of SummaryWriter that takes data is named in one row, and each event type has a row."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    named = [method for methods in METHODS.values() for method in methods]
+    assert sorted(named) == sorted(name for name in vars(SummaryWriter) if name.startswith("add_"))
+    assert list(METHODS) == [kind.kind for kind in EVENT_TYPES]
+
+
+def test_backends_prints_the_matrix() -> None:
+    """A row for each event type, a cell for each tracker; no SDK is imported for it."""
+    done = tracelet_shim("backends")
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    (head,) = (line for line in lines if line[:1] == ["data"])
+    names = registry.names()
+    assert head[-len(names) :] == names
+    for kind in EVENT_TYPES:
+        (line,) = (line for line in lines if line[0] == kind.kind)
+        assert line[-len(names) :] == [registry.find(name).capabilities[kind].level.value for name in names]
+    script = "from tracelet_shim.cli.backends import rows; rows(); import sys; print(sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in names if repr(registry.find(name).module) in modules]
+    assert "'torch'" not in modules
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 300])
+def test_the_matrix_fits_a_terminal(width: int) -> None:
+    """In a narrow terminal the trackers that have no room go below, and none is lost."""
+    found = backends.rows()
+    console = Console(width=width, file=io.StringIO())
+    for matrix in backends._matrices(found, width):
+        console.print(matrix)
+    printed = console.file.getvalue()
+    heads = [line.split()[3:] for line in printed.splitlines() if line.split()[:1] == ["data"]]
+    assert [name for head in heads for name in head] == [row.name for row in found]
+    assert len(heads) == 1 or width < 300
+    assert "…" not in printed
 
 
 def test_backends_tells_how_to_install_what_is_missing(tmp_path: Path) -> None:

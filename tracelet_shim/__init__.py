@@ -8,9 +8,10 @@ Importing this package imports neither torch nor any tracker; what is public is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` takes longer to import than all that happens before the first use
 if TYPE_CHECKING:
+    from typing import Any
+
     from tracelet_shim._api import get_session, start_logging, stop_logging
     from tracelet_shim._session import Session
     from tracelet_shim.backends.base import Backend, Capability, Level

@@ -80,9 +80,8 @@ def start_logging(
     }  # fmt: skip
     with _lock:
         session = _prepare(arguments)
-        if session.active and session is _session:
-            if not _importing_main_again():
-                session.begin()
+        if session.active and session is _session and not _importing_main_again():
+            session.begin()
         return session
 
 

@@ -64,7 +64,7 @@ def _cwd() -> str:
         return os.path.sep
 
 
-def _exiting(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+def _exiting(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG001 - wrapt's signature
     if _watch is not None and threading.current_thread() is threading.main_thread():
         _watch.noted(args[0] if args else None)
     return wrapped(*args, **kwargs)

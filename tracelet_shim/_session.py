@@ -125,7 +125,8 @@ class Session:
 
     def publish(self, record: msg.Record) -> None:
         self.exit_watch.still_running()
-        self._bus.publish(record)  # type: ignore[union-attr] - add_source has begun the session
+        if self._bus is not None:  # begun by add_source, which every record's file goes through
+            self._bus.publish(record)
 
     def nudge(self) -> None:
         if self._bus is not None:
@@ -210,13 +211,13 @@ class Session:
         with self._news:
             self._news.wait_for(
                 lambda: self._bus is None
-                or all(s.state not in ("opening", "retrying") or n in self._opened for n, s in self._states.items())
-                and all(n in self._opened or s.state in ("failed", "closed", "abandoned") for n, s in self._states.items()),
+                or (all(s.state not in ("opening", "retrying") or n in self._opened for n, s in self._states.items())
+                and all(n in self._opened or s.state in ("failed", "closed", "abandoned") for n, s in self._states.items())),
                 max(0.0, until - time.monotonic()),
             )
             return dict(self._opened)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Session:  # noqa: PYI034 - nobody subclasses it
         return self
 
     def __exit__(
@@ -264,6 +265,7 @@ class Session:
         if self._bus is not None:
             deadline = self.settings.exit_timeout if timeout is None else timeout
             progress = _Progress(self)
+            flushed = False
 
             def waiting() -> None:
                 nonlocal flushed
@@ -272,7 +274,6 @@ class Session:
                     intercept.flush_files()  # what did not fit into memory is read from them
                 progress.show()
 
-            flushed = False
             states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
             if os.environ.get(OWNER) == str(os.getpid()):
                 del os.environ[OWNER]

@@ -176,7 +176,8 @@ def _tags(value: Any) -> dict[str, str]:
     if isinstance(value, str):
         value = [part for part in value.split(",") if part.strip()]
     if not isinstance(value, Mapping):
-        value = dict((str(item).partition("=")[0].strip(), str(item).partition("=")[2].strip()) for item in value)
+        pairs = (str(item).partition("=") for item in value)
+        value = {name.strip(): item.strip() for name, _, item in pairs}
     return {str(name): str(item) for name, item in value.items()}
 
 

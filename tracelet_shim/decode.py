@@ -327,8 +327,10 @@ class _Trials:
 
 def _plain(value: Any) -> bool | float | str:
     kind = value.WhichOneof("kind")
-    plain: bool | float | str = getattr(value, kind) if kind else ""
-    return plain if isinstance(plain, (bool, int, float, str)) else str(plain)
+    if kind in ("number_value", "string_value", "bool_value"):
+        plain: bool | float | str = getattr(value, kind)
+        return plain
+    return str(value)
 
 
 def _image(data: bytes, base: dict[str, Any], *, figure: bool = False) -> ev.Image | ev.Video:
@@ -372,7 +374,8 @@ def _text(value: Any, base: dict[str, Any]) -> ev.Text:
 def _pr_curve(value: Any, base: dict[str, Any]) -> ev.PRCurve:
     rows = _array(value.tensor)
     names = ("true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall")
-    return ev.PRCurve(**base, **{name: tuple(map(float, row)) for name, row in zip(names, rows, strict=True)})
+    base.update((name, tuple(map(float, row))) for name, row in zip(names, rows, strict=True))
+    return ev.PRCurve(**base)
 
 
 def _custom_scalars(value: Any, base: dict[str, Any]) -> ev.CustomScalars:

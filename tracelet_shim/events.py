@@ -49,7 +49,7 @@ class RecordId(NamedTuple):
 
     file: str
     position: int
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, for which there is no use here
 
 
 class Array(msgspec.Struct, frozen=True):

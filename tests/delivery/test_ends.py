@@ -121,7 +121,7 @@ if __name__ == "__main__":
     assert mlflow_runs(tmp_path) == [("FINISHED", 100, 100)]
 
 
-@pytest.mark.parametrize("ranks, runs", [("main", 1), ("all", 2)])
+@pytest.mark.parametrize(("ranks", "runs"), [("main", 1), ("all", 2)])
 def test_ranks(run_python: RunPython, tmp_path: Path, ranks: str, runs: int) -> None:
     """Of the processes of one job, rank 0 alone logs, or each has a run of its own if all are asked for."""
     for rank in "01":

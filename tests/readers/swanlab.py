@@ -1,4 +1,4 @@
-"""Reads SwanLab runs back from their ``run-*.swanlab`` logs (a LevelDB log of protobuf records) and the files beside."""
+"""Reads SwanLab runs back from their ``.swanlab`` logs (a LevelDB log of protobuf records) and the files beside them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class _Run:
                 elif what == "finish":
                     self.finish = record.finish
                 elif what == "column":
-                    assert self.columns.setdefault(record.column.column_key, record.column.column_type) == record.column.column_type
+                    key, kind = record.column.column_key, record.column.column_type
+                    assert self.columns.setdefault(key, kind) == kind
                 elif what in ("scalar", "media"):
                     point = getattr(record, what)
                     assert self.columns[point.key] == point.type
@@ -112,14 +113,16 @@ class _Run:
             if match := _REPEAT.fullmatch(key):
                 key, repeat = match[1], 100 if match[3] else int(match[2])
             media = point.DESCRIPTOR.name == "MediaRecord"
-            tag, kind = _KIND.fullmatch(key).groups() if media else (key, "scalar")  # type: ignore[union-attr]
+            named = _KIND.fullmatch(key) if media else None  # None: the user's own media, in a run that he shared
+            tag, kind = named.groups() if named else (key, "media" if media else "scalar")
             step = point.step
             if repeat == 100 and media:
                 step = int(point.value.items[0].caption.removeprefix("step "))
             elif repeat == 100:
                 step = int(steps[key, point.step]) + int(rests.get((key, point.step), 0))
             wall = (point.timestamp.seconds * 10**9 + point.timestamp.nanos) / 10**9
-            value: Any = point.value.number if not media else [self.content(folder, point, item) for item in point.value.items]
+            items = [self.content(folder, point, item) for item in point.value.items] if media else []
+            value: Any = items if media else point.value.number
             if not media and np.isinf(value):
                 assert infinities[point.key, point.step] == np.sign(value)
             found[self.whole(tag), kind].append(Entry((step, repeat, point.step), step, wall, value))
@@ -127,11 +130,9 @@ class _Run:
 
     @staticmethod
     def content(folder: Path, point: Any, item: Any) -> tuple[str, bytes]:
-        types = {2: "image", 3: "audio", 4: "video", 5: "text", 6: "echarts", 7: "object3d", 8: "molecule", 9: "html"}
         from swanlab.proto.swanlab.metric.column.v1.column_pb2 import ColumnType
 
         name = ColumnType.Name(point.type).removeprefix("COLUMN_TYPE_").lower()
-        assert name in types.values()
         data = (folder / "media" / name / item.filename).read_bytes()
         assert len(data) == item.size
         return item.filename, data

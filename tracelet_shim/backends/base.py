@@ -242,15 +242,15 @@ class Backend(ABC):
         `written` advanced by what it has delivered.
         """
         self.written = 0
-        for kind, group in groupby(events, key=type):
-            same = list(group)
-            if kind is ev.Scalar:
+        for kind, group in groupby(events, key=lambda event: event.kind):
+            if kind == ev.Scalar.kind:
+                scalars = [event for event in group if isinstance(event, ev.Scalar)]
                 before = self.written
-                self.log_scalars(same)  # type: ignore[arg-type]
-                self.written = before + len(same)
+                self.log_scalars(scalars)
+                self.written = before + len(scalars)
             else:
-                log = getattr(self, f"log_{kind.kind}")
-                for event in same:
+                log = getattr(self, f"log_{kind}")
+                for event in group:
                     log(event)
                     self.written += 1
 
@@ -309,7 +309,7 @@ class Backend(ABC):
     def log_blob(self, event: ev.Blob) -> None:
         self.attach_files(event)
 
-    def log_marker(self, event: ev.Marker) -> None:
+    def log_marker(self, event: ev.Marker) -> None:  # noqa: B027
         """TensorBoard's own book-keeping; only a backend with `mirrors_event_files` gets it."""
 
     # -- help for backends ------------------------------------------------------------------------------------------

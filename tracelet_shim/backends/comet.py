@@ -65,7 +65,7 @@ _MAX_POINTS = 15_000  # "comet.offline_sampling_size", and the server's own limi
 _MAX_GRAPH = 2_000_000  # characters of a graph shown on the page; the file is attached in any case
 _MAX_FACES = 20_000  # of a mesh drawn as lines
 _LIMITS_3D = {"maxPoints": 1_000_000, "maxBoxes": 250_000}  # the SDK's, for a server that names none
-_OPEN_TRIALS = 8
+_OPEN_TRIALS = 4
 _ROWS = 500_000  # of a CSV file of points
 _POINT = struct.Struct("<Iqqd")  # number of the series, step, wall time in ms, value
 _KEY = re.compile(r"[A-Za-z0-9]{32,50}")  # comet_ml.utils.is_valid_experiment_key
@@ -92,8 +92,9 @@ _ENVIRONMENT = {
     "COMET_HTTP_SESSION_RETRY_TOTAL": "1",
     "COMET_TIMEOUT_CLEANING": "60",
     "COMET_TIMEOUT_UPLOAD": "120",
+    "COMET_TIMEOUT_FILE_UPLOAD": "60",
 }
-_SETTLE_SECONDS = 20  # that a write waits for the server
+_SETTLE_SECONDS = 10  # that a write waits for the server
 
 
 class _Journal:
@@ -259,7 +260,9 @@ class _Sink:
         if self._behind:
             streamer = self.experiment.streamer
             connected = streamer.has_connection_to_server()
-            self._behind = not (connected and streamer.flush(timeout=_SETTLE_SECONDS))
+            # Twice: a flush may begin before the streamer's thread has seen our last messages.
+            self._behind = not (connected and all(streamer.flush(timeout=_SETTLE_SECONDS) for _ in range(2)))
+            self._behind |= not streamer.has_connection_to_server()
         return not self._behind
 
     def flush(self) -> None:
@@ -345,9 +348,10 @@ class CometBackend(Backend):
         self._trials: OrderedDict[str, _Sink] = OrderedDict()
         self._series: dict[str, list[int]] = {}  # path -> [number, points]
         self._spool: Any = None
-        self._threshold = _MAX_POINTS
+        self._threshold: float = _MAX_POINTS  # inf: points could not be kept
         self._images = 0
-        self._directory: str | None = None
+        self._directory: str | None = None  # of archives; None online
+        self._project: str | None = None
         self._run: RunInfo
 
     # -- what can be known without importing the SDK ----------------------------------------------------------------
@@ -376,7 +380,9 @@ class CometBackend(Backend):
         if active is not None and run.resume == active.id:
             self._sink = _Sink(active, own=False)
             self._directory = getattr(active, "offline_directory", None)
+            self._project = active.project_name
         else:
+            self._project = self._names(run.project) if run.project else None
             self._directory = self._offline_directory(run)
             self._sink = self._make(self._experiment_key(run))
         try:
@@ -422,8 +428,7 @@ class CometBackend(Backend):
         if not _KEY.fullmatch(key):
             problem = f"{key!r} is no experiment key (32 to 50 letters and digits)"
             raise errors.ConfigurationError(f"backend 'comet': {problem}")
-        project = self._names(self._run.project) if self._run.project else None
-        common = {"project_name": project, "workspace": self._workspace, "experiment_key": key}
+        common = {"project_name": self._project, "workspace": self._workspace, "experiment_key": key}
         with _sdk_alone():
             if self._directory is None:
                 return _Sink(self._start(common))
@@ -474,7 +479,7 @@ class CometBackend(Backend):
                 experiment.name = name
             others |= {"Name": name, "tracelet.session": run.session, "tracelet.root": run.root}
             others |= {"tracelet.command": shlex.join(program.argv), "tracelet.host": program.host}
-            if run.project and run.project != self._names(run.project):
+            if run.project and run.project != self._project:
                 others["tracelet.project"] = run.project
             labels += [label for label in (_setting("start_experiment_tags") or "").split(",") if label.strip()]
             messages.append(FileNameMessage(program.script or program.module or "<console>"))
@@ -773,6 +778,8 @@ class CometBackend(Backend):
 
     def _remember(self, events: Sequence[ev.Scalar]) -> None:
         """Keep points in a temporary file until it is known whether Comet can show them all."""
+        if math.isinf(self._threshold):
+            return
         try:
             self._spool = self._spool or tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
             rows = []
@@ -787,7 +794,7 @@ class CometBackend(Backend):
             self._spool.write(b"".join(rows))
         except (OSError, struct.error):
             logger.warning("comet: no copy of points is kept; Comet shows a sample of long metrics", exc_info=True)
-            self._series.clear()
+            self._threshold = math.inf
 
     def _publish_points(self) -> None:
         """Attach all points of the metrics of which Comet keeps only a sample."""

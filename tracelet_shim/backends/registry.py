@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -53,7 +54,7 @@ def validate(candidate: Any) -> type[Backend]:
         if not isinstance(value, str) or not value:
             raise errors.InvalidBackendError(candidate, f"its class attribute {attribute!r} is {value!r}, not a text")
     table = getattr(candidate, "capabilities", None)
-    if not hasattr(table, "items"):
+    if not isinstance(table, Mapping):
         raise errors.InvalidBackendError(candidate, "it has no capabilities table (event type -> Capability)")
     gaps = [kind.__name__ for kind in ev.EVENT_TYPES if not isinstance(table.get(kind), Capability)]
     if gaps:

@@ -3,7 +3,8 @@
 Delivery. `Run.log` queues a value for a thread that swallows every error and takes its own clock for the time. So
 records go straight to the run's core, the interface that this thread calls too (`swanlab.sdk.protocol.CoreProtocol`):
 they carry TensorBoard's wall time (to the nanosecond; one outside of the years 1 to 9999 becomes 0), they fail here if
-they fail, and they are in the file before `write` returns.
+they fail, and they are in the file before `write` returns. Online, the SDK uploads from then on, at its own pace; what
+it has not uploaded when the run ends stays in the file, for `swanlab sync`.
 
 Points. SwanLab keeps one value a key and step, the first, and drops later ones silently; steps are 0 to 2**48
 (`core_python.metrics.BaseMetric`). So a repeated step goes to ``loss (repeat 1)``, and after `REPEATS` of them, as
@@ -38,6 +39,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import struct
 import sys
@@ -233,28 +235,26 @@ class SwanLabBackend(Backend):
         settings |= {k: self.given[k] for k in ("api_host", "web_host") if self.given.get(k)}
         with _apart(), _readable_environment() as hidden:
             import swanlab
-            from swanlab.exceptions import AuthenticationError
             from swanlab.sdk.internal.pkg import console
             from swanlab.sdk.internal.settings import create_settings
 
             if self._was_quiet is None:
                 self._was_quiet = bool(console.c.quiet)
                 console.c.quiet = True
+            known = create_settings()
+            known.merge_settings(swanlab.Settings(**settings))
+            if (fields["mode"] or known.mode) in ("online", "cloud") and not _answers(known.api_host):
+                # the SDK would try for 15 seconds, and then say the same as for a wrong key
+                raise ConnectionError(f"no answer from {known.api_host}")
             if project is None and not run.project:
-                project = create_settings().project.name
+                project = known.project.name
             if project is None:  # SwanLab takes the directory's name as it is, and refuses most
-                known = run.project or hidden.get("SWANLAB_PROJECT") or os.path.basename(run.program.cwd)
-                project = Names(r"[^0-9A-Za-z_\-+.]", 100)(known or "default")
-            try:
-                opened = swanlab.init(
-                    project=project, workspace=self.given.get("workspace"), public=_flag(self.given.get("public")),
-                    settings=swanlab.Settings(**settings), **fields,
-                )  # fmt: skip
-            except AuthenticationError:
-                host = settings.get("api_host") or create_settings().api_host
-                if not _answers(host):
-                    raise ConnectionError(f"no answer from {host}") from None
-                raise
+                name = run.project or hidden.get("SWANLAB_PROJECT") or os.path.basename(run.program.cwd)
+                project = Names(r"[^0-9A-Za-z_\-+.]", 100)(name or "default")
+            opened = swanlab.init(
+                project=project, workspace=self.given.get("workspace"), public=_flag(self.given.get("public")),
+                settings=swanlab.Settings(**settings), **fields,
+            )  # fmt: skip
         atexit.unregister(opened._handle_atexit)  # it would wait for a dead service without end
         opened._is_main_thread = False  # so that finish() leaves SIGINT alone
         return opened
@@ -552,6 +552,7 @@ class _Run:
         self.about: dict[str, Any] = {}
         self._types, self._data, self._timestamp, self._media = ColumnType, data_pb2, Timestamp, adapter.medium
         self._recent: Counter[tuple[Any, ...]] | None = None
+        self._full: dict[str, int] = {}  # key -> latest step that has all its repeats: a program may know no other
         if not hasattr(core._metrics, "get") or not hasattr(core._store, "ensure_flushed"):
             raise errors.BackendError("this version of swanlab stores points in an unknown way; known: 0.10")
         _one_at_a_time(core)
@@ -616,7 +617,7 @@ class _Run:
 
     def _place(self, key: str, column: int, step: int) -> tuple[str, int]:
         """Return the key and step where SwanLab will take a point of `key` at `step`."""
-        if 0 <= step <= MAX_STEP:
+        if 0 <= step <= MAX_STEP and self._full.get(key) != step:
             for n in range(REPEATS + 1):
                 place = f"{key} (repeat {n})" if n else key
                 metric = self.core._metrics.get(place)
@@ -625,6 +626,9 @@ class _Run:
                 fits = metric.column_type in (column, self._types.COLUMN_TYPE_UNSPECIFIED)
                 if fits and step > metric.min_step and step not in metric.steps:
                     return place, step
+            if len(self._full) >= 10_000:
+                self._full.clear()
+            self._full[key] = step
         place = f"{key} (more)"
         metric = self.core._metrics.get(place)
         if metric is None:
@@ -643,7 +647,7 @@ class _Run:
         """Take up what earlier sessions of this run's id have stored in its log directory; return their logs.
 
         Their steps are taken, their points recognised when they are delivered again, and their config is kept, since
-        SwanLab replaces a run's config as a whole.
+        SwanLab replaces a run's config as a whole. Online, what the service has not got of them is sent now.
         """
         import yaml  # type: ignore[import-untyped]
 
@@ -677,13 +681,18 @@ class _Run:
     def _remember(self, logs: Sequence[Path]) -> None:
         from swanlab.sdk.internal.core_python.pkg import builder
 
-        metrics, recent = self.core._metrics, deque[tuple[Any, ...]](maxlen=RECENT)
-        for record in (record for log in logs for record in _records(log)):
+        online, metrics, recent = self.run.mode == "online", self.core._metrics, deque[tuple[Any, ...]](maxlen=RECENT)
+        for folder, record in ((log.parent, record) for log in logs for record in _records(log)):
+            if online and record.HasField("save") and record.save.type == 0:  # SAVE_TYPE_CUSTOM: a file of ours
+                self.core.upsert_saves([record.save])
             scalar = record.HasField("scalar")
             if not scalar and not record.HasField("media"):
                 continue
             point = record.scalar if scalar else record.media
             metric = metrics.get(point.key)
+            if online and (metric is None or (point.step > metric.min_step and point.step not in metric.steps)):
+                self._send_again(folder, point)
+                metric = metrics.get(point.key)
             if metric is None:
                 column = builder.build_auto_column(self.core._ctx, point)
                 define, place = metrics.define_scalar, {}
@@ -696,6 +705,18 @@ class _Run:
                 content = [struct.pack("<d", point.value.number)] if scalar else [i.sha256 for i in point.value.items]
                 recent.append((base, point.timestamp.seconds, point.timestamp.nanos, *content))
         self._recent = Counter(recent) or None
+
+    def _send_again(self, folder: Path, point: Any) -> None:
+        """Deliver a point of an earlier session, whose directory is `folder`, that the service has not got."""
+        if not hasattr(point.value, "items"):
+            self.core.upsert_scalars([point])
+            return
+        for item in point.value.items:
+            name = Path("media", self._media[point.type], item.filename)
+            if (folder / name).is_file():
+                (self.dir / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, self.dir / name)
+        self.core.upsert_media([point])
 
     def _was_here(self, point: tuple[Any, ...]) -> bool:
         """True if an earlier session has stored `point`. What comes again comes first, so the first new one ends it."""
@@ -782,21 +803,56 @@ class _Run:
 # -- the process ------------------------------------------------------------------------------------------------------
 
 
+_ours = threading.local()
+
+
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
-    """Leave SwanLab's process-wide run and config, the exception hook and SIGINT's handler as they are."""
+    """Let SwanLab open or end a run in this thread without a trace in the process: the active run and its config, the
+    exception hook and SIGINT's handler stay the user's, whose other threads may log meanwhile.
+    """
     with _readable_environment():
-        runs: Any = importlib.import_module("swanlab.sdk.internal.run")
-        configs: Any = importlib.import_module("swanlab.sdk.internal.run.components.config")
-    before = runs._current_run, configs._active_run_config, sys.excepthook
-    interrupt = signal.getsignal(signal.SIGINT)
-    runs._current_run = configs._active_run_config = None
+        _keep_to_ourselves()
+    hook, interrupt = sys.excepthook, signal.getsignal(signal.SIGINT)
+    _ours.depth = getattr(_ours, "depth", 0) + 1
     try:
         yield
     finally:
-        runs._current_run, configs._active_run_config, sys.excepthook = before
+        _ours.depth -= 1
+        sys.excepthook = hook
         if threading.current_thread() is threading.main_thread() and interrupt is not None:
             signal.signal(signal.SIGINT, interrupt)
+
+
+def _keep_to_ourselves() -> None:
+    """Make the functions that know the process's one active run look away within `_apart`."""
+    runs: Any = importlib.import_module("swanlab.sdk.internal.run")
+    components: Any = importlib.import_module("swanlab.sdk.internal.run.components")
+    configs: Any = importlib.import_module("swanlab.sdk.internal.run.components.config")
+    if hasattr(runs.set_run, "tracelet"):
+        return
+
+    def config(file: Path, emit: Callable[..., None], skip_store: bool = False) -> Any:
+        """What `create_run_config` does, but for making it ``swanlab.config``."""
+        made = configs.Config()
+        made._copy_from(configs._global_config)
+        made._bindctx(file, emit, skip_store)
+        return made
+
+    def unless_ours(module: Any, name: str, instead: Callable[..., Any]) -> None:
+        original = getattr(module, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (instead if getattr(_ours, "depth", 0) else original)(*args, **kwargs)
+
+        call.tracelet = True  # type: ignore[attr-defined]
+        setattr(module, name, call)
+
+    unless_ours(importlib.import_module("swanlab.sdk.cmd.init"), "has_run", lambda: False)
+    unless_ours(components, "create_run_config", config)
+    unless_ours(components, "deactivate_run_config", lambda: None)
+    unless_ours(runs, "clear_run", lambda: None)
+    unless_ours(runs, "set_run", lambda _: None)
 
 
 @contextlib.contextmanager
@@ -827,7 +883,7 @@ def _one_at_a_time(core: Any) -> None:
 
 
 def _answers(host: str) -> bool:
-    """True if the service is there: the SDK's login says the same of a wrong key and of a dead server."""
+    """True if there is a service that works."""
     import requests
 
     try:

@@ -110,8 +110,8 @@ class TrackioBackend(Backend):
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,
-            "metric, one row each; time to the µs (on a server as tracelet/wall_time); NaN and ±inf are kept as Trackio's"
-            " strings, which no chart draws; the dashboard draws up to 3000 rows of a run",
+            "metric, one row each; time to the µs (on a server as tracelet/wall_time); NaN and ±inf are kept as"
+            " Trackio's strings, which no chart draws; the dashboard draws up to 3000 rows of a run",
         ),
         ev.Histogram: Capability(Level.NATIVE, "trackio.Histogram with the exact buckets, any number of them"),
         ev.Image: Capability(Level.NATIVE, "trackio.Image, TensorBoard's own PNG"),

@@ -13,8 +13,31 @@ from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.events import Array
 
 __all__ = [
-    "BackendSpec", "BackendState", "Close", "Closed", "Continue", "Continued", "Counters", "Embedded", "Flush", "Flushed", "Figure", "Frames", "Hint",
-    "Message", "Nested", "Open", "Opened", "Record", "Records", "Reply", "Series", "Source", "Trial", "Trouble", "Writer",
+    "BackendSpec",
+    "BackendState",
+    "Close",
+    "Closed",
+    "Continue",
+    "Continued",
+    "Counters",
+    "Embedded",
+    "Figure",
+    "Flush",
+    "Flushed",
+    "Frames",
+    "Hint",
+    "Message",
+    "Nested",
+    "Open",
+    "Opened",
+    "Record",
+    "Records",
+    "Reply",
+    "Series",
+    "Source",
+    "Trial",
+    "Trouble",
+    "Writer",
 ]  # fmt: skip
 
 

@@ -52,7 +52,8 @@ class ProcessChannel(Channel):
     """Starts the relay and talks to it.
 
     Messages go into the pipe at once, where they outlive this process. Until the relay has said hello they are kept as
-    well, so that a relay that cannot start costs nothing: `unsent` then has all of them, for another channel. What has been sent is kept until the relay has it in its index, so that a new
+    well, so that a relay that cannot start costs nothing: `unsent` then has all of them, for another channel. What has been
+    sent is kept until the relay has it in its index, so that a new
     relay can be given what its predecessor may have lost.
 
     Args:
@@ -166,7 +167,7 @@ class ProcessChannel(Channel):
             written = os.write(fd, memoryview(self._outgoing)[: 1 << 18])
         except BlockingIOError:
             return False
-        except OSError as error:
+        except OSError:
             self._died("it ended")
             return False
         del self._outgoing[:written]
@@ -263,7 +264,7 @@ class RelayChannel(Channel):
     def _here(self, error: RelayDiedError, unsent: list[msg.Message]) -> Channel:
         self._tell(f"the relay process cannot run here ({error}); the trackers are served from a thread instead")
         channel = ThreadChannel()
-        channel.on_reply = lambda reply: self.on_reply(reply)
+        channel.on_reply = lambda reply: self.on_reply(reply)  # noqa: PLW0108 - it is set later
         for message in unsent:
             channel.send(message)
         return channel
@@ -288,7 +289,7 @@ class RelayChannel(Channel):
         self._do(lambda: self._now.send(message))
 
     def pump(self) -> None:
-        self._do(lambda: self._now.pump())
+        self._do(lambda: self._now.pump())  # noqa: PLW0108 - another channel may be there by then
 
     @property
     def backlog(self) -> int:

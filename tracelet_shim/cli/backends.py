@@ -1,66 +1,193 @@
-"""``tracelet-shim backends``: which trackers are registered, and which of them are installed."""
+"""``tracelet-shim backends``: which trackers there are, which are installed, and in which form each gets what."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-__all__ = ["backends"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["METHODS", "Row", "backends", "markdown", "rows"]
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "scalar": ("add_scalar", "add_scalars"),
+    "histogram": ("add_histogram", "add_histogram_raw"),
+    "image": ("add_image", "add_images", "add_image_with_boxes", "add_figure"),
+    "video": ("add_video",),
+    "audio": ("add_audio",),
+    "text": ("add_text",),
+    "pr_curve": ("add_pr_curve", "add_pr_curve_raw"),
+    "mesh": ("add_mesh",),
+    "embedding": ("add_embedding",),
+    "tensor": ("add_tensor",),
+    "graph": ("add_graph", "add_onnx_graph"),
+    "hparams": ("add_hparams",),
+    "custom_scalars": (
+        "add_custom_scalars",
+        "add_custom_scalars_multilinechart",
+        "add_custom_scalars_marginchart",
+    ),
+    "blob": (),
+}
+"""Event kind -> the methods of SummaryWriter that make it. A blob is what no other type holds: `add_graph` writes the
+run's metadata as one, other programs whatever they like."""
+
+LEVELS = {
+    "native": "the tracker's own type for this data",
+    "converted": "another type of the tracker that shows the same data",
+    "file": "an ordinary file, attached to the run",
+    "none": "not sent",
+}
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A registered backend.
+
+    Attributes:
+        name: in ``backend=``.
+        distribution: the SDK's name on the package index.
+        version: the installed one, or None.
+        install: the line that installs it, if it is missing.
+        problem: why it cannot be loaded; then the rest is None.
+        capabilities: event kind -> level, how it is done, and the methods of SummaryWriter.
+    """
+
     name: str
     distribution: str | None
     version: str | None
     install: str | None
     problem: str | None
+    capabilities: dict[str, dict[str, Any]] | None
 
 
 def backends(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown page, with all remarks.")] = False,
 ) -> None:
-    """List the trackers that data can be sent to, with the installed version of each."""
-    rows = _rows()
+    """List the trackers, their installed versions, and in which form each gets what a SummaryWriter writes."""
+    found = rows()
     if as_json:
-        typer.echo(json.dumps([row._asdict() for row in rows], indent=2))
-        return
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("backend", "package", "installed", "to install it", box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(row.name, row.distribution, row.problem or row.version or "not installed", row.install)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # in a file or a pipe, a wrapped command line is of no use
-    console.print(table)
+        typer.echo(json.dumps([row._asdict() for row in found], indent=2))
+    elif as_markdown:
+        typer.echo(markdown(found), nl=False)
+    else:
+        _print(found)
 
 
-def _rows() -> list[_Row]:
+def rows() -> list[Row]:
+    """Return all registered backends, sorted by name. Imports no tracker's SDK."""
     from tracelet_shim import errors
     from tracelet_shim.backends import registry
 
-    rows = []
+    found = []
     for name in registry.names():
         try:
             backend = registry.find(name)
         except errors.InvalidBackendError as error:
-            rows.append(_Row(name, None, None, None, str(error)))
+            found.append(Row(name, None, None, None, str(error), None))
             continue
         version = backend.installed()
-        install = None if version else _pip_line(name, backend.distribution)
-        rows.append(_Row(name, backend.distribution, version, install, None))
-    return rows
+        install = None if version else pip_line(name, backend.distribution)
+        table = {
+            kind.kind: {"level": level.value, "how": how, "methods": list(METHODS[kind.kind])}
+            for kind, (level, how) in backend.capabilities.items()
+            if kind.kind in METHODS
+        }
+        table = {kind: table[kind] for kind in METHODS}
+        found.append(Row(name, backend.distribution, version, install, None, table))
+    return found
 
 
-def _pip_line(name: str, distribution: str) -> str:
+def pip_line(name: str, distribution: str) -> str:
     """Name our extra where there is one, since it carries the version range; else a third party's own package."""
     from importlib.metadata import metadata
 
     if name in (metadata("tracelet-shim").get_all("Provides-Extra") or []):
         return f"pip install 'tracelet-shim[{name}]'"
     return f"pip install {distribution}"
+
+
+# -- on a terminal ----------------------------------------------------------------------------------------------------
+
+
+def _print(found: list[Row]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200  # in a file or a pipe, a wrapped command line is of no use
+    table = Table("backend", "package", "installed", "to install it", box=box.SIMPLE_HEAD)
+    for row in found:
+        table.add_row(row.name, row.distribution, row.problem or row.version or "not installed", row.install)
+    console.print(table)
+    for matrix in _matrices([row for row in found if row.capabilities], console.width):
+        console.print(matrix)
+    for level, meaning in LEVELS.items():
+        console.print(f"  {level:10} {meaning}")
+    console.print("\n  How each is done: --json or --markdown.")
+
+
+def _matrices(found: Sequence[Row], width: int) -> Iterator[Table]:
+    """Yield the matrix: as many trackers beside each other as there is room for, the others below."""
+    from rich import box
+    from rich.table import Table
+
+    methods = [", ".join(method.removeprefix("add_") for method in METHODS[kind]) for kind in METHODS]
+    kinds = max(map(len, METHODS)) + 2
+    longest_word = max(len(name) for text in methods for name in text.split()) + 2
+    left: list[tuple[str, list[str]]] = [
+        (row.name, [cell["level"] for cell in row.capabilities.values()]) for row in found if row.capabilities
+    ]
+    while left:
+        room = width - kinds - longest_word - 2
+        table = Table("data", "written with add_...", box=box.SIMPLE_HEAD)
+        columns = []
+        while left and ((room := room - max(map(len, (left[0][0], *left[0][1]))) - 2) >= 0 or not columns):
+            name, column = left.pop(0)
+            table.add_column(name, no_wrap=True)
+            columns.append(column)
+        for kind, text, *levels in zip(METHODS, methods, *columns, strict=True):
+            table.add_row(kind, text or "(anything else)", *levels)
+        yield table
+
+
+# -- as Markdown ------------------------------------------------------------------------------------------------------
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """Return a page with the matrix and, for each tracker, how each cell is done."""
+    found = [row for row in found if row.capabilities]
+    lines = [
+        "# What arrives where",
+        "",
+        "<!-- Made by `tracelet-shim backends --markdown` from the backends' capability tables; do not edit. -->",
+        "",
+        *(f"- **{level}**: {meaning}" for level, meaning in LEVELS.items()),
+        "",
+        *_table(
+            ["data", "written with", *(row.name for row in found)],
+            [
+                [kind, _methods(kind), *((row.capabilities or {})[kind]["level"] for row in found)]
+                for kind in METHODS
+            ],
+        ),
+    ]
+    for row in found:
+        cells = (row.capabilities or {}).items()
+        lines += ["", f"## {row.name}", "", *_table(["data", "form", "how"], [[k, c["level"], c["how"]] for k, c in cells])]
+    return "\n".join(lines) + "\n"
+
+
+def _methods(kind: str) -> str:
+    return ", ".join(f"`{method}`" for method in METHODS[kind]) or "anything else in an event file"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] * len(head)
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, rule, *body)]

@@ -18,10 +18,10 @@ _MODULE = "torch.utils.tensorboard.writer"
 _installed = False
 
 
-class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[misc]
+class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
     """`SummaryWriter.add_scalar` as looked up; is copied, pickled by reference and shown as the function itself is."""
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         owner = getattr(self, "_self_instance", None)
         return _by_reference(self) if owner is None else (getattr, (owner, self.__name__))
 
@@ -36,10 +36,10 @@ class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[misc]
         return repr(self.__wrapped__)
 
 
-class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]
+class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
     __bound_function_wrapper__ = _Bound
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return _by_reference(self)
 
     def __copy__(self) -> Any:
@@ -97,7 +97,7 @@ def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     return result
 
 
-def _nudging(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
+def _nudging(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG001 - wrapt's signature
     result = wrapped(*args, **kwargs)
     sink = current.sink
     if sink is not None:

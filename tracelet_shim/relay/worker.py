@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -24,8 +25,24 @@ __all__ = ["Worker"]
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
+_LONGEST_TURN = 10.0
 
 logger = logging.getLogger("tracelet_shim.relay")
+
+
+_opening = threading.Lock()
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let one tracker open at a time: SDKs share libraries, and importing those in several threads at once can go wrong
+    (partially initialised modules). A tracker that is stuck holds the others up for a few seconds only."""
+    mine = _opening.acquire(timeout=_LONGEST_TURN)
+    try:
+        yield
+    finally:
+        if mine:
+            _opening.release()
 
 
 class Worker:
@@ -125,13 +142,15 @@ class Worker:
             logger.exception("worker of %s stopped", self.name)
 
     def _open(self) -> bool:
+        """Open the run, trying again as long as that may help; return whether it is open."""
         attempt = 0
         while not self._give_up.is_set():
             try:
                 if self.backend is None:
                     module, _, name = self._spec.target.partition(":")
                     self.backend = validate(getattr(import_module(module), name))(self._spec.options)
-                opened = self.backend.open(self._run)
+                with _one_at_a_time():
+                    opened = self.backend.open(self._run)
             except Exception as error:
                 transient = self.backend is not None and self.backend.is_transient(error)
                 logger.warning("%s: cannot open a run", self.name, exc_info=True)

@@ -1,4 +1,5 @@
-"""For tests: a backend that records what it gets, and the readers' side of the conformance suite.
+"""For tests: a backend that records what it gets, and the readers' side of the conformance suite
+(`tracelet_shim.testing.conformance`).
 
 A `Reader` looks into a tracker's own storage with code that shares nothing with the backend that wrote it: the
 tracker's files, database or query API. The conformance suite writes through `SummaryWriter` and compares what a reader
@@ -12,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 from tracelet_shim import events as ev

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 WALL = 1_760_000_000.125
-HOSTILE = ["", "../../x", "/etc/x", "a\0b", "line\nbreak", "a", "a/b", "Case", "case", "acc@1", "acc_x40_1", "é ü", "x" * 5000, "."]
+HOSTILE = [
+    *("", "../../x", "/etc/x", "a\0b", "line\nbreak", "a", "a/b", "Case", "case", "acc@1", "acc_x40_1", "é ü", "x" * 5000, ".")
+]
 STEPS = [5, 1, 3, 3, 0, 2**40, -2]  # out of order, repeated, zero, large, negative
 
 
@@ -36,7 +38,9 @@ def data() -> dict[str, Any]:
     }
 
 
-LAYOUT = {"Losses": {"both": ["Multiline", ["train/loss", "val/loss"]], "band": ["Margin", ["m", "lo", "hi"]]}}
+LAYOUT: dict[str, dict[str, list[Any]]] = {
+    "Losses": {"both": ["Multiline", ["train/loss", "val/loss"]], "band": ["Margin", ["m", "lo", "hi"]]}
+}
 
 
 def main(logdir: str) -> None:
@@ -94,9 +98,9 @@ def main(logdir: str) -> None:
 
 
 def _figure(writer: Any) -> None:
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(1, 1), dpi=50)

@@ -1,20 +1,86 @@
-"""What every tracker must have after `program.py` has run. Each check is a function of a reader.
+"""The conformance suite: what every tracker must have after the training program of `tracelet_shim.testing.program`.
 
-Shared by the tests of this project; a check says in its docstring what must be true for the user.
+The program uses every method of `SummaryWriter`. It runs untouched, in a process of its own, under the environment of a
+CI job; a `Reader` then looks into the tracker's own store. A package with a backend of its own runs the suite so:
+
+    import pytest
+
+    pytest.register_assert_rewrite("tracelet_shim.testing.conformance")  # a failed check then shows the values
+    from tracelet_shim.testing.conformance import CHECKS, Conformance, run_program
+
+    @pytest.fixture(scope="module", params=["process", "thread"])
+    def conformance(request, tmp_path_factory):
+        directory = tmp_path_factory.mktemp("conformance")
+        (place,) = run_program(directory, [MyReader], delivery=request.param)
+        return Conformance(MyReader(place))
+
+    @pytest.mark.parametrize("check", CHECKS)
+    def test_tracker_has(conformance, check):
+        getattr(conformance, check)()
+
+It takes the extra ``torch``, matplotlib, and the tracker. Each check says in its docstring what must be true for the
+user, and raises AssertionError where it is not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from tests.conformance import program
-from tracelet_shim.testing import Point, Reader
+from tracelet_shim.testing import Point, Reader, program
+
+__all__ = ["CHECKS", "Conformance", "run_program"]
 
 D = program.data()
+
+
+def run_program(
+    directory: Path,
+    readers: Sequence[type[Reader]],
+    *,
+    delivery: Literal["process", "thread"] = "process",
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 240.0,
+) -> list[Path]:
+    """Run the training program with the backends that `readers` can read back, all of them at once.
+
+    Args:
+        directory: an empty directory; the program's working directory. Its event files go to ``runs/x`` in it.
+        readers: the readers' classes; each one's `Reader.environment` is asked for a directory ``<backend>`` of its own.
+        delivery: where the trackers' SDKs run.
+        environment: further variables; the rest is this process's, without what pytest sets.
+        timeout: seconds that the program may take.
+
+    Returns:
+        The directories to give to the readers, in their order.
+
+    Raises:
+        AssertionError: the program failed, or (it runs under `strict`) something was not delivered.
+    """
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    places = [directory / reader.backend for reader in readers]
+    for reader, place in zip(readers, places, strict=True):
+        place.mkdir(parents=True, exist_ok=True)
+        variables.update(reader.environment(place))
+    variables.update(
+        TRACELET_BACKEND=",".join(reader.backend for reader in readers), TRACELET_PROJECT="conf",
+        TRACELET_EXP_NAME="everything", TRACELET_DELIVERY=delivery, TRACELET_OFFLINE="1", TRACELET_STRICT="1",
+        TRACELET_EXIT_TIMEOUT="120",
+    )  # fmt: skip
+    variables.update(environment or {})
+    done = subprocess.run(  # noqa: S603 - this interpreter and a file of ours
+        [sys.executable, str(program.__file__), str(directory / "runs" / "x")],
+        cwd=directory, env=variables, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return places
 
 
 def _points(points: list[Point]) -> list[tuple[int, float]]:
@@ -27,9 +93,10 @@ def _float32(value: float) -> float:
 
 
 class Conformance:
-    """The checks.
+    """The checks, one method each; `CHECKS` has their names.
 
     Args:
+        reader: of the run.
         float32: the tracker keeps scalars as TensorBoard does, in float32.
     """
 
@@ -195,7 +262,8 @@ class Conformance:
         assert about["exp_name"] == "everything"
 
 
-CHECKS = [name for name in vars(Conformance) if name.startswith("check_")]
+CHECKS: list[str] = [name for name in vars(Conformance) if name.startswith("check_")]
+"""The names of all checks, to parametrise a test over."""
 
 
 def _listed(layout: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""Write the pages of docs/ that are made from the code: run by `make docs`; a test fails where they are stale.
+
+Usage: python packaging/generate_docs.py [DIRECTORY]
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import tracelet_shim
+from tracelet_shim._settings import PREFIX, Settings
+from tracelet_shim.backends import registry
+from tracelet_shim.backends.base import Backend
+from tracelet_shim.cli import backends
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+OTHER_VARIABLES = {
+    "DISABLED": ("1 or 0", "1 switches everything off, `start_logging` included"),
+    "CONFIG": ("path", "the file to read instead of `tracelet.toml` in the working directory; it has to exist"),
+    "STATE_DIR": ("path", "where the ledger is kept; default: `.tracelet` in the session's root directory"),
+}
+"""Variables that are no settings: the switch, and two paths."""
+
+
+def ours() -> list[type[Backend]]:
+    """Return the backends of this distribution; what else is installed here is no part of its documentation."""
+    found = [registry.find(name) for name in registry.names()]
+    return [backend for backend in found if backend.__module__.startswith("tracelet_shim.")]
+
+
+def fidelity() -> str:
+    names = {backend.name for backend in ours()}
+    return backends.markdown([row for row in backends.rows() if row.name in names])
+
+
+def settings() -> str:
+    arguments = set(inspect.signature(tracelet_shim.start_logging).parameters)
+    body = []
+    for names, text in attributes(Settings):
+        for name in names:
+            field = FIELDS[name]
+            variable = {"config": "", "options": f"`{PREFIX}<TRACKER>_<OPTION>`"}.get(name, f"`{PREFIX}{name.upper()}`")
+            call = f"`{name}=`" if name in arguments else ""
+            body.append([f"`{name}`", call, variable, value_of(name), default_of(field), text])
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Made by `make docs` from the code; do not edit. -->",
+        "",
+        "An argument of `start_logging` wins over the environment variable, the variable over `tracelet.toml`, that over",
+        "the default. In `tracelet.toml` a setting has the name in the first column, and a tracker's options stand in a",
+        "table of its name:",
+        "",
+        "```toml",
+        'backend = ["mlflow", "aim"]',
+        'project = "comparison"',
+        "",
+        "[mlflow]",
+        'tracking_uri = "sqlite:///all.db"',
+        "```",
+        "",
+        "A name that is not known is an error in the call and in the file, and a warning in the environment.",
+        "",
+        *backends._table(["setting", "argument", "variable", "value", "default", "meaning"], body),
+        "",
+        "Variables beside the settings:",
+        "",
+        *backends._table(
+            ["variable", "value", "meaning"],
+            [[f"`{PREFIX}{name}`", value, text] for name, (value, text) in OTHER_VARIABLES.items()],
+        ),
+        "",
+        "## Options of the trackers",
+        "",
+        'In the call: `options={"mlflow": {"tracking_uri": "..."}}`.',
+    ]
+    for backend in ours():
+        prefix = f"{PREFIX}{backend.name.upper().replace('-', '_')}_"
+        options = [[f"`{name}`", f"`{prefix}{name.upper()}`", text] for name, text in backend.options.items()]
+        lines += ["", f"### {backend.name}", "", *backends._table(["option", "variable", "meaning"], options)]
+    return "\n".join(lines) + "\n"
+
+
+FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+
+def attributes(owner: type) -> Iterator[tuple[list[str], str]]:
+    """Yield (names, text) of the entries in the section ``Attributes:`` of a docstring."""
+    section = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    found = [name.strip() for names, _ in entries for name in names.split(",")]
+    if sorted(found) != sorted(FIELDS):
+        sys.exit(f"the docstring of {owner.__name__} describes {sorted(found)}, its fields are {sorted(FIELDS)}")
+    for names, text in entries:
+        yield [name.strip() for name in names.split(",")], " ".join(text.split()).replace("``", "`").rstrip(".")
+
+
+def value_of(name: str) -> str:
+    kind = FIELDS[name].type
+    special = {"tags": "`nightly,seed=3`", "config": "table", "options": "", "root": "path", "backend": "`mlflow,aim`"}
+    if name in special:
+        return special[name]
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(f"`{choice}`" for choice in typing.get_args(kind))
+    return {bool: "1 or 0", float: "number"}.get(kind, "text")
+
+
+def default_of(field: Any) -> str:
+    default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if default in (None, (), {}):
+        return ""
+    return "0" if default is False else f"`{default}`" if isinstance(default, str) else f"{default:g}"
+
+
+PAGES = {"fidelity.md": fidelity, "settings.md": settings}
+
+
+def main() -> None:
+    """Write all pages."""
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
+    for name, make in PAGES.items():
+        (directory / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
