@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := constraints.txt
 
-.PHONY: help venv demo test lint types wheel constraints clean
+.PHONY: help venv demo test lint types docs wheel constraints clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ lint: $(INSTALLED)  ## look for mistakes and bad style
 
 types: $(INSTALLED)  ## check the types
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## write the pages of docs/ that are made from the code
+	$(BIN)/python packaging/generate_docs.py
 
 # Installed with the core dependencies alone, as a user would who has no tracker yet.
 wheel: $(INSTALLED)  ## build the wheel, install it in a fresh environment and try it

@@ -45,9 +45,11 @@ def fidelity() -> str:
 def settings() -> str:
     arguments = set(inspect.signature(tracelet_shim.start_logging).parameters)
     body = []
-    for names, text in attributes(Settings):
+    described = dict(sections(tracelet_shim.start_logging, "Args"))
+    for names, shared in attributes():
         for name in names:
             field = FIELDS[name]
+            text = shared if len(names) == 1 else described[name]
             variable = {"config": "", "options": f"`{PREFIX}<TRACKER>_<OPTION>`"}.get(name, f"`{PREFIX}{name.upper()}`")
             call = f"`{name}=`" if name in arguments else ""
             body.append([f"`{name}`", call, variable, value_of(name), default_of(field), text])
@@ -68,13 +70,14 @@ def settings() -> str:
         'tracking_uri = "sqlite:///all.db"',
         "```",
         "",
-        "A name that is not known is an error in the call and in the file, and a warning in the environment.",
+        "A setting that is not known is an error in the call and in the file, and a warning in the environment. An option",
+        "that a tracker does not have is an error everywhere.",
         "",
-        *backends._table(["setting", "argument", "variable", "value", "default", "meaning"], body),
+        *backends.markdown_table(["setting", "argument", "variable", "value", "default", "meaning"], body),
         "",
         "Variables beside the settings:",
         "",
-        *backends._table(
+        *backends.markdown_table(
             ["variable", "value", "meaning"],
             [[f"`{PREFIX}{name}`", value, text] for name, (value, text) in OTHER_VARIABLES.items()],
         ),
@@ -86,22 +89,27 @@ def settings() -> str:
     for backend in ours():
         prefix = f"{PREFIX}{backend.name.upper().replace('-', '_')}_"
         options = [[f"`{name}`", f"`{prefix}{name.upper()}`", text] for name, text in backend.options.items()]
-        lines += ["", f"### {backend.name}", "", *backends._table(["option", "variable", "meaning"], options)]
+        lines += ["", f"### {backend.name}", "", *backends.markdown_table(["option", "variable", "meaning"], options)]
     return "\n".join(lines) + "\n"
 
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
-def attributes(owner: type) -> Iterator[tuple[list[str], str]]:
-    """Yield (names, text) of the entries in the section ``Attributes:`` of a docstring."""
-    section = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
-    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    found = [name.strip() for names, _ in entries for name in names.split(",")]
-    if sorted(found) != sorted(FIELDS):
-        sys.exit(f"the docstring of {owner.__name__} describes {sorted(found)}, its fields are {sorted(FIELDS)}")
-    for names, text in entries:
-        yield [name.strip() for name in names.split(",")], " ".join(text.split()).replace("``", "`").rstrip(".")
+def attributes() -> Iterator[tuple[list[str], str]]:
+    """Yield (names, text) of what the docstring of Settings says; it must speak of every field."""
+    found = [([name.strip() for name in names.split(",")], text) for names, text in sections(Settings, "Attributes")]
+    named = sorted(name for names, _ in found for name in names)
+    if named != sorted(FIELDS):
+        sys.exit(f"the docstring of Settings describes {named}, its fields are {sorted(FIELDS)}")
+    yield from found
+
+
+def sections(owner: Any, title: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of the entries in one section of a docstring."""
+    section = inspect.cleandoc(owner.__doc__ or "").partition(f"{title}:\n")[2].partition("\n\n")[0]
+    for names, text in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+        yield names, " ".join(text.split()).replace("``", "`").rstrip(".")
 
 
 def value_of(name: str) -> str:

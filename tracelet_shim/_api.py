@@ -45,7 +45,7 @@ def start_logging(
 ) -> Session:
     """Send everything that goes to a `SummaryWriter` to these trackers too, from now until `stop_logging` or the end.
 
-    Returns at once; the runs open in the background. An argument that is not given comes from its ``TRACELET_*``
+    Returns at once, unless `strict`; the runs open in the background. An argument that is not given comes from its ``TRACELET_*``
     environment variable, else from ``tracelet.toml`` in the working directory, else it has its default.
 
     Args:
@@ -82,6 +82,8 @@ def start_logging(
         session = _prepare(arguments)
         if session.active and session is _session and not _importing_main_again():
             session.begin()
+            if session.settings.strict:
+                session.wait_opened()
         return session
 
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from tracelet_shim import errors, intercept
+from tracelet_shim._double_logging import active_hook
 from tracelet_shim._program import ExitWatch, describe, rank, world_group
 from tracelet_shim._settings import Settings
 from tracelet_shim.backends import registry
@@ -79,6 +80,9 @@ class Session:
         memory = int(self.settings.memory * 1e6)
         for spec in self._specs:
             _borrow(spec)
+            twice = active_hook(spec.name)
+            if twice is not None:
+                self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
         bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
@@ -146,7 +150,7 @@ class Session:
             if isinstance(reply, msg.Opened):
                 self._opened[reply.backend] = reply
             elif isinstance(reply, msg.Counters):
-                self._states = reply.backends
+                self._states = {**self._states, **reply.backends}
                 self._spilled = reply.spilled
             self._news.notify_all()
         if isinstance(reply, msg.Opened) and reply.url and not self.settings.quiet:
@@ -186,12 +190,12 @@ class Session:
     @property
     def urls(self) -> dict[str, str | None]:
         """The runs' links or local places, by tracker. Waits until each run is open or has failed to open."""
-        return {name: opened.url for name, opened in self._wait_opened().items()}
+        return {name: opened.url for name, opened in self.wait_opened().items()}
 
     @property
     def run_ids(self) -> dict[str, str]:
         """The trackers' own ids of the runs, by tracker. Waits until each run is open or has failed to open."""
-        return {name: opened.run_id for name, opened in self._wait_opened().items()}
+        return {name: opened.run_id for name, opened in self.wait_opened().items()}
 
     @property
     def native(self) -> Mapping[str, Any]:
@@ -200,19 +204,21 @@ class Session:
         Raises:
             ConfigurationError: on look-up, if the tracker lives in the relay process.
         """
-        self._wait_opened()
+        self.wait_opened()
         assert self._bus is not None
         return _Native(self._bus.handles(), [spec.name for spec in self._specs])
 
-    def _wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
+    def wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
+        """Wait until each run is open or has failed to open, at most `timeout` seconds (default: `exit_timeout`)."""
         if self.active and self._stopped_as is None:
             self.begin()
         until = time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout)
         with self._news:
             self._news.wait_for(
-                lambda: self._bus is None
-                or (all(s.state not in ("opening", "retrying") or n in self._opened for n, s in self._states.items())
-                and all(n in self._opened or s.state in ("failed", "closed", "abandoned") for n, s in self._states.items())),
+                lambda: all(
+                    name in self._opened or state.state in ("failed", "closed", "abandoned")
+                    for name, state in self._states.items()
+                ),
                 max(0.0, until - time.monotonic()),
             )
             return dict(self._opened)

@@ -4,10 +4,11 @@ In the state directory (``.tracelet`` in the session's root directory, or ``TRAC
 
     ledger.db            SQLite: sessions, event files, runs by tracker and how far each tracker is, events set aside
     <session>.index      one entry of 28 bytes a record: which record of which file, and a scalar's exact float64
+    <session>.log        what the relay process and the trackers' SDKs had to say
     <session>.hints      what calls knew that their protos lost (`tracelet_shim.bus.messages.Hint`), msgpack
 
-The data itself stays where it is, in the event files. Options and credentials are never written here. The index and
-the hints of a session are removed when everything has been delivered.
+The data itself stays where it is, in the event files. Options and credentials are never written here. The files
+of a session are removed when everything has been delivered.
 """
 
 from __future__ import annotations

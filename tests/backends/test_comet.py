@@ -589,11 +589,15 @@ def test_own_run_and_experiment_of_the_user_do_not_meet(store: Path) -> None:
 
 
 def test_ended_experiment_is_told(store: Path) -> None:
-    """Events for an experiment that somebody has ended are an error, not lost."""
+    """Events for an experiment that somebody has ended are an error, not lost; what it had is kept."""
     backend = opened()
+    backend.write([Maker().scalar("x", 1.0)])
     backend.handle.end()
     with pytest.raises(errors.BackendError, match="has been ended"):
-        backend.write([Maker().scalar("x", 1.0)])
+        backend.write([Maker().scalar("x", 2.0)])
+    backend.close("finished")
+    assert [path.suffix for path in store.iterdir()] == [".zip"]
+    assert [point.value for point in CometReader(store).scalars("", "x")] == [1.0]
 
 
 def test_process_is_left_as_it_was(store: Path, run_python: Any) -> None:

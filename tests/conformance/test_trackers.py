@@ -18,6 +18,10 @@ READERS = {
     "wandb": "WandbReader",
     "aim": "AimReader",
     "clearml": "ClearMLReader",
+    "comet": "CometReader",
+    "dvclive": "DVCLiveReader",
+    "swanlab": "SwanLabReader",
+    "trackio": "TrackioReader",
 }
 HOSTINGS = ("process", "thread")
 

@@ -8,6 +8,7 @@ import json
 import re
 import wave
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class DVCLiveReader(Reader):
     def histograms(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray]]:
         found = []
         for step, rows in self.plots("histograms", writer, tag):
-            assert all(left["right"] == right["left"] for left, right in zip(rows, rows[1:], strict=False))
+            assert all(left["right"] == right["left"] for left, right in pairwise(rows))
             edges = [rows[0]["left"], *(row["right"] for row in rows)]
             found.append((step, np.array(edges, float), np.array([row["count"] for row in rows])))
         return found

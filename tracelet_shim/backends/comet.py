@@ -108,7 +108,7 @@ class _Journal:
 
     def __init__(self, directory: str) -> None:
         self.closed = False
-        self._directory = directory
+        self.directory = directory
         self._count = 0
         self._lock = threading.Lock()
         self._file = open(os.path.join(directory, "messages.json"), "ab", buffering=0)  # noqa: SIM115 - kept open
@@ -157,7 +157,7 @@ class _Journal:
     def _keep(self, content: str | bytes | Path, written: list[str], *, move: bool = False) -> str:
         """Store a file, and return its name."""
         name = f"file-{self._count}-{len(written)}"
-        path = os.path.join(self._directory, name)
+        path = os.path.join(self.directory, name)
         written.append(path)
         if isinstance(content, Path):
             (shutil.move if move else shutil.copyfile)(content, path)
@@ -198,10 +198,11 @@ class _Journal:
 def _pack(directory: str) -> None:
     """Turn the directory ``x.part`` into the archive ``x.zip``."""
     target = directory.removesuffix(".part") + ".zip"
-    with zipfile.ZipFile(f"{target}.tmp", "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
-        for path in sorted(Path(directory).iterdir()):
-            archive.write(path, path.name)
-    os.replace(f"{target}.tmp", target)
+    if not os.path.exists(target):  # else it is complete, and somebody was killed while removing the directory
+        with zipfile.ZipFile(f"{target}.tmp", "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+            for path in sorted(Path(directory).iterdir()):
+                archive.write(path, path.name)
+        os.replace(f"{target}.tmp", target)
     shutil.rmtree(directory)
 
 
@@ -278,11 +279,12 @@ class _Sink:
         from comet_ml.messages import LogOtherMessage
 
         experiment = self.experiment
-        self.send([LogOtherMessage("tracelet.status", status)])
-        if status != "finished":  # the nearest that Comet has: the mark of a crash
-            experiment._report_experiment_error(f"the program {status}", has_crashed=True)
-        experiment._log_metric = lambda *_, **__: None  # it would log "process duration": ours, not the program's
-        experiment.end()
+        if experiment.alive:  # else the user has ended it, by `session.native`
+            self.send([LogOtherMessage("tracelet.status", status)])
+            if status != "finished":  # the nearest that Comet has: the mark of a crash
+                experiment._report_experiment_error(f"the program {status}", has_crashed=True)
+            experiment._log_metric = lambda *_, **__: None  # it would log "process duration": ours, not the program's
+            experiment.end()
         if self._directory is not None:
             _pack(self._directory)
             experiment.streamer.release()
@@ -434,7 +436,8 @@ class CometBackend(Backend):
                 return _Sink(self._start(common))
             directory = tempfile.mkdtemp(".part", f"{key}-", self._directory)
             try:
-                experiment = _offline_class()(directory, offline_directory=self._directory, **common, **_OFF)
+                journal = _Journal(directory)  # here, for the SDK would only log that it failed
+                experiment = _offline_class()(journal, offline_directory=self._directory, **common, **_OFF)
                 if not experiment.alive:
                     raise errors.BackendError("Comet: no offline experiment can be made; see the SDK's log")
             except BaseException:
@@ -907,8 +910,8 @@ def _offline_class() -> Any:
     class Offline(OfflineExperiment):  # type: ignore[misc]
         tmpdir: str
 
-        def __init__(self, directory: str, **settings: Any) -> None:
-            self._data_directory = directory
+        def __init__(self, journal: _Journal, **settings: Any) -> None:
+            self._journal = journal
             super().__init__(**settings, _resume_strategy="get_or_create", _comet_start_sourced=True)
 
         def _create_offline_archive(self, *_: Any, **__: Any) -> tuple[Any, str]:
@@ -916,8 +919,7 @@ def _offline_class() -> Any:
 
         def _setup_streamer(self) -> bool:
             os.rmdir(self.tmpdir)
-            self.tmpdir = self._data_directory
-            self.streamer = _Journal(self.tmpdir)
+            self.tmpdir, self.streamer = self._journal.directory, self._journal
             return True
 
         def _mark_as_ended(self) -> None:

@@ -22,6 +22,8 @@ Decisions, with the place in DVCLive 3.49 that a rule comes from:
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import json
 import logging
@@ -31,6 +33,7 @@ import re
 import shlex
 import shutil
 import socket
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,6 +157,8 @@ class DVCLiveBackend(Backend):
     # -- the run ------------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
+        with _undisturbed():
+            import dvclive  # noqa: F401 - before anything else imports a part of it
         self._dir, overwrite = self._directory(run)
         before = {} if overwrite else _load(self._dir)
         self._live = self._open_live(run, overwrite=overwrite)
@@ -620,6 +625,27 @@ class _Tables:
 
 
 # -- dvclive ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Take back what the import of ``dvc`` does to the process (``dvc/logger.py``, ``setup``).
+
+    It has colorama replace both output streams and print at exit, and silences asyncio.
+    """
+    streams = sys.stdout, sys.stderr
+    levels = {name: logging.getLogger(name).level for name in ("asyncio", "aiohttp")}
+    had_exit = getattr(sys.modules.get("colorama.initialise"), "atexit_done", False)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        colorama = sys.modules.get("colorama.initialise")
+        if colorama is not None and not had_exit:
+            atexit.unregister(colorama.reset_all)
+            colorama.atexit_done = False  # type: ignore[attr-defined]
 
 
 def _live_class(*, studio: bool) -> Callable[..., Any]:

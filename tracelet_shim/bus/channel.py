@@ -105,7 +105,7 @@ class SplitChannel(Channel):
         for part, here in zip(self._parts, (True, False), strict=True):
             if isinstance(message, msg.Open):
                 specs = [spec for spec in message.backends if (spec.name in self._names) is here]
-                part.send(msgspec.structs.replace(message, backends=specs))
+                part.send(msgspec.structs.replace(message, backends=specs, keeps_state=not here))
             else:
                 part.send(message)
 

@@ -79,7 +79,7 @@ class ProcessChannel(Channel):
             self._take_over(predecessor)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        term_read, self._term = os.pipe()
+        term_read, self._term = (_above_standard(fd) for fd in os.pipe())
         try:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 relay_command(term_read),
@@ -303,6 +303,18 @@ class RelayChannel(Channel):
 
     def after_fork(self) -> None:
         self._now.after_fork()
+
+
+def _above_standard(fd: int) -> int:
+    """Return a descriptor above 2: where a program runs with closed standard streams, new ones take their numbers, and
+    the child's own would be laid over them."""
+    if fd > 2:
+        return fd
+    import fcntl
+
+    higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return higher
 
 
 def _mark_sigterm(fd: int) -> None:

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["METHODS", "Row", "backends", "markdown", "rows"]
+__all__ = ["METHODS", "Row", "backends", "markdown", "markdown_table", "pip_line", "rows"]
 
 METHODS: dict[str, tuple[str, ...]] = {
     "scalar": ("add_scalar", "add_scalars"),
@@ -139,16 +139,16 @@ def _matrices(found: Sequence[Row], width: int) -> Iterator[Table]:
     from rich.table import Table
 
     methods = [", ".join(method.removeprefix("add_") for method in METHODS[kind]) for kind in METHODS]
-    kinds = max(map(len, METHODS)) + 2
-    longest_word = max(len(name) for text in methods for name in text.split()) + 2
+    gap = 3  # between two columns
+    names = max(map(len, METHODS)) + gap + max(len(word) for text in methods for word in text.split()) + gap
     left: list[tuple[str, list[str]]] = [
         (row.name, [cell["level"] for cell in row.capabilities.values()]) for row in found if row.capabilities
     ]
     while left:
-        room = width - kinds - longest_word - 2
+        room = width - names - 1
         table = Table("data", "written with add_...", box=box.SIMPLE_HEAD)
-        columns = []
-        while left and ((room := room - max(map(len, (left[0][0], *left[0][1]))) - 2) >= 0 or not columns):
+        columns: list[list[str]] = []
+        while left and ((room := room - max(map(len, (left[0][0], *left[0][1]))) - gap) >= 0 or not columns):
             name, column = left.pop(0)
             table.add_column(name, no_wrap=True)
             columns.append(column)
@@ -170,17 +170,15 @@ def markdown(found: Sequence[Row]) -> str:
         "",
         *(f"- **{level}**: {meaning}" for level, meaning in LEVELS.items()),
         "",
-        *_table(
+        *markdown_table(
             ["data", "written with", *(row.name for row in found)],
-            [
-                [kind, _methods(kind), *((row.capabilities or {})[kind]["level"] for row in found)]
-                for kind in METHODS
-            ],
+            [[kind, _methods(kind), *((row.capabilities or {})[kind]["level"] for row in found)] for kind in METHODS],
         ),
     ]
     for row in found:
         cells = (row.capabilities or {}).items()
-        lines += ["", f"## {row.name}", "", *_table(["data", "form", "how"], [[k, c["level"], c["how"]] for k, c in cells])]
+        how = markdown_table(["data", "form", "how"], [[kind, cell["level"], cell["how"]] for kind, cell in cells])
+        lines += ["", f"## {row.name}", "", *how]
     return "\n".join(lines) + "\n"
 
 
@@ -188,6 +186,13 @@ def _methods(kind: str) -> str:
     return ", ".join(f"`{method}`" for method in METHODS[kind]) or "anything else in an event file"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
     rule = ["---"] * len(head)
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, rule, *body)]
+    return ["| " + " | ".join(map(_cell, line)) + " |" for line in (head, rule, *body)]
+
+
+def _cell(text: str) -> str:
+    """Keep a bar from ending the cell, and a ``<name>`` outside of code from being taken for HTML."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))

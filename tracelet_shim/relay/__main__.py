@@ -128,13 +128,48 @@ def main() -> None:
     os._exit(0)  # an SDK's own exit handlers may hang; every run has been closed, or given up with a message
 
 
+class _LogFile:
+    """What the relay and the SDKs print, in ``<session>.log`` of the state directory.
+
+    Until that is known it is in the nameless temporary file that standard error was started with. Nothing stays of a
+    session in which all went well.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    def settle(self, directory: Path, session: str) -> None:
+        path = directory / f"{session}.log"
+        try:
+            file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        except OSError:
+            logger.warning("no log file can be kept in %s", directory)
+            return
+        with contextlib.suppress(OSError):  # standard error is no file that can be read, if somebody started us by hand
+            os.write(file, os.pread(2, 1 << 20, 0))
+        os.dup2(file, 2)
+        os.dup2(file, 1)
+        os.close(file)
+        self._path = path
+
+    def end(self, *, keep: bool) -> None:
+        if self._path is not None and not keep:
+            self._path.unlink(missing_ok=True)
+
+
 def _serve(connection: _Connection, relay: Relay) -> None:
     opened = False
     next_tick = 0.0
+    session = ""
+    log: _LogFile | None = None
     while not relay.closed:
+        if log is None and relay.directory is not None:
+            log = _LogFile()
+            log.settle(relay.directory, session)
         for message in connection.receive(_TICK):
             if isinstance(message, msg.Open):
                 opened = True
+                session = message.run.session
                 _settle(message)
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
@@ -148,6 +183,8 @@ def _serve(connection: _Connection, relay: Relay) -> None:
             status = "killed" if connection.terminated() else "failed"
             logger.warning("the training process is gone without a word; closing the runs as %s", status)
             relay.handle(msg.Close(status, _ORPHAN_DEADLINE))
+    if log is not None:
+        log.end(keep=not relay.clean)
 
 
 def _settle(message: msg.Open) -> None:

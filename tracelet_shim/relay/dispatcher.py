@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -37,6 +38,8 @@ class Relay:
 
     Attributes:
         closing, closed: the end has been asked for; has been reached.
+        directory: the state directory, once it is known and if it can be written.
+        clean: False if something went wrong that a person may want to look into.
     """
 
     def __init__(self, reply: Callable[[msg.Reply], None], objects: Mapping[str, Backend] | None = None) -> None:
@@ -58,6 +61,8 @@ class Relay:
         self._deadline = 0.0
         self.closing = False
         self.closed = False
+        self.directory: Path | None = None
+        self.clean = True
 
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
@@ -129,6 +134,9 @@ class Relay:
 
     def _open_state(self, root: str, session: str) -> None:
         assert self._session is not None
+        if not self._session.keeps_state:
+            self._log.open(Index(None, session), 0)
+            return
         directory = state_directory(root, os.environ)
         known = None
         try:
@@ -136,6 +144,7 @@ class Relay:
             known = self._ledger.session(session)
             self._ledger.begin(self._session.run, root)
             index = Index(directory, session)
+            self.directory = directory
         except (OSError, sqlite3.Error) as error:
             self._trouble("ledger", f"no state can be kept in {directory} ({error}); a crashed run could not be continued")
             self._ledger, index = None, Index(None, session)
@@ -211,6 +220,7 @@ class Relay:
         self._save()
         states = self.states()
         everything = not any(state.pending for state in states.values())
+        self.clean = everything and all(state.state == "closed" and not state.failed for state in states.values())
         if self._ledger is not None and self._session is not None:
             try:
                 self._ledger.end(self._session.run.session, self._status)
