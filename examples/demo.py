@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from rich import box
@@ -40,7 +40,8 @@ def train():
     variables = " ".join(f"{name}={value}" for name, value in ACTIVATION.items())
     print(f"cd demo-output\n{variables} python {os.path.relpath(PROGRAM, OUTPUT)} runs/spirals\n", flush=True)
     start = time.monotonic()
-    subprocess.run([sys.executable, str(PROGRAM), "runs/spirals"], cwd=OUTPUT, env=environment, check=True)
+    command = [sys.executable, str(PROGRAM), "runs/spirals"]
+    subprocess.run(command, cwd=OUTPUT, env=environment, check=True)  # noqa: S603
     return time.monotonic() - start
 
 
@@ -127,8 +128,8 @@ def read_aim():
     }
     counts = Counter({kind: sum(map(len, points_of(query))) for kind, query in queries.items()})
     counts["scalar series"] = len(metrics)
-    files = Path(urlsplit(run.artifacts_uri).path) / run.hash
-    counts["graphs"] = len(list(files.rglob("*.pbtxt")))
+    files = {name: Path(unquote(urlsplit(artifact.uri).path)) for name, artifact in run.artifacts.items()}
+    counts["graphs"] = sum(name.endswith(".pbtxt") and file.is_file() for name, file in files.items())
     return counts, [point for series in metrics for point in series], run["hparams"]
 
 
@@ -144,7 +145,7 @@ def check(what, holds):
 
 def compare(written, found):
     """Print the table; note what is missing."""
-    counts, points, params = written
+    _, points, params = written
     table = Table("", "written", *found, box=box.SIMPLE_HEAD)
     rows = {kind: [have[kind] for have, _, _ in (written, *found.values())] for kind in KINDS}
     rows = {"scalar points": [len(have) for _, have, _ in (written, *found.values())], **rows}
@@ -180,14 +181,17 @@ def main():
     seconds = train()
     found = {"MLflow": read_mlflow(), "Aim": read_aim(), "TensorBoard": read_event_files(COPY)}
     compare(read_event_files(EVENT_FILES), found)
-    print(f"""\
-Trained and delivered in {seconds:.0f} s. MLflow has histograms, texts, PR curves and the graph as files of the run.
-To look at it yourself, from this directory:
-
-    {tool("mlflow")} ui --backend-store-uri sqlite:///demo-output/mlflow.db     http://127.0.0.1:5000
-    {tool("aim")} up --repo demo-output                                          http://127.0.0.1:43800
-    {tool("tensorboard")} --logdir demo-output/tracelet-runs                        http://localhost:6006
-""")
+    print(
+        f"Trained and delivered in {seconds:.0f} s. MLflow has histograms, texts, PR curves and the graph as files of the run.\n"
+        "To look at it yourself, from this directory:\n"
+    )
+    for command, address in (
+        (f"{tool('mlflow')} ui --backend-store-uri sqlite:///demo-output/mlflow.db", "http://127.0.0.1:5000"),
+        (f"{tool('aim')} up --repo demo-output", "http://127.0.0.1:43800"),
+        (f"{tool('tensorboard')} --logdir demo-output/tracelet-runs", "http://localhost:6006"),
+    ):
+        print(f"    {command:80} {address}")
+    print()
     for problem in problems:
         print(f"missing: {problem}")
     return 1 if problems else 0

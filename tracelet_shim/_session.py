@@ -48,6 +48,7 @@ class Session:
         self.id = uuid.uuid4().hex[:16]
         self.settings = settings
         self.active = active
+        self.accelerates = settings.accelerate
         self._specs = specs
         self._objects = dict(objects)
         self._bus: Bus | None = None
@@ -87,6 +88,8 @@ class Session:
         root = self.settings.root
         bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
         os.environ[OWNER] = str(os.getpid())
+        if self.accelerates:
+            intercept.use_fast_crc()
         self.exit_watch.watch()
         return bus
 

@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one.
         exit_timeout: seconds that stopping may take.
         memory: megabytes of event data that may be kept in memory; what is beyond is read again from the event files.
+        accelerate: write TensorBoard's own event files, byte for byte the same, for less processor time.
         quiet: say nothing on the terminal but warnings.
         options: backend name -> its options.
     """
@@ -59,6 +60,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     delivery: Literal["process", "thread"] = "process"
     exit_timeout: float = 60.0
     memory: float = 256.0
+    accelerate: bool = True
     quiet: bool = False
     options: dict[str, dict[str, Any]] = {}
 

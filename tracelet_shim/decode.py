@@ -10,6 +10,7 @@ the same events.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os.path
 import struct
@@ -33,16 +34,16 @@ class Decoder:
 
     Args:
         names: the naming rule of the session.
-        replay: True for records read from a log directory: keys of `add_scalars` and the nested directories of
-            `add_hparams` are then recognised by their names.
+
+    Of an event file that is replayed (`messages.Source.replay`), keys of `add_scalars` and the nested directories of
+    `add_hparams` are recognised by their names.
     """
 
-    def __init__(self, names: WriterNames, *, replay: bool = False) -> None:
+    def __init__(self, names: WriterNames) -> None:
         self._names = names
-        self._replay = replay
         self._sources: dict[int, msg.Source] = {}
         self._plugins: dict[tuple[int, str], str] = {}
-        self._trials = _Trials(self._home if replay else lambda source: source.logdir)
+        self._trials = _Trials(lambda source: self._home(source) if source.replay else source.logdir)
         self._paths = _Paths()
 
     def add_source(self, source: msg.Source) -> None:
@@ -52,6 +53,16 @@ class Decoder:
 
     def source(self, number: int) -> msg.Source:
         return self._sources[number]
+
+    def learn(self, source: int, data: bytes) -> None:
+        """Take note of what a record, that an earlier decoder has had, says about later ones: TensorFlow names the plugin
+        of a tag in its first value only."""
+        from tensorboard.compat.proto import event_pb2
+
+        with contextlib.suppress(Exception):  # protobuf's DecodeError has no stable import path: a damaged record
+            for value in event_pb2.Event.FromString(data).summary.value:
+                if value.metadata.plugin_data.plugin_name:
+                    self._plugins[source, value.tag] = value.metadata.plugin_data.plugin_name
 
     def new_paths(self) -> list[tuple[str, str, str, str | None, str]]:
         """Return the paths given since the last time, for the ledger: (path, writer, tag, series, suffix)."""
@@ -89,7 +100,7 @@ class Decoder:
             broken = ev.RecordId(source.path, record.position)
             base = {"writer": self._names(logdir), "tag": "", "step": 0, "wall_time": 0.0}
             return [ev.Blob(**base, record=broken, source=data, data=data, name="damaged_event.pb")]  # type: ignore[arg-type]
-        if self._replay and record.position > 0:  # before, it is not known yet
+        if source.replay and record.position > 0:  # before, it is not known yet
             logdir = self._trials.home(source) or logdir
         return [self._paths.distinct(e) for e in self._events(record, event, source, self._names(logdir), data)]
 
@@ -179,7 +190,7 @@ class Decoder:
         else:
             number = float(_array(value.tensor).reshape(-1)[0])
         series = record.hint.key if isinstance(record.hint, msg.Series) else None
-        if self._replay:
+        if source.replay and record.hint is None:
             metric = self._trials.metric(source, record, value.tag, number, base)
             if metric is not None:
                 return metric

@@ -14,6 +14,7 @@ of a session are removed when everything has been delivered.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import sqlite3
@@ -29,20 +30,22 @@ import msgspec
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 
-__all__ = ["Index", "Ledger", "RunRow", "SessionRow", "state_directory"]
+__all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "state_directory"]
 
 _ENTRY = struct.Struct("<IQdQ")
 _VALUED = 1 << 31
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, started REAL, ended REAL, status TEXT, root TEXT, project TEXT, exp_name TEXT, run_id TEXT,
-    script TEXT, cwd TEXT, host TEXT, pid INTEGER, events INTEGER DEFAULT 0, records INTEGER DEFAULT 0);
+    script TEXT, cwd TEXT, host TEXT, pid INTEGER, events INTEGER DEFAULT 0, records INTEGER DEFAULT 0,
+    cut_off INTEGER DEFAULT 0, about TEXT);
 CREATE TABLE IF NOT EXISTS sources (
-    session TEXT, id INTEGER, path TEXT, logdir TEXT, parent TEXT, PRIMARY KEY (session, id));
+    session TEXT, id INTEGER, path TEXT, logdir TEXT, parent TEXT, replay INTEGER, taken INTEGER DEFAULT 0,
+    PRIMARY KEY (session, id));
 CREATE TABLE IF NOT EXISTS writers (session TEXT, number INTEGER, logdir TEXT, PRIMARY KEY (session, number));
 CREATE TABLE IF NOT EXISTS runs (
     session TEXT, backend TEXT, run_id TEXT, url TEXT, cursor INTEGER DEFAULT 0, delivered INTEGER DEFAULT 0,
-    failed INTEGER DEFAULT 0, state TEXT, error TEXT, PRIMARY KEY (session, backend));
+    failed INTEGER DEFAULT 0, state TEXT, error TEXT, part INTEGER DEFAULT 0, PRIMARY KEY (session, backend));
 CREATE TABLE IF NOT EXISTS trials (
     session TEXT, source INTEGER, position INTEGER, trial TEXT, params TEXT, PRIMARY KEY (session, source, position));
 CREATE TABLE IF NOT EXISTS paths (session TEXT, path TEXT, writer TEXT, tag TEXT, series TEXT, suffix TEXT);
@@ -64,7 +67,8 @@ def state_directory(root: str, environment: Mapping[str, str]) -> Path:
 
 class SessionRow(NamedTuple):
     """A session as the ledger has it. Times are seconds since the epoch; `ended` and `status` are None while it runs or
-    if it was cut off."""
+    if its relay was killed. `cut_off` tells that the event files may have more than `records`; `about` is `About` as
+    JSON."""
 
     id: str
     started: float
@@ -80,10 +84,23 @@ class SessionRow(NamedTuple):
     pid: int
     events: int
     records: int
+    cut_off: bool
+    about: str | None
+
+
+class About(msgspec.Struct, omit_defaults=True):
+    """The rest of a `RunInfo`: what a run that could not be opened yet has to be opened with later."""
+
+    tags: dict[str, str] = {}
+    notes: str | None = None
+    config: dict[str, Any] = {}
+    group: str | None = None
+    offline: bool = False
 
 
 class RunRow(NamedTuple):
-    """How far one tracker is. `cursor` is the number of records, from the session's first, that it is done with."""
+    """How far one tracker is. `cursor` is the number of records, from the session's first, that it is done with; of the
+    next one, it has the first `part` events."""
 
     backend: str
     run_id: str | None
@@ -93,6 +110,7 @@ class RunRow(NamedTuple):
     failed: int
     state: str
     error: str | None
+    part: int = 0
 
 
 class Ledger:
@@ -112,18 +130,30 @@ class Ledger:
     def begin(self, run: RunInfo, root: str) -> None:
         """Enter a session; one that is there already (its relay was restarted) stays."""
         p = run.program
+        about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline)).decode()
         self._db.execute(
-            "INSERT OR IGNORE INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?)",
-            (run.session, run.started, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid),
+            "INSERT OR IGNORE INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid, about)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            (run.session, run.started, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid, about),
         )
 
-    def end(self, session: str, status: str) -> None:
-        self._db.execute("UPDATE sessions SET ended = ?, status = ? WHERE id = ?", (time.time(), status, session))
+    def end(self, session: str, status: str, *, cut_off: bool, taken: Mapping[int, int]) -> None:
+        """Enter the end of a session; `taken` is, by source, the position behind the last record that it has."""
+        with self._transaction():
+            rows = [(position, session, source) for source, position in taken.items()]
+            self._db.executemany("UPDATE sources SET taken = ? WHERE session = ? AND id = ?", rows)
+            self._db.execute(
+                "UPDATE sessions SET ended = ?, status = ?, cut_off = ? WHERE id = ?",
+                (time.time(), status, cut_off, session),
+            )
 
     def add_source(self, session: str, source: msg.Source) -> None:
-        row = (session, source.id, source.path, source.logdir, source.parent)
-        self._db.execute("INSERT OR REPLACE INTO sources VALUES (?,?,?,?,?)", row)
+        row = (session, source.id, source.path, source.logdir, source.parent, source.replay)
+        self._db.execute(
+            "INSERT INTO sources (session, id, path, logdir, parent, replay) VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE"
+            " SET path = excluded.path, logdir = excluded.logdir, parent = excluded.parent, replay = excluded.replay",
+            row,
+        )
 
     def add_writer(self, session: str, number: int, logdir: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO writers VALUES (?,?,?)", (session, number, logdir))
@@ -151,7 +181,7 @@ class Ledger:
         """Write where everything stands, in one transaction."""
         with self._transaction():
             self._db.execute("UPDATE sessions SET events = ?, records = ? WHERE id = ?", (events, records, session))
-            self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?)", [(session, *run) for run in runs])
+            self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?,?)", [(session, *run) for run in runs])
 
     @contextlib.contextmanager
     def _transaction(self) -> Any:
@@ -175,7 +205,8 @@ class Ledger:
     def sessions(self) -> list[SessionRow]:
         """Return all sessions, the latest first."""
         columns = ", ".join(SessionRow._fields)
-        return [SessionRow(*row) for row in self._db.execute(f"SELECT {columns} FROM sessions ORDER BY started DESC")]  # noqa: S608
+        query = f"SELECT {columns} FROM sessions ORDER BY rowid DESC"  # noqa: S608 - `started` is a replayed log's own
+        return [SessionRow(*row) for row in self._db.execute(query)]
 
     def runs(self, session: str) -> list[RunRow]:
         columns = ", ".join(RunRow._fields)
@@ -183,8 +214,17 @@ class Ledger:
         return [RunRow(*row) for row in rows]
 
     def sources(self, session: str) -> list[msg.Source]:
-        rows = self._db.execute("SELECT id, path, logdir, parent FROM sources WHERE session = ? ORDER BY id", (session,))
-        return [msg.Source(*row) for row in rows]
+        query = "SELECT id, path, logdir, parent, replay FROM sources WHERE session = ? ORDER BY id"
+        rows = self._db.execute(query, (session,))
+        return [msg.Source(number, path, logdir, parent, bool(replay)) for number, path, logdir, parent, replay in rows]
+
+    def taken(self, session: str) -> dict[int, int]:
+        """Return, by source, the position behind the last record that an ended session has."""
+        return dict(self._db.execute("SELECT id, taken FROM sources WHERE session = ?", (session,)))
+
+    def known_paths(self) -> set[str]:
+        """Return the event files of all sessions."""
+        return {path for (path,) in self._db.execute("SELECT DISTINCT path FROM sources")}
 
     def writers(self, session: str) -> list[str]:
         rows = self._db.execute("SELECT logdir FROM writers WHERE session = ? ORDER BY number", (session,))
@@ -205,16 +245,21 @@ class Index:
     Args:
         directory: the state directory; None keeps the files in a temporary place, for a session without one.
         session: the session's id.
+
+    Attributes:
+        owned: False if another process has the index open: it serves the session.
     """
 
     def __init__(self, directory: Path | None, session: str) -> None:
         self._paths: tuple[Path, ...] = ()
+        self.owned = True
         if directory is None:
             self._entries: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115 - closed by close()
             self._hints: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115
         else:
             self._paths = (directory / f"{session}.index", directory / f"{session}.hints")
             self._entries, self._hints = (open(path, "a+b", buffering=0) for path in self._paths)  # noqa: SIM115
+            self.owned = _lock(self._entries)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[msg.Hint] = msgspec.msgpack.Decoder(msg.Hint)
         self._hints_end = self._hints.seek(0, os.SEEK_END)
@@ -249,6 +294,16 @@ class Index:
             found.append(msg.Record(source & ~_VALUED, position, None, number, self._hint(at) if at else None))
         return found
 
+    def taken(self) -> dict[int, int]:
+        """Return, by source, the position behind the last record."""
+        found: dict[int, int] = {}
+        for start in range(0, self.length, 65536):
+            data = os.pread(self._entries.fileno(), 65536 * _ENTRY.size, start * _ENTRY.size)
+            for source, position, _, _ in _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size]):
+                number = source & ~_VALUED
+                found[number] = max(found.get(number, 0), position + 1)
+        return found
+
     def _hint(self, at: int) -> msg.Hint:
         fd = self._hints.fileno()
         length = int.from_bytes(os.pread(fd, 4, at - 1), "little")
@@ -261,6 +316,26 @@ class Index:
         if remove:
             for path in self._paths:
                 path.unlink(missing_ok=True)
+
+
+def in_use(directory: Path, session: str) -> bool:
+    """Return whether a process serves the session: it has locked the index."""
+    try:
+        with open(directory / f"{session}.index", "rb") as file:
+            return not _lock(file)
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: Any) -> bool:
+    """Lock a file until it is closed, or its process dies; return False if another process has done that."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: then nobody has one
+        return True
+    return True
 
 
 def _write_all(file: Any, data: bytearray) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import RunPython
 from tests.readers.dvclive import DVCLiveReader, flat, original
-from tests.sample_events import WALL, Maker, gif_frames, png, run_info
+from tests.sample_events import WALL, Maker, gif_frames, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import RunInfo
@@ -123,7 +124,7 @@ def test_every_type_arrives(full: tuple[DVCLiveReader, list[ev.Event]]) -> None:
     assert read.graphs("train") == [{"input", "Net/Linear[fc]/weight", "output"}]
     assert read.custom_scalars("train") == [json.loads(json.dumps(e[ev.CustomScalars].layout))]
     assert read.params() == {"seed": 1, "lr": 0.1, "bs": 32, "opt": "adam", "amp": True}
-    assert read.summary_metrics() == {"train/s": 0.1, "acc": 0.75, "step": 3}
+    assert read.summary_metrics() == {"train/s": 0.1, "acc": 0.75}
     ((_, file),) = read.media("other", "train", "other", "")
     assert file.read_bytes() == b"\x00\x01blob"
 
@@ -151,7 +152,7 @@ def test_histogram_statistics(full: tuple[DVCLiveReader, list[ev.Event]]) -> Non
 
 def test_dvc_shows_it(full: tuple[DVCLiveReader, list[ev.Event]], run_python: RunPython) -> None:
     """The `dvc` command shows metrics, plots, images and charts of several metrics, outside of any repository."""
-    read, events = full
+    _, events = full
     m = Maker()
     backend = opened(Path.cwd(), exp_name="dvc")
     backend.write([*events, m.scalar("val/loss", 2.0, 1), m.scalar("train/loss", math.nan, 1), m.scalar("x", 1.0)])
@@ -168,8 +169,8 @@ def test_dvc_shows_it(full: tuple[DVCLiveReader, list[ev.Event]], run_python: Ru
     content = shown["plots/metrics/train/s.tsv"][0]["content"]
     assert content["data"]["values"] == [{"timestamp": "1760000000125", "step": "3", "s": "0.1", "rev": "workspace"}]
     assert content["encoding"]["x"]["field"] == "step"
-    assert {row["field"] for row in shown["Losses - both"][0]["content"]["data"]["values"]} == {"loss"}
-    assert len(shown["Losses - both"][0]["content"]["data"]["values"]) == 2
+    chart = shown["Losses - both"][0]["content"]["data"]["values"]
+    assert sorted(row["loss"] for row in chart) == ["2.0", "nan"]
     metrics = json.loads(run_python(script, "metrics", "show", "--json", cwd=where(backend)).stdout)[""]["data"]
     assert metrics["metrics.json"]["data"] == {
         "train": {"s": 0.1, "loss": "nan"}, "acc": 0.75, "val": {"loss": 2.0}, "x": 1.0, "x/y": "inf", "step": 0,
@@ -265,7 +266,8 @@ def test_hostile_tags(tmp_path: Path) -> None:
     assert {tag: summary[tag] for tag in HOSTILE} == {tag: i + 0.5 for i, tag in enumerate(HOSTILE)}
 
 
-_TAGS = st.lists(st.sampled_from(["a", "3", ".", "..", "step", ".tsv", ".png", ".json", "/", "//", "_x2e_", "é", "\0"])).map("".join)
+_PARTS = ["a", "3", ".", "..", "step", ".tsv", ".png", ".json", "/", "//", "_x2e_", "é", "\0"]
+_TAGS = st.lists(st.sampled_from(_PARTS), max_size=9).map("".join)
 
 
 @settings(max_examples=300)
@@ -287,7 +289,7 @@ def test_repeated_images(tmp_path: Path) -> None:
     m = Maker()
     same = np.zeros((2, 2, 3), np.uint8)
     backend = opened(tmp_path)
-    backend.write([m.image("i", 3, same), m.image("i", 3, same), m.image("i", 3, same + 1), m.image("i", -4), m.video("i", 3)])
+    backend.write([m.image("i", step, same + more) for step, more in ((3, 0), (3, 0), (3, 1), (-4, 0))] + [m.video("i", 3)])
     found = reader(backend).images("", "i")
     assert sorted((step, int(pixels[0, 0, 0])) for step, pixels in found if step == 3) == [(3, 0), (3, 0), (3, 1)]
     assert {"-4.png", "3.png", "3.gif"} <= {path.name for path in (where(backend) / "plots/images/i").iterdir()}
@@ -313,7 +315,7 @@ def test_odd_histograms(tmp_path: Path, limits: tuple[float, ...], counts: tuple
     odd = msgspec.structs.replace(Maker().histogram("h"), limits=limits, counts=counts, min=nan, max=math.inf)
     backend = opened(tmp_path)
     backend.write([odd])
-    (file,) = [path for path in where(backend).rglob("step=*.json")]
+    (file,) = where(backend).rglob("step=*.json")
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -503,7 +505,8 @@ def test_redelivery_writes_nothing_twice(tmp_path: Path) -> None:
     m = Maker()
     old: list[ev.Event] = [m.scalar(tag, i / 7, i // 2) for i in range(20) for tag in ("a", "b")]
     old += [*m.one_of_each(), m.image("i", 3), m.hparams({"x": 1}, {"y": 2.0}, trial="t")]
-    new: list[ev.Event] = [m.scalar("a", 0.5, 99), m.scalar("a", 0.5, 99), m.scalar("c", 1.0), m.image("i", 3), m.text("t", "new", 3)]
+    new: list[ev.Event] = [m.scalar("a", 0.5, 99), m.scalar("a", 0.5, 99), m.scalar("c", 1.0)]
+    new += [m.image("i", 3, np.zeros((2, 2, 3), np.uint8)), m.text("t", "new", 3)]
     whole = opened(tmp_path / "whole")
     whole.write([*old, *new])
     whole.close("finished")
@@ -513,12 +516,10 @@ def test_redelivery_writes_nothing_twice(tmp_path: Path) -> None:
     again.write(old[7:])
     again.write(new)
     again.close("finished")
-    volatile = ("run.json",)
     found, expected = tree(where(again)), tree(where(whole))
     assert found.keys() == expected.keys()
     assert {name for name in found if found[name] != expected[name]} <= {"run.json", "metrics.json"}
     assert json.loads(found["metrics.json"]) == json.loads(expected["metrics.json"])
-    assert volatile[0] in found
 
 
 def test_a_torn_row_is_replaced(tmp_path: Path) -> None:
@@ -537,8 +538,8 @@ def test_a_torn_row_is_replaced(tmp_path: Path) -> None:
     again.write(events[2:])
     again.close("finished")
     assert table.read_bytes() == whole
-    assert reader(again).params() == {}
-    assert "a: 1" in (where(again) / "params.yaml.broken").read_text()
+    assert reader(again).params() == {"a": 1}
+    assert (where(again) / "metrics.json.broken").exists()
 
 
 def test_sigkill_loses_nothing(tmp_path: Path) -> None:
@@ -553,8 +554,6 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
         print(backend.handle.dir, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    import textwrap
-
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -740,23 +739,24 @@ def test_the_process_is_undisturbed(run_python: RunPython) -> None:
     """Opening a run changes no stream, hook, handler, thread or exit function, prints nothing, and leaves no file beside."""
     done = run_python(
         """
-        import asyncio, atexit, logging, os, signal, sys, threading
+        import atexit, logging, os, signal, sys, threading
         from pathlib import Path
+        exits = []
+        register, unregister = atexit.register, atexit.unregister
+        atexit.register = lambda f, *a, **k: (exits.append(f), register(f, *a, **k))[1]
+        atexit.unregister = lambda f: (exits.remove(f) if f in exits else None, unregister(f))[1]
         def state():
             return (sys.stdout, sys.stderr, sys.excepthook, threading.excepthook, signal.getsignal(signal.SIGINT),
                     signal.getsignal(signal.SIGTERM), threading.enumerate(), list(logging.root.handlers),
-                    logging.getLogger("asyncio").level, dict(os.environ), os.getcwd())
-        import certifi, requests  # has an exit function of its own
-        certifi.where()
-        before, exits = state(), atexit._ncallbacks()
+                    logging.getLogger("asyncio").level, dict(os.environ), os.getcwd(), list(exits))
+        import certifi; certifi.where()  # has an exit function of its own
         from tests.backends.test_dvclive import Maker, opened
-        more = atexit._ncallbacks()
+        before = state()
         backend = opened(Path.cwd())
         backend.write(Maker().one_of_each())
         backend.flush()
         backend.close("finished")
         assert state() == before, (state(), before)
-        assert atexit._ncallbacks() == more, (exits, more, atexit._ncallbacks())
         """,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )
@@ -770,7 +770,7 @@ def test_the_handle_is_live(tmp_path: Path) -> None:
     backend.handle.log_params({"p": 1})
     backend.write([Maker().scalar("s", 1.0, 4), Maker().hparams({"q": 2}, {})])
     backend.close("killed")
-    assert reader(backend).summary_metrics() == {"mine": 0.5, "s": 1.0, "step": 4}
+    assert reader(backend).summary_metrics() == {"mine": 0.5, "s": 1.0}
     assert reader(backend).params() == {"p": 1, "q": 2}
     assert reader(backend).status() == "killed"
 
@@ -791,4 +791,3 @@ def test_summary_files_are_written_seldom(tmp_path: Path) -> None:
     assert not (where(backend) / "metrics.json").exists()
     backend.flush()
     assert (where(backend) / "metrics.json").exists()
-    assert png(np.zeros((1, 1), np.uint8))  # the sample maker that the other tests use

@@ -34,6 +34,10 @@ def flat(summary: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _picture(file: Path) -> Image.Image:
+    return Image.open(io.BytesIO(file.read_bytes()))
+
+
 def _path(writer: str, tag: str, series: str | None = None) -> str:
     path = f"{writer}/{tag}" if writer else tag
     return path if series is None else f"{path}/{series}"
@@ -110,12 +114,12 @@ class DVCLiveReader(Reader):
         return self.files("plots/images", _path(writer, tag), *suffixes)
 
     def images(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
-        return [(step, np.asarray(Image.open(file))) for step, file in self.pictures(writer, tag, ".png", ".jpeg")]
+        return [(step, np.asarray(_picture(file))) for step, file in self.pictures(writer, tag, ".png", ".jpeg")]
 
     def videos(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
         found = []
         for step, file in self.pictures(writer, tag, ".gif"):
-            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(file))]
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(_picture(file))]
             found.append((step, np.stack(frames)))
         return found
 
@@ -180,7 +184,9 @@ class DVCLiveReader(Reader):
         return YAML(typ="safe").load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def summary_metrics(self) -> dict[str, float]:
-        return {self.named(key): float(value) for key, value in flat(self.json("metrics.json")).items()}
+        numbers = flat(self.json("metrics.json"))
+        numbers.pop("step", None)  # DVCLive's own
+        return {self.named(key): float(value) for key, value in numbers.items()}
 
     def trials(self) -> list[Trial]:
         found = []

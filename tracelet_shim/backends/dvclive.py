@@ -230,25 +230,32 @@ class DVCLiveBackend(Backend):
             "exp_message": run.notes,
             "save_dvc_exp": self._saves,
         }
-        if overwrite:
-            if _load(self._dir):  # else the folders are not ours
-                for name in ("media", "trials"):
-                    shutil.rmtree(os.path.join(self._dir, name), ignore_errors=True)
-                _write_json(os.path.join(self._dir, NAMES_FILE), {})
-            live = make(**settings, resume=False)
-        else:
-            try:
-                live = make(**settings, resume=True)
-            except (ValueError, TypeError, UnicodeError, _error_class()):  # half a file, from a process that was killed
-                for name in ("metrics.json", "params.yaml"):
-                    path = os.path.join(self._dir, name)
-                    if os.path.exists(path):
-                        logger.warning("dvclive: %s cannot be read, and is kept as %s.broken", path, name)
-                        os.replace(path, f"{path}.broken")
-                live = make(**settings, resume=True)
+        if overwrite and _load(self._dir):  # else the folders are not ours
+            for name in ("media", "trials"):
+                shutil.rmtree(os.path.join(self._dir, name), ignore_errors=True)
+            _write_json(os.path.join(self._dir, NAMES_FILE), {})
+        if not overwrite:
+            self._set_broken_aside()
+        live = make(**settings, resume=not overwrite)
+        live._step = live.summary.get("step")  # `Live` goes on with the next one; here each event has its own
         if self._saves and not live._save_dvc_exp:
             logger.warning("dvclive: no DVC experiment will be saved: it needs a Git repository with a commit")
         return live
+
+    def _set_broken_aside(self) -> None:
+        """`Live` cannot resume with half a file, from a process or machine that stopped while it wrote."""
+        from dvclive.serialize import load_yaml
+
+        for name in ("metrics.json", "params.yaml"):
+            path = os.path.join(self._dir, name)
+            if os.path.exists(path):
+                try:
+                    whole = isinstance(load_yaml(path), dict)  # JSON is YAML
+                except Exception:
+                    whole = False
+                if not whole:
+                    logger.warning("dvclive: %s cannot be read, and is kept as %s.broken", path, name)
+                    os.replace(path, f"{path}.broken")
 
     def flush(self) -> None:
         self._save()
@@ -314,7 +321,7 @@ class DVCLiveBackend(Backend):
         began = time.monotonic()
         live = self._live
         known = {key: value for key, value in _flatten(live.summary) if key != "step"}  # also what came through `handle`
-        known.update({key: _json_number(value) for key, value in self._latest.items()})
+        known.update(_json_value(self._latest))
         live.summary = _nest(known)
         if live._step is not None:
             live.summary["step"] = live.step
@@ -372,11 +379,15 @@ class DVCLiveBackend(Backend):
         os.makedirs(os.path.dirname(self._dvcyaml), exist_ok=True)
         with modify_yaml(self._dvcyaml) as whole:
             for section, new in entries.items():
-                merged = [entry for entry in whole.get(section) or [] if not ours(entry)] + new
-                if merged:
-                    whole[section] = merged
-                else:
-                    whole.pop(section, None)
+                listed = whole.get(section)
+                if listed is None:
+                    listed = whole[section] = []
+                for i in reversed(range(len(listed))):  # in place: comments stay
+                    if ours(listed[i]):
+                        del listed[i]
+                listed.extend(new)
+                if not listed:
+                    del whole[section]
 
     def _shown(self, tags: list[str]) -> Iterator[str]:
         """Yield the metrics that a chart shows. TensorBoard takes a layout's tags as regular expressions."""
@@ -432,8 +443,7 @@ class DVCLiveBackend(Backend):
         self._plot(event, rows)
 
     def _plot(self, event: ev.Event, rows: list[dict[str, Any]]) -> None:
-        plain = [{name: _json_number(value) for name, value in row.items()} for row in rows]
-        _write_json(os.path.join(self._dir, "plots/custom", f"{self.artifact_stem(event)}.json"), plain)
+        _write_json(os.path.join(self._dir, "plots/custom", f"{self.artifact_stem(event)}.json"), rows)
 
     def log_image(self, event: ev.Image) -> None:
         if event.format in _IMAGES:
@@ -498,10 +508,10 @@ class DVCLiveBackend(Backend):
         about = {
             "trial": name,
             "params": {**about.get("params", {}), **event.params},
-            "metrics": {**about.get("metrics", {}), **{k: _json_number(v) for k, v in event.metrics.items()}},
+            "metrics": {**about.get("metrics", {}), **event.metrics},
             "domain": {**about.get("domain", {}), **event.domain},
             "step": event.step,
-            "wall_time": _json_number(event.wall_time),
+            "wall_time": event.wall_time,
             "status": "finished",
         }
         listed = {}
@@ -613,7 +623,7 @@ class _Tables:
         for path in _walk(self._directory, ".tsv"):
             with open(os.path.join(self._directory, path), "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-                last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+                last = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]  # half a row is none
             try:
                 yield path.removesuffix(".tsv"), float(last.rpartition(b"\t")[2])
             except ValueError:  # no row but the header, or a text that the user logged through `handle`
@@ -668,6 +678,9 @@ def _live_class(*, studio: bool) -> Callable[..., Any]:
             if self._dvc_repo is None:
                 self._save_dvc_exp = False
 
+        def _init_test(self) -> None:  # under DVCLIVE_TEST, `Live` throws data away
+            self._init_dvc()
+
         def _init_studio(self) -> None:
             if self._save_dvc_exp and studio:
                 super()._init_studio()
@@ -696,12 +709,6 @@ def _has_commit() -> bool:
         git.close()  # type: ignore[no-untyped-call]
 
 
-def _error_class() -> type[Exception]:
-    from dvclive.error import DvcLiveError
-
-    return DvcLiveError  # type: ignore[no-any-return]
-
-
 def _wants_resume() -> bool:
     from dvclive import env
     from dvclive.utils import env2bool
@@ -725,10 +732,10 @@ def _has_run(directory: str) -> bool:
 
 def _is_active(about: Mapping[str, Any]) -> bool:
     """True if the program that writes this run is still there; on another machine, nobody can tell."""
-    if about.get("status") != "running" or about.get("host") != socket.gethostname():
+    if about.get("status") != "running" or about.get("host") != socket.gethostname() or not about.get("pid"):
         return False
     try:
-        os.kill(int(about["pid"]), 0)
+        os.kill(about["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # another user's
@@ -769,7 +776,8 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def _write_json(path: str, value: Any) -> None:
-    _replace(path, json.dumps(value, indent=4, default=str).encode() + b"\n")  # as dvclive.serialize.dump_json
+    text = json.dumps(_json_value(value), indent=4, default=str, allow_nan=False)  # as dvclive.serialize.dump_json
+    _replace(path, text.encode() + b"\n")
 
 
 def _write_yaml(path: str, value: Any) -> None:
@@ -795,8 +803,12 @@ def _clip(value: float, low: float, high: float) -> float:
     return min(max(value, low), high)
 
 
-def _json_number(value: Any) -> Any:
-    """Return `value`, NaN and infinities as the texts that `Live.log_metric` stores for them."""
+def _json_value(value: Any) -> Any:
+    """Return `value`, NaN and infinities in it as the texts that `Live.log_metric` stores for them."""
+    if isinstance(value, dict):
+        return {key: _json_value(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

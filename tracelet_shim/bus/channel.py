@@ -96,6 +96,7 @@ class SplitChannel(Channel):
         self._names = names
         self._states: list[dict[str, msg.BackendState]] = [{}, {}]
         self._spilled = [False, False]
+        self._root: str | None = None
         self._flushed: dict[int, int] = {}
         self._closed = 0
         for index, part in enumerate(self._parts):
@@ -137,7 +138,8 @@ class SplitChannel(Channel):
             del self._flushed[reply.id]
         elif isinstance(reply, msg.Counters):
             self._states[index], self._spilled[index] = reply.backends, reply.spilled
-            reply = msg.Counters({**self._states[0], **self._states[1]}, reply.records, any(self._spilled))
+            self._root = reply.root or self._root
+            reply = msg.Counters({**self._states[0], **self._states[1]}, reply.records, any(self._spilled), self._root)
         elif isinstance(reply, msg.Closed):
             self._states[index] = reply.backends
             self._closed += 1

@@ -155,12 +155,15 @@ class Source(msgspec.Struct, tag="source"):
         logdir: its log directory, absolute.
         parent: the log directory of the SummaryWriter that it belongs to, where that is another one: `add_scalars` and
             `add_hparams` write into directories of their own.
+        replay: True if its records were not seen when they were written: what calls knew is then read off the names of
+            directories (`tracelet_shim.decode`).
     """
 
     id: int
     path: str
     logdir: str
     parent: str | None = None
+    replay: bool = False
 
 
 class Record(msgspec.Struct, tag="record", array_like=True):
@@ -196,11 +199,14 @@ class Close(msgspec.Struct, tag="close"):
 
     Attributes:
         at_exit: True if nobody asked for the end and the status was read off the way the program ended.
+        cut_off: True if the event files may have records that were never handed over: the program that wrote them is
+            gone without a word.
     """
 
     status: str
     deadline: float
     at_exit: bool = False
+    cut_off: bool = False
 
 
 Message = Union[Open, Continue, Writer, Source, Records, Flush, Close]  # noqa: UP007
@@ -253,11 +259,14 @@ class Counters(msgspec.Struct, tag="counters"):
     Attributes:
         records: number of records that the relay has taken and could continue from.
         spilled: True if events wait that are to be read from the event files.
+        root: the root directory, where `tracelet-shim replay --resume` finds what is left to deliver; None if no state
+            could be kept.
     """
 
     backends: dict[str, BackendState]
     records: int = 0
     spilled: bool = False
+    root: str | None = None
 
 
 class Continued(msgspec.Struct, tag="continued"):

@@ -6,8 +6,9 @@ time whether a sink is set. `set_sink` is all that a session needs.
 
 from __future__ import annotations
 
+from tracelet_shim.intercept._accelerate import use_fast_crc
 from tracelet_shim.intercept._sink import Sink, set_sink, sink
 from tracelet_shim.intercept._tap import flush_files
 from tracelet_shim.intercept._wrapt import install
 
-__all__ = ["Sink", "flush_files", "install", "set_sink", "sink"]
+__all__ = ["Sink", "flush_files", "install", "set_sink", "sink", "use_fast_crc"]

@@ -10,7 +10,13 @@ __all__ = ["Sink", "current", "set_sink", "sink"]
 
 
 class Sink(Protocol):
-    """What a session offers to the wrappers. No method may raise, wait or do I/O."""
+    """What a session offers to the wrappers. No method may raise, wait or do I/O.
+
+    Attributes:
+        accelerates: True if new event files get the faster writer (`tracelet_shim.intercept._accelerate`).
+    """
+
+    accelerates: bool
 
     def writer_created(self, logdir: str) -> None:
         """A SummaryWriter was created on this directory (absolute)."""

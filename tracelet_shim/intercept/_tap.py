@@ -15,6 +15,7 @@ from typing import Any
 from tracelet_shim import eventfile
 from tracelet_shim.bus.messages import Record
 from tracelet_shim.intercept import _calls
+from tracelet_shim.intercept._accelerate import BatchWriter, accelerate
 from tracelet_shim.intercept._sink import Sink, current
 
 __all__ = ["absolute", "add_event", "created", "flush_files", "publish_without_event"]
@@ -35,7 +36,7 @@ class _Source:
             of its own in the same place; this one may be taken again by a signal handler.
     """
 
-    __slots__ = ("lock", "logdir", "number", "path", "position", "sink")
+    __slots__ = ("batch", "lock", "logdir", "number", "path", "position", "sink")
 
     def __init__(self, writer: Any, position: int | None) -> None:
         self.logdir = absolute(writer.get_logdir())
@@ -45,6 +46,7 @@ class _Source:
         self.lock = threading.RLock()
         self.sink: Sink | None = None
         self.number = -1
+        self.batch: BatchWriter | None = None
 
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
@@ -89,7 +91,10 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `FileWriter.__init__`: position 0 is the file_version event that the native writer puts there."""
     result = wrapped(*args, **kwargs)
     try:
-        setattr(writer, _ATTRIBUTE, _Source(writer, 1))
+        source = _Source(writer, 1)
+        setattr(writer, _ATTRIBUTE, source)
+        if current.sink is not None and current.sink.accelerates:
+            source.batch = accelerate(writer)
     except Exception as error:
         if current.sink is not None:
             current.sink.problem(error)
@@ -129,7 +134,8 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
                     value, hint = call.contribution(event, writer)
                 except Exception as error:  # the event itself is still whole
                     sink.problem(error)
-            sink.publish(Record(source.number, position, event.SerializeToString(), value, hint))
+            data = source.batch.last if source.batch is not None else event.SerializeToString()
+            sink.publish(Record(source.number, position, data, value, hint))
         except Exception as error:
             sink.problem(error)
     return result

@@ -182,7 +182,7 @@ def _serve(connection: _Connection, relay: Relay) -> None:
                 return
             status = "killed" if connection.terminated() else "failed"
             logger.warning("the training process is gone without a word; closing the runs as %s", status)
-            relay.handle(msg.Close(status, _ORPHAN_DEADLINE))
+            relay.handle(msg.Close(status, _ORPHAN_DEADLINE, cut_off=True))
     if log is not None:
         log.end(keep=not relay.clean)
 
