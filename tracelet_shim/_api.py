@@ -209,7 +209,8 @@ def _hook_process(session: Session) -> None:
     if session.hosts_trackers and register is not None:
         # Where SDKs live in this process, their own atexit handlers must not come first: they would end what is still
         # being opened or drained. Handlers of the threading module run before all of atexit's; among themselves the
-        # latest first, so the one that shuts executors down has to be registered by now.
+        # latest first, so those that shut executors down have to be registered by now (and later they cannot be).
+        import concurrent.futures.process
         import concurrent.futures.thread  # noqa: F401
 
         register(_at_exit)

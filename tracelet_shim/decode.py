@@ -130,10 +130,16 @@ class Decoder:
 
         if what == "summary":
             values = event.summary.value
-            if any(v.metadata.plugin_data.plugin_name == "mesh" for v in values):
-                yield from _meshes(values, base)
-                return
+            parts = {i: v for i, v in enumerate(values) if v.metadata.plugin_data.plugin_name == "mesh"}
+            try:
+                meshes = {event.record.index: event for event in _meshes(parts, base)} if parts else {}
+            except Exception:
+                parts, meshes = {}, {}  # each is kept as a value, below
             for index, value in enumerate(values):
+                if index in parts:
+                    if index in meshes:
+                        yield meshes[index]
+                    continue
                 try:
                     yield self._value(record, value, source, base(value.tag, index))
                 except Exception:  # a summary that breaks its own plugin's layout: keep the bytes
@@ -454,31 +460,32 @@ _PLUGINS: dict[str, Callable[[Any, dict[str, Any]], ev.Event]] = {
 }
 
 
-def _meshes(values: Any, base: Callable[[str, int], dict[str, Any]]) -> Iterator[ev.Event]:
+def _meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) -> Iterator[ev.Event]:
     """Join the parts of each mesh: `add_mesh` writes vertices, faces and colours as values of one summary."""
     from tensorboard.plugins.mesh.plugin_data_pb2 import MeshPluginData
 
-    parts: dict[str, dict[int, Any]] = {}
-    first: dict[str, int] = {}
+    parts: dict[str, dict[int, tuple[int, Any]]] = {}
     config: dict[str, str] = {}
-    for index, value in enumerate(values):
+    for index, value in values.items():
         about = MeshPluginData.FromString(value.metadata.plugin_data.content)
-        parts.setdefault(about.name, {})[about.content_type] = value.tensor
-        first.setdefault(about.name, index)
+        parts.setdefault(about.name, {})[about.content_type] = index, value.tensor
         config[about.name] = about.json_config or "{}"
     for name, tensors in parts.items():
-        at = base(name, first[name])
-        vertices = tensors.get(MeshPluginData.VERTEX)
-        if vertices is None:
-            for tensor in tensors.values():
-                yield ev.Tensor(**at, value=_plain_array(tensor), plugin="mesh")
+        first = min(index for index, _ in tensors.values())
+        if MeshPluginData.VERTEX not in tensors:
+            for index, tensor in tensors.values():
+                yield ev.Tensor(**base(name, index), value=_plain_array(tensor), plugin="mesh")
             continue
-        faces, colors = tensors.get(MeshPluginData.FACE), tensors.get(MeshPluginData.COLOR)
-        yield ev.Mesh(
-            **at, config=config[name], vertices=ev.Array.of(_array(vertices).astype(np.float32)),
-            faces=ev.Array.of(_array(faces).astype(np.int32)) if faces is not None else None,
-            colors=ev.Array.of(_array(colors).clip(0, 255).astype(np.uint8)) if colors is not None else None,
-        )  # fmt: skip
+        vertices, faces, colors = (
+            _array(tensors[part][1]) if part in tensors else None
+            for part in (MeshPluginData.VERTEX, MeshPluginData.FACE, MeshPluginData.COLOR)
+        )
+        with np.errstate(all="ignore"):  # NaN as a colour
+            yield ev.Mesh(
+                **base(name, first), config=config[name], vertices=ev.Array.of(np.asarray(vertices, np.float32)),
+                faces=ev.Array.of(faces.astype(np.int32)) if faces is not None else None,
+                colors=ev.Array.of(colors.clip(0, 255).astype(np.uint8)) if colors is not None else None,
+            )  # fmt: skip
 
 
 def _plain_array(tensor: Any) -> ev.Array:
@@ -516,7 +523,8 @@ def _array(tensor: Any) -> np.ndarray[Any, Any]:
 def _embedding(hint: msg.Embedded, writer: str, record: ev.RecordId) -> ev.Embedding:
     sprite = size = None
     if hint.images is not None:
-        sprite, size = _sprite(hint.images.numpy())
+        with contextlib.suppress(Exception):  # the points are worth more than their pictures
+            sprite, size = _sprite(hint.images.numpy())
     return ev.Embedding(
         writer=writer, tag=hint.tag, step=hint.step, wall_time=hint.wall_time, record=record, matrix=hint.matrix,
         metadata=tuple(map(tuple, hint.metadata)) if hint.metadata is not None else None,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import BinaryIO
 
-__all__ = ["EventFileReader", "count_records", "records"]
+__all__ = ["DamagedRecordError", "EventFileReader", "checked_records", "count_records", "records"]
 
 _HEADER = struct.Struct("<QI")
 _FRAME = _HEADER.size + 4
@@ -33,6 +34,60 @@ def records(file: BinaryIO) -> Iterator[bytes]:
                 continue
         file.seek(start)
         return
+
+
+class DamagedRecordError(Exception):
+    """A record whose checksum is wrong.
+
+    Attributes:
+        offset: byte offset of the record in its file.
+    """
+
+    def __init__(self, offset: int, problem: str) -> None:
+        self.offset = offset
+        super().__init__(problem)
+
+
+def checked_records(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (byte offset behind it, data) of each record from byte `offset` on; end at the first incomplete one.
+
+    Raises:
+        DamagedRecordError: a checksum is wrong. What comes before has been yielded.
+    """
+    checksum = _masked_crc32c()
+    size = os.fstat(file.fileno()).st_size
+    file.seek(offset)
+    while offset + _FRAME <= size:
+        header = file.read(_HEADER.size)
+        length, expected = _HEADER.unpack(header)
+        if checksum(header[:8]) != expected:
+            raise DamagedRecordError(offset, "the checksum of a record's length is wrong")
+        if offset + _FRAME + length > size:
+            return
+        data, trailer = file.read(length), file.read(4)
+        if len(data) + len(trailer) < length + 4:  # cut while it was read
+            return
+        if checksum(data) != int.from_bytes(trailer, "little"):
+            raise DamagedRecordError(offset, "the checksum of a record's data is wrong")
+        offset += _FRAME + length
+        yield offset, data
+
+
+@lru_cache(1)
+def _masked_crc32c() -> Callable[[bytes], int]:
+    """Return the masked CRC32C of TFRecord files; google_crc32c is a thousand times faster than tensorboard's own."""
+    try:
+        from google_crc32c import value
+    except ImportError:
+        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+        return masked_crc32c  # type: ignore[no-any-return]
+
+    def masked(data: bytes) -> int:
+        crc: int = value(data)
+        return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+    return masked
 
 
 def count_records(path: str) -> int:

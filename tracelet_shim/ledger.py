@@ -30,7 +30,7 @@ import msgspec
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 
-__all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "state_directory"]
+__all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "indexed", "state_directory"]
 
 _ENTRY = struct.Struct("<IQdQ")
 _VALUED = 1 << 31
@@ -86,6 +86,11 @@ class SessionRow(NamedTuple):
     records: int
     cut_off: bool
     about: str | None
+
+    @property
+    def is_replay(self) -> bool:
+        """True if no training process was seen: everything in the log directory is the session's."""
+        return self.pid == 0
 
 
 class About(msgspec.Struct, omit_defaults=True):
@@ -316,6 +321,18 @@ class Index:
         if remove:
             for path in self._paths:
                 path.unlink(missing_ok=True)
+
+
+def indexed(directory: Path, session: str) -> tuple[int, dict[int, int]] | None:
+    """Return what the index of a session has: the number of records, and by source the position behind the last. None if
+    there is no index, since everything has arrived."""
+    if not (directory / f"{session}.index").exists():
+        return None
+    index = Index(directory, session)
+    try:
+        return index.length, index.taken()
+    finally:
+        index.close(remove=False)
 
 
 def in_use(directory: Path, session: str) -> bool:

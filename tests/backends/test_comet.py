@@ -767,6 +767,7 @@ assert sorted(found) == [(i, float(i)) for i in range(6)], found
 
 backend = CometBackend()
 key = backend.open(run_info(session="0123456789abcdef")).run_id
+backend.flush()
 server.shutdown()
 server.server_close()
 Handler.gone = True

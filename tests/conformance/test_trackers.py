@@ -42,3 +42,22 @@ def conformance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def test_tracker_has(conformance: Conformance, check: str) -> None:
     """The tracker's own store has what the check's docstring says."""
     getattr(conformance, check)()
+
+
+@pytest.fixture(scope="module", params=HOSTINGS)
+def all_at_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Conformance]:
+    """One program that all trackers are served from at once."""
+    directory = tmp_path_factory.mktemp(f"all-{request.param}")
+    readers = [reader_class(tracker) for tracker in READERS]
+    places = run_program(directory, readers, delivery=request.param)
+    return {
+        reader.backend: Conformance(reader(place), float32=reader.backend == "tensorboard")
+        for reader, place in zip(readers, places, strict=True)
+    }
+
+
+@pytest.mark.parametrize("tracker", READERS)
+def test_all_trackers_at_once(all_at_once: dict[str, Conformance], tracker: str) -> None:
+    """With all trackers in one process, each has everything that it has alone."""
+    for check in CHECKS:
+        getattr(all_at_once[tracker], check)()

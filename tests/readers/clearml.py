@@ -209,7 +209,7 @@ class ClearMLReader(Reader):
         found = []
         for name, data in self.artifacts().items():
             folder = name.split("/step=")[0]
-            if name.endswith(".pbtxt") and folder == (f"graphs/{writer}/_x_" if writer else "graphs/_x_"):
+            if name.endswith(".pbtxt") and folder == (f"graphs/{writer}_x2f_" if writer else "graphs/_x_"):  # path "train/"
                 found.append(set(re.findall(r'^  name: "(.*)"$', data.decode(), re.MULTILINE)))
         return found
 

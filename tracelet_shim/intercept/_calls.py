@@ -104,7 +104,7 @@ class _Video(Note):
         frames = _prepare_video(make_np(self.argument("vid_tensor")))
         scale = 1 if frames.dtype == np.uint8 else 255
         with np.errstate(all="ignore"):  # NaN, or beyond float32: the native code has warned
-            frames = (frames.astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
+            frames = (frames.real.astype(np.float32) * scale).clip(0, 255).astype(np.uint8)
         return None, msg.Frames(Array.of(frames), float(self.argument("fps", 4)))
 
 
@@ -152,7 +152,7 @@ class _Embedding(Note):
             rows = [[str(cell) for cell in row] for row in metadata] if header else [[str(row)] for row in metadata]
         images = self.argument("label_img")
         if images is not None:
-            pixels = make_np(images).astype(np.float64)  # N x C x H x W in 0..1, as the native sprite takes it
+            pixels = make_np(images).real.astype(np.float64)  # N x C x H x W in 0..1, as the native sprite takes it
             with np.errstate(all="ignore"):  # NaN: the native code has warned
                 images = Array.of(np.moveaxis((pixels * 255).clip(0, 255).astype(np.uint8), 1, 3))
         return msg.Embedded(

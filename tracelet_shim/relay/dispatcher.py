@@ -35,29 +35,46 @@ class Relay:
     Args:
         reply: takes each reply; called from several threads, must not block.
         objects: backend objects of the user's, by name, for specs that have no target.
+        state: the state directory, where it is another than the root directory and the environment say.
+        complete: True if nobody writes to the event files any more: a record that they lack is lost.
 
     Attributes:
         closing, closed: the end has been asked for; has been reached.
+        owned: False if another process serves the session.
+        taken: by source, the position behind the last record.
         directory: the state directory, once it is known and if it can be written.
         clean: False if something went wrong that a person may want to look into.
     """
 
-    def __init__(self, reply: Callable[[msg.Reply], None], objects: Mapping[str, Backend] | None = None) -> None:
+    def __init__(
+        self,
+        reply: Callable[[msg.Reply], None],
+        objects: Mapping[str, Backend] | None = None,
+        *,
+        state: Path | None = None,
+        complete: bool = False,
+    ) -> None:
         self._reply = reply
         self._objects = objects or {}
+        self._state = state
+        self._complete = complete
         self.workers: list[Worker] = []
         self._names = WriterNames()
         self._decoder = Decoder(self._names)
-        self._log = Log(self._decoder)
+        self._log = Log(self._decoder, complete=complete)
         self._session: msg.Open | None = None
         self._ledger: Ledger | None = None
         self._has_state = False
-        self._writers = 0
+        self._writers: dict[str, int] = {}
+        self._earlier_events = 0
+        self.taken: dict[int, int] = {}
+        self.owned = True
         self._flushes: list[tuple[int, int]] = []
         self._reported: tuple[object, ...] = ()
         self._saved: tuple[object, ...] = ()
         self._next_save = 0.0
         self._status = ""
+        self._cut_off = False
         self._deadline = 0.0
         self.closing = False
         self.closed = False
@@ -67,17 +84,18 @@ class Relay:
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
+            for record in message.records:
+                self.taken[record.source] = record.position + 1
             try:
                 self._log.append(message.records)
             except OSError as error:
                 self._trouble("index", f"cannot write the index of the session ({error}); events stay in memory")
         elif isinstance(message, msg.Source):
             self._decoder.add_source(message)
+            self._add_writer(message.parent or message.logdir)
             self._keep_state(lambda ledger, session: ledger.add_source(session, message))
         elif isinstance(message, msg.Writer):
-            self._names(message.logdir)
-            number, self._writers = self._writers, self._writers + 1
-            self._keep_state(lambda ledger, session: ledger.add_writer(session, number, message.logdir))
+            self._add_writer(message.logdir)
         elif isinstance(message, msg.Flush):
             self._flushes.append((message.id, self._log.length))
             for worker in self.workers:
@@ -101,6 +119,15 @@ class Relay:
         if self.closing and not self.closed and not (self._alive() and time.monotonic() < self._deadline):
             self._end()
 
+    def learn(self, source: int, data: bytes) -> None:
+        """Let the decoder see a record that was delivered earlier."""
+        self._decoder.learn(source, data)
+
+    def ahead(self) -> int:
+        """Return how many records the fastest tracker has still to take; 0 if none takes any now."""
+        taking = [worker for worker in self.workers if worker.state.state in ("opening", "open")]
+        return min((self._log.length - worker.cursor for worker in taking), default=0)
+
     def states(self) -> dict[str, msg.BackendState]:
         """Return where each tracker stands now."""
         for worker in self.workers:
@@ -116,6 +143,13 @@ class Relay:
         if not message.restarted:
             for worker in self.workers:
                 worker.start()
+
+    def _add_writer(self, logdir: str) -> None:
+        """Name a log directory. The ledger has them in order, so that they are given the same names again."""
+        self._names(logdir)
+        if logdir not in self._writers:
+            number = self._writers[logdir] = len(self._writers)
+            self._keep_state(lambda ledger, session: ledger.add_writer(session, number, logdir))
 
     # -- state on disk ------------------------------------------------------------------------------------------------
 
@@ -137,7 +171,7 @@ class Relay:
         if not self._session.keeps_state:
             self._log.open(Index(None, session), 0)
             return
-        directory = state_directory(root, os.environ)
+        directory = self._state or state_directory(root, os.environ)
         known = None
         try:
             self._ledger = Ledger(directory)
@@ -145,6 +179,7 @@ class Relay:
             self._ledger.begin(self._session.run, root)
             index = Index(directory, session)
             self.directory = directory
+            self.owned = index.owned
         except (OSError, sqlite3.Error) as error:
             self._trouble("ledger", f"no state can be kept in {directory} ({error}); a crashed run could not be continued")
             self._ledger, index = None, Index(None, session)
@@ -155,6 +190,13 @@ class Relay:
         self._decoder.restore_trials(self._ledger.trials(session))
         self._decoder.restore_paths(self._ledger.paths(session))
         rows = {row.backend: row for row in self._ledger.runs(session)}
+        self.taken = self._ledger.taken(session)
+        for source, position in index.taken().items():
+            self.taken[source] = max(position, self.taken.get(source, 0))
+        if index.length == 0 and known.records:  # removed, since everything had arrived: records are counted anew
+            self._earlier_events = known.events
+            rows = {name: row._replace(cursor=0, part=0) for name, row in rows.items()}
+            self._ledger.save(session, known.events, 0, rows.values())
         for worker in self.workers:
             if worker.name in rows:
                 worker.restore(rows[worker.name])
@@ -162,8 +204,17 @@ class Relay:
     def _continue(self) -> None:
         """The messages that a predecessor had are here again: say how many records it had taken, and go on."""
         self._reply(msg.Continued(self._log.length))
+        if self._complete:
+            self._recount()
         for worker in self.workers:
             worker.start()
+
+    def _recount(self) -> None:
+        """Find out exactly what is missing. (With event files that are still being written to this cannot be done.)"""
+        events = [self._earlier_events + number for number in self._log.review()]
+        self._log.events = events[-1]
+        for worker in self.workers:
+            worker.recount(events[min(worker.cursor, len(events) - 1)])
 
     def _save(self) -> None:
         self._next_save = time.monotonic() + _SAVE_SECONDS
@@ -173,7 +224,8 @@ class Relay:
         for worker in self.workers:
             s = worker.state
             run_id, url = (worker.opened.run_id, worker.opened.url) if worker.opened else (None, None)
-            rows.append(RunRow(worker.name, run_id, url, worker.cursor, s.delivered, s.failed, s.state, s.error))
+            cursor, part = worker.at
+            rows.append(RunRow(worker.name, run_id, url, cursor, s.delivered, s.failed, s.state, s.error, part))
         now = (self._log.events, self._log.length, *rows)
         session = self._session.run.session
         try:
@@ -199,13 +251,15 @@ class Relay:
             self._reported = now
             # A copy: the workers go on counting in the original.
             copies = {name: msgspec.structs.replace(state) for name, state in states.items()}
-            self._reply(msg.Counters(copies, self._log.length, self._log.spilled))
+            root = self._names.root if self._ledger is not None else None
+            self._reply(msg.Counters(copies, self._log.length, self._log.spilled, root))
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def _begin_close(self, message: msg.Close) -> None:
         self.closing = True
         self._status = message.status
+        self._cut_off = message.cut_off
         self._deadline = time.monotonic() + message.deadline
         for worker in self.workers:
             worker.close(message.status, self._deadline)
@@ -219,11 +273,13 @@ class Relay:
                 logger.warning("%s missed the deadline", worker.name)
         self._save()
         states = self.states()
-        everything = not any(state.pending for state in states.values())
+        everything = all(worker.cursor >= self._log.length for worker in self.workers)
         self.clean = everything and all(state.state == "closed" and not state.failed for state in states.values())
         if self._ledger is not None and self._session is not None:
             try:
-                self._ledger.end(self._session.run.session, self._status)
+                session = self._session.run.session
+                everything = everything and all(row.cursor >= self._log.length for row in self._ledger.runs(session))
+                self._ledger.end(session, self._status, cut_off=self._cut_off, taken=self.taken)
             except sqlite3.Error as error:
                 self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
             self._ledger.close()

@@ -42,6 +42,7 @@ class Log:
 
     Args:
         decoder: decodes records, also those that are read again.
+        complete: True if nobody writes to the event files any more: a record that they lack is passed over.
 
     Attributes:
         memory: bytes that the kept events may take.
@@ -49,8 +50,9 @@ class Log:
         events: number of events in them that backends count.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, complete: bool = False) -> None:
         self._decoder = decoder
+        self._complete = complete
         self._decoding = threading.Lock()
         self.memory: float = 0
         self._lock = threading.Lock()
@@ -146,6 +148,15 @@ class Log:
                 return [entry for entry, _ in islice(self._kept, number - first, number - first + limit)]
         return self._read_again(number, min(first, number + limit))
 
+    def review(self) -> list[int]:
+        """Decode what the index has, once and in order, for the sake of what the decoder has to remember. Return the
+        number of events, that backends count, before each record, and before the next one to come."""
+        counted = [0]
+        while len(counted) <= self.length:
+            for entry in self._read_again(len(counted) - 1, min(len(counted) + 999, self.length)):
+                counted.append(counted[-1] + sum(not isinstance(event, ev.Marker) for event in entry.events))
+        return counted
+
     def _read_again(self, start: int, stop: int) -> list[Entry]:
         entries: list[Entry] = []
         if self._index is None:
@@ -155,6 +166,9 @@ class Log:
                 if not _is_whole(record):
                     record.data = self._from_file(record)
                     if record.data is None:
+                        if self._complete:
+                            entries.append(Entry(number, ()))
+                            continue
                         break
                 entries.append(Entry(number, tuple(self._decoder.decode(record))))
         return entries

@@ -19,7 +19,7 @@ from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import RunRow
-from tracelet_shim.relay.log import Log
+from tracelet_shim.relay.log import Entry, Log
 
 __all__ = ["Worker"]
 
@@ -62,7 +62,7 @@ class Worker:
         self.name = spec.name
         self.state = msg.BackendState()
         self.backend = backend
-        self.cursor = 0
+        self.at = (0, 0)  # the number of the record that comes next, and how many of its events have been delivered
         self.opened: msg.Opened | None = None
         self._refused: list[tuple[Any, ...]] = []
         self._spec = spec
@@ -81,12 +81,22 @@ class Worker:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def cursor(self) -> int:
+        """The number of records that are done with."""
+        return self.at[0]
+
     def restore(self, row: RunRow) -> None:
         """Before `start`: go on where an earlier worker of this session stopped, in the run that it had opened."""
-        self.cursor = row.cursor
+        self.at = (row.cursor, row.part)
         self.state.delivered, self.state.failed = row.delivered, row.failed
         if row.run_id is not None:
+            self.opened = msg.Opened(self.name, row.run_id, row.url)
             self._run = msgspec.structs.replace(self._run, resume=row.run_id)
+
+    def recount(self, events: int) -> None:
+        """Before `start`: before the cursor there are so many events. What the ledger says may be half a second old."""
+        self.state.delivered = max(0, events + self.at[1] - self.state.failed)
 
     def take_refused(self) -> list[tuple[Any, ...]]:
         """Return the events set aside since the last time, for the ledger."""
@@ -119,6 +129,8 @@ class Worker:
 
     def pending(self) -> int:
         """Return the number of events that are still to be delivered."""
+        if self.cursor >= self._log.length:
+            return 0
         return max(0, self._log.events - self.state.delivered - self.state.failed)
 
     def join(self) -> bool:
@@ -186,16 +198,23 @@ class Worker:
         entries = self._log.read(self.cursor, backend.batch_events)
         if not entries:  # its event file does not reach so far yet
             return self._wait_for_file()
-        batch = [
-            event
-            for entry in entries
-            for event in entry.events
-            if backend.mirrors_event_files or not isinstance(event, ev.Marker)
-        ]
-        self._write(backend, batch)
-        if not self._give_up.is_set():
-            self.cursor = entries[-1].number + 1
+        self._write(backend, entries)
         return True
+
+    def _advance(self, backend: Backend, entries: list[Entry], done: int) -> None:
+        """Stand behind the first `done` events of `entries`: what was delivered is not delivered again by whoever goes on
+        from here."""
+        number, part = self.at
+        for entry in entries:
+            if entry.number < number:
+                continue
+            before = part if entry.number == number else 0
+            left = len(_wanted(backend, entry)) - before
+            if done < left:
+                self.at = (entry.number, before + done)
+                return
+            done -= left
+        self.at = (entries[-1].number + 1, 0)
 
     def _gather(self, backend: Backend) -> None:
         """Let a batch fill: by count, or for `batch_seconds`, unless a flush or the end is waiting."""
@@ -222,9 +241,12 @@ class Worker:
         self._closing.wait(0.2) if not self._closing.is_set() else time.sleep(0.1)
         return True
 
-    def _write(self, backend: Backend, batch: list[ev.Event]) -> None:
-        """Deliver `batch`, whatever it takes: retry what may pass, set aside what cannot."""
+    def _write(self, backend: Backend, entries: list[Entry]) -> None:
+        """Deliver the events of `entries`, whatever it takes: retry what may pass, set aside what cannot. When there is no
+        time left, the cursor stays at the first event that was not delivered."""
         attempt = 0
+        batch = [event for entry in entries for event in _wanted(backend, entry)]
+        batch = batch[self.at[1] :]
         while batch and not self._give_up.is_set():
             backend.written = 0
             try:
@@ -232,6 +254,7 @@ class Worker:
             except Exception as error:
                 done = backend.written
                 self._count(batch[:done])
+                self._advance(backend, entries, done)
                 batch = batch[done:]
                 if done:
                     attempt = 0
@@ -244,15 +267,20 @@ class Worker:
                     if not self._pause(attempt):
                         return
                 elif len(batch) > 1 and isinstance(batch[0], ev.Scalar) and isinstance(batch[1], ev.Scalar):
-                    batch = self._one_by_one(backend, batch)
+                    left = self._one_by_one(backend, batch)
+                    self._advance(backend, entries, len(batch) - len(left))
+                    batch = left
                 else:
                     self._set_aside(batch[0], error)
+                    self._advance(backend, entries, 1)
                     batch = batch[1:]
-                continue
-            self._count(batch)
-            if self.state.state == "retrying":
-                self.state.state, self.state.error = "open", None
-            return
+            else:
+                self._count(batch)
+                batch = []
+                if self.state.state == "retrying":
+                    self.state.state, self.state.error = "open", None
+        if not batch:
+            self.at = (entries[-1].number + 1, 0)
 
     def _one_by_one(self, backend: Backend, batch: list[ev.Event]) -> list[ev.Event]:
         """A batch of scalars was refused as a whole: find the one that is to blame. Return what is left to write."""
@@ -317,6 +345,12 @@ class Worker:
             logger.warning("%s: close failed", self.name, exc_info=True)
             return
         self.state.state = "closed"
+
+
+def _wanted(backend: Backend, entry: Entry) -> tuple[ev.Event, ...] | list[ev.Event]:
+    if backend.mirrors_event_files:
+        return entry.events
+    return [event for event in entry.events if not isinstance(event, ev.Marker)]
 
 
 def _text(error: BaseException) -> str:

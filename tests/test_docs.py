@@ -1,0 +1,135 @@
+"""The documentation says what the code does: generated pages, code blocks, links, commands."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tracelet_shim
+from tests.conftest import RunPython
+from tracelet_shim._settings import _NOT_SETTINGS, FILE, Settings
+from tracelet_shim.backends import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def ours() -> list[str]:
+    return [name for name in registry.names() if registry.find(name).__module__.startswith("tracelet_shim.")]
+
+
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """Return (the rest of the opening line, the text) of each block in that language."""
+    found = re.findall(rf"^```{language}\b([^\n]*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [(info.strip(), text) for info, text in found]
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of the headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_generated_pages_are_fresh(tmp_path: Path) -> None:
+    """What `make docs` writes is what is there: nobody edited it, and the code has not moved on."""
+    subprocess.run([sys.executable, str(ROOT / "packaging" / "generate_docs.py"), str(tmp_path)], check=True)
+    made = sorted(path.name for path in tmp_path.glob("*.md"))
+    assert made == ["fidelity.md", "settings.md"]
+    for name in made:
+        assert (DOCS / name).read_text() == (tmp_path / name).read_text(), f"docs/{name} is stale: make docs"
+
+
+def test_the_settings_page_has_every_setting_and_option() -> None:
+    """No setting, variable or option is left out."""
+    text = (DOCS / "settings.md").read_text()
+    for name in Settings.__struct_fields__:
+        assert f"| `{name}` |" in text
+    for name in _NOT_SETTINGS - {"OPTIONS"}:
+        assert f"| `TRACELET_{name}` |" in text
+    for name in ours():
+        for option in registry.find(name).options:
+            assert f"| `{option}` | `TRACELET_{name.upper()}_{option.upper()}` |" in text
+
+
+def test_every_tracker_has_its_page() -> None:
+    """Each registered tracker has a page, and the overview and the README lead to it."""
+    assert {path.stem for path in (DOCS / "trackers").glob("*.md")} == set(ours())
+    for name in ours():
+        assert f"(trackers/{name}.md)" in (DOCS / "index.md").read_text()
+        assert f"(docs/trackers/{name}.md)" in (ROOT / "README.md").read_text()
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link names a file that exists, and its anchor a heading of that file."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in headings(file), target
+
+
+@pages
+def test_code_is_code(page: Path) -> None:
+    """Each Python block compiles, and each TOML and YAML block can be read."""
+    for _, text in blocks(page, "python"):
+        ast.parse(text)
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        for _, text in blocks(page, "toml"):
+            tomllib.loads(text)
+    yaml = pytest.importorskip("yaml")
+    for _, text in blocks(page, "yaml"):
+        yaml.safe_load(text)
+
+
+RUNNABLE = [(page, i, text) for page in PAGES for i, (info, text) in enumerate(blocks(page, "python")) if info == "run"]
+
+
+@pytest.mark.parametrize(
+    "text", [text for *_, text in RUNNABLE], ids=[f"{page.relative_to(ROOT)}-{i}" for page, i, _ in RUNNABLE]
+)
+def test_code_runs(run_python: RunPython, text: str) -> None:
+    """A Python block that is marked with ``run`` runs, and loses nothing."""
+    done = run_python(text, env={"TRACELET_STRICT": "1"})
+    assert "warning" not in done.stderr
+
+
+@pages
+def test_names_exist(page: Path) -> None:
+    """Variables, options of commands and arguments that a page names are real."""
+    text = page.read_text()
+    prefixes = [f"{name.upper()}_" for name in registry.names()] + ["<TRACKER>_", "JSONLINES_"]
+    known = {name.upper() for name in Settings.__struct_fields__} | _NOT_SETTINGS | {"STATE_DIR"}
+    for name in re.findall(r"TRACELET_([A-Z_<>]+)", text):
+        assert name in known or any(name.startswith(prefix) for prefix in prefixes), name
+    helped = ""
+    for option in re.findall(r"tracelet-shim run ([^\n`]*?) -- ", text):
+        helped = helped or _help("run")
+        for word in re.findall(r"--[a-z-]+", option):
+            assert word in helped, word
+    for name in re.findall(r"tracelet(?:_shim)?\.(\w+)\(", text):
+        assert name in tracelet_shim.__all__, name
+    for target in re.findall(r"\bmake (demo|test|docs|venv|lint|types|wheel|constraints|help)\b", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert FILE == "tracelet.toml"
+
+
+def _help(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tracelet_shim", command, "--help"], capture_output=True, text=True, check=True
+    )
+    return done.stdout

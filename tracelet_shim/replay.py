@@ -1,0 +1,808 @@
+"""Event files -> relay: any TensorBoard log directory into any trackers, and the rest of a session that was cut off.
+
+Nothing is translated here. Records go, as they stand in the event files, to the same `Relay` that serves a training
+process; it is hosted in this process. What calls knew and event files do not (exact values, keys of `add_scalars`) comes
+from the index of a session that is continued, and is read off the names of directories for everything else.
+
+The program that wrote the files is not running, or not here: backends are told a process id of 0.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import math
+import os
+import re
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+
+from tracelet_shim import errors
+from tracelet_shim._settings import Settings, resolve
+from tracelet_shim.backends import registry
+from tracelet_shim.backends.base import Program, RunInfo
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.eventfile import DamagedRecordError, checked_records, count_records
+from tracelet_shim.events import Array
+from tracelet_shim.ledger import About, Ledger, RunRow, SessionRow, in_use, indexed, state_directory
+from tracelet_shim.relay.dispatcher import Relay
+
+__all__ = ["Damage", "Outcome", "Progress", "View", "missing", "replay", "resume", "run_directories", "running"]
+
+RUN_FILE = "run.json"  # what the tensorboard backend puts into each copy
+STATE = ".tracelet"
+PROJECTOR = "projector_config.pbtxt"
+
+_BATCH_RECORDS = 1000
+_BATCH_BYTES = 1 << 20
+_AHEAD = 20_000  # records that reading may be ahead of the fastest tracker
+_POLL = 1.0
+_TICK = 0.1
+
+_CREATED = re.compile(r"tfevents\.(\d{1,12})(?:\.(.*))?")
+
+
+class Damage(NamedTuple):
+    """A place in a file behind which nothing could be read.
+
+    Attributes:
+        path: the file, absolute.
+        offset: bytes from its start.
+        problem: what is wrong there.
+        expected: True for what a program that was killed leaves behind, a last record that is not complete.
+    """
+
+    path: str
+    offset: int
+    problem: str
+    expected: bool = False
+
+
+class Progress(NamedTuple):
+    """How far a replay is: bytes read, bytes there are, and where each tracker stands."""
+
+    read: int
+    size: int
+    states: Mapping[str, msg.BackendState]
+
+
+class Outcome(NamedTuple):
+    """How a replay ended.
+
+    Attributes:
+        session: its id; empty if there was nothing to do.
+        root: the root directory.
+        states: where each tracker stands.
+        damages: files that could not be read to their end.
+    """
+
+    session: str
+    root: str
+    states: Mapping[str, msg.BackendState]
+    damages: tuple[Damage, ...]
+
+    @property
+    def undelivered(self) -> dict[str, int]:
+        """Number of events that are missing, by tracker."""
+        return {
+            name: s.pending + s.failed for name, s in self.states.items() if s.pending + s.failed or s.state != "closed"
+        }
+
+
+class View(Protocol):
+    """Who started the replay.
+
+    Attributes:
+        stop: True when it shall end: what has been read is delivered.
+    """
+
+    stop: bool
+
+    def say(self, line: str) -> None:
+        """Tell the user something."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called about ten times a second."""
+
+
+# -- what there is to read --------------------------------------------------------------------------------------------
+
+
+class _EventFile:
+    """One event file, read as far as it goes, and on when it has grown.
+
+    Args:
+        path: absolute.
+        logdir: its directory.
+        start: position of the first record that is wanted.
+    """
+
+    def __init__(self, path: str, logdir: str, start: int = 0) -> None:
+        self.path = path
+        self.logdir = logdir
+        self.source = -1
+        self.offset = 0
+        self.damage: Damage | None = None
+        self._start = start
+        self._position = 0
+
+    @property
+    def size(self) -> int:
+        with contextlib.suppress(OSError):
+            return os.path.getsize(self.path)
+        return 0
+
+    def order(self) -> tuple[float, float, str]:
+        """Sort by the second of creation, as the name has it, then by the time of the first record, then by name."""
+        first = math.inf
+        with contextlib.suppress(OSError, DamagedRecordError), open(self.path, "rb") as file:
+            for _, data in checked_records(file):
+                first = _wall_time(data)
+                break
+        named = _CREATED.search(os.path.basename(self.path))
+        second = int(named.group(1)) if named else 0
+        return second or first, first, os.path.basename(self.path)
+
+    def records(self, learn: Callable[[int, bytes], None]) -> Iterator[msg.Record]:
+        """Yield the records that have come since the last time; `learn` gets those before `start`."""
+        self.damage = None
+        try:
+            if self.size <= self.offset:
+                return
+            with open(self.path, "rb") as file:
+                for offset, data in checked_records(file, self.offset):
+                    position, self.offset, self._position = self._position, offset, self._position + 1
+                    if position >= self._start:
+                        yield msg.Record(self.source, position, data)
+                    else:
+                        learn(self.source, data)
+        except DamagedRecordError as error:
+            self.damage = Damage(self.path, error.offset, str(error))
+        except OSError as error:
+            self.damage = Damage(self.path, self.offset, f"it cannot be read: {error.strerror or error}")
+        else:
+            if self.size > self.offset:
+                self.damage = Damage(self.path, self.offset, "the last record is not complete", expected=True)
+
+
+class _Projector:
+    """The embeddings of one directory, which TensorBoard keeps beside the event files (`add_embedding`).
+
+    Args:
+        path: the ``projector_config.pbtxt``, absolute.
+        logdir: its directory.
+        start: number of the first embedding that is wanted.
+    """
+
+    offset = size = 0  # no event file: not counted
+
+    def __init__(self, path: str, logdir: str, start: int = 0) -> None:
+        self.path = path
+        self.logdir = logdir
+        self.source = -1
+        self.damage: Damage | None = None
+        self._next = start
+        self._seen = -1
+
+    def order(self) -> tuple[float, float, str]:
+        """Sort behind the event files of the directory."""
+        return math.inf, math.inf, self.path
+
+    def records(self, learn: Callable[[int, bytes], None]) -> Iterator[msg.Record]:
+        """Yield the embeddings that have come since the last time."""
+        try:
+            modified = os.stat(self.path).st_mtime_ns
+            if modified == self._seen:
+                return
+            self.damage = None
+            infos = _projector_config(self.path)
+            while self._next < len(infos):
+                hint = _embedded(self.logdir, infos[self._next])
+                position, self._next = self._next, self._next + 1
+                yield msg.Record(self.source, position, None, None, hint)
+            self._seen = modified
+        except (OSError, ValueError) as error:
+            self.damage = Damage(self.path, 0, f"embedding {self._next} cannot be read: {error}")
+
+
+def _wall_time(data: bytes) -> float:
+    from tensorboard.compat.proto import event_pb2
+
+    with contextlib.suppress(Exception):  # protobuf's DecodeError has no stable import path
+        when = float(event_pb2.Event.FromString(data).wall_time)
+        if math.isfinite(when) and when > 0:
+            return when
+    return math.inf
+
+
+def _projector_config(path: str) -> list[Any]:
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector import projector_config_pb2
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return list(text_format.Parse(text, projector_config_pb2.ProjectorConfig()).embeddings)
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from None
+
+
+def _embedded(logdir: str, info: Any) -> msg.Embedded:
+    """Return an embedding as `add_embedding` was given it. Its step is the first directory of the path, as torch makes it:
+    ``00007/tag/tensors.tsv``."""
+    path = os.path.join(logdir, info.tensor_path)
+    if not info.tensor_path:
+        raise ValueError(f"{info.tensor_name!r} is in a checkpoint, not in a file of its own")
+    if path.endswith(".tsv"):
+        matrix = np.loadtxt(path, delimiter="\t", ndmin=2, comments=None)
+    else:
+        matrix = np.fromfile(path, np.float32).reshape(tuple(info.tensor_shape))
+    tag, _, step = info.tensor_name.rpartition(":")
+    folder = info.tensor_path.split("/")[0]
+    if not re.fullmatch(r"-?\d+", folder) or folder != step:
+        tag, folder = info.tensor_name, "0"
+    header, rows = _metadata(logdir, info.metadata_path, len(matrix))
+    return msg.Embedded(
+        tag, int(folder), os.path.getmtime(path), Array.of(matrix), rows, header, _label_images(logdir, info, len(matrix))
+    )
+
+
+def _metadata(logdir: str, path: str, count: int) -> tuple[list[str] | None, list[list[str]] | None]:
+    """Return header and rows. There is a header if there is one line more than there are points."""
+    if not path:
+        return None, None
+    lines = Path(logdir, path).read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+    if len(lines) == count + 1:
+        header, *rows = [line.removesuffix("\r").split("\t") for line in lines]
+        return header, rows
+    if len(lines) != count:
+        raise ValueError(f"{path} has {len(lines)} lines for {count} points")
+    return None, [[line.removesuffix("\r")] for line in lines]
+
+
+def _label_images(logdir: str, info: Any, count: int) -> Array | None:
+    """Cut the sprite into the images of the points."""
+    if not info.sprite.image_path or len(info.sprite.single_image_dim) != 2:
+        return None
+    from PIL import Image
+
+    width, height = info.sprite.single_image_dim
+    with Image.open(os.path.join(logdir, info.sprite.image_path)) as picture:
+        sheet = np.asarray(picture.convert("RGB"))
+    columns = sheet.shape[1] // width
+    places = [divmod(number, columns) for number in range(count)]
+    return Array.of(np.stack([sheet[r * height :, c * width :][:height, :width] for r, c in places]))
+
+
+def _walk(top: str, *, recursive: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Yield (directory, files) of a log directory: no state of ours, no copies that our tensorboard backend has made."""
+    seen = set()
+    for directory, folders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen or (directory != top and RUN_FILE in files and _is_copy(directory)):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(folder for folder in folders if folder != STATE) if recursive else []
+        yield directory, files
+
+
+def _is_copy(directory: str) -> bool:
+    try:
+        about = msgspec.json.decode(Path(directory, RUN_FILE).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return False
+    return isinstance(about, dict) and "sessions" in about
+
+
+def _is_event_file(name: str) -> bool:
+    return "tfevents" in name and not name.endswith(".profile-empty")
+
+
+def run_directories(logdir: str) -> list[tuple[str, bool]]:
+    """Return what ``--runs`` makes runs of: each sub-directory with event files somewhere in it, and the directory itself if
+    it has some (False: without what is below)."""
+    found = [(logdir, False)] if any(_is_event_file(name) for name in os.listdir(logdir)) else []
+    for name in sorted(os.listdir(logdir)):
+        path = os.path.join(logdir, name)
+        if name == STATE or not os.path.isdir(path) or _is_copy(path):
+            continue
+        if any(_is_event_file(file) for _, files in _walk(path) for file in files):
+            found.append((path, True))
+    return found
+
+
+class _Directory:
+    """The files of a log directory, in the order in which they are delivered: directories by the time of their first
+    record, so that the first `add_hparams` is the one that was called first; files one after the other.
+
+    Args:
+        host: gets the records.
+        top: the directory; None: nothing but the files that are added.
+        recursive: take what is below as well.
+        wanted: tells of a file that is found whether it belongs to the run.
+    """
+
+    def __init__(
+        self, host: _Host, top: str | None, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None
+    ) -> None:
+        self._host = host
+        self._top = top
+        self._recursive = recursive
+        self._wanted = wanted or (lambda path: True)
+        self.files: dict[str, _EventFile | _Projector] = {}
+        self._sources = 0
+
+    def know(self, source: msg.Source, start: int) -> None:
+        """Add a file that the relay knows already."""
+        kind = _Projector if os.path.basename(source.path) == PROJECTOR else _EventFile
+        file = self.files[source.path] = kind(source.path, source.logdir, start)
+        file.source = source.id
+        self._sources = max(self._sources, source.id + 1)
+
+    def scan(self) -> None:
+        """Look for new files, and announce them."""
+        new: dict[str, list[_EventFile | _Projector]] = {}
+        for directory, names in _walk(self._top, recursive=self._recursive) if self._top is not None else ():
+            for name in names:
+                path = os.path.join(directory, name)
+                if path in self.files or not (_is_event_file(name) or name == PROJECTOR) or not self._wanted(path):
+                    continue
+                kind = _Projector if name == PROJECTOR else _EventFile
+                new.setdefault(directory, []).append(kind(path, directory))
+        ordered = [sorted((file.order(), file.path, file) for file in files) for files in new.values()]
+        for files in sorted(ordered, key=lambda files: (files[0][0][1], files[0][1])):
+            for _, path, file in files:
+                file.source, self._sources = self._sources, self._sources + 1
+                self.files[path] = file
+                self._host.relay.handle(msg.Source(file.source, path, file.logdir, replay=True))
+
+    def read(self) -> int:
+        """Hand over what is new in the files; return the number of records."""
+        count = size = 0
+        batch: list[msg.Record] = []
+        self._host.size = sum(file.size for file in self.files.values())
+        for file in self.files.values():
+            if self._host.view.stop:
+                break
+            for record in file.records(self._host.relay.learn):
+                batch.append(record)
+                size += len(record.data or b"")
+                if len(batch) >= _BATCH_RECORDS or size >= _BATCH_BYTES:
+                    count += len(batch)
+                    self._host.feed(batch, sum(file.offset for file in self.files.values()))
+                    batch, size = [], 0
+                if self._host.view.stop:
+                    break
+        if batch:
+            self._host.feed(batch, sum(file.offset for file in self.files.values()))
+        return count + len(batch)
+
+    def damages(self) -> tuple[Damage, ...]:
+        return tuple(file.damage for file in self.files.values() if file.damage is not None)
+
+
+# -- the relay, in this process ---------------------------------------------------------------------------------------
+
+
+class _Host:
+    """A relay in this process, and what is shown of it.
+
+    Args:
+        view: who started the replay.
+        patience: seconds without any progress after which waiting for the trackers is given up.
+        state: the state directory, where the session has one.
+    """
+
+    def __init__(self, view: View, patience: float, state: Path | None = None) -> None:
+        self.view = view
+        self.relay = Relay(self._replied, state=state, complete=True)
+        self.size = 0
+        self._read = 0
+        self._patience = patience
+        self._replies: collections.deque[msg.Reply] = collections.deque()
+        self._told: set[tuple[str | None, str]] = set()
+        self._next_tick = 0.0
+
+    def _replied(self, reply: msg.Reply) -> None:
+        self._replies.append(reply)
+
+    def feed(self, records: list[msg.Record], read: int) -> None:
+        """Hand records over; wait if that is far ahead of the trackers."""
+        self.relay.handle(msg.Records(records))
+        self._read = read
+        self.tick()
+        self._wait(lambda: self.relay.ahead() <= _AHEAD)
+
+    def drain(self) -> None:
+        """Wait until every tracker has everything, or cannot get it."""
+        self._wait(lambda: all(s.pending == 0 or s.state in ("failed", "closed") for s in self.relay.states().values()))
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        before: object = None
+        since = time.monotonic()
+        while not done() and not self.view.stop:
+            now = [(s.state, s.delivered, s.failed) for s in self.relay.states().values()]
+            if now != before:
+                before, since = now, time.monotonic()
+            elif time.monotonic() - since > self._patience:
+                return
+            time.sleep(0.02)
+            self.tick()
+
+    def rest(self, seconds: float) -> None:
+        """Let the trackers work while there is nothing to read."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.view.stop:
+            time.sleep(0.05)
+            self.tick()
+
+    def tick(self) -> None:
+        if time.monotonic() >= self._next_tick:
+            self._next_tick = time.monotonic() + _TICK
+            self.relay.tick()
+            self.view.progress(Progress(self._read, self.size, self.relay.states()))
+        self._tell()
+
+    def close(self, status: str, *, cut_off: bool) -> Mapping[str, msg.BackendState]:
+        """End the runs; return where the trackers stand."""
+        self.relay.handle(msg.Close(status, self._patience, cut_off=cut_off))
+        while not self.relay.closed:
+            time.sleep(0.02)
+            self.relay.tick()
+        self.view.progress(Progress(self._read, self.size, self.relay.states()))
+        self._tell()
+        return self.relay.states()
+
+    def _tell(self) -> None:
+        while self._replies:
+            reply = self._replies.popleft()
+            if isinstance(reply, msg.Opened) and reply.url:
+                self.view.say(f"{reply.backend}: {reply.url}")
+            elif isinstance(reply, msg.Trouble) and (reply.backend, reply.kind) not in self._told:
+                self._told.add((reply.backend, reply.kind))
+                where = f"{reply.backend}: " if reply.backend else ""
+                self.view.say(f"warning: {where}{reply.message}")
+
+
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+
+def replay(
+    logdir: str,
+    arguments: Mapping[str, Any],
+    view: View,
+    *,
+    recursive: bool = True,
+    follow: bool = False,
+    idle: float | None = None,
+) -> Outcome:
+    """Deliver a log directory, as a session of its own.
+
+    Args:
+        logdir: the directory.
+        arguments: settings, as for `start_logging`; None means not given.
+        view: who wants to know.
+        recursive: take what is below as well, as writers of the run.
+        follow: go on as the files grow and new ones come, until `view.stop`.
+        idle: end that after so many seconds without anything new; None: never.
+
+    Raises:
+        ConfigurationError, BackendUnavailableError: what can be known at once.
+    """
+    logdir = os.path.abspath(logdir)
+    if not os.path.isdir(logdir):
+        raise errors.ConfigurationError(f"{logdir} is no directory")
+    settings = resolve({**arguments, "root": arguments.get("root") or logdir}, registry.names())
+    specs = _specs(settings)
+    root = os.path.abspath(settings.root or logdir)
+    host = _Host(view, settings.exit_timeout)
+    directory = _Directory(host, logdir, recursive=recursive)
+    info = _run_info(settings, logdir, root, recursive=recursive)
+    host.relay.handle(msg.Open(info, specs, int(settings.memory * 1e6), root))
+    news = time.monotonic()
+    while True:
+        directory.scan()
+        if directory.read():
+            news = time.monotonic()
+        if not follow or view.stop or (idle is not None and time.monotonic() - news > idle):
+            break
+        host.rest(min(_POLL, idle or _POLL))
+    interrupted = view.stop and not follow
+    if not interrupted:
+        host.drain()
+    # What has not been read yet, and in a directory that was followed what still comes, is there for --resume.
+    states = host.close("killed" if interrupted else "finished", cut_off=interrupted or follow)
+    damages = tuple(damage for damage in directory.damages() if not (damage.expected and follow) and not interrupted)
+    return Outcome(info.session, root, states, damages)
+
+
+def _specs(settings: Settings) -> list[msg.BackendSpec]:
+    from tracelet_shim._api import _specs as specs
+
+    return specs(settings, {})
+
+
+def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) -> RunInfo:
+    program = Program(
+        script=None, module=None, argv=("tracelet-shim", "replay", logdir), cwd=os.getcwd(), executable=sys.executable,
+        pid=0, host=socket.gethostname(),
+    )  # fmt: skip
+    files = [_EventFile(os.path.join(d, n), d) for d, ns in _walk(logdir, recursive=recursive) for n in ns if _is_event_file(n)]
+    firsts = [file.order()[1] for file in files]
+    started = min(firsts, default=math.inf)
+    return RunInfo(
+        session=uuid.uuid4().hex[:16], program=program, started=started if math.isfinite(started) else time.time(),
+        project=settings.project, exp_name=settings.exp_name or os.path.basename(logdir), run_id=settings.run_id,
+        tags=settings.tags, notes=settings.notes, config=settings.config, offline=settings.offline, root=root,
+    )  # fmt: skip
+
+
+# -- resume -----------------------------------------------------------------------------------------------------------
+
+
+def running(session: SessionRow, directory: Path) -> bool:
+    """Return whether the session is being served: by its training process, its relay, or a replay."""
+    if in_use(directory, session.id):
+        return True
+    return session.ended is None and session.host == socket.gethostname() and _is_alive(session.pid, session.started)
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    """Return whether the process that had this id at this time still runs."""
+    if pid == 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = next(float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (OSError, ValueError, StopIteration):
+        return True
+    since = boot + int(fields[18]) / os.sysconf("SC_CLK_TCK")
+    return state != "Z" and since < started + 2.0  # else it has ended, and its id was given to another one
+
+
+class Missing(NamedTuple):
+    """What a session has not delivered.
+
+    Attributes:
+        runs: the runs that are not complete.
+        tail: True if the event files have records that the session never got.
+        backends: all trackers of the session.
+    """
+
+    runs: tuple[RunRow, ...]
+    tail: bool
+    backends: tuple[str, ...]
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.runs) or self.tail
+
+
+def missing(ledger: Ledger, session: SessionRow, root: str) -> Missing:
+    """Return what is missing of a session.
+
+    Args:
+        ledger: has the session.
+        session: the session; it must not be running.
+        root: where its root directory is now.
+    """
+    records, taken = indexed(ledger.directory, session.id) or (session.records, {})
+    rows = tuple(ledger.runs(session.id))
+    backends = tuple(row.backend for row in rows)
+    behind = tuple(row for row in rows if row.state != "closed" or row.cursor < records)
+    if session.ended is not None and not session.cut_off:
+        return Missing(behind, False, backends)
+    files = _Known(ledger, session, root, taken)
+    tail = any(_count(source.path) > files.taken[source.path] for source in files.sources) or any(
+        files.is_new(os.path.join(directory, name)) for directory, names in _walk(files.root) for name in names
+    )
+    return Missing(rows if tail else behind, tail, backends)
+
+
+class _Known:
+    """The files of a session, where they are now, and how to tell whether another one is of this session too.
+
+    Args:
+        ledger: has the session.
+        session: the session.
+        root: where its root directory is now. Paths below the one that it had are moved.
+        taken: by source, what the index has.
+
+    Attributes:
+        sources: the sources that the ledger has; what was not seen when it was written follows the rules of replay.
+        writers: the log directories in the order in which they were named.
+        taken: by path, the position behind the last record.
+    """
+
+    def __init__(self, ledger: Ledger, session: SessionRow, root: str, taken: Mapping[int, int]) -> None:
+        self.root = root
+        self._session = session
+        self.sources = [
+            msg.Source(
+                s.id, self._moved(s.path), self._moved(s.logdir), s.parent and self._moved(s.parent),
+                replay=s.replay or s.parent is not None,
+            )
+            for s in ledger.sources(session.id)
+        ]  # fmt: skip
+        self.writers = [self._moved(logdir) for logdir in ledger.writers(session.id)]
+        ended = ledger.taken(session.id)
+        self.taken: dict[str, int] = {}
+        for source in self.sources:
+            position = max(taken.get(source.id, 0), ended.get(source.id, 0))
+            self.taken[source.path] = max(position, self.taken.get(source.path, 0))
+        self._others = {self._moved(path) for path in ledger.known_paths()}
+        self._directories = {source.logdir for source in self.sources}
+
+    def _moved(self, path: str) -> str:
+        old = self._session.root
+        if path == old:
+            return self.root
+        return os.path.join(self.root, os.path.relpath(path, old)) if path.startswith(f"{old.rstrip('/')}/") else path
+
+    def is_new(self, path: str) -> bool:
+        """Return whether this file is the session's and not in the ledger: of a replay everything is; of a training process
+        what its event writers, whose files have its host and process id in their names, have begun since the start."""
+        session, name = self._session, os.path.basename(path)
+        if path in self._others:
+            return False
+        if name == PROJECTOR:
+            in_use_by_session = session.is_replay or os.path.dirname(path) in self._directories
+            return in_use_by_session and (session.is_replay or os.path.getmtime(path) >= session.started)
+        if session.is_replay:
+            return _is_event_file(name)
+        named = _CREATED.search(name)
+        return (
+            named is not None
+            and int(named.group(1)) >= int(session.started)
+            and f"{named.group(2)}.".startswith(f"{session.host}.{session.pid}.")
+        )
+
+
+def _count(path: str) -> int:
+    """Return how many records, or embeddings, a file has."""
+    try:
+        return len(_projector_config(path)) if os.path.basename(path) == PROJECTOR else count_records(path)
+    except (OSError, ValueError):
+        return 0
+
+
+def resume(
+    logdir: str, arguments: Mapping[str, Any], view: View, *, session: str | None = None
+) -> Outcome:
+    """Deliver what a session has not: into the same runs, and nothing twice.
+
+    What the index of the session has is delivered from each tracker's cursor on. If the session was cut off, this is
+    followed by what stands in the event files behind the last indexed record of each.
+
+    Args:
+        logdir: the session's root directory.
+        arguments: settings that the ledger does not keep: ``backend`` (default: all of the session), ``options``, ...
+        view: who wants to know.
+        session: its id, or how that begins; None: the latest one that is not complete.
+
+    Raises:
+        ConfigurationError: there is no such session, or it is still running.
+        BackendUnavailableError: what can be known at once.
+    """
+    logdir = os.path.abspath(logdir)
+    directory = _state(logdir)
+    ledger = Ledger(directory)
+    try:
+        chosen = _choose(ledger, logdir, session)
+        if chosen is None:
+            return Outcome("", logdir, {}, ())
+        row, root, left = chosen
+        files = _Known(ledger, row, root, (indexed(directory, row.id) or (0, {}))[1])
+    finally:
+        ledger.close()
+    with contextlib.suppress(OSError):
+        os.chdir(row.cwd)  # SDKs have put their local stores relative to it
+    settings = resolve(arguments, registry.names())
+    about = msgspec.json.decode(row.about or "{}", type=About)
+    names = _names(settings.backend if arguments.get("backend") else (), row, left)
+    if not names:
+        return Outcome("", logdir, {}, ())
+    settings = msgspec.structs.replace(settings, backend=names, offline=about.offline or bool(arguments.get("offline")))
+    specs = _specs(settings)
+    host = _Host(view, settings.exit_timeout, directory)
+    relay = host.relay
+    relay.handle(msg.Open(_again(row, about, root), specs, int(settings.memory * 1e6), root, restarted=True))
+    for writer in files.writers:
+        relay.handle(msg.Writer(writer))
+    for source in files.sources:
+        relay.handle(source)
+    if not relay.owned:
+        raise errors.ConfigurationError(f"session {row.id} is being delivered by another process")
+    relay.handle(msg.Continue())
+    rest = _Directory(host, root if left.tail else None, wanted=files.is_new)
+    if left.tail:
+        for source in files.sources:
+            rest.know(source, files.taken[source.path])
+        rest.scan()
+        rest.read()
+    host.drain()
+    states = host.close(row.status or "failed", cut_off=view.stop)
+    return Outcome(row.id, root, states, tuple(damage for damage in rest.damages() if not damage.expected))
+
+
+def _state(logdir: str) -> Path:
+    """Return the state directory that has a ledger."""
+    candidates = dict.fromkeys((state_directory(logdir, os.environ), Path(logdir, STATE)))
+    for directory in candidates:
+        if (directory / "ledger.db").is_file():
+            return directory
+    raise errors.ConfigurationError(
+        f"no session was recorded in {' or '.join(map(str, candidates))}; `tracelet-shim status` shows where there are some"
+    )
+
+
+def _choose(ledger: Ledger, logdir: str, name: str | None) -> tuple[SessionRow, str, Missing] | None:
+    """Return the session to continue, its root directory, and what is missing; None if nothing is."""
+    sessions = ledger.sessions()
+    if name is not None:
+        sessions = [session for session in sessions if session.id.startswith(name)]
+        if len(sessions) != 1:
+            raise errors.ConfigurationError(f"{len(sessions)} sessions in {ledger.directory} begin with {name!r}")
+    elif ledger.directory != Path(logdir, STATE):  # a directory for the sessions of many log directories
+        sessions = [session for session in sessions if _same(session.root, logdir)]
+    for session in sessions:
+        if running(session, ledger.directory):
+            if name is None and session is not sessions[0]:
+                continue
+            raise errors.ConfigurationError(
+                f"session {session.id} is still running (process {session.pid} on {session.host}, or its relay); it delivers by itself"
+            )
+        root = session.root if name is not None or _same(session.root, logdir) else logdir
+        left = missing(ledger, session, root)
+        if left.anything:
+            return session, root, left
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return one == other
+
+
+def _names(wanted: tuple[str, ...], session: SessionRow, left: Missing) -> tuple[str, ...]:
+    """Return the trackers to deliver to."""
+    rows = {row.backend: row for row in left.runs}
+    for name in wanted:
+        if name not in left.backends and left.backends:
+            raise errors.ConfigurationError(
+                f"session {session.id} has no run in {name!r}, but in {', '.join(left.backends)}; without --resume, "
+                "a replay opens a new run"
+            )
+    names = wanted or left.backends
+    if not left.backends:
+        return names
+    return tuple(name for name in names if name in rows)
+
+
+def _again(row: SessionRow, about: About, root: str) -> RunInfo:
+    """Return what the runs of a session are opened with."""
+    program = Program(
+        script=row.script, module=None, argv=(row.script or "python",), cwd=row.cwd, executable=sys.executable,
+        pid=row.pid, host=row.host,
+    )  # fmt: skip
+    return RunInfo(
+        session=row.id, program=program, started=row.started, project=row.project, exp_name=row.exp_name,
+        run_id=row.run_id, tags=about.tags, notes=about.notes, config=about.config, group=about.group,
+        offline=about.offline, root=root,
+    )  # fmt: skip
