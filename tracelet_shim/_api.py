@@ -22,7 +22,11 @@ _lock = threading.RLock()
 _session: Session | None = None
 _hooked = False
 
+_undelivered = False
+
 DEFAULT_BACKEND = "mlflow"
+UNDELIVERED = 3
+"""Exit code of a program that ran to its end under strict, and whose data did not all arrive."""
 
 
 def start_logging(
@@ -129,10 +133,10 @@ def activate_from_environment() -> None:
         owner = os.environ.get(OWNER)
         if _session is not None or (owner is not None and owner != str(os.getpid())):
             return
-        _prepare({})
+        _prepare({}, lenient=True)
 
 
-def _prepare(arguments: dict[str, Any]) -> Session:
+def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
     global _session
     from tracelet_shim import intercept
@@ -153,14 +157,15 @@ def _prepare(arguments: dict[str, Any]) -> Session:
         registry.validate(type(item))
     settings = resolve(arguments, [*registry.names(), *objects])
     if _session is not None and _session.active:
-        if _session.settings == settings and not objects:
+        if _session.settings == settings and _session.objects == objects:
             return _session
         stop_logging()
     if os.environ.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
         active = False
     else:
         active = (settings.ranks == "all" or rank() == 0) and not _importing_main_again()
-    specs = _specs(settings, objects) if active else []
+    specs = _specs(settings, objects, lenient=lenient and not settings.strict) if active else []
+    active = active and bool(specs)
     session = Session(settings, specs, objects, active=active)
     _session = session
     if active:
@@ -170,8 +175,10 @@ def _prepare(arguments: dict[str, Any]) -> Session:
     return session
 
 
-def _specs(settings: Settings, objects: Mapping[str, Backend]) -> list[BackendSpec]:
+def _specs(settings: Settings, objects: Mapping[str, Backend], *, lenient: bool = False) -> list[BackendSpec]:
+    """Return what to open. A tracker that cannot be used here is an error or, if `lenient`, one line and left out."""
     from tracelet_shim import errors
+    from tracelet_shim._session import say
     from tracelet_shim.backends import registry
     from tracelet_shim.bus.messages import BackendSpec
 
@@ -187,7 +194,13 @@ def _specs(settings: Settings, objects: Mapping[str, Backend]) -> list[BackendSp
         backend = registry.find(name)
         options = dict(settings.options.get(name, {}))
         backend(options)  # raises for unknown options
-        backend.check(offline=settings.offline, options=options)
+        try:
+            backend.check(offline=settings.offline, options=options)
+        except errors.BackendUnavailableError as error:
+            if not lenient:
+                raise
+            say(f"{error} (the others go on without it)" if len(names) > 1 else f"{error} (training goes on without it)")
+            continue
         specs.append(BackendSpec(name, f"{backend.__module__}:{backend.__qualname__}", options))
     return specs
 
@@ -204,6 +217,7 @@ def _hook_process(session: Session) -> None:
     if not _hooked:
         _hooked = True
         os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(_fail_the_job)
         atexit.register(_at_exit)
     register = getattr(threading, "_register_atexit", None)
     if session.hosts_trackers and register is not None:
@@ -251,6 +265,7 @@ def _on_sigterm(number: int, frame: Any) -> None:
 
 def _at_exit() -> None:
     from tracelet_shim import errors
+    from tracelet_shim._session import say
 
     session = _session
     if session is None:
@@ -260,10 +275,22 @@ def _at_exit() -> None:
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             _interrupted_after_all()
     except errors.DeliveryError as error:
-        sys.stderr.write(f"tracelet-shim: error: {error}\n")
-        sys.stderr.flush()
-        sys.stdout.flush()
-        os._exit(3)  # the only way left to fail the job; strict asks for it
+        global _undelivered
+        _undelivered = True
+        say(f"error: {error}")
+
+
+def _fail_the_job() -> None:
+    """Under strict, give the process an exit code of its own if something was not delivered.
+
+    An exception in an atexit handler changes no exit code, so the process is ended here; what is left to run then are
+    only handlers that were registered before the session began.
+    """
+    if _undelivered:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(UNDELIVERED)
 
 
 def _interrupted_after_all() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shlex
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
 from tracelet_shim.bus.process import RelayChannel
 
-__all__ = ["Session"]
+__all__ = ["Session", "say"]
 
 logger = logging.getLogger("tracelet_shim")
 
@@ -40,6 +41,7 @@ class Session:
         id: 16 hex digits, the same in all trackers.
         settings: what it was started with.
         active: False if this process does not log (another rank does), or after `stop`.
+        objects: the backends that were given as objects, by name.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Session:
         self.active = active
         self.accelerates = settings.accelerate
         self._specs = specs
-        self._objects = dict(objects)
+        self.objects = dict(objects)
         self._bus: Bus | None = None
         self._begin_lock = threading.Lock()
         self._sources = itertools.count()
@@ -61,6 +63,7 @@ class Session:
         self._troubles: list[msg.Trouble] = []
         self._stopped_as: str | None = None
         self._spilled = False
+        self._root: str | None = None
         self.exit_watch = ExitWatch()
 
     # -- begin --------------------------------------------------------------------------------------------------------
@@ -102,9 +105,9 @@ class Session:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
         here = {spec.name for spec in self._specs if not spec.target or spec.here}
         if self.settings.delivery == "thread" or len(here) == len(self._specs):
-            return ThreadChannel(self._objects)
-        there = RelayChannel(_say)
-        return SplitChannel(ThreadChannel(self._objects), here, there) if here else there
+            return ThreadChannel(self.objects)
+        there = RelayChannel(say)
+        return SplitChannel(ThreadChannel(self.objects), here, there) if here else there
 
     def _run_info(self) -> RunInfo:
         s = self.settings
@@ -155,9 +158,10 @@ class Session:
             elif isinstance(reply, msg.Counters):
                 self._states = {**self._states, **reply.backends}
                 self._spilled = reply.spilled
+                self._root = reply.root or self._root
             self._news.notify_all()
         if isinstance(reply, msg.Opened) and reply.url and not self.settings.quiet:
-            _say(f"{reply.backend}: {reply.url}")
+            say(f"{reply.backend}: {reply.url}")
 
     def _on_trouble(self, trouble: msg.Trouble) -> None:
         """Warn once a kind; keep all for `status`."""
@@ -168,7 +172,7 @@ class Session:
             self._warned.add((trouble.backend, trouble.kind))
         if not known:
             where = f"{trouble.backend}: " if trouble.backend else ""
-            _say(f"warning: {where}{trouble.message}")
+            say(f"warning: {where}{trouble.message}")
 
     # -- for the user -------------------------------------------------------------------------------------------------
 
@@ -295,10 +299,22 @@ class Session:
         missing = {name: s.pending + s.failed for name, s in states.items() if s.pending + s.failed or s.state == "failed"}
         for name, count in missing.items():
             error = f" ({states[name].error})" if states[name].error else ""
-            _say(f"warning: {name}: {count} events were not delivered{error}")
+            say(f"warning: {name}: {count} events were not delivered{error}")
+        remedy = self._remedy(states)
+        if remedy is not None:
+            say(f"what is missing is in the event files; to deliver it: {remedy}")
         if self.settings.strict and (missing or self._troubles_of_ours()):
             names = ", ".join(f"{name}: {count}" for name, count in missing.items()) or "see the warnings above"
-            raise errors.DeliveryError(f"not everything was delivered ({names})", missing)
+            later = f"; to deliver it: {remedy}" if remedy is not None else ""
+            raise errors.DeliveryError(f"not everything was delivered ({names}){later}", missing)
+
+    def _remedy(self, states: Mapping[str, msg.BackendState]) -> str | None:
+        """Return the command that delivers what is missing; None if nothing is, or if it would find no state or no files."""
+        if self._root is None or "://" in self._root or all(s.state == "closed" and not s.pending for s in states.values()):
+            return None
+        directory = os.environ.get("TRACELET_STATE_DIR")
+        state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""
+        return f"{state}tracelet-shim replay {shlex.quote(self._root)} --resume"
 
     def _troubles_of_ours(self) -> bool:
         return any(trouble.backend is None for trouble in self._troubles)
@@ -358,10 +374,10 @@ class _Progress:
         pending = sum(state.pending for state in self._session.status().values())
         if pending:
             self._said = True
-            _say(f"delivering {pending} more events, for up to {self._session.settings.exit_timeout:.0f} s")
+            say(f"delivering {pending} more events, for up to {self._session.settings.exit_timeout:.0f} s")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """One line for the user. Standard error may be closed or full: that must not reach the training."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"tracelet-shim: {line}\n")

@@ -6,6 +6,7 @@ process, measured; this module is on the way of every start.)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -135,7 +136,8 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
             options.setdefault(prefixes[backend], {})[variable[len(backend) :].lower()] = value
         else:
             hint = did_you_mean(variable, plain).replace("'", "")
-            warnings.warn(f"environment variable {variable} is not known{hint}; it is ignored", stacklevel=2)
+            with contextlib.suppress(UserWarning):  # where warnings are errors: a typo must not cost the data
+                warnings.warn(f"environment variable {variable} is not known{hint}; it is ignored", stacklevel=2)
     if options:
         values["options"] = options
     return values

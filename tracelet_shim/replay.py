@@ -98,13 +98,10 @@ class Outcome(NamedTuple):
 
 
 class View(Protocol):
-    """Who started the replay.
+    """Who started the replay."""
 
-    Attributes:
-        stop: True when it shall end: what has been read is delivered.
-    """
-
-    stop: bool
+    def stopped(self) -> bool:
+        """Return whether it shall end: what has been read is still delivered."""
 
     def say(self, line: str) -> None:
         """Tell the user something."""
@@ -336,7 +333,7 @@ class _Directory:
         self._host = host
         self._top = top
         self._recursive = recursive
-        self._wanted = wanted or (lambda path: True)
+        self._wanted = wanted
         self.files: dict[str, _EventFile | _Projector] = {}
         self._sources = 0
 
@@ -353,7 +350,9 @@ class _Directory:
         for directory, names in _walk(self._top, recursive=self._recursive) if self._top is not None else ():
             for name in names:
                 path = os.path.join(directory, name)
-                if path in self.files or not (_is_event_file(name) or name == PROJECTOR) or not self._wanted(path):
+                if path in self.files or not (_is_event_file(name) or name == PROJECTOR):
+                    continue
+                if self._wanted is not None and not self._wanted(path):
                     continue
                 kind = _Projector if name == PROJECTOR else _EventFile
                 new.setdefault(directory, []).append(kind(path, directory))
@@ -370,7 +369,7 @@ class _Directory:
         batch: list[msg.Record] = []
         self._host.size = sum(file.size for file in self.files.values())
         for file in self.files.values():
-            if self._host.view.stop:
+            if self._host.view.stopped():
                 break
             for record in file.records(self._host.relay.learn):
                 batch.append(record)
@@ -379,7 +378,7 @@ class _Directory:
                     count += len(batch)
                     self._host.feed(batch, sum(file.offset for file in self.files.values()))
                     batch, size = [], 0
-                if self._host.view.stop:
+                if self._host.view.stopped():
                     break
         if batch:
             self._host.feed(batch, sum(file.offset for file in self.files.values()))
@@ -428,7 +427,7 @@ class _Host:
     def _wait(self, done: Callable[[], bool]) -> None:
         before: object = None
         since = time.monotonic()
-        while not done() and not self.view.stop:
+        while not done() and not self.view.stopped():
             now = [(s.state, s.delivered, s.failed) for s in self.relay.states().values()]
             if now != before:
                 before, since = now, time.monotonic()
@@ -440,7 +439,7 @@ class _Host:
     def rest(self, seconds: float) -> None:
         """Let the trackers work while there is nothing to read."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.view.stop:
+        while time.monotonic() < until and not self.view.stopped():
             time.sleep(0.05)
             self.tick()
 
@@ -491,7 +490,7 @@ def replay(
         arguments: settings, as for `start_logging`; None means not given.
         view: who wants to know.
         recursive: take what is below as well, as writers of the run.
-        follow: go on as the files grow and new ones come, until `view.stop`.
+        follow: go on as the files grow and new ones come, until `view.stopped()`.
         idle: end that after so many seconds without anything new; None: never.
 
     Raises:
@@ -512,10 +511,10 @@ def replay(
         directory.scan()
         if directory.read():
             news = time.monotonic()
-        if not follow or view.stop or (idle is not None and time.monotonic() - news > idle):
+        if not follow or view.stopped() or (idle is not None and time.monotonic() - news > idle):
             break
         host.rest(min(_POLL, idle or _POLL))
-    interrupted = view.stop and not follow
+    interrupted = view.stopped() and not follow
     if not interrupted:
         host.drain()
     # What has not been read yet, and in a directory that was followed what still comes, is there for --resume.
@@ -657,13 +656,12 @@ class _Known:
         """Return whether this file is the session's and not in the ledger: of a replay everything is; of a training process
         what its event writers, whose files have its host and process id in their names, have begun since the start."""
         session, name = self._session, os.path.basename(path)
-        if path in self._others:
+        if path in self._others or not (_is_event_file(name) or name == PROJECTOR):
             return False
-        if name == PROJECTOR:
-            in_use_by_session = session.is_replay or os.path.dirname(path) in self._directories
-            return in_use_by_session and (session.is_replay or os.path.getmtime(path) >= session.started)
         if session.is_replay:
-            return _is_event_file(name)
+            return True
+        if name == PROJECTOR:
+            return os.path.dirname(path) in self._directories and os.path.getmtime(path) >= session.started
         named = _CREATED.search(name)
         return (
             named is not None
@@ -680,9 +678,7 @@ def _count(path: str) -> int:
         return 0
 
 
-def resume(
-    logdir: str, arguments: Mapping[str, Any], view: View, *, session: str | None = None
-) -> Outcome:
+def resume(logdir: str, arguments: Mapping[str, Any], view: View, *, session: str | None = None) -> Outcome:
     """Deliver what a session has not: into the same runs, and nothing twice.
 
     What the index of the session has is delivered from each tracker's cursor on. If the session was cut off, this is
@@ -706,9 +702,14 @@ def resume(
         if chosen is None:
             return Outcome("", logdir, {}, ())
         row, root, left = chosen
-        files = _Known(ledger, row, root, (indexed(directory, row.id) or (0, {}))[1])
+        index = indexed(directory, row.id)
+        files = _Known(ledger, row, root, index[1] if index is not None else {})
     finally:
         ledger.close()
+    if index is None and any(run.cursor < row.records for run in left.runs):
+        raise errors.ConfigurationError(
+            f"session {row.id} has lost its index in {directory}; what is missing cannot be told from what was delivered"
+        )
     with contextlib.suppress(OSError):
         os.chdir(row.cwd)  # SDKs have put their local stores relative to it
     settings = resolve(arguments, registry.names())
@@ -735,7 +736,7 @@ def resume(
         rest.scan()
         rest.read()
     host.drain()
-    states = host.close(row.status or "failed", cut_off=view.stop)
+    states = host.close(row.status or "failed", cut_off=view.stopped())
     return Outcome(row.id, root, states, tuple(damage for damage in rest.damages() if not damage.expected))
 
 
@@ -764,7 +765,7 @@ def _choose(ledger: Ledger, logdir: str, name: str | None) -> tuple[SessionRow, 
             if name is None and session is not sessions[0]:
                 continue
             raise errors.ConfigurationError(
-                f"session {session.id} is still running (process {session.pid} on {session.host}, or its relay); it delivers by itself"
+                f"session {session.id} is still running (process {session.pid} on {session.host}, or what delivers for it)"
             )
         root = session.root if name is not None or _same(session.root, logdir) else logdir
         left = missing(ledger, session, root)

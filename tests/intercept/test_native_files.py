@@ -13,12 +13,14 @@ import itertools
 import math
 import random
 import struct
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +74,12 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class Make(NamedTuple):
+    """An argument that each player makes for itself."""
+
+    value: Callable[[], Any]
+
+
 class Outcome(NamedTuple):
     """What a caller can see of a call. `arguments` are as they are after it."""
 
@@ -96,7 +104,7 @@ def play(module: Any, base: Path, calls: list[Call]) -> tuple[list[Outcome], Any
     torch.manual_seed(3)
     writers: dict[int, Any] = {}
     outcomes = []
-    for call in copy.deepcopy(calls):
+    for call in map(fresh, calls):
         if call.writer not in writers:
             about = WRITERS[call.writer]
             writers[call.writer] = module.SummaryWriter(**{**about, "log_dir": base / about["log_dir"]})
@@ -117,6 +125,12 @@ def play(module: Any, base: Path, calls: list[Call]) -> tuple[list[Outcome], Any
     )
 
 
+def fresh(call: Call) -> Call:
+    """Return the call with arguments of its own."""
+    args = tuple(argument.value() if isinstance(argument, Make) else copy.deepcopy(argument) for argument in call.args)
+    return call._replace(args=args, kwargs=copy.deepcopy(call.kwargs))
+
+
 def perform(writer: Any, call: Call) -> Any:
     """Make the call; methods with a dot are the file writer's."""
     if call.method.startswith("file_writer."):
@@ -128,7 +142,8 @@ def fingerprint(value: Any) -> Any:
     """Return something that compares equal only for the same bits: NaN to NaN, -0.0 not to 0.0."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().reshape(-1).contiguous()
-        data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+        known = flat.numel() > 0 and not flat.is_meta
+        data = flat.view(torch.uint8).numpy().tobytes() if known else b""
         return ("tensor", str(value.dtype), tuple(value.shape), value.requires_grad, value._version, data)
     if isinstance(value, np.ndarray) and value.dtype != object:
         return ("array", value.dtype.str, value.shape, value.tobytes())
@@ -138,6 +153,8 @@ def fingerprint(value: Any) -> Any:
         return ("dict", [(fingerprint(k), fingerprint(v)) for k, v in value.items()])
     if isinstance(value, (list, tuple)):
         return (type(value).__name__, [fingerprint(item) for item in value])
+    if isinstance(value, torch.nn.Module):
+        return ("model", repr(value), value.training, fingerprint(list(value.state_dict().values())))
     return (type(value).__name__, struct.pack("<d", value) if type(value) is float else repr(value))
 
 
@@ -340,6 +357,95 @@ def test_files_results_errors_and_random_state_are_native(stage: Stage, calls: l
     received = [event for event in stage.received if Path(event.record.file).is_relative_to(base)]
     check_records(received, base)
     check_values(received, calls, outcomes)
+
+
+def figure(color: str = "red") -> Any:
+    """Make a small figure, registered with pyplot as usual."""
+    import matplotlib.pyplot as plt
+
+    drawn = plt.figure(figsize=(1, 1), dpi=40)
+    drawn.add_axes((0, 0, 1, 1)).plot([0, 1], [0, 1], color=color)
+    return drawn
+
+
+def test_figures_are_native(stage: Stage) -> None:
+    """A figure, a list of them, and one that is not to be closed: drawn once, closed as natively, received as images."""
+    import matplotlib.pyplot as plt
+
+    outcomes, base = compare(stage, [
+        Call(0, "add_figure", ("one", Make(figure)), {"global_step": 3}),
+        Call(0, "add_figure", ("two", Make(lambda: [figure(), figure("blue")])), {"walltime": 5.5}),
+        Call(0, "add_figure", ("open", Make(lambda: figure("green"))), {"close": False}),
+        Call(0, "add_figure", ("none", None), {}),
+    ])  # fmt: skip
+    assert [outcome.error is None for outcome in outcomes] == [True, True, True, False]
+    assert len(plt.get_fignums()) == 2  # one of each player
+    plt.close("all")
+    received = [event for event in stage.received if Path(event.record.file).is_relative_to(base)]
+    assert [(e.kind, e.tag, e.step, e.figure) for e in received if isinstance(e, ev.Image)] == [
+        ("image", "one", 3, True), ("image", "two", 0, True), ("image", "open", 0, True),
+    ]  # fmt: skip
+    check_records(received, base)
+
+
+class Net(torch.nn.Module):
+    """Has a dropout, so that tracing it draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.layer(x))
+
+
+def test_graphs_are_native(stage: Stage) -> None:
+    """A traced model gives one graph, and leaves the model as natively; one that cannot be traced fails as natively."""
+    outcomes, base = compare(stage, [
+        Call(0, "add_graph", (Make(Net), torch.ones(2, 3)), {}),
+        Call(0, "add_graph", (Make(Net),), {"input_to_model": torch.ones(5, 5)}),
+        Call(0, "add_graph", (None,), {}),
+        Call(0, "add_scalar", ("after", 1.5), {}),
+    ])  # fmt: skip
+    assert [outcome.error is None for outcome in outcomes] == [True, False, False, True]
+    received = [event for event in stage.received if Path(event.record.file).is_relative_to(base)]
+    assert [(event.kind, event.record.position) for event in received] == [("graph", 1), ("blob", 2), ("scalar", 3)]
+    graph = received[0]
+    assert isinstance(graph, ev.Graph)
+    assert graph.graph_def == native.events(native.only_event_file(base / "deep" / "er" / "run"))[1].graph_def
+    assert b"Linear" in graph.graph_def
+
+
+def test_onnx_graphs_are_native(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`add_onnx_graph` fails as natively without onnx; with it, here in the part that torch uses, it gives a graph."""
+    outcomes, base = compare(stage, [Call(0, "add_onnx_graph", ("model.onnx",), {})])
+    assert outcomes[0].error == (ModuleNotFoundError, "No module named 'onnx'")
+    assert [event for event in stage.received if Path(event.record.file).is_relative_to(base)] == []
+    side = SimpleNamespace(dim=[SimpleNamespace(dim_value=4)])
+    end = SimpleNamespace(name="x", type=SimpleNamespace(tensor_type=SimpleNamespace(shape=side, elem_type=1)))
+    node = SimpleNamespace(attribute=[], output=["y"], op_type="Relu", input=["x"])
+    graph = SimpleNamespace(input=[end], output=[], node=[node])
+    onnx = SimpleNamespace(load=lambda path: SimpleNamespace(graph=graph))
+    monkeypatch.setitem(sys.modules, "onnx", onnx)  # type: ignore[arg-type]
+    outcomes, base = compare(stage, [Call(0, "add_onnx_graph", ("model.onnx",), {})])
+    assert (outcomes[0].error, outcomes[0].printed) == (None, "x\ny\n")
+    received = [event for event in stage.received if Path(event.record.file).is_relative_to(base)]
+    assert [event.kind for event in received] == ["graph"]
+
+
+def test_meta_tensors_draw_the_native_number(stage: Stage) -> None:
+    """TensorBoard logs a random number for them; that one is received, and no further one is drawn."""
+    value = torch.empty((), device="meta")
+    _, base = compare(stage, [
+        Call(0, "add_scalar", ("meta", value), {}), Call(0, "add_scalars", ("m", {"k": value}), {}),
+        Call(0, "add_hparams", ({"lr": 0.1}, {"m": value}), {"run_name": "trial"}), Call(0, "add_scalar", ("x", 1), {}),
+    ])  # fmt: skip
+    received = [event for event in stage.received if Path(event.record.file).is_relative_to(base)]
+    written = [native.events(Path(e.record.file))[e.record.position].summary.value[0] for e in received]
+    assert [e.kind for e in received] == ["scalar", "scalar", "hparams", "scalar"]
+    drawn = [(e.value, value.simple_value) for e, value in zip(received, written, strict=True) if isinstance(e, ev.Scalar)]
+    assert all(here == there for here, there in drawn)
 
 
 def check_records(received: list[ev.Event], base: Path) -> None:

@@ -18,6 +18,7 @@ __all__ = ["Bus"]
 _POLL = 0.05
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
+_MOST_QUEUED = 100_000
 
 logger = logging.getLogger("tracelet_shim")
 
@@ -29,7 +30,7 @@ class Bus:
         make_channel: makes what carries them; called on the sender thread, so that starting a process costs the training
             thread nothing.
         memory: bytes of event data that may wait here; a record beyond that goes without its data, which the relay
-            then reads from the event file.
+            then reads from the event file. Beyond 100,000 records only ranges of positions are kept.
         on_reply: takes the relay's replies; called from other threads.
     """
 
@@ -40,6 +41,9 @@ class Bus:
         self._on_reply = on_reply
         self._queue: deque[msg.Message | msg.Record] = deque()
         self._waiting_bytes = 0
+        self._gaps: dict[int, tuple[int, int]] | None = None  # source -> first and last position, once too much waits
+        self._gap_lock = threading.RLock()
+        self._owed: deque[tuple[int, int, int]] = deque()
         self._wake = threading.Event()
         self._stopped = False
         self._flush_ids = itertools.count(1)
@@ -58,13 +62,26 @@ class Bus:
 
     def publish(self, record: msg.Record) -> None:
         """Queue a record: one append, no lock, no I/O."""
+        if self._stopped:
+            return
         data = record.data
         if data is not None:
+            if self._gaps is not None or len(self._queue) >= _MOST_QUEUED:
+                self._remember(record)
+                return
             # Threads may race for the sum. It is set right each time the sender empties the queue.
             self._waiting_bytes += len(data)
             if self._waiting_bytes > self._memory:
                 record.data = None
         self._queue.append(record)
+
+    def _remember(self, record: msg.Record) -> None:
+        """Keep of a record only that it is there: it is far more than the relay takes, and it is in the event file."""
+        with self._gap_lock:
+            if self._gaps is None:
+                self._gaps = {}
+            first, _ = self._gaps.get(record.source, (record.position, 0))
+            self._gaps[record.source] = (first, record.position)
 
     def tell(self, message: msg.Message) -> None:
         """Queue any other message."""
@@ -130,14 +147,17 @@ class Bus:
                 channel.pump()
             channel.finish()
         except Exception as error:
-            logger.exception("the sender thread stopped")
+            self._stopped = True
+            self._queue.clear()
+            logger.debug("the sender thread stopped", exc_info=True)
             self._on_reply(msg.Trouble(None, "internal", f"delivery stopped: {type(error).__name__}: {error}"))
             self._closed.set()
 
     def _send_queued(self, channel: Channel) -> None:
+        self._send_owed(channel)
         batch: list[msg.Record] = []
         size = 0
-        while self._queue and channel.backlog <= self._memory:
+        while self._queue and not self._owed and channel.backlog <= self._memory:
             message = self._queue.popleft()
             if isinstance(message, msg.Record):
                 batch.append(message)
@@ -153,6 +173,19 @@ class Bus:
             channel.send(msg.Records(batch))
         if not self._queue:
             self._waiting_bytes = 0
+            if self._gaps is not None:
+                with self._gap_lock:
+                    self._owed.extend((source, first, last) for source, (first, last) in self._gaps.items())
+                    self._gaps = None
+
+    def _send_owed(self, channel: Channel) -> None:
+        """Send the ranges of records that had not been queued; the relay reads them from the event files."""
+        while self._owed and channel.backlog <= self._memory:
+            source, first, last = self._owed.popleft()
+            until = min(last, first + _BATCH_RECORDS - 1)
+            channel.send(msg.Records([msg.Record(source, position, None) for position in range(first, until + 1)]))
+            if until < last:
+                self._owed.appendleft((source, until + 1, last))
 
     def _replied(self, reply: msg.Reply) -> None:
         if isinstance(reply, msg.Flushed):

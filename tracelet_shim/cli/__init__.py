@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tracelet_shim.cli import backends, run
+from tracelet_shim.cli import backends, replay, run
 
 __all__ = ["app", "main"]
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback as Python prints it, with no local variables (and secrets) in it
 )
 app.command("run", context_settings=run.CONTEXT_SETTINGS)(run.run)
+app.command("replay")(replay.replay)
 app.command("backends")(backends.backends)
 
 

@@ -1,0 +1,214 @@
+"""``tracelet-shim replay LOGDIR``: deliver event files that are there already."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from tracelet_shim.replay import Outcome, Progress
+
+__all__ = ["replay"]
+
+_LINE_SECONDS = 5.0
+
+
+def replay(
+    logdir: Annotated[str, typer.Argument(metavar="LOGDIR", help="A TensorBoard log directory.")],
+    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="With --resume: which one.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="Trackers, comma separated: mlflow,wandb.", metavar="NAMES")
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Project (MLflow: experiment).")] = None,
+    exp_name: Annotated[
+        str | None, typer.Option("--exp-name", "-n", help="Display name of the run; default: the directory's name.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run, to resume it under later.")] = None,
+    tags: Annotated[str | None, typer.Option("--tags", help="Tags, comma separated: nightly,seed=3.")] = None,
+    notes: Annotated[str | None, typer.Option("--notes", help="Free text.")] = None,
+    offline: Annotated[
+        bool | None, typer.Option("--offline/--no-offline", help="Use no network, on trackers that can do without.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="An option of a tracker.", metavar="TRACKER.KEY=VALUE")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option("--root", help="Directory that writers are named relative to; default: LOGDIR.")
+    ] = None,
+    runs: Annotated[bool, typer.Option("--runs", help="Make each sub-directory a run of its own.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as files grow, until Ctrl-C or --idle.")] = False,
+    idle: Annotated[
+        float | None, typer.Option("--idle", help="With --follow: end after so many seconds without news.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a session: the same runs, and only what is missing.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Give a tracker up that does not move for so many seconds.")
+    ] = None,
+) -> None:
+    """Deliver a TensorBoard log directory, ours or ten years old, to any trackers.
+
+    Exit code: 0 if everything was delivered, 1 if a file is damaged, 2 if something could not be delivered.
+    """
+    names = {"--project": project, "--exp-name": exp_name, "--run-id": run_id, "--tags": tags, "--notes": notes}
+    given = [name for name, value in names.items() if value is not None]
+    if resume and (given or follow or root is not None):
+        wrong = [*given, *(["--follow"] if follow else []), *(["--root"] if root is not None else [])]
+        _refuse(f"{', '.join(wrong)}: --resume continues a session as it was started")
+    if session is not None and not resume:
+        _refuse(f"{session!r}: a session is named with --resume only")
+    if runs and (follow or run_id is not None or exp_name is not None or root is not None or session is not None):
+        _refuse("--runs goes with none of --follow, --run-id, --exp-name, --root: each sub-directory is a run, named after it")
+    if idle is not None and not follow:
+        _refuse("--idle goes with --follow")
+    arguments: dict[str, Any] = {
+        "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
+        "offline": offline, "options": _options(option or []), "root": root, "exit_timeout": timeout,
+    }  # fmt: skip
+    os.environ["TRACELET_DISABLED"] = "1"  # what an SDK does with TensorBoard is not for us, here or in its children
+    _finish(_run(logdir, session, arguments, resume=resume, runs=runs, follow=follow, idle=idle))
+
+
+def _run(
+    logdir: str,
+    session: str | None,
+    arguments: dict[str, Any],
+    *,
+    resume: bool,
+    runs: bool,
+    follow: bool,
+    idle: float | None,
+) -> int:
+    from tracelet_shim import errors
+    from tracelet_shim import replay as engine
+
+    code = 0
+    logdir = os.path.abspath(logdir)
+    with _View() as view:
+        try:
+            if not os.path.isdir(logdir):
+                raise errors.ConfigurationError(f"{logdir} is no directory")
+            places = engine.run_directories(logdir) if runs else [(logdir, True)]
+            if not places:
+                raise errors.ConfigurationError(f"no sub-directory of {logdir} has event files")
+            for place, recursive in places:
+                if view.stopped():
+                    break
+                if runs:
+                    view.say(f"-- {os.path.relpath(place, logdir)}")
+                if resume:
+                    outcome = engine.resume(place, arguments, view, session=session)
+                else:
+                    outcome = engine.replay(place, arguments, view, recursive=recursive, follow=follow, idle=idle)
+                code = max(code, _account(outcome, view))
+        except errors.TraceletError as error:
+            view.say(f"error: {error}")
+            return 2
+    return code
+
+
+def _account(outcome: Outcome, view: _View) -> int:
+    """Say how it went; return the exit code."""
+    if not outcome.session:
+        view.say(f"nothing to resume in {outcome.root}: everything has been delivered")
+        return 0
+    for damage in outcome.damages:
+        view.say(f"warning: {damage.path}: {damage.problem} at byte {damage.offset}; what comes before was delivered")
+    for name, state in outcome.states.items():
+        error = f" ({state.error})" if state.error else ""
+        view.say(f"{name}: {state.delivered} events delivered, {state.pending} pending, {state.failed} set aside{error}")
+    if any(state.pending or state.state != "closed" for state in outcome.states.values()):
+        view.say(f"to deliver the rest: tracelet-shim replay {shlex.quote(outcome.root)} --resume")
+    return 2 if outcome.undelivered else int(bool(outcome.damages))
+
+
+def _options(given: Iterable[str]) -> dict[str, dict[str, str]]:
+    options: dict[str, dict[str, str]] = {}
+    for text in given:
+        name, dot, rest = text.partition(".")
+        key, equals, value = rest.partition("=")
+        if not (dot and equals and name and key):
+            _refuse(f"--option {text!r} is not of the form TRACKER.KEY=VALUE")
+        options.setdefault(name.lower(), {})[key] = value
+    return options
+
+
+def _refuse(problem: str) -> NoReturn:
+    typer.echo(f"tracelet-shim: {problem}", err=True)
+    raise typer.Exit(2)
+
+
+def _finish(code: int) -> NoReturn:
+    """End at once: every run has been closed, or given up with a message, and SDKs' own exit handlers may hang."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _View:
+    """Shows the progress: bars on a terminal, a line every few seconds elsewhere. Ctrl-C and SIGTERM end in good order; the
+    second of them ends at once."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._bars: Any = None
+        self._tasks: dict[str, TaskID] = {}
+        self._stopped = False
+        self._next_line = time.monotonic() + _LINE_SECONDS
+
+    def __enter__(self) -> _View:  # noqa: PYI034 - nobody subclasses it
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+            self._bars = Progress(*columns, console=self._console, transient=True)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._stopped:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._stopped = True
+
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def say(self, line: str) -> None:
+        self._console.print(f"tracelet-shim: {line}")
+
+    def progress(self, progress: Progress) -> None:
+        if self._bars is not None:
+            self._show("reading", progress.read, progress.size)
+            for name, state in progress.states.items():
+                done = state.delivered + state.failed
+                label = name if state.state == "open" else f"{name} ({state.state})"
+                self._show(name, done, done + state.pending, label)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            states = [f"{name}: {s.delivered} delivered, {s.pending} pending" for name, s in progress.states.items()]
+            self.say("; ".join([f"read {progress.read / 1e6:.1f} of {progress.size / 1e6:.1f} MB", *states]))
+
+    def _show(self, name: str, completed: int, total: int, label: str | None = None) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name)
+        self._bars.update(self._tasks[name], completed=completed, total=max(total, 1), description=label or name)
