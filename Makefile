@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim 
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 lint: $(INSTALLED)  ## look for mistakes and bad style
 	$(BIN)/ruff check .

@@ -23,8 +23,8 @@ __all__ = ["PREFIX", "Settings", "resolve"]
 PREFIX = "TRACELET_"
 FILE = "tracelet.toml"
 
-_NOT_SETTINGS = {"DISABLED", "CONFIG", "OPTIONS"}
-"""Variables that are read elsewhere: the switch, and the name of the file."""
+_NOT_SETTINGS = {"DISABLED", "CONFIG", "OPTIONS", "STATE_DIR"}
+"""Variables that are read elsewhere: the switch, the name of the file, the place of the ledger."""
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -125,7 +125,7 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
     ignored = {PREFIX + name for name in _NOT_SETTINGS}
     prefixes = {f"{PREFIX}{backend.upper().replace('-', '_')}_": backend for backend in known}
     for variable, value in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable in ignored or variable == PREFIX + "CONFIG":
+        if not variable.startswith(PREFIX) or variable in ignored:
             continue
         if variable in plain:
             if value != "":

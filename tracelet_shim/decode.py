@@ -100,7 +100,7 @@ class Decoder:
             broken = ev.RecordId(source.path, record.position)
             base = {"writer": self._names(logdir), "tag": "", "step": 0, "wall_time": 0.0}
             return [ev.Blob(**base, record=broken, source=data, data=data, name="damaged_event.pb")]  # type: ignore[arg-type]
-        if source.replay and record.position > 0:  # before, it is not known yet
+        if source.replay and record.position > 1:  # before, it is not known yet, and there is book-keeping only
             logdir = self._trials.home(source) or logdir
         return [self._paths.distinct(e) for e in self._events(record, event, source, self._names(logdir), data)]
 

@@ -28,10 +28,12 @@ def records(file: BinaryIO) -> Iterator[bytes]:
         header = file.read(_HEADER.size)
         if len(header) == _HEADER.size:
             length, _ = _HEADER.unpack(header)
-            data = file.read(length)
-            if len(data) == length and len(file.read(4)) == 4:
-                yield data
-                continue
+            # A damaged length may ask for more than there is memory.
+            if start + _FRAME + length <= os.fstat(file.fileno()).st_size:
+                data = file.read(length)
+                if len(data) == length and len(file.read(4)) == 4:
+                    yield data
+                    continue
         file.seek(start)
         return
 

@@ -20,9 +20,11 @@ def pristine_module() -> ModuleType:
     name = "torch.utils.tensorboard._pristine_writer"
     if name not in sys.modules:
         found = importlib.util.find_spec("torch.utils.tensorboard.writer")
-        assert found is not None and found.origin is not None
+        assert found is not None
+        assert found.origin is not None
         spec = importlib.util.spec_from_file_location(name, found.origin)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         assert module.__package__ == "torch.utils.tensorboard"
         sys.modules[name] = module

@@ -218,9 +218,13 @@ class MLflowBackend(Backend):
     def _create(self, run: RunInfo) -> Any:
         tags = {key: self._fit("", f"tags/{key}", value, _MAX_TAG) for key, value in self._tags(run).items()}
         name = _run_name(run.exp_name) or tags.get("mlflow.runName")
-        return self._client.create_run(
-            self._experiment(run), start_time=int(run.started * 1000), tags={**tags, **self._origin(run)}, run_name=name
-        )
+        return self._create_run(self._experiment(run), int(run.started * 1000), {**tags, **self._origin(run)}, name)
+
+    def _create_run(self, experiment: str, start_time: int | None, tags: dict[str, str], name: str | None) -> Any:
+        """Create a run, once. If the answer is lost, the server may have made it: MLflow's HTTP client would then make a
+        second one by trying again; we look for the first one before we do (`_find`, `_child`)."""
+        with _variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
+            return self._client.create_run(experiment, start_time, tags, name)
 
     def _tags(self, run: RunInfo) -> dict[str, str]:
         """Return the run's tags; for a run of the user's only what the user asked for."""
@@ -278,17 +282,8 @@ class MLflowBackend(Backend):
 
     def _end(self, run_id: str, status: str, end_time: int | None) -> None:
         """End a run. `set_terminated` prints a link on standard output, on servers; it is kept quiet for this call."""
-        variable = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
-        before = os.environ.get(variable)
-        os.environ[variable] = "true"
-        try:
-            with self._without_secrets():
-                self._client.set_terminated(run_id, status, end_time)
-        finally:
-            if before is None:
-                del os.environ[variable]
-            else:
-                os.environ[variable] = before
+        with _variable("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"), self._without_secrets():
+            self._client.set_terminated(run_id, status, end_time)
 
     @property
     def handle(self) -> Any:
@@ -460,7 +455,7 @@ class MLflowBackend(Backend):
         if key not in self._children:
             tags = {**self._source, "mlflow.parentRunId": self._run_id, "tracelet.trial": key}
             children, self._children = self._children, None  # after a failure, look whether it was made all the same
-            made = self._client.create_run(
+            made = self._create_run(
                 self._run.info.experiment_id, self.wall_time_ms(event) or None, tags, _run_name(trial) or key
             )
             children[key] = made.info.run_id
@@ -518,6 +513,20 @@ class MLflowBackend(Backend):
             with open(file, "wb") as out:
                 out.write(data)
             self._client.log_artifact(run_id, file, folder or None)
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a moment: what MLflow reads at each call and takes in no other way."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 _UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tracelet_shim.cli import backends, replay, run
+from tracelet_shim.cli import backends, doctor, replay, run, status
 
 __all__ = ["app", "main"]
 
@@ -19,7 +19,9 @@ app = typer.Typer(
 )
 app.command("run", context_settings=run.CONTEXT_SETTINGS)(run.run)
 app.command("replay")(replay.replay)
+app.command("status")(status.status)
 app.command("backends")(backends.backends)
+app.command("doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

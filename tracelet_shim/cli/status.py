@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
     from tracelet_shim.ledger import Ledger, SessionRow
@@ -126,7 +124,9 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
 def _print(sessions: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200  # in a file or a pipe, a wrapped command line is of no use
     if not sessions:
         console.print("no sessions found; name a log directory: tracelet-shim status LOGDIR")
     for session in sessions:
@@ -139,29 +139,31 @@ def _print_session(console: Console, session: dict[str, Any]) -> None:
 
     name = "/".join(part for part in (session["project"], session["exp_name"]) if part)
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(session["started"]))
-    console.print(" ".join(_words(session["session"], name, session["status"], f"started {started}", f"in {session['root']}")))
+    words = (session["session"], name, session["status"], f"started {started}", f"in {session['root']}")
+    _line(console, " ".join(word for word in words if word))
     table = Table("tracker", "state", "delivered", "pending", "set aside", "run", box=box.SIMPLE_HEAD)
     for row in session["runs"]:
         counts = (str(row[key]) for key in ("delivered", "pending", "set_aside"))
         table.add_row(row["backend"], row["state"], *counts, row["url"] or row["run_id"] or "")
-    console.print(table, width=console.width if console.is_terminal else 200)
+    console.print(table)
     for row in session["runs"]:
         if row["error"]:
-            console.print(f"  {row['backend']}: {row['error']}")
+            _line(console, f"  {row['backend']}: {row['error']}")
     for refused in session["set_aside"][:_SHOWN_REFUSALS]:
-        console.print(
+        _line(
+            console,
             f"  set aside by {refused['backend']}: {refused['kind']} {refused['path'][:80]!r} at step {refused['step']}"
-            f" ({refused['file']}, record {refused['position']}): {refused['message']}"
+            f" ({refused['file']}, record {refused['position']}): {refused['message']}",
         )
     more = len(session["set_aside"]) - _SHOWN_REFUSALS
     if more > 0:
-        console.print(f"  and {more} more set aside; all of them: tracelet-shim status --json")
+        _line(console, f"  and {more} more set aside; all of them: tracelet-shim status --json")
     if session["not_recorded"]:
-        console.print("  the event files have records that were never handed over")
+        _line(console, "  the event files have records that were never handed over")
     if session["resume"]:
-        console.print(f"  to deliver what is missing: {session['resume']}")
+        _line(console, f"  to deliver what is missing: {session['resume']}")
     console.print()
 
 
-def _words(*words: str) -> Iterator[str]:
-    return (word for word in words if word)
+def _line(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True)

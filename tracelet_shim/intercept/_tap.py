@@ -90,6 +90,8 @@ def _count(writer: Any, path: str) -> int:
 def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `FileWriter.__init__`: position 0 is the file_version event that the native writer puts there."""
     result = wrapped(*args, **kwargs)
+    if writer is None:  # ``FileWriter.__init__(self=...)``: its first event will make it known
+        return result
     try:
         source = _Source(writer, 1)
         setattr(writer, _ATTRIBUTE, source)

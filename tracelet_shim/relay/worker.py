@@ -34,10 +34,17 @@ _opening = threading.Lock()
 
 
 @contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
+def _one_at_a_time(patience: Callable[[], float]) -> Iterator[None]:
     """Let one tracker open at a time: SDKs share libraries, and importing those in several threads at once can go wrong
-    (partially initialised modules). A tracker that is stuck holds the others up for a few seconds only."""
-    mine = _opening.acquire(timeout=_LONGEST_TURN)
+    (partially initialised modules). A tracker that is stuck holds the others up for a few seconds only.
+
+    Args:
+        patience: seconds that the wait may take from its begin; asked again and again, since the end may come meanwhile.
+    """
+    since = time.monotonic()
+    mine = _opening.acquire(blocking=False)
+    while not mine and time.monotonic() - since < patience():
+        mine = _opening.acquire(timeout=0.1)
     try:
         yield
     finally:
@@ -128,10 +135,11 @@ class Worker:
         return self._thread.is_alive()
 
     def pending(self) -> int:
-        """Return the number of events that are still to be delivered."""
+        """Return the number of events that are still to be delivered. What was read again from event files is counted when
+        it is there, so this may be too small, but is 0 only if nothing is missing."""
         if self.cursor >= self._log.length:
             return 0
-        return max(0, self._log.events - self.state.delivered - self.state.failed)
+        return max(1, self._log.events - self.state.delivered - self.state.failed)
 
     def join(self) -> bool:
         """Wait for the end, up to the deadline; return whether it ended. An SDK that hangs is left behind."""
@@ -161,7 +169,7 @@ class Worker:
                 if self.backend is None:
                     module, _, name = self._spec.target.partition(":")
                     self.backend = validate(getattr(import_module(module), name))(self._spec.options)
-                with _one_at_a_time():
+                with _one_at_a_time(self._patience):
                     opened = self.backend.open(self._run)
             except Exception as error:
                 transient = self.backend is not None and self.backend.is_transient(error)
@@ -181,6 +189,10 @@ class Worker:
             self._reply(self.opened)
             return True
         return False
+
+    def _patience(self) -> float:
+        """Return how long to wait for another tracker that is being opened: at the end, a part of the time that is left."""
+        return min(_LONGEST_TURN, (self._drain_until - time.monotonic()) / 3)
 
     def _deliver(self) -> bool:
         """Write one batch; return False when everything is delivered and the end was asked for, or time is up."""

@@ -1,0 +1,341 @@
+"""What the fault tests share: a training program that is watched from outside, and real servers that can be killed.
+
+After each fault a test asks four questions: did training notice anything (`Training.end`: exit code, output, native event
+file), is every event in the tracker exactly once (read with SQL or TensorBoard's loader), did the program end in time, and
+did the memory of both processes stay within its budget (`Training.end` again).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+PROLOGUE = """
+import os, signal, sys, time
+from pathlib import Path
+from torch.utils.tensorboard import SummaryWriter
+import tracelet_shim as tracelet
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def reach(name):
+    Path(name + ".new").write_text(str(resident()))
+    os.replace(name + ".new", name)
+
+def wait_for(name):
+    while not os.path.exists(name):
+        time.sleep(0.01)
+
+def log(start, stop):
+    for step in range(start, stop):
+        writer.add_scalar("loss", step / 7, step)
+
+def begin(*backend, **more):
+    global writer
+    session = tracelet.start_logging(backend=list(backend), exp_name="e", **more)
+    writer = SummaryWriter("runs/x")
+    reach("begun")
+    return session
+"""
+EPILOGUE = """
+writer.close()
+print("trained")
+reach("ended")
+"""
+
+_PAGE = 4096
+
+
+def eventually(check: Callable[[], bool], seconds: float = 90.0) -> None:
+    """Wait until `check` holds."""
+    until = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def _fields(pid: int) -> list[str]:
+    """Return what ``/proc/<pid>/stat`` has behind the name: state, parent, ..."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def environment(more: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the isolated environment of the tests with some variables more, or less."""
+    merged = {**{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}, **more}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+class Training:
+    """A training program in a process of its own, in `directory`; its code logs ``step / 7`` as ``loss``.
+
+    It stands still where its code has ``wait_for("name")``, until `go` is called with that name, and says how far it is with
+    ``reach("name")``.
+
+    Args:
+        directory: its working directory; the log directory is ``runs/x`` in it.
+        code: between a prologue that defines `begin`, `log`, `reach` and `wait_for`, and an epilogue that closes the writer.
+        env: variables more (or less).
+        exit_timeout: what `code` gives to `begin`.
+    """
+
+    def __init__(
+        self, directory: Path, code: str, *, env: Mapping[str, str | None] | None = None, exit_timeout: float = 60
+    ) -> None:
+        self.directory = directory
+        self.exit_timeout = exit_timeout
+        script = directory / "train.py"
+        script.write_text(PROLOGUE + code + EPILOGUE)
+        self._out, self._err = directory / "stdout.txt", directory / "stderr.txt"
+        with open(self._out, "wb") as out, open(self._err, "wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, str(script)], cwd=directory, env=environment(env or {}), stdin=subprocess.DEVNULL,
+                stdout=out, stderr=err, start_new_session=True,
+            )  # fmt: skip
+        self.relays: list[int] = []
+        self.training_peak = 0
+        self.relay_peak = 0
+        self.ended_at = 0.0
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        """Follow memory and children until the program is gone."""
+        turn = 0
+        while self.process.poll() is None:
+            self.training_peak = max(self.training_peak, resident(self.process.pid))
+            if turn % 10 == 0:
+                for relay in self._find_relays():
+                    if relay not in self.relays:
+                        self.relays.append(relay)
+            self.relay_peak = max([self.relay_peak, *map(resident, self.relays)])
+            time.sleep(0.02)
+            turn += 1
+        self.ended_at = time.time()
+
+    def _find_relays(self) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            fields = _fields(int(entry.name))
+            if fields[1:2] == [str(self.process.pid)] and fields[0] != "Z":
+                with contextlib.suppress(OSError):
+                    if b"tracelet_shim.relay" in (entry / "cmdline").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+        return found
+
+    def relay(self, number: int = 0) -> int:
+        """Wait for the relay process, or for its successor of this number; return its pid."""
+        eventually(lambda: len(self.relays) > number)
+        return self.relays[number]
+
+    def wait_for(self, name: str, seconds: float = 120) -> int:
+        """Wait until the program reaches this point; return its resident memory there, in bytes."""
+        path = self.directory / name
+        until = time.monotonic() + seconds
+        while not path.exists():
+            assert self.process.poll() is None, f"it ended with {self.process.returncode} before {name!r}:\n{self.errors}"
+            assert time.monotonic() < until, f"it has not reached {name!r}:\n{self.errors}"
+            time.sleep(0.02)
+        return int(path.read_text())
+
+    def go(self, name: str) -> None:
+        """Let the program pass ``wait_for(name)``."""
+        (self.directory / name).touch()
+
+    @property
+    def errors(self) -> str:
+        """What the program has written to standard error so far."""
+        return self._err.read_text()
+
+    def end(self, steps: int, *, seconds: float = 150, memory: float = 40e6) -> str:
+        """Wait for the end; check that training saw nothing and that exit and memory kept their bounds.
+
+        Args:
+            steps: number of the points that it has logged.
+            seconds: how long its loop may still take: it is hung then, and the test fails.
+            memory: bytes that the training process may have grown by since its session began.
+
+        Returns:
+            What it wrote to standard error.
+        """
+        self.wait_for("ended", seconds)
+        since = (self.directory / "ended").stat().st_mtime
+        # What exit may take beyond `exit_timeout`: two seconds for the last reply, five for a relay that has to be killed,
+        # and some for a busy machine.
+        self.process.wait(since + self.exit_timeout + 12 - time.time())
+        self._watcher.join()
+        assert self.process.returncode == 0, self.errors
+        assert self._out.read_text() == "trained\n"
+        assert [line for line in self.errors.splitlines() if not line.startswith("tracelet-shim: ")] == []
+        assert native_steps(self.directory / "runs" / "x") == list(range(steps))
+        grown = self.training_peak - int((self.directory / "begun").read_text())
+        assert grown <= memory, f"the training process grew by {grown / 1e6:.1f} MB"
+        return self.errors
+
+    def stop(self) -> None:
+        """Leave nothing behind: kill the program and its relays."""
+        for pid in self.relays:
+            if b"tracelet_shim.relay" in _command(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        kill_group(self.process)
+
+    def resume(self, *, env: Mapping[str, str | None] | None = None, code: int = 0) -> str:
+        """Run ``tracelet-shim replay runs/x --resume``; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tracelet_shim", "replay", "runs/x", "--resume"], cwd=self.directory,
+            env=environment(env or {}), capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+def _command(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a group, and the group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# -- what is where afterwards -----------------------------------------------------------------------------------------
+
+
+def event_file_steps(directory: Path, tag: str = "loss") -> list[int]:
+    """Return the steps of a scalar in all event files below `directory`, with TensorBoard's own loader and checksums."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    steps = []
+    for path in sorted(directory.rglob("*tfevents*")):
+        for raw in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(raw)
+            steps += [event.step for value in event.summary.value if value.tag == tag]
+    return steps
+
+
+def native_steps(directory: Path) -> list[int]:
+    """Return the steps of ``loss`` in the program's own event files."""
+    return event_file_steps(directory)
+
+
+def copied_steps(directory: Path) -> list[int]:
+    """Return the steps of ``loss`` in what the tensorboard backend wrote for a program in `directory`."""
+    return event_file_steps(directory / "tracelet-runs")
+
+
+def losses(count: int, *, exact: bool = True) -> list[tuple[str, int, float]]:
+    """Return (key, step, value) of so many points; `exact` is False for values that only event files had: float32."""
+    values = [step / 7 for step in range(count)]
+    if not exact:
+        values = [struct.unpack("f", struct.pack("f", value))[0] for value in values]
+    return [("loss", step, value) for step, value in enumerate(values)]
+
+
+class MLflowServer:
+    """A real ``mlflow server`` on 127.0.0.1, over a SQLite file.
+
+    Args:
+        directory: for its database, files and output.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, unless it runs, and wait until it answers."""
+        if self.process is None:
+            command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+            stores = ["--backend-store-uri", f"sqlite:///{self.directory}/server.db", "--artifacts-destination", "files"]
+            with open(self.directory / "server.log", "ab") as log:
+                self.process = subprocess.Popen(
+                    [*command, *stores, "--workers", "1"], cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    env=environment({"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}), start_new_session=True,
+                )  # fmt: skip
+        eventually(self._answers, 120)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.directory / "server.log").read_text()[-3000:]
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL, to the server and its workers; nothing happens if it does not run."""
+        if self.process is not None:
+            kill_group(self.process)
+            self.process = None
+
+    def query(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+        with contextlib.closing(sqlite3.connect(self.directory / "server.db", timeout=30)) as db:
+            return db.execute(sql, values).fetchall()
+
+    def runs(self, project: str) -> list[tuple[str, str]]:
+        """Return (id, status) of all runs of an experiment."""
+        return self.query(  # type: ignore[return-value]
+            "SELECT run_uuid, status FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?", project
+        )
+
+    def only_run(self, project: str, status: str = "FINISHED") -> str:
+        """Return the id of the experiment's run, which must be the only one and have this status."""
+        ((run, ended),) = self.runs(project)
+        assert ended == status
+        return run
+
+    def points(self, project: str) -> list[tuple[str, int, float]]:
+        """Return (key, step, value) of every metric row of the experiment's run, in the order of keys and steps."""
+        run = self.only_run(project)
+        return self.query(  # type: ignore[return-value]
+            "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY key, step, timestamp", run
+        )
+
+    def files(self, project: str) -> dict[str, bytes]:
+        """Return the artifacts of the experiment's run."""
+        run = self.only_run(project)
+        ((uri,),) = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run)
+        root = self.directory / "files" / re.sub(r"^mlflow-artifacts:/*", "", str(uri))
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -1,0 +1,186 @@
+"""Event files that are there already, into trackers."""
+
+from __future__ import annotations
+
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.util.tensor_util import make_tensor_proto
+from torch.utils.tensorboard import SummaryWriter
+
+from tests.delivery.programs import eventually, tensorboard_steps
+from tests.readers.mlflow import MLflowReader
+from tests.replay.commands import environment, points, runs, started, tracelet_shim
+from tracelet_shim.testing import conformance, program
+
+WRITE = """
+import sys, time
+from torch.utils.tensorboard import SummaryWriter
+w = SummaryWriter("runs/x")
+for i in range(40):
+    w.add_scalar("loss", i / 7, i)
+    if i == 20:
+        v = SummaryWriter("runs/x/val")
+        v.add_scalar("loss", 0.5, 3)
+        v.close()
+    w.flush()
+    time.sleep(0.1)
+w.close()
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def write(directory: str, count: int, start: int = 0) -> Path:
+    """Write ``loss`` with SummaryWriter; return the event file."""
+    with SummaryWriter(directory) as writer:
+        for i in range(start, start + count):
+            writer.add_scalar("loss", i / 7, i)
+        return Path(writer.file_writer.event_writer._file_name)
+
+
+def float32(count: int, start: int = 0) -> list[tuple[int, float]]:
+    return [(i, float(np.float32(i / 7))) for i in range(start, start + count)]
+
+
+def frame(event: Event) -> bytes:
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
+
+
+def test_it_gives_what_live_logging_gives(tmp_path: Path) -> None:
+    """Everything that SummaryWriter can write arrives from its files as it does from the running program; scalars as float32,
+    as the files have them."""
+    subprocess.run([sys.executable, program.__file__, "runs/x"], env=environment(), check=True, capture_output=True)
+    said = tracelet_shim("replay", "runs/x", "-b", "mlflow", "-p", "p", "--tags", "a=b", "--notes", "n", "-n", "old")
+    assert "0 pending, 0 set aside" in said
+    reader = MLflowReader(tmp_path)
+    checks = conformance.Conformance(reader, float32=True)
+    for check in conformance.CHECKS:
+        if check not in ("check_video", "check_hparams", "check_sweep", "check_about"):
+            getattr(checks, check)()  # of videos, TensorBoard's files have nothing without moviepy
+    params = {"lr": "0.1", "bs": "32.0", "opt": "adam", "amp": "True"}  # and no integers among parameters
+    assert reader.params() == params
+    assert reader.summary_metrics() == {"hp/acc": 0.75}
+    assert [(trial.params["lr"], trial.metrics) for trial in reader.trials()] == [
+        ("1.1", {"hp/acc": 0.875}), ("2.1", {"hp/acc": 1.0})
+    ]  # fmt: skip
+    about = reader.about()
+    assert (about["exp_name"], about["tags"], about["notes"]) == ("old", {"a": "b"}, "n")
+
+
+def test_old_logs(tmp_path: Path) -> None:
+    """What TensorFlow 1 and 2 wrote is understood: many values in one summary, scalars as tensors whose plugin only the first
+    names; files follow each other by the time of their creation, and the run begins when the first record was written."""
+    scalars = SummaryMetadata()
+    scalars.plugin_data.plugin_name = "scalars"
+    old = [Event(wall_time=1e9, file_version="brain.Event:2")]
+    old += [
+        Event(wall_time=1e9 + i, step=i, summary=Summary(value=[
+            Summary.Value(tag="loss", simple_value=i / 4), Summary.Value(tag="lr", simple_value=0.5),
+        ]))
+        for i in range(3)
+    ]  # fmt: skip
+    new = [
+        Event(wall_time=1e9 + i, step=i, summary=Summary(value=[
+            Summary.Value(tag="loss", tensor=make_tensor_proto(i / 4, dtype=np.float32), metadata=scalars if i == 3 else None)
+        ]))
+        for i in range(3, 6)
+    ]  # fmt: skip
+    directory = tmp_path / "old"
+    directory.mkdir()
+    (directory / "events.out.tfevents.1000000900.a").write_bytes(b"".join(map(frame, new)))
+    (directory / "events.out.tfevents.1000000000.b").write_bytes(b"".join(map(frame, old)))
+    tracelet_shim("replay", "old", "-b", "mlflow", "-p", "p")
+    assert points(tmp_path / "mlflow.db") == {"old": [(i, i / 4) for i in range(6)]}
+    assert points(tmp_path / "mlflow.db", "lr") == {"old": [(i, 0.5) for i in range(3)]}
+    ((started_at,),) = MLflowReader(tmp_path).query("SELECT start_time FROM runs")
+    assert started_at == 1_000_000_000_000
+
+
+def test_damaged_files() -> None:
+    """What comes before the damage is delivered, and what is in other files; the place of the damage is named."""
+    whole = write("runs/whole", 100)
+    cut = write("runs/cut", 100, 1000)
+    flipped = write("runs/flipped", 100, 2000)
+    assert whole.stat().st_size > 1000
+    cut.write_bytes(cut.read_bytes()[:-5])
+    data = bytearray(flipped.read_bytes())
+    ends = [0]
+    while ends[-1] < len(data):
+        ends.append(ends[-1] + 16 + struct.unpack_from("<Q", data, ends[-1])[0])
+    data[ends[51] + 20] ^= 4
+    flipped.write_bytes(data)
+    said = tracelet_shim("replay", "runs", "-b", "tensorboard", code=1)
+    assert f"{cut}: the last record is not complete at byte {ends[100]}" in said
+    assert f"{flipped}: the checksum of a record's data is wrong at byte {ends[51]}" in said
+    assert sorted(tensorboard_steps(Path.cwd())) == [*range(100), *range(1000, 1099), *range(2000, 2050)]
+
+
+def test_each_directory_a_run(tmp_path: Path) -> None:
+    """With --runs every sub-directory becomes a run named after it, with what is below it as writers."""
+    write("runs/a", 3)
+    write("runs/b/train", 4)
+    write("runs/b/val", 5)
+    Path("runs/empty").mkdir()
+    tracelet_shim("replay", "runs", "--runs", "-b", "mlflow", "-p", "p")
+    assert runs(tmp_path / "mlflow.db") == [("a", "FINISHED"), ("b", "FINISHED")]
+    assert points(tmp_path / "mlflow.db") == {"a": float32(3)}
+    assert points(tmp_path / "mlflow.db", "val/loss") == {"b": float32(5)}
+
+
+def test_our_own_copies_are_left_out() -> None:
+    """State directories and copies that the tensorboard backend has made are no training logs."""
+    write("runs/x", 5)
+    tracelet_shim("replay", "runs/x", "-b", "tensorboard", "--option", "tensorboard.logdir=runs/copies")
+    said = tracelet_shim("replay", "runs", "-b", "tensorboard")
+    assert "tensorboard: 5 events delivered" in said
+
+
+@pytest.mark.parametrize("end", ["idle", "SIGTERM"])
+def test_follow(end: str) -> None:
+    """Files that grow and directories that appear are delivered as they come, until nothing comes or a signal does; the run is
+    closed in good order, and --resume delivers what comes afterwards."""
+    idle = ["--idle", "4"] if end == "idle" else []
+    script = Path("write.py")
+    script.write_text(WRITE)
+    with subprocess.Popen([sys.executable, str(script), "0"], env=environment()) as writer:
+        eventually(lambda: Path("runs/x").is_dir())
+        with started("replay", "runs/x", "-b", "tensorboard", "--follow", *idle) as process:
+            assert writer.wait(60) == 0
+            if end == "SIGTERM":
+                eventually(lambda: sorted(tensorboard_steps(Path.cwd())) == sorted([*range(40), 3]))
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, Path("output.txt").read_text()
+    assert sorted(tensorboard_steps(Path.cwd())) == sorted([*range(40), 3])
+    write("runs/x", 2, 500)
+    time.sleep(0.1)
+    assert "43 events delivered" in tracelet_shim("replay", "runs/x", "--resume")
+    assert sorted(tensorboard_steps(Path.cwd())) == sorted([*range(40), 3, 500, 501])
+    assert "nothing to resume" in tracelet_shim("replay", "runs/x", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["nowhere"], "is no directory"),
+        ([".", "--resume"], "no session was recorded"),
+        ([".", "-b", "mlfow"], "did you mean 'mlflow'"),
+        ([".", "--option", "mlflow"], "TRACKER.KEY=VALUE"),
+        ([".", "--option", "mlflow.colour=red"], "has no option 'colour'"),
+        ([".", "--runs", "--follow"], "--runs goes with none of"),
+        ([".", "--resume", "--project", "p"], "continues a session as it was started"),
+    ],
+)
+def test_what_cannot_be_right(args: list[str], problem: str) -> None:
+    """A wrong argument is refused at once, with the remedy."""
+    assert problem in tracelet_shim("replay", *args, code=2)

@@ -1,0 +1,125 @@
+"""`tracelet-shim doctor`, as a user runs it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.replay.commands import environment, tracelet_shim
+
+
+def doctor(code: int = 0, **env: str) -> dict[str, Any]:
+    """Return the report; a field more has the findings of each level."""
+    report = json.loads(tracelet_shim("doctor", "--json", code=code, **env))
+    for level in ("ok", "warning", "error"):
+        report[level + "s"] = [f"{f['topic']}: {f['text']}" for f in report["findings"] if f["level"] == level]
+    assert all(finding["remedy"] for finding in report["findings"] if finding["level"] != "ok")
+    return report
+
+
+@contextmanager
+def server(status: int) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{found.server_port}"
+        found.shutdown()
+
+
+def test_all_is_well() -> None:
+    """Where nothing is in the way, it says what would happen: the default tracker, its version, activation, state."""
+    report = doctor()
+    assert (report["ok"], report["errors"], report["warnings"], report["pth_active"]) == (True, [], [], True)
+    assert report["settings"] == [{"name": "backend", "value": "mlflow", "from": "default"}]
+    (mlflow,) = [tracker for tracker in report["trackers"] if tracker["configured"]]
+    assert (mlflow["name"], mlflow["version"], mlflow["problem"]) == ("mlflow", version("mlflow"), None)
+    said = tracelet_shim("doctor")
+    assert f"mlflow {version('mlflow')} can be used" in said
+
+
+def test_where_settings_come_from_and_no_secrets() -> None:
+    """Each setting has its origin; of credentials and secrets only their names are shown, wherever they are."""
+    Path("tracelet.toml").write_text("project = 'from file'\nnotes = 'n'\n[comet]\napi_key = 'hidden-1'\n")
+    env = {
+        "TRACELET_BACKEND": "comet", "TRACELET_PROJECT": "from environment", "COMET_API_KEY": "hidden-2",
+        "TRACELET_MLFLOW_TRACKING_URI": "http://user:hidden-3@127.0.0.1:9/", "MLFLOW_TRACKING_PASSWORD": "hidden-4",
+    }  # fmt: skip
+    report = doctor(**env)
+    rows = {row["name"]: (row["value"], row["from"]) for row in report["settings"]}
+    assert rows["project"] == ("from environment", "environment (TRACELET_PROJECT)")
+    assert rows["notes"] == ("n", "file (tracelet.toml)")
+    assert rows["mlflow.tracking_uri"][0] == "http://127.0.0.1:9/"
+    credentials = {tracker["name"]: tracker["credentials"] for tracker in report["trackers"]}
+    assert credentials["comet"] == ["COMET_API_KEY (environment)", "api_key (option)"]
+    assert credentials["mlflow"] == ["MLFLOW_TRACKING_PASSWORD (environment)"]
+    assert "hidden" not in json.dumps(report) + tracelet_shim("doctor", **env)
+
+
+def test_settings_that_cannot_be_right() -> None:
+    """A wrong value or tracker is an error with exit code 1, an unknown variable a warning with the nearest name."""
+    assert "unknown backend 'mlfow' (did you mean 'mlflow'?)" in doctor(1, TRACELET_BACKEND="mlfow")["errors"][0]
+    assert "pigeon" in doctor(1, TRACELET_DELIVERY="pigeon")["errors"][0]
+    assert "TRACELET_PROJET" in doctor(TRACELET_PROJET="x")["warnings"][0]
+
+
+def test_a_missing_credential() -> None:
+    """A tracker that would refuse to start is an error, with what to do about it."""
+    report = doctor(1, TRACELET_BACKEND="wandb", WANDB_MODE="online")
+    assert "no API key" in report["errors"][0]
+    (finding,) = [finding for finding in report["findings"] if finding["level"] == "error"]
+    assert "wandb login" in finding["remedy"]
+
+
+def test_servers() -> None:
+    """A server that is configured is asked, and how fast it answers is shown; one that is gone or broken is an error."""
+    with server(200) as good, server(503) as bad, socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        report = doctor(MLFLOW_TRACKING_URI=f"http://{good}")
+        (row,) = report["servers"]
+        assert (row["tracker"], row["problem"]) == ("mlflow", None)
+        assert 0 < row["milliseconds"] < 3000
+        assert "503" in doctor(1, MLFLOW_TRACKING_URI=f"http://{bad}")["errors"][0]
+        dead = f"http://127.0.0.1:{gone.getsockname()[1]}"
+        assert "no answer" in doctor(1, MLFLOW_TRACKING_URI=dead)["errors"][0]
+
+
+def test_hooks_that_log_twice() -> None:
+    """A tracker's own TensorBoard hook that is switched on is pointed out."""
+    report = doctor(TRACELET_BACKEND="wandb", WANDB_SYNC_TENSORBOARD="true")
+    assert "everything twice" in report["warnings"][0]
+
+
+def test_an_interpreter_that_is_not_activated(tmp_path: Path) -> None:
+    """An interpreter that finds the package on PYTHONPATH alone has no .pth file; the variable would do nothing there."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "other"], check=True)
+    paths = [str(Path(__file__).parents[1]), *(path for path in sys.path if path.endswith("site-packages"))]
+    for backend, code in (("", 0), ("mlflow", 1)):
+        done = subprocess.run(
+            ["other/bin/python", "-m", "tracelet_shim", "doctor"],
+            env=environment(PYTHONPATH=os.pathsep.join(paths), TRACELET_BACKEND=backend),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "tracelet_shim.pth is in none of its site directories" in done.stdout
+
+
+def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    """Without a place for the ledger a killed job could not be continued."""
+    assert "cannot be written" in doctor(1, TRACELET_STATE_DIR="/proc/1/state")["errors"][0]

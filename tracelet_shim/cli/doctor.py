@@ -1,0 +1,332 @@
+"""``tracelet-shim doctor``: what would happen here, and what is in the way.
+
+Nothing of a tracker's SDK is imported, and no value of a credential is read further than to see that it is there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import typer
+
+if TYPE_CHECKING:
+    from tracelet_shim._settings import Settings
+
+__all__ = ["doctor"]
+
+_TIMEOUT = 3.0
+_SECRET = re.compile(r"key|token|passw|secret|credential", re.IGNORECASE)
+
+
+class _Known(NamedTuple):
+    """Where a tracker takes its server and credentials from. (What is missing, its backend's `check` knows better.)"""
+
+    server: tuple[str, ...] = ()  # options and variables, the first that is set wins
+    port: int | None = None  # where the address may have none
+    credentials: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    hooks: tuple[tuple[str, str, str], ...] = ()  # variable, value that switches the tracker's own hook on, remedy
+
+
+_KNOWN = {
+    "mlflow": _Known(
+        ("tracking_uri", "MLFLOW_TRACKING_URI"),
+        credentials=("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        files=("~/.mlflow/credentials",),
+        hooks=(("DATABRICKS_RUNTIME_VERSION", ".+", "Databricks switches autologging on; mlflow.autolog(disable=True)"),),
+    ),
+    "wandb": _Known(
+        ("base_url", "WANDB_BASE_URL"),
+        credentials=("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"),
+        files=("~/.netrc", "~/_netrc"),
+        hooks=(("WANDB_SYNC_TENSORBOARD", "(?i)1|true|yes|on", "unset WANDB_SYNC_TENSORBOARD"),),
+    ),
+    "aim": _Known(("repo",), port=53800),
+    "clearml": _Known(
+        ("api_host", "CLEARML_API_HOST"),
+        credentials=("CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY", "CLEARML_AUTH_TOKEN"),
+        files=("$CLEARML_CONFIG_FILE", "~/clearml.conf"),
+        hooks=(("CLEARML_TASK_ID", ".+", "give the script's Task.init auto_connect_frameworks={'tensorboard': False}"),),
+    ),
+    "comet": _Known(
+        ("COMET_URL_OVERRIDE",),
+        credentials=("COMET_API_KEY",),
+        files=("$COMET_CONFIG", "~/.comet.config"),
+        hooks=(("COMET_AUTO_LOG_METRICS", "(?i)1|true|yes|on", "unset COMET_AUTO_LOG_METRICS"),),
+    ),
+    "swanlab": _Known(("api_host", "SWANLAB_API_HOST"), credentials=("SWANLAB_API_KEY",), files=("~/.swanlab/.netrc",)),
+    "trackio": _Known(
+        ("server_url", "TRACKIO_SERVER_URL"),
+        credentials=("TRACKIO_WRITE_TOKEN", "HF_TOKEN"),
+        files=("~/.cache/huggingface/token",),
+    ),
+    "dvclive": _Known(("DVC_STUDIO_URL",), credentials=("DVC_STUDIO_TOKEN",)),
+}
+
+
+class _Report:
+    """What was found, in the form of the JSON output."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {"ok": True, "settings": [], "trackers": [], "servers": [], "findings": []}
+
+    def find(self, level: str, topic: str, text: str, remedy: str | None = None) -> None:
+        """Add a finding; `level` is ok, warning or error."""
+        self.data["findings"].append({"level": level, "topic": topic, "text": text, "remedy": remedy})
+        if level == "error":
+            self.data["ok"] = False
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False) -> None:
+    """Check settings, trackers, credentials, servers and activation. Exit code 1 if something is in the way."""
+    report = _Report()
+    _interpreter(report)
+    settings = _settings(report)
+    _activation(report)
+    if settings is not None:
+        _trackers(report, settings)
+        _state(report, settings)
+    if as_json:
+        typer.echo(json.dumps(report.data, indent=2))
+    else:
+        _print(report.data)
+    raise typer.Exit(0 if report.data["ok"] else 1)
+
+
+def _interpreter(report: _Report) -> None:
+    report.data["python"] = {"version": platform.python_version(), "executable": sys.executable}
+    report.data["version"] = metadata.version("tracelet-shim")
+    for package, why in (("torch", "there is no SummaryWriter without it"), ("tensorboard", "it decodes what is logged")):
+        if importlib.util.find_spec(package) is None:
+            report.find("error", package, f"not installed: {why}", f"pip install {package}")
+        else:
+            report.find("ok", package, f"version {metadata.version(package)}")
+
+
+def _settings(report: _Report) -> Settings | None:
+    """Say what is configured, and where."""
+    from tracelet_shim import _settings, errors
+    from tracelet_shim._api import DEFAULT_BACKEND
+    from tracelet_shim.backends import registry
+
+    known = registry.names()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            settings = _settings.resolve({}, known)
+            sources = {
+                "file": _settings._from_file(os.environ, known),  # noqa: SLF001 - the same package
+                "environment": _settings._from_environment(os.environ, known),  # noqa: SLF001
+            }
+        except errors.ConfigurationError as error:
+            report.find("error", "settings", str(error), "correct the value; the documentation has the list of settings")
+            return None
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        report.find("warning", "settings", text, "correct the name, or unset it")
+    rows = {}
+    for origin, values in sources.items():
+        for name, value in values.items():
+            if name != "options":
+                rows[name] = (_shown(name, value), _place(origin, name))
+        for backend, options in values.get("options", {}).items():
+            for key, value in options.items():
+                rows[f"{backend}.{key}"] = (_shown(key, value), _place(origin, f"{backend}_{key}"))
+    if "backend" not in rows:
+        rows["backend"] = (DEFAULT_BACKEND, "default")
+    report.data["settings"] = [
+        {"name": name, "value": value, "from": origin} for name, (value, origin) in sorted(rows.items())
+    ]
+    for name in settings.backend:
+        if name not in known:
+            report.find("error", "settings", str(errors.UnknownBackendError(name, known)), "correct the name")
+    if os.environ.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
+        report.find("warning", "settings", "TRACELET_DISABLED is set: nothing is logged", "unset TRACELET_DISABLED")
+    return settings
+
+
+def _place(origin: str, name: str) -> str:
+    if origin == "environment":
+        return f"environment (TRACELET_{name.upper().replace('-', '_')})"
+    return f"file ({os.environ.get('TRACELET_CONFIG') or 'tracelet.toml'})"
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return a value for people: no secrets, and no texts that may have some."""
+    if _SECRET.search(name):
+        return "(set, not shown)"
+    if isinstance(value, Mapping):
+        return ", ".join(map(str, value)) if name == "config" else json.dumps(value, default=str)
+    return _without_login(str(value)) if not isinstance(value, list) else ", ".join(map(str, value))
+
+
+def _without_login(address: str) -> str:
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else address
+
+
+def _activation(report: _Report) -> None:
+    """Try whether an interpreter that finds TRACELET_BACKEND set is activated: by the .pth file, or the .start file."""
+    probe = "import sys; sys.exit(not any(type(f).__module__ == 'tracelet_shim._bootstrap' for f in sys.meta_path))"
+    environment = {**os.environ, "TRACELET_BACKEND": "mlflow", "TRACELET_DISABLED": ""}
+    done = subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, "-c", probe], env=environment, capture_output=True, check=False, timeout=60
+    )
+    report.data["pth_active"] = done.returncode == 0
+    if done.returncode == 0:
+        report.find("ok", "activation", f"TRACELET_BACKEND activates {sys.executable}")
+        return
+    report.find(
+        "error" if os.environ.get("TRACELET_BACKEND") else "warning",
+        "activation",
+        f"TRACELET_BACKEND alone does not activate {sys.executable}: tracelet_shim.pth is in none of its site directories",
+        "pip install --force-reinstall --no-deps tracelet-shim; or `tracelet-shim run -- COMMAND`; or import tracelet_shim.auto",
+    )
+
+
+def _trackers(report: _Report, settings: Settings) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tracelet_shim import errors
+    from tracelet_shim._api import DEFAULT_BACKEND
+    from tracelet_shim.backends import registry
+
+    wanted = settings.backend or (DEFAULT_BACKEND,)
+    servers: dict[str, str] = {}
+    for name in registry.names():
+        try:
+            backend = registry.find(name)
+        except errors.InvalidBackendError as error:
+            report.find("error" if name in wanted else "warning", name, str(error), "repair or uninstall the package")
+            continue
+        known, options = _KNOWN.get(name, _Known()), settings.options.get(name, {})
+        version, problem = backend.installed(), None
+        if name in wanted:
+            try:
+                backend(options)
+                backend.check(offline=settings.offline, options=options)
+                report.find("ok", name, f"{backend.distribution} {version} can be used")
+            except errors.TraceletError as error:
+                problem, _, remedy = str(error).partition("; remedy: ")
+                report.find("error", name, problem, remedy or "see the documentation of the tracker")
+            _hooks(report, name, known)
+        report.data["trackers"].append({
+            "name": name, "distribution": backend.distribution, "version": version, "configured": name in wanted,
+            "credentials": _credentials(known, options), "problem": problem,
+        })  # fmt: skip
+        address = next((a for a in (str(options.get(k) or os.environ.get(k) or "") for k in known.server) if a), "")
+        if "://" in address and urlsplit(address).hostname and (name in wanted or not options):
+            servers[name] = address
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        answers = pool.map(lambda item: _ask(item[1], _KNOWN[item[0]].port), servers.items())
+        for (name, address), (milliseconds, problem) in zip(servers.items(), answers, strict=True):
+            shown = _without_login(address)
+            report.data["servers"].append(
+                {"tracker": name, "address": shown, "milliseconds": milliseconds, "problem": problem}
+            )
+            if problem is None:
+                report.find("ok", name, f"{shown} answers in {milliseconds:.0f} ms")
+            else:
+                level = "error" if name in wanted and not settings.offline else "warning"
+                report.find(level, name, f"{shown}: {problem}", "start the server, or correct its address")
+
+
+def _hooks(report: _Report, name: str, known: _Known) -> None:
+    for variable, value, remedy in known.hooks:
+        if re.fullmatch(value, os.environ.get(variable, "")):
+            report.find("warning", name, f"{variable} is set: the tracker's own hook may log everything twice", remedy)
+    if name == "wandb":
+        for path in (Path("~/.config/wandb/settings").expanduser(), Path("wandb/settings")):
+            if path.is_file() and re.search(r"(?im)^\s*sync_tensorboard\s*=\s*(1|true)", path.read_text(errors="replace")):
+                report.find("warning", name, f"sync_tensorboard is on in {path}: everything is logged twice", "remove the line")
+
+
+def _credentials(known: _Known, options: Mapping[str, Any]) -> list[str]:
+    """Return where credentials were found: names, never values."""
+    found = [f"{variable} (environment)" for variable in known.credentials if os.environ.get(variable)]
+    found += [f"{key} (option)" for key in options if _SECRET.search(key)]
+    for name in known.files:
+        path = Path(os.path.expanduser(os.path.expandvars(name)))
+        try:
+            is_there = path.is_file() and ("netrc" not in path.name or b"machine" in path.read_bytes())
+        except OSError:
+            continue
+        if is_there:
+            found.append(str(path))
+    return found
+
+
+def _ask(address: str, port: int | None) -> tuple[float | None, str | None]:
+    """Return how many milliseconds the server took to answer, or what is wrong."""
+    import socket
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    parts = urlsplit(address)
+    start = time.monotonic()
+    try:
+        if parts.scheme in ("http", "https"):
+            request = Request(_without_login(address), headers={"User-Agent": "tracelet-shim"})  # noqa: S310 - http(s)
+            try:
+                urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+            except HTTPError as error:
+                if error.code >= 500:
+                    return None, f"it answers with an error ({error.code} {error.reason})"
+        else:
+            socket.create_connection((parts.hostname or "", parts.port or port or 0), timeout=_TIMEOUT).close()
+    except URLError as error:
+        return None, f"no answer ({error.reason})"
+    except (OSError, ValueError) as error:
+        return None, f"no answer ({str(error) or type(error).__name__})"
+    return 1000 * (time.monotonic() - start), None
+
+
+def _state(report: _Report, settings: Settings) -> None:
+    """Check that the ledger can be written: else a job that is killed cannot be continued."""
+    from tracelet_shim.ledger import state_directory
+
+    directory = state_directory(os.path.abspath(settings.root or "runs"), os.environ)
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            report.find("ok", "state", f"{directory} can be written")
+    except OSError as error:
+        remedy = "log to a directory that can be written, or set TRACELET_STATE_DIR"
+        report.find("error", "state", f"{directory} cannot be written ({error.strerror})", remedy)
+
+
+def _print(data: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(f"tracelet-shim {data['version']}, Python {data['python']['version']} ({data['python']['executable']})")
+    table = Table("setting", "value", "from", box=box.SIMPLE_HEAD)
+    for row in data["settings"]:
+        table.add_row(row["name"], row["value"], row["from"])
+    console.print(table)
+    table = Table("tracker", "installed", "used", "credentials found", box=box.SIMPLE_HEAD)
+    for row in data["trackers"]:
+        used = "yes" if row["configured"] else ""
+        table.add_row(row["name"], row["version"] or "no", used, ", ".join(row["credentials"]))
+    console.print(table)
+    for finding in data["findings"]:
+        console.print(f"{finding['level']:8}{finding['topic']}: {finding['text']}", soft_wrap=True)
+        if finding["remedy"]:
+            console.print(f"        remedy: {finding['remedy']}", soft_wrap=True)
