@@ -42,7 +42,8 @@ def test_users_runs_are_joined_and_left_open(run_python: RunPython, tmp_path: Pa
         """
     )
     with sqlite3.connect(tmp_path / "mine.db") as db:
-        assert db.execute("SELECT key, COUNT(*) FROM metrics GROUP BY key ORDER BY key").fetchall() == [("loss", 100), ("mine", 1)]
+        points = db.execute("SELECT key, COUNT(*) FROM metrics GROUP BY key ORDER BY key").fetchall()
+        assert points == [("loss", 100), ("mine", 1)]
         assert db.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
 
 

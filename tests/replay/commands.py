@@ -20,7 +20,7 @@ def environment(**more: str) -> dict[str, str]:
 def tracelet_shim(*args: str, code: int = 0, **env: str) -> str:
     """Run the command; return what it said. It must end with this exit code."""
     done = subprocess.run(
-        [COMMAND, *args], env=environment(**env), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=200
+        [COMMAND, *args], env=environment(**env), capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr

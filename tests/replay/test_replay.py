@@ -68,7 +68,7 @@ def test_it_gives_what_live_logging_gives(tmp_path: Path) -> None:
     for check in conformance.CHECKS:
         if check not in ("check_video", "check_hparams", "check_sweep", "check_about"):
             getattr(checks, check)()  # of videos, TensorBoard's files have nothing without moviepy
-    params = {"lr": "0.1", "bs": "32.0", "opt": "adam", "amp": "True"}  # and no integers among parameters
+    params = {"lr": "0.1", "bs": "32.0", "opt": "adam", "amp": "1.0"}  # and every number among parameters is a double
     assert reader.params() == params
     assert reader.summary_metrics() == {"hp/acc": 0.75}
     assert [(trial.params["lr"], trial.metrics) for trial in reader.trials()] == [

@@ -72,7 +72,8 @@ def test_training_and_relay_are_killed(run_python: RunPython, tmp_path: Path) ->
 def test_a_session_that_runs_is_refused(run_python: RunPython, tmp_path: Path) -> None:
     """While the training process, or a relay that outlives it, delivers, nobody else does."""
     script = tmp_path / "script.py"
-    script.write_text(LOG + "s = tracelet.start_logging(backend='tensorboard')\nw = log(10)\nw.flush()\nassert s.flush(60)\nopen('up', 'w')\ntime.sleep(100)")
+    session = "s = tracelet.start_logging(backend='tensorboard')\nw = log(10)\nw.flush()\nassert s.flush(60)\n"
+    script.write_text(LOG + session + "open('up', 'w')\ntime.sleep(100)")
     with subprocess.Popen([sys.executable, str(script)], env=environment(), stderr=subprocess.DEVNULL) as process:
         try:
             eventually(lambda: Path("up").exists())

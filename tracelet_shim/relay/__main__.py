@@ -9,6 +9,7 @@ closes the runs as failed (killed, where the parent got SIGTERM).
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import json
@@ -17,6 +18,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from tracelet_shim.relay.dispatcher import Relay
 
 _TICK = 0.1
 _ORPHAN_DEADLINE = 300.0
+_CLEAN_UP_SECONDS = 2.0
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -121,11 +124,19 @@ def main() -> None:
         raise
     finally:
         connection.send()
+        _clean_up()
         logging.shutdown()
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
     os._exit(0)  # an SDK's own exit handlers may hang; every run has been closed, or given up with a message
+
+
+def _clean_up() -> None:
+    """Run the SDKs' exit handlers, which remove their temporary directories, for as long as is reasonable: some hang."""
+    thread = threading.Thread(target=atexit._run_exitfuncs, daemon=True)  # noqa: SLF001 - there is no public way
+    thread.start()
+    thread.join(_CLEAN_UP_SECONDS)
 
 
 class _LogFile:

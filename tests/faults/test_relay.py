@@ -1,0 +1,151 @@
+"""The relay process stopped, killed, and far behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Train
+from tests.faults.harness import (
+    MLflowServer,
+    copied_steps,
+    eventually,
+    free_port,
+    losses,
+    resident,
+)
+
+
+def test_relay_is_stopped_for_a_while(train: Train, tmp_path: Path) -> None:
+    """While the relay takes nothing (SIGSTOP), training logs on at its pace and within its memory budget; after SIGCONT
+    every point arrives."""
+    many = 250_000
+    program = train(
+        f"""
+session = begin("tensorboard")
+log(0, 100)
+assert session.flush(60)
+reach("first"); wait_for("stopped")
+log(100, {many})
+reach("logged"); wait_for("continued")
+""",
+        env={"TRACELET_MEMORY": "16"},
+    )
+    program.wait_for("first")
+    os.kill(program.relay(), signal.SIGSTOP)
+    program.go("stopped")
+    program.wait_for("logged")  # the loop has come to its end, with a relay that stands still
+    assert len(copied_steps(tmp_path)) == 100
+    os.kill(program.relay(), signal.SIGCONT)
+    program.go("continued")
+    # 16 MB of data wait in the queue and as much on the way; 100,000 records in the queue have 400 bytes of Python objects each.
+    program.end(many, memory=2 * 16e6 + 40e6)
+    assert copied_steps(tmp_path) == list(range(many))
+
+
+def test_relay_is_stopped_when_the_program_ends(train: Train, tmp_path: Path) -> None:
+    """A relay that stands still for ever cannot keep the program from ending in time; what it had not taken comes with a resumed
+    delivery."""
+    program = train(
+        """
+session = begin("tensorboard", exit_timeout=3)
+log(0, 100)
+assert session.flush(60)
+reach("first"); wait_for("stopped")
+log(100, 500)
+""",
+        exit_timeout=3,
+    )
+    program.wait_for("first")
+    os.kill(program.relay(), signal.SIGSTOP)
+    program.go("stopped")
+    said = program.end(500)
+    assert "--resume" in said
+    program.resume()
+    assert copied_steps(tmp_path) == list(range(500))
+
+
+def test_relay_is_killed_twice(train: Train, tmp_path: Path) -> None:
+    """A relay that is killed is started again; when that is killed too, one warning says that delivery is over, training goes
+    on, its memory no longer grows, and a resumed delivery brings the rest."""
+    program = train(
+        """
+session = begin("mlflow", "tensorboard")
+log(0, 300)
+assert session.flush(60)
+reach("first"); wait_for("killed")
+log(300, 600)
+assert session.flush(60)
+reach("second"); wait_for("killed again")
+log(600, 700)
+time.sleep(0.5)
+reach("over")
+log(700, 50_000)
+reach("logged")
+"""
+    )
+    program.wait_for("first")
+    os.kill(program.relay(), signal.SIGKILL)
+    program.go("killed")
+    program.wait_for("second")
+    os.kill(program.relay(1), signal.SIGKILL)
+    program.go("killed again")
+    over = program.wait_for("over")
+    assert program.wait_for("logged") - over < 5e6  # 50,000 records would be more
+    said = program.end(50_000)
+    assert said.count("starting it again") == 1
+    assert said.count("delivery stopped") == 1
+    assert f"tracelet-shim replay {tmp_path}/runs/x --resume" in said
+    program.resume()
+    assert copied_steps(tmp_path) == list(range(50_000))
+    # What the first two relays had is exact; of the rest there are only the float32 of the event file.
+    assert mlflow_points(tmp_path) == losses(600) + losses(50_000, exact=False)[600:]
+
+
+def mlflow_points(directory: Path) -> list[tuple[str, int, float]]:
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(directory / "mlflow.db")) as db:
+        assert db.execute("SELECT status FROM runs").fetchall() == [("FAILED",)]
+        return db.execute("SELECT key, step, value FROM metrics ORDER BY key, step").fetchall()
+
+
+@pytest.mark.slow
+def test_many_points_for_a_dead_tracker(train: Train, tmp_path: Path, server: MLflowServer) -> None:
+    """With a tracker that is down, 200,000 points cost neither process memory beyond the budget, and all of them come with a
+    resumed delivery."""
+    many = 200_000
+    program = train(
+        f"""
+begin("mlflow", "tensorboard", exit_timeout=3)
+log(0, 20_000)
+reach("first"); wait_for("seen")
+log(20_000, {many})
+reach("logged"); wait_for("measured")
+""",
+        env={
+            "TRACELET_MEMORY": "16",
+            "TRACELET_PROJECT": tmp_path.name,
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}",
+        },
+        exit_timeout=3,
+    )
+    program.wait_for("first")
+    eventually(lambda: "mlflow: cannot open a run yet" in program.errors)
+    eventually(lambda: len(copied_steps(tmp_path)) == 20_000)  # by now the budget is used up
+    time.sleep(1)
+    before = resident(program.relay())
+    program.go("seen")
+    program.wait_for("logged")
+    eventually(lambda: len(copied_steps(tmp_path)) == many)
+    assert program.relay_peak - before < 30e6
+    program.go("measured")
+    said = program.end(many, memory=30e6)
+    assert f"mlflow: {many} events were not delivered" in said
+    program.resume(env={"MLFLOW_TRACKING_URI": server.uri})
+    assert server.points(tmp_path.name) == losses(many)
