@@ -294,12 +294,17 @@ class Session:
 
     def _account(self, states: dict[str, msg.BackendState] | None) -> None:
         """Say what did not arrive; raise under strict."""
-        if states is None:
+        if states is None:  # a relay that stands still, or died; what it has is not known
+            if not self._troubles_of_ours():
+                self._on_trouble(msg.Trouble(None, "silent", "the relay did not answer at the end; the last events may be missing"))
             states = self.status()
         missing = {name: s.pending + s.failed for name, s in states.items() if s.pending + s.failed or s.state == "failed"}
         for name, count in missing.items():
             error = f" ({states[name].error})" if states[name].error else ""
             say(f"warning: {name}: {count} events were not delivered{error}")
+        for name, state in states.items():
+            if state.state == "abandoned" and name not in missing:
+                say(f"warning: {name}: it has everything, but its run was not ended in time")
         remedy = self._remedy(states)
         if remedy is not None:
             say(f"what is missing is in the event files; to deliver it: {remedy}")
@@ -310,7 +315,10 @@ class Session:
 
     def _remedy(self, states: Mapping[str, msg.BackendState]) -> str | None:
         """Return the command that delivers what is missing; None if nothing is, or if it would find no state or no files."""
-        if self._root is None or "://" in self._root or all(s.state == "closed" and not s.pending for s in states.values()):
+        split = not all(spec.here or not spec.target for spec in self._specs) and self.settings.delivery == "process"
+        in_ledger = [spec.name for spec in self._specs if spec.target and not (spec.here and split)]
+        complete = all(states[name].state == "closed" and not states[name].pending for name in in_ledger)
+        if self._root is None or "://" in self._root or complete:
             return None
         directory = os.environ.get("TRACELET_STATE_DIR")
         state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""

@@ -521,6 +521,9 @@ def resume(logdir: str, arguments: Mapping[str, Any], view: View, *, session: st
         rest.read()
     host.drain()
     states = host.close(row.status or "failed", cut_off=view.stopped())
+    if relay.clean:
+        with contextlib.suppress(OSError):
+            (directory / f"{row.id}.log").unlink(missing_ok=True)  # of the relay that did not come to its end
     return Outcome(row.id, root, states, tuple(damage for damage in rest.damages() if not damage.expected))
 
 

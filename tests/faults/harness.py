@@ -196,7 +196,7 @@ class Training:
         self._watcher.join()
         assert self.process.returncode == 0, self.errors
         assert self._out.read_text() == "trained\n"
-        assert [line for line in self.errors.splitlines() if not line.startswith("tracelet-shim: ")] == []
+        assert all(line.startswith("tracelet-shim: ") for line in self.errors.splitlines()), self.errors
         assert native_steps(self.directory / "runs" / "x") == list(range(steps))
         grown = self.training_peak - int((self.directory / "begun").read_text())
         assert grown <= memory, f"the training process grew by {grown / 1e6:.1f} MB"

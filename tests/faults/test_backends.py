@@ -99,11 +99,16 @@ def test_backends_hang(train: Train, tmp_path: Path, hosting: str) -> None:
     said = program.end(500)
     assert "hangs_in_write: " in said
     assert "events were not delivered" in said
-    assert "hangs_in_close: 0" not in said
+    assert "hangs_in_close: it has everything, but its run was not ended in time" in said
     assert steps(tmp_path, "hangs_in_close") == list(range(500))
     assert steps(tmp_path, "hangs_in_write") in ([], list(range(250)))
     assert copied_steps(tmp_path) == list(range(500))
-    assert states(tmp_path) == {"hangs_in_write": "abandoned", "hangs_in_close": "abandoned", "tensorboard": "closed"}
+    if hosting == "objects":  # which no other process can make again
+        assert states(tmp_path) == {"tensorboard": "closed"}
+        assert "--resume" not in said
+    else:
+        assert states(tmp_path) == {"hangs_in_write": "abandoned", "hangs_in_close": "abandoned", "tensorboard": "closed"}
+        assert "--resume" in said
 
 
 @pytest.mark.parametrize("hosting", ["process", "thread"])
@@ -112,7 +117,7 @@ def test_single_events_are_refused(train: Train, tmp_path: Path, hosting: str) -
     program = train(backends("refusing", hosting=hosting) + "log(0, 500)\n", exit_timeout=4)
     said = program.end(500)
     refused = [step for step in range(500) if step % 100 in (7, 8)]
-    assert said.count("was refused: not this one") == 2  # when it happens, and at the end
+    assert said.count("was refused") == 2  # when it happens first, and at the end
     assert f"refusing: {len(refused)} events were not delivered" in said
     assert steps(tmp_path, "refusing") == [step for step in range(500) if step not in refused]
     assert copied_steps(tmp_path) == list(range(500))

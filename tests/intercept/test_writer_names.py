@@ -76,14 +76,15 @@ def test_names_are_stable_and_apart(made: list[str]) -> None:
 
 
 def test_names_of_a_session() -> None:
-    """In a program: two splits, the writers inside `add_hparams` and `add_scalars`, and one beside the root."""
+    """In a program: two splits, one beside the root; the writers inside `add_hparams` and `add_scalars` take no name."""
     backend = RecordingBackend()
     session = tracelet_shim.start_logging(backend, delivery="thread", strict=True, quiet=True)
-    train, val, other = SummaryWriter("runs/x/train"), SummaryWriter("runs/x/val"), SummaryWriter("runs/beside")
+    train, val = SummaryWriter("runs/x/train"), SummaryWriter("runs/x/val")
     train.add_scalar("loss", 1)
     val.add_scalar("loss", 2)
-    val.add_hparams({"lr": 0.1}, {"m": 1})
+    val.add_hparams({"lr": 0.1}, {"m": 1}, run_name="../beside")
     train.add_scalars("s", {"k": 3})
+    other = SummaryWriter("runs/beside")
     other.add_scalar("loss", 4)
     other.add_embedding(np.ones((2, 2)))
     for writer in (train, val, other):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import signal
 import struct
 import subprocess
@@ -19,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tests.delivery.programs import eventually, tensorboard_steps
 from tests.readers.mlflow import MLflowReader
-from tests.replay.commands import environment, points, runs, started, tracelet_shim
+from tests.replay.commands import COMMAND, environment, points, runs, started, tracelet_shim
 from tracelet_shim.testing import conformance, program
 
 WRITE = """
@@ -144,6 +147,26 @@ def test_our_own_copies_are_left_out() -> None:
     tracelet_shim("replay", "runs/x", "-b", "tensorboard", "--option", "tensorboard.logdir=runs/copies")
     said = tracelet_shim("replay", "runs", "-b", "tensorboard")
     assert "tensorboard: 5 events delivered" in said
+
+
+def test_bars_on_a_terminal() -> None:
+    """On a terminal there is a bar for reading and one for each tracker, and what is said stands above them."""
+    write("runs/x", 20_000)
+    outer, inner = pty.openpty()
+    command = [COMMAND, "replay", "runs/x", "-b", "tensorboard"]
+    env = environment(TERM="xterm", COLUMNS="100")
+    with subprocess.Popen(command, env=env, stdin=inner, stdout=inner, stderr=inner, close_fds=True) as process:
+        os.close(inner)
+        said = b""
+        with contextlib.suppress(OSError):  # the other end was closed
+            while data := os.read(outer, 65536):
+                said += data
+        assert process.wait(60) == 0
+    os.close(outer)
+    text = said.decode()
+    assert "reading" in text
+    assert "100%" in text
+    assert "tensorboard: 20000 events delivered" in text
 
 
 @pytest.mark.parametrize("end", ["idle", "SIGTERM"])

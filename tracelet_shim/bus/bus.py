@@ -165,18 +165,30 @@ class Bus:
                 if len(batch) < _BATCH_RECORDS and size < _BATCH_BYTES:
                     continue
             if batch:
-                channel.send(msg.Records(batch))
+                self._send(channel, msg.Records(batch))
                 batch, size = [], 0
             if not isinstance(message, msg.Record):
-                channel.send(message)
+                self._send(channel, message)
         if batch:
-            channel.send(msg.Records(batch))
+            self._send(channel, msg.Records(batch))
         if not self._queue:
             self._waiting_bytes = 0
             if self._gaps is not None:
                 with self._gap_lock:
                     self._owed.extend((source, first, last) for source, (first, last) in self._gaps.items())
                     self._gaps = None
+
+    def _send(self, channel: Channel, message: msg.Message) -> None:
+        """Hand over; a record that cannot be encoded or decoded must not take the others with it."""
+        try:
+            channel.send(message)
+        except (TypeError, ValueError, OverflowError, AttributeError, LookupError) as error:
+            if isinstance(message, msg.Records) and len(message.records) > 1:
+                for record in message.records:
+                    self._send(channel, msg.Records([record]))
+                return
+            logger.debug("a message could not be sent", exc_info=True)
+            self._on_reply(msg.Trouble(None, "unsent", f"an event could not be sent: {type(error).__name__}: {error}"))
 
     def _send_owed(self, channel: Channel) -> None:
         """Send the ranges of records that had not been queued; the relay reads them from the event files."""

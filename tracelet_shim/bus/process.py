@@ -32,6 +32,8 @@ __all__ = ["FRAME", "ProcessChannel", "RelayChannel", "RelayDiedError", "frames"
 
 FRAME = struct.Struct("<I")
 _READ = 1 << 16
+_WINDOW = 8 << 20
+_RECORD_BYTES = 300  # of a record beyond its data, measured
 
 logger = logging.getLogger("tracelet_shim")
 
@@ -63,8 +65,12 @@ class ProcessChannel(Channel):
     def __init__(self, predecessor: ProcessChannel | None = None) -> None:
         self.unsent: list[msg.Message] = []
         self._told: list[msg.Message] = []  # Open, writers and sources: what a successor has to be told first
-        self._window: deque[tuple[int, msg.Message]] = deque()  # the others, with the number of records up to each
+        # The others: number of records up to each, the message, and the memory that it takes
+        self._window: deque[tuple[int, msg.Message, int]] = deque()
+        self._window_bytes = 0
         self._count = 0
+        self._indexed = 0  # records that the relay has entered in its index
+        self._lost = 0  # records that its predecessor had entered in an index which is gone
         self._continuing = predecessor is not None
         self._outgoing = bytearray()
         self._incoming = bytearray()
@@ -103,28 +109,36 @@ class ProcessChannel(Channel):
 
     def _take_over(self, predecessor: ProcessChannel) -> None:
         """Tell the new relay what the old one had been told; `_continued` sends what it had not kept."""
-        self._window, self._count = predecessor._window, predecessor._count
+        self._window, self._window_bytes = predecessor._window, predecessor._window_bytes
+        self._count, self._indexed = predecessor._count, predecessor._indexed
         for message in predecessor._told:
             self.send(msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message)
         self._transmit(msg.Continue())
 
     def send(self, message: msg.Message) -> None:
+        data = self._encoder.encode(message)  # before anything else: what cannot be encoded must leave no trace
         if not self._greeted:
             self.unsent.append(message)
         if isinstance(message, (msg.Open, msg.Writer, msg.Source)):
             self._told.append(message)
-            self._transmit(message)
+            self._write_frame(data)
             return
+        size = _RECORD_BYTES
         if isinstance(message, msg.Records):
             self._count += len(message.records)
-        self._window.append((self._count, message))
+            size = sum(_RECORD_BYTES + len(record.data or b"") for record in message.records)
+        self._window.append((self._count, message, size))
+        self._window_bytes += size
         if not self._continuing:
-            self._transmit(message)
+            self._write_frame(data)
 
     def _continued(self, records: int) -> None:
         """The relay has so many records of its predecessor's: send the rest."""
         self._continuing = False
-        for end, message in self._window:
+        # Without state, or if its disk was full, it has less than its predecessor had said: that is not to be had again.
+        self._lost = max(0, self._indexed - records)
+        records += self._lost
+        for end, message, _ in self._window:
             if isinstance(message, msg.Records):
                 missing = message.records[max(0, records - (end - len(message.records))) :]
                 if missing:
@@ -133,14 +147,17 @@ class ProcessChannel(Channel):
                 self._transmit(message)
 
     def _acknowledged(self, records: int) -> None:
+        records = self._indexed = records + self._lost
         while self._window and (
             self._window[0][0] < records
             or (self._window[0][0] == records and isinstance(self._window[0][1], msg.Records))
         ):
-            self._window.popleft()
+            self._window_bytes -= self._window.popleft()[2]
 
     def _transmit(self, message: msg.Message) -> None:
-        data = self._encoder.encode(message)
+        self._write_frame(self._encoder.encode(message))
+
+    def _write_frame(self, data: bytes) -> None:
         self._outgoing += FRAME.pack(len(data))
         self._outgoing += data
         if len(self._outgoing) > _READ:
@@ -148,7 +165,9 @@ class ProcessChannel(Channel):
 
     @property
     def backlog(self) -> int:
-        return len(self._outgoing)
+        # What has been sent and is kept for a successor takes memory as well; the relay answers about ten times a second, and
+        # what is normal in that time does not count.
+        return len(self._outgoing) + max(0, self._window_bytes - _WINDOW)
 
     def pump(self) -> None:
         self._read()

@@ -68,7 +68,8 @@ def replay(
         _refuse(f"{', '.join(wrong)}: --resume continues a session as it was started")
     if session is not None and not resume:
         _refuse(f"{session!r}: a session is named with --resume only")
-    if runs and (follow or run_id is not None or exp_name is not None or root is not None or session is not None):
+    named = run_id or exp_name or root or session or os.environ.get("TRACELET_RUN_ID")
+    if runs and (follow or named):
         _refuse("--runs goes with none of --follow, --run-id, --exp-name, --root: each sub-directory is a run, named after it")
     if idle is not None and not follow:
         _refuse("--idle goes with --follow")
@@ -107,6 +108,8 @@ def _run(
                     break
                 if runs:
                     view.say(f"-- {os.path.relpath(place, logdir)}")
+                    if not resume:
+                        arguments["exp_name"] = os.path.basename(place)
                 if resume:
                     outcome = engine.resume(place, arguments, view, session=session)
                 else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import os
 import struct
+import sys
 import threading
 import weakref
 from collections import deque
@@ -41,6 +42,7 @@ def accelerate(writer: Any) -> BatchWriter | None:
     file = native._writer._writer
     if not isinstance(getattr(file, "fs", None), gfile.LocalFileSystem):
         return None
+    use_fast_crc()
     native._worker.stop()
     batch = BatchWriter(native._writer, file)
     writer.event_writer._async_writer = batch
@@ -50,9 +52,9 @@ def accelerate(writer: Any) -> BatchWriter | None:
 
 def use_fast_crc() -> None:
     """Let writers that are not replaced (older than the session, or remote) have the C checksum too."""
-    from tensorboard.summary.writer import record_writer
-
-    record_writer.masked_crc32c = _masked_crc32c
+    record_writer = sys.modules.get("tensorboard.summary.writer.record_writer")
+    if record_writer is not None:  # else there is no writer yet, and `accelerate` comes here again for the first
+        record_writer.masked_crc32c = _masked_crc32c  # type: ignore[attr-defined]
 
 
 def _masked_crc32c(data: bytes) -> int:

@@ -75,6 +75,7 @@ class Relay:
         self._next_save = 0.0
         self._status = ""
         self._cut_off = False
+        self._index_lost = False
         self._deadline = 0.0
         self.closing = False
         self.closed = False
@@ -89,6 +90,7 @@ class Relay:
             try:
                 self._log.append(message.records)
             except OSError as error:
+                self._index_lost = True
                 self._trouble("index", f"cannot write the index of the session ({error}); events stay in memory")
         elif isinstance(message, msg.Source):
             self._decoder.add_source(message)
@@ -279,7 +281,9 @@ class Relay:
             try:
                 session = self._session.run.session
                 everything = everything and all(row.cursor >= self._log.length for row in self._ledger.runs(session))
-                self._ledger.end(session, self._status, cut_off=self._cut_off, taken=self.taken)
+                lost = self._index_lost and not everything  # then the event files have more than the index, as after a crash
+                taken = {} if lost else self.taken
+                self._ledger.end(session, self._status, cut_off=self._cut_off or lost, taken=taken)
             except sqlite3.Error as error:
                 self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
             self._ledger.close()

@@ -263,11 +263,13 @@ class Worker:
             backend.written = 0
             try:
                 backend.write(batch)
-            except Exception as error:
+            except BaseException as error:
                 done = backend.written
                 self._count(batch[:done])
                 self._advance(backend, entries, done)
                 batch = batch[done:]
+                if not isinstance(error, Exception):  # the end of this worker, but not to be delivered twice afterwards
+                    raise
                 if done:
                     attempt = 0
                 if not batch:
