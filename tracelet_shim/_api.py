@@ -20,7 +20,7 @@ __all__ = ["activate_from_environment", "get_session", "start_logging", "stop_lo
 
 _lock = threading.RLock()
 _session: Session | None = None
-_hooked = False
+_hooked = _fork_hooked = False
 
 _undelivered = False
 
@@ -127,11 +127,10 @@ def activate_from_environment() -> None:
     Raises:
         TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
     """
-    from tracelet_shim._session import OWNER
+    from tracelet_shim._session import has_other_owner
 
     with _lock:
-        owner = os.environ.get(OWNER)
-        if _session is not None or (owner is not None and owner != str(os.getpid())):
+        if _session is not None or has_other_owner():
             return
         _prepare({}, lenient=True)
 
@@ -163,10 +162,11 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     if os.environ.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
         active = False
     else:
-        active = (settings.ranks == "all" or rank() == 0) and not _importing_main_again()
+        # What the environment asks for begins with the first writer, in whatever process that is.
+        active = (settings.ranks == "all" or rank() == 0) and (lenient or not _importing_main_again())
     specs = _specs(settings, objects, lenient=lenient and not settings.strict) if active else []
     active = active and bool(specs)
-    session = Session(settings, specs, objects, active=active)
+    session = Session(settings, specs, objects, active=active, from_environment=lenient)
     _session = session
     if active:
         intercept.install()
@@ -214,11 +214,18 @@ def _importing_main_again() -> bool:
 def _hook_process(session: Session) -> None:
     """Be called at a fork and at the end of the interpreter."""
     global _hooked
+    global _fork_hooked
+    if not _fork_hooked:
+        _fork_hooked = True
+        os.register_at_fork(after_in_child=_after_fork)
     if not _hooked:
         _hooked = True
-        os.register_at_fork(after_in_child=_after_fork)
         atexit.register(_fail_the_job)
         atexit.register(_at_exit)
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
+            # A process of multiprocessing ends without atexit; it runs these instead.
+            util.Finalize(None, _at_exit, exitpriority=0)
     register = getattr(threading, "_register_atexit", None)
     if session.hosts_trackers and register is not None:
         # Where SDKs live in this process, their own atexit handlers must not come first: they would end what is still
@@ -314,6 +321,15 @@ def _after_fork() -> None:
 
     intercept.set_sink(None)
     _lock = threading.RLock()
+    global _hooked
+    _hooked = _fork_hooked = False
     session, _session = _session, None
-    if session is not None:
-        session.after_fork()
+    if session is None:
+        return
+    if session.active and not session.has_begun and session.from_environment:
+        # Prepared for whichever process creates a writer: this may be the one.
+        _session = session.renewed()
+        intercept.set_sink(_session)
+        _hook_process(_session)
+        return
+    session.after_fork()

@@ -47,14 +47,19 @@ def describe() -> Program:
         module = spec.name.removesuffix(".__main__")
     orig = getattr(sys, "argv", None) or [""]
     return Program(
-        script=os.path.abspath(script) if script else None,
+        script=_text(os.path.abspath(script)) if script else None,
         module=module,
-        argv=tuple(map(str, orig)),
-        cwd=_cwd(),
+        argv=tuple(_text(str(argument)) for argument in orig),
+        cwd=_text(_cwd()),
         executable=sys.executable or "",
         pid=os.getpid(),
         host=socket.gethostname(),
     )
+
+
+def _text(value: str) -> str:
+    """Arguments and paths may have bytes that are no UTF-8; for the record they need not be exact."""
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _cwd() -> str:
@@ -97,8 +102,11 @@ class ExitWatch:
         self._code = code
 
     def still_running(self) -> None:
-        """The program has done something since: an earlier `sys.exit` was caught."""
-        self._code = None
+        """The program logs: if it had called `sys.exit` before and is past it, that was caught."""
+        if self._code is None or threading.current_thread() is not threading.main_thread():
+            return
+        if not isinstance(sys.exc_info()[1], SystemExit):  # else a finally block on the way out
+            self._code = None
 
     def status(self) -> str:
         """Return ``"finished"``, ``"failed"`` or ``"killed"``; to be called at exit."""

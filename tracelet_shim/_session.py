@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import shlex
+import socket
 import sys
 import threading
 import time
@@ -31,7 +32,27 @@ __all__ = ["Session", "say"]
 logger = logging.getLogger("tracelet_shim")
 
 OWNER = "_TRACELET_OWNER"
-"""Environment variable: pid of the process that has a session open, so that its children do not open one more."""
+"""Environment variable: host and pid of the process that has a session open, so that its children do not open one more."""
+
+
+def owner_mark() -> str:
+    """Return what `OWNER` is set to by this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def has_other_owner() -> bool:
+    """True if this process is the child of one that has a session open. The environment may also have come from another
+    machine, or from a process that is gone: a job that was submitted from a notebook is nobody's child."""
+    host, _, pid = os.environ.get(OWNER, "").rpartition(":")
+    if not pid.isdigit() or host != socket.gethostname() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it lives, and is another user's
+        return True
+    return True
 
 
 class Session:
@@ -42,15 +63,23 @@ class Session:
         settings: what it was started with.
         active: False if this process does not log (another rank does), or after `stop`.
         objects: the backends that were given as objects, by name.
+        from_environment: True if no call asked for it: it begins with the first writer.
     """
 
     def __init__(
-        self, settings: Settings, specs: list[msg.BackendSpec], objects: Mapping[str, Backend], *, active: bool = True
+        self,
+        settings: Settings,
+        specs: list[msg.BackendSpec],
+        objects: Mapping[str, Backend],
+        *,
+        active: bool = True,
+        from_environment: bool = False,
     ) -> None:
         self.id = uuid.uuid4().hex[:16]
         self.settings = settings
         self.active = active
         self.accelerates = settings.accelerate
+        self.from_environment = from_environment
         self._specs = specs
         self.objects = dict(objects)
         self._bus: Bus | None = None
@@ -67,6 +96,15 @@ class Session:
         self.exit_watch = ExitWatch()
 
     # -- begin --------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_begun(self) -> bool:
+        """True once the runs are being opened."""
+        return self._bus is not None
+
+    def renewed(self) -> Session:
+        """Return a session like this one, for a forked child, which shares no lock with its parent."""
+        return Session(self.settings, self._specs, self.objects, from_environment=self.from_environment)
 
     def begin(self) -> Bus:
         """Start the relay and open the runs, without waiting for them. A second call changes nothing."""
@@ -90,7 +128,7 @@ class Session:
         bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
         bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
-        os.environ[OWNER] = str(os.getpid())
+        os.environ[OWNER] = owner_mark()
         if self.accelerates:
             intercept.use_fast_crc()
         self.exit_watch.watch()
@@ -288,7 +326,7 @@ class Session:
                 progress.show()
 
             states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
-            if os.environ.get(OWNER) == str(os.getpid()):
+            if os.environ.get(OWNER) == owner_mark():
                 del os.environ[OWNER]
             self._account(states)
 
@@ -296,7 +334,8 @@ class Session:
         """Say what did not arrive; raise under strict."""
         if states is None:  # a relay that stands still, or died; what it has is not known
             if not self._troubles_of_ours():
-                self._on_trouble(msg.Trouble(None, "silent", "the relay did not answer at the end; the last events may be missing"))
+                silent = "the relay did not answer at the end; the last events may be missing"
+                self._on_trouble(msg.Trouble(None, "silent", silent))
             states = self.status()
         missing = {name: s.pending + s.failed for name, s in states.items() if s.pending + s.failed or s.state == "failed"}
         for name, count in missing.items():

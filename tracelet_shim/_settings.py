@@ -90,7 +90,7 @@ def resolve(
         ("argument", call),
     ):
         for backend, given in values.pop("options", {}).items():
-            options.setdefault(backend.lower(), {}).update(given)
+            options.setdefault(backend.lower(), {}).update(_plain(dict(given)))
         for name, value in values.items():
             merged[name] = _convert(name, value, origin)
     return Settings(**merged, options=options)
@@ -104,7 +104,7 @@ def _convert(name: str, value: Any, origin: str) -> Any:
     elif name == "root" and isinstance(value, os.PathLike):
         value = os.fspath(value)
     elif name == "config":
-        value = {str(key): _plain(item) for key, item in dict(value).items()}
+        value = _plain(value if isinstance(value, Mapping) else vars(value))  # an argparse.Namespace will do
     elif isinstance(value, str) and _TYPES[name] is bool:
         value = _flag(value)
     try:
@@ -192,13 +192,26 @@ def _flag(value: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a config value as JSON can hold it: numpy and torch scalars as numbers, anything unknown as text."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    """Return a value as JSON and msgpack can hold it: numpy and torch scalars as numbers, anything unknown as text."""
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**63 else str(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, os.PathLike):
+        return _text(os.fsdecode(value))
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {_text(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(v) for v in value]
     if getattr(value, "size", None) == 1 or getattr(value, "ndim", None) == 0:
-        return value.item()
-    return str(value)
+        return _plain(value.item())
+    return _text(str(value))
+
+
+def _text(value: str) -> str:
+    """Return a text that UTF-8 can hold: a path or argument may have bytes that are none."""
+    return value.encode("utf-8", "replace").decode("utf-8")

@@ -109,26 +109,43 @@ def count_records(path: str) -> int:
 
 
 class EventFileReader:
-    """Reads records by position, forwards as a rule.
+    """Reads records by position, forwards as a rule; going back costs little, since every thousandth place is known.
 
     Args:
         path: the event file.
     """
 
+    _STRIDE = 1000
+
     def __init__(self, path: str) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
         self._next = 0
+        self._places = [0]  # byte offset of each _STRIDE-th record, as far as it has been passed
 
     def read(self, position: int) -> bytes | None:
         """Return the record at `position`; None as long as the file does not reach so far."""
-        if position < self._next:
-            self._file.seek(0)
-            self._next = 0
+        known = min(position // self._STRIDE, len(self._places) - 1)
+        if position < self._next or known * self._STRIDE > self._next:
+            self._file.seek(self._places[known])
+            self._next = known * self._STRIDE
+        size = os.fstat(self._file.fileno()).st_size
+        while self._next < position:
+            start = self._file.tell()
+            header = self._file.read(_HEADER.size)
+            end = start + _FRAME + _HEADER.unpack(header)[0] if len(header) == _HEADER.size else size + 1
+            self._file.seek(end if end <= size else start)
+            if end > size:
+                return None
+            self._passed()
         for data in records(self._file):
-            self._next += 1
-            if self._next > position:
-                return data
+            self._passed()
+            return data
         return None
+
+    def _passed(self) -> None:
+        self._next += 1
+        if self._next == len(self._places) * self._STRIDE:
+            self._places.append(self._file.tell())
 
     def close(self) -> None:
         self._file.close()

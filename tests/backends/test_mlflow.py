@@ -350,7 +350,7 @@ def test_active_run_of_the_user_is_joined_and_left_open(store: Path) -> None:
         mlflow.log_param("his", 1)
 
         def work() -> None:
-            backend = opened(store, resume=borrowed, tags={"k": "v"}, config={"ours": 2})
+            backend = opened(store, resume=borrowed, borrowed=True, tags={"k": "v"}, config={"ours": 2})
             backend.write([Maker().scalar("x", 1.0)])
             backend.close("failed")
 

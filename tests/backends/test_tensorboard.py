@@ -546,8 +546,19 @@ def test_hostile_embedding_tags(tmp_path: Path) -> None:
     assert all(len(reader.embeddings("", tag)) == 1 for tag in tags if tag != "\ud800")
 
 
+def samples_shown(run: Path) -> dict[str, list[int]]:
+    """Return tag -> steps of the images that TensorBoard shows: it is asked by its own loader."""
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+
+    multiplexer = EventMultiplexer().AddRun(str(run), "run")
+    multiplexer.Reload()
+    tags = multiplexer.PluginRunToTagToContent("images").get("run", {})
+    return {tag: [event.step for event in multiplexer.Tensors("run", tag)] for tag in tags}
+
+
 def test_video_that_tensorboard_wrote_empty(tmp_path: Path) -> None:
-    """An empty video record is followed by the GIF under the same tag, step and time; a full one is left alone."""
+    """An empty video record is followed by the GIF under the same tag, step and time, and TensorBoard shows it; a full
+    one is left alone."""
     from tensorboard.compat.proto import event_pb2, summary_pb2
 
     make = Maker(file="/logs/events.out.tfevents.1")
@@ -568,7 +579,8 @@ def test_video_that_tensorboard_wrote_empty(tmp_path: Path) -> None:
     assert [step for step, _ in found] == [3, 4]
     assert all(np.array_equal(frames, gif_frames(event.data)) for _, frames in found)
     times = [proto.wall_time for proto in reader.events(Path(target.handle)) if proto.summary.value]
-    assert times == [WALL] * 3
+    assert times == [WALL] * 4
+    assert samples_shown(Path(target.handle)) == {"v": [3, 4]}
 
     again = backend(tmp_path)
     again.open(run_info(resume=target.handle))

@@ -94,7 +94,7 @@ def check_all(read: TrackioReader, events: list[ev.Event]) -> None:
     assert read.scalars("", "s") == [(3, 0.1, WALL)]
     histogram = by_kind["histogram"]
     ((step, edges, counts),) = read.histograms("", "h")
-    assert (step, tuple(edges), tuple(counts)) == (3, histogram.limits, histogram.counts[1:])
+    assert (step, tuple(edges[1:]), tuple(counts)) == (3, histogram.limits, histogram.counts)
     ((step, pixels),) = read.images("", "i")
     assert (step, png(pixels)) == (3, by_kind["image"].data)
     ((step, frames),) = read.videos("", "v")
@@ -203,7 +203,7 @@ def test_values_have_the_form_that_the_sdk_gives_them(home: Path, full: tuple[Tr
                        ("html", "p"), ("table", "e")):  # fmt: skip
         ours = read.typed(kind, name)[0][1]
         assert native[name].keys() <= ours.keys(), kind
-        extra = {"min", "max", "num", "sum", "sum_squares"} if kind == "histogram" else set()
+        extra = {"min", "max", "num", "sum", "sum_squares", "limits", "counts"} if kind == "histogram" else set()
         assert ours.keys() - native[name].keys() == extra
     assert native["m"]["kind"] == read.typed("object3d", "m")[0][1]["kind"] == "mesh"
 
@@ -458,7 +458,7 @@ def test_trials_are_runs_of_one_group(home: Path) -> None:
 
 
 def test_histograms_keep_every_bucket(home: Path) -> None:
-    """A first bucket that is not empty gets its left edge; an endless last one ends at the maximum."""
+    """The buckets stay as they are. What is drawn has bins of one width, from the smallest sample to the largest."""
     made = Maker().histogram("x", buckets=2)
     cases = {
         "left": changed(made, min=-2.0, max=3.0, limits=(0.0, 3.0), counts=(2.0, 4.0)),
@@ -470,14 +470,29 @@ def test_histograms_keep_every_bucket(home: Path) -> None:
     backend = opened(project="histograms")
     backend.write(events)
     read = reader(home, backend)
-    exact = {name: read.histograms("", name)[0] for name in cases}
-    found = {name: (edges.tolist(), counts.tolist()) for name, (_, edges, counts) in exact.items()}
-    assert found == {
-        "left": ([-2.0, 0.0, 3.0], [2.0, 4.0]), "right": ([0.0, 1.0, 9.0], [2.0, 4.0]), "none": ([], []),
-        "nan": ([1.0, 2.0], [0.0]),
-    }  # fmt: skip
+    for name, case in cases.items():
+        ((_, edges, counts),) = read.histograms("", name)
+        assert (tuple(edges[1:]), tuple(counts)) == (case.limits, case.counts)
+        ((_, edges, counts),) = read.drawn("", name)
+        assert np.allclose(np.diff(edges), (edges[-1] - edges[0]) / len(counts) if len(counts) else 0)
+        assert counts.sum() == pytest.approx(sum(case.counts))
+        if sum(case.counts):
+            assert (edges[0], edges[-1]) == (case.min, case.max)
     ((_, value),) = read.typed("histogram", "right")
-    assert (value["last_limit"], value["sum_squares"]) == (1.7e308, made.sum_squares)
+    assert value["sum_squares"] == made.sum_squares
+
+
+def test_histograms_are_drawn_as_they_are_distributed(home: Path) -> None:
+    """TensorBoard's buckets are narrow around zero; the dashboard draws counts, and must not show a hole there."""
+    limits = [float(10.0**power) for power in np.arange(-12, 2, 0.05)]
+    limits = [-x for x in reversed(limits)] + limits
+    counts, _ = np.histogram(np.random.default_rng(7).normal(size=20_000), [-1e20, *limits])
+    event = changed(Maker().histogram("x"), min=-4.0, max=4.0, limits=tuple(limits), counts=tuple(map(float, counts)))
+    backend = opened(project="drawn")
+    backend.write([event])
+    ((_, edges, shown),) = reader(home, backend).drawn("", "x")
+    middle = shown[np.abs((edges[1:] + edges[:-1]) / 2) < 0.3]
+    assert middle.min() > 0.8 * shown.max()
 
 
 def test_meshes_of_every_kind(home: Path) -> None:

@@ -172,6 +172,14 @@ class TrackioReader(Reader):
         ]
 
     def histograms(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray]]:
+        """Return the exact buckets; `drawn` has the bins that the dashboard shows."""
+        found = []
+        for step, value in self.typed("histogram", _path(writer, tag)):
+            limits, counts = ([_number(x) for x in value[name]] for name in ("limits", "counts"))
+            found.append((step, np.array([min(_number(value["min"]), limits[0]), *limits] if limits else []), np.array(counts)))
+        return found
+
+    def drawn(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray]]:
         return [
             (step, np.array([_number(x) for x in value["bins"]]), np.array([_number(x) for x in value["values"]]))
             for step, value in self.typed("histogram", _path(writer, tag))

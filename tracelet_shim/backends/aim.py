@@ -43,6 +43,7 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
 __all__ = ["AimBackend"]
@@ -375,7 +376,7 @@ class AimBackend(Backend):
     def log_histogram(self, event: ev.Histogram) -> None:
         import aim
 
-        bins = _uniform_bins(event)
+        bins = uniform_bins(event, _BINS)
         if bins is None:
             self.attach_files(event)
             return
@@ -684,34 +685,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _uniform_bins(event: ev.Histogram) -> tuple[float, float, Any] | None:
-    """Return (low, high, counts) of at most 512 uniform bins with the same mass; None if a number is not finite.
-
-    A bucket's samples are spread evenly over it, as TensorBoard itself draws them.
-    """
-    limits, counts = np.asarray(event.limits, float), np.asarray(event.counts, float)
-    if not len(limits) or not np.isfinite(limits).all() or not np.isfinite(counts).all():
-        return None
-    edges = np.concatenate([[min(event.min, limits[0]) if math.isfinite(event.min) else limits[0]], limits])
-    used = np.flatnonzero(counts)
-    if not len(used):
-        return 0.0, 1.0, np.zeros(1)
-    edges, counts = edges[used[0] : used[-1] + 2], counts[used[0] : used[-1] + 1]
-    low, high = float(edges[0]), float(edges[-1])
-    if low <= event.min < high:
-        low = event.min
-    if low < event.max <= high:
-        high = event.max
-    if not math.isfinite(high - low):
-        return None
-    if high <= low:  # all samples in a bucket without width
-        return low - 0.5, high + 0.5, counts.sum(keepdims=True)
-    edges = np.clip(edges, low, high)
-    if len(counts) <= _BINS and np.allclose(np.diff(edges), (high - low) / len(counts), rtol=1e-6, atol=0):
-        return low, high, counts
-    bins = min(_BINS, max(64, 2 * len(counts)))
-    below = np.interp(np.linspace(low, high, bins + 1), edges, np.concatenate([[0.0], np.cumsum(counts)]))
-    below[0], below[-1] = 0.0, counts.sum()
-    return low, high, np.diff(below)

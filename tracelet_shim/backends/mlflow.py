@@ -41,6 +41,7 @@ from xml.sax.saxutils import escape as xml_escape
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
 __all__ = ["MLflowBackend"]
@@ -53,6 +54,7 @@ _ILLEGAL_IMAGE_KEY = r"[^A-Za-z0-9_\-./ ]|^ "
 
 _MAX_KEY, _MAX_PARAM, _MAX_TAG, _MAX_EXPERIMENT, _MAX_RUN_NAME = 250, 6000, 8000, 500, 250
 _MAX_BATCH = 1000
+_BINS = 64  # of a drawing
 _LARGEST = 1.7976931348623157e308
 _REMEMBERED = 65_536
 
@@ -411,14 +413,10 @@ class MLflowBackend(Backend):
 
     def log_histogram(self, event: ev.Histogram) -> None:
         self.attach_files(event)
-        left = min(event.min, event.limits[0]) if event.limits else 0.0
-        corners: list[tuple[float, float]] = []
-        for limit, count in zip(event.limits, event.counts, strict=True):
-            right = min(limit, event.max)
-            if right > left:
-                corners += [(left, count / (right - left)), (right, count / (right - left))]
-                left = right
-        self._draw(event, corners, "value", "samples per unit")
+        low, high, counts = uniform_bins(event, _BINS) or (0.0, 1.0, ())
+        wide = (high - low) / max(len(counts), 1)
+        corners = [(low + wide * (i + side), float(n)) for i, n in enumerate(counts) for side in (0, 1)]
+        self._draw(event, corners, "value", f"samples per {wide:.3g}")
 
     def log_pr_curve(self, event: ev.PRCurve) -> None:
         self.attach_files(event)

@@ -9,7 +9,8 @@ or not, shows in the copy what it shows in the original.
   under the writer's name; so do the directories that `add_scalars` and `add_hparams` make.
 * What TensorBoard keeps beside its event files is written again: the projector's files of `add_embedding`
   (`torch.utils.tensorboard._embedding`). What it could not write, the GIF of `add_video` without moviepy 1.x
-  (`torch.utils.tensorboard.summary.make_video`), follows its empty record.
+  (`torch.utils.tensorboard.summary.make_video`), follows its empty record; another record, before it, makes the tag one
+  of images.
 * TensorBoard knows no run: ``run.json`` has names, tags, notes, configuration and status. Configuration, tags and notes
   also stand in one small event file of ours, as an hparams session of the whole run and as texts under ``tracelet/``.
   No hparams ``Experiment`` goes with it, since TensorBoard shows the first that it finds, and would hide the user's.
@@ -243,6 +244,8 @@ class TensorBoardBackend(Backend):
                 if position != last:
                     if last is None and position > 0 and copy.is_new:  # TensorBoard purges steps without a version
                         records.append(_file_version(event.wall_time))
+                    if isinstance(event, ev.Video) and _is_empty(event):
+                        records.append(_declared_image(event))
                     records.append(event.source)
                     last = position
                 if isinstance(event, ev.Video) and _is_empty(event):
@@ -467,6 +470,19 @@ def _is_empty(event: ev.Video) -> bool:
     values = event_pb2.Event.FromString(event.source).summary.value
     index = event.record.index
     return index < len(values) and values[index].WhichOneof("value") is None
+
+
+def _declared_image(event: ev.Video) -> bytes:
+    """Return a record without a value that makes its tag one of images.
+
+    What TensorBoard shows of a tag is settled by its first record, and the empty one would settle on nothing.
+    """
+    from tensorboard.compat.proto import summary_pb2
+
+    plugin = summary_pb2.SummaryMetadata.PluginData(plugin_name="images")
+    metadata = summary_pb2.SummaryMetadata(plugin_data=plugin, data_class=summary_pb2.DATA_CLASS_BLOB_SEQUENCE)
+    summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=event.tag, metadata=metadata)])
+    return _event(event.wall_time, step=event.step, summary=summary)
 
 
 def _video(event: ev.Video) -> bytes:

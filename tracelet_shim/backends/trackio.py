@@ -45,6 +45,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
 __all__ = ["TrackioBackend"]
@@ -67,6 +68,7 @@ _ILLEGAL_ID = r"[^A-Za-z0-9._-]"  # cas.ARTIFACT_NAME_RE, and our run ids
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _OWN = "tracelet/"
+_BINS = 64  # the dashboard draws the counts of bins, however wide
 _TABLE_CELLS = 20_000  # a table is part of the row, and the dashboard loads all rows
 _TIMEOUT = 15.0  # seconds without an answer; Trackio's own is 60
 _DEFAULT_PROJECT = "default"  # canonical_project_name("")
@@ -113,7 +115,9 @@ class TrackioBackend(Backend):
             "metric, one row each; time to the µs (on a server as tracelet/wall_time); NaN and ±inf are kept as"
             " Trackio's strings, which no chart draws; the dashboard draws up to 3000 rows of a run",
         ),
-        ev.Histogram: Capability(Level.NATIVE, "trackio.Histogram with the exact buckets, any number of them"),
+        ev.Histogram: Capability(
+            Level.NATIVE, f"trackio.Histogram of {_BINS} uniform bins; the exact buckets are in the same row"
+        ),
         ev.Image: Capability(Level.NATIVE, "trackio.Image, TensorBoard's own PNG"),
         ev.Video: Capability(Level.CONVERTED, "GIF as trackio.Image; the dashboard's video player plays no GIF"),
         ev.Audio: Capability(Level.NATIVE, "trackio.Audio, the WAV unchanged"),
@@ -369,17 +373,14 @@ class TrackioBackend(Backend):
             self._row(event, {self._keys(event.path): float(event.value)})
 
     def log_histogram(self, event: ev.Histogram) -> None:
+        import numpy as np
         import trackio
 
-        edges, counts = list(event.limits), list(event.counts)
-        if counts and not counts[0]:
-            del counts[0]  # TensorBoard begins with an empty bucket; its limit is the left edge of the next one
-        elif edges:
-            edges.insert(0, min(event.min, edges[0]))
-        exact = {name: getattr(event, name) for name in ("min", "max", "num", "sum", "sum_squares")}
-        if len(edges) > 1 and edges[-1] > 1e308 > event.max:  # no chart could show it
-            exact["last_limit"], edges[-1] = edges[-1], max(event.max, edges[-2])
+        low, high, counts = uniform_bins(event, _BINS) or (0.0, 0.0, np.zeros(0))
+        edges = np.linspace(low, high, len(counts) + 1) if len(counts) else counts
         value = trackio.Histogram(np_histogram=(counts, edges))._to_dict()
+        exact = {name: getattr(event, name) for name in ("min", "max", "num", "sum", "sum_squares")}
+        exact.update(limits=list(event.limits), counts=list(event.counts))
         self._row(event, {self._keys(event.path): {**value, **exact}})
 
     def log_text(self, event: ev.Text) -> None:

@@ -6,8 +6,10 @@ import itertools
 import logging
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
@@ -23,6 +25,50 @@ _MOST_QUEUED = 100_000
 logger = logging.getLogger("tracelet_shim")
 
 
+class _Gap:
+    """Records of one event file without their data."""
+
+    __slots__ = ("_hints", "_positions", "_series", "_taken", "_valued", "_values")
+
+    def __init__(self) -> None:
+        self._positions = array("Q")
+        self._values = array("d")
+        self._valued = bytearray()
+        self._hints: dict[int, msg.Hint] = {}
+        self._series: msg.Series | None = None
+        self._taken = 0
+
+    def add(self, record: msg.Record) -> None:
+        if isinstance(record.hint, msg.Series):
+            self._series = record.hint  # the same for all records of its file
+        elif record.hint is not None and not isinstance(record.hint, msg.Frames):  # for frames there is no room
+            self._hints[len(self._positions)] = record.hint
+        self._positions.append(record.position)
+        self._values.append(record.value if record.value is not None else 0.0)
+        self._valued.append(record.value is not None)
+
+    def take(self, source: int, count: int) -> list[msg.Record]:
+        """Return the next `count` records."""
+        first, self._taken = self._taken, min(self._taken + count, len(self._positions))
+        return [
+            msg.Record(source, self._positions[i], None, self._values[i] if self._valued[i] else None, self._hint(i))
+            for i in range(first, self._taken)
+        ]
+
+    def _hint(self, i: int) -> msg.Hint | None:
+        return self._hints.get(i, self._series)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._taken == len(self._positions)
+
+
+class _Gaps(NamedTuple):
+    """In the queue: the records that were not queued before it, by source."""
+
+    sources: dict[int, _Gap]
+
+
 class Bus:
     """Takes messages from any thread, without waiting, and sends them in order.
 
@@ -30,7 +76,8 @@ class Bus:
         make_channel: makes what carries them; called on the sender thread, so that starting a process costs the training
             thread nothing.
         memory: bytes of event data that may wait here; a record beyond that goes without its data, which the relay
-            then reads from the event file. Beyond 100,000 records only ranges of positions are kept.
+            then reads from the event file. Beyond 100,000 records only positions and exact values are kept, 17 bytes a
+            record, and the small hints.
         on_reply: takes the relay's replies; called from other threads.
     """
 
@@ -39,11 +86,11 @@ class Bus:
         self._channel: Channel | None = None
         self._memory = memory
         self._on_reply = on_reply
-        self._queue: deque[msg.Message | msg.Record] = deque()
+        self._queue: deque[msg.Message | msg.Record | _Gaps] = deque()
         self._waiting_bytes = 0
-        self._gaps: dict[int, tuple[int, int]] | None = None  # source -> first and last position, once too much waits
+        self._gaps: dict[int, _Gap] | None = None  # by source, once too much waits
         self._gap_lock = threading.RLock()
-        self._owed: deque[tuple[int, int, int]] = deque()
+        self._owed: deque[tuple[int, _Gap]] = deque()
         self._wake = threading.Event()
         self._stopped = False
         self._flush_ids = itertools.count(1)
@@ -80,11 +127,15 @@ class Bus:
         with self._gap_lock:
             if self._gaps is None:
                 self._gaps = {}
-            first, _ = self._gaps.get(record.source, (record.position, 0))
-            self._gaps[record.source] = (first, record.position)
+            self._gaps.setdefault(record.source, _Gap()).add(record)
 
     def tell(self, message: msg.Message) -> None:
-        """Queue any other message."""
+        """Queue any other message, behind all that was published before it."""
+        if self._gaps is not None:
+            with self._gap_lock:
+                if self._gaps is not None:
+                    self._queue.append(_Gaps(self._gaps))
+                    self._gaps = None
         self._queue.append(message)
 
     def nudge(self) -> None:
@@ -97,7 +148,7 @@ class Bus:
         """Wait until all that was published has been delivered to every tracker; False if `timeout` seconds passed."""
         number = next(self._flush_ids)
         done = self._flushing[number] = threading.Event()
-        self._queue.append(msg.Flush(number))
+        self.tell(msg.Flush(number))
         self._wake.set()
         try:
             return done.wait(timeout)
@@ -113,7 +164,7 @@ class Bus:
             message: how to end, and how long that may take.
             progress: called about ten times a second while waiting.
         """
-        self._queue.append(message)
+        self.tell(message)
         self._wake.set()
         until = time.monotonic() + message.deadline + 2.0
         while not self._closed.wait(0.1) and time.monotonic() < until and self._thread.is_alive():
@@ -167,7 +218,9 @@ class Bus:
             if batch:
                 self._send(channel, msg.Records(batch))
                 batch, size = [], 0
-            if not isinstance(message, msg.Record):
+            if isinstance(message, _Gaps):
+                self._owed.extend(message.sources.items())
+            elif not isinstance(message, msg.Record):
                 self._send(channel, message)
         if batch:
             self._send(channel, msg.Records(batch))
@@ -175,7 +228,7 @@ class Bus:
             self._waiting_bytes = 0
             if self._gaps is not None:
                 with self._gap_lock:
-                    self._owed.extend((source, first, last) for source, (first, last) in self._gaps.items())
+                    self._owed.extend(self._gaps.items())
                     self._gaps = None
 
     def _send(self, channel: Channel, message: msg.Message) -> None:
@@ -193,11 +246,10 @@ class Bus:
     def _send_owed(self, channel: Channel) -> None:
         """Send the ranges of records that had not been queued; the relay reads them from the event files."""
         while self._owed and channel.backlog <= self._memory:
-            source, first, last = self._owed.popleft()
-            until = min(last, first + _BATCH_RECORDS - 1)
-            channel.send(msg.Records([msg.Record(source, position, None) for position in range(first, until + 1)]))
-            if until < last:
-                self._owed.appendleft((source, until + 1, last))
+            source, gap = self._owed[0]
+            self._send(channel, msg.Records(gap.take(source, _BATCH_RECORDS)))
+            if gap.is_empty:
+                self._owed.popleft()
 
     def _replied(self, reply: msg.Reply) -> None:
         if isinstance(reply, msg.Flushed):

@@ -74,18 +74,22 @@ class ProcessChannel(Channel):
         self._continuing = predecessor is not None
         self._outgoing = bytearray()
         self._incoming = bytearray()
-        self._encoder = msgspec.msgpack.Encoder()
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=str)  # better a text than nothing
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Reply)
         self._greeted = False
-        self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - kept open as long as the relay may fail
-        self._term: int | None = None
         self._closed = False
-        self._process = self._start()
+        try:
+            self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - open as long as the relay may fail
+            self._process = self._start()
+        except RelayDiedError:
+            raise
+        except Exception as error:  # no temporary directory, no descriptors left, ...: a thread will do
+            raise RelayDiedError(f"{type(error).__name__}: {error}", started=False) from error
         if predecessor is not None:
             self._take_over(predecessor)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        term_read, self._term = (_above_standard(fd) for fd in os.pipe())
+        term_read = _sigterm_mark()
         try:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 relay_command(term_read),
@@ -97,14 +101,10 @@ class ProcessChannel(Channel):
                 start_new_session=True,  # the terminal's Ctrl-C is for the training
             )
         except OSError as error:
-            os.close(self._term)
             raise RelayDiedError(f"{sys.executable!r} cannot be started: {error}", started=False) from error
-        finally:
-            os.close(term_read)
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
-        _mark_sigterm(self._term)
         return process
 
     def _take_over(self, predecessor: ProcessChannel) -> None:
@@ -123,10 +123,10 @@ class ProcessChannel(Channel):
             self._told.append(message)
             self._write_frame(data)
             return
-        size = _RECORD_BYTES
+        size = len(data)
         if isinstance(message, msg.Records):
             self._count += len(message.records)
-            size = sum(_RECORD_BYTES + len(record.data or b"") for record in message.records)
+            size += _RECORD_BYTES * len(message.records)
         self._window.append((self._count, message, size))
         self._window_bytes += size
         if not self._continuing:
@@ -236,14 +236,10 @@ class ProcessChannel(Channel):
 
     def release(self) -> None:
         """Close our ends of the pipes; the relay, if it lives, finishes on its own."""
-        _unmark_sigterm()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
-        if self._term is not None:
-            os.close(self._term)
-            self._term = None
 
     def finish(self) -> None:
         """After the last reply: wait for the process to be gone, so that it leaves no zombie."""
@@ -336,19 +332,35 @@ def _above_standard(fd: int) -> int:
     return higher
 
 
-def _mark_sigterm(fd: int) -> None:
-    """Leave a mark in the pipe when SIGTERM comes, and then let happen what would have happened without us.
+_mark: tuple[int, int] | None = None
+"""Read and write end of the pipe in which SIGTERM leaves its mark; for the life of the process, whatever relays come."""
+
+
+def _sigterm_mark() -> int:
+    """Return the end of a pipe that can be read when this process has got SIGTERM; then what would have happened without
+    us happens.
 
     `faulthandler` does this in C, without a Python signal handler: `signal.getsignal` is what it was, and a process that
-    is busy in C code dies as fast as ever.
+    is busy in C code dies as fast as ever. It is never unregistered: that would put back the handler of the time of
+    registration, and so take away one that the program has set since.
     """
-    with contextlib.suppress(RuntimeError, ValueError, OSError):  # no such signal on this system
-        faulthandler.register(signal.SIGTERM, file=fd, all_threads=False, chain=True)
+    global _mark
+    if _mark is None:
+        read, write = (_above_standard(fd) for fd in os.pipe())
+        os.set_blocking(write, False)  # nothing may wait in a signal handler
+        _mark = (read, write)
+        with contextlib.suppress(RuntimeError, ValueError, OSError):  # no such signal on this system
+            faulthandler.register(signal.SIGTERM, file=write, all_threads=False, chain=True)
+        os.register_at_fork(after_in_child=_unmark)
+    return _mark[0]
 
 
-def _unmark_sigterm() -> None:
-    with contextlib.suppress(RuntimeError, ValueError):
-        faulthandler.unregister(signal.SIGTERM)
+def _unmark() -> None:
+    """In a forked child: its SIGTERM is not the parent's. The number stays in use, or another file would get the mark."""
+    if _mark is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, _mark[1], inheritable=False)
+        os.close(null)
 
 
 def relay_command(term_read: int) -> list[str]:
@@ -367,7 +379,9 @@ def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
     new = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")}
     if "PYTHONHOME" in environment:
         new["PYTHONHOME"] = environment["PYTHONHOME"]
-    first, rest = [p or os.getcwd() for p in sys.path[:1]], [p or os.getcwd() for p in sys.path[1:]]
+    entries: list[Any] = list(sys.path)
+    known = [entry or _cwd() for entry in entries if isinstance(entry, str)]  # Python itself passes over what is no str
+    first, rest = known[:1], known[1:]
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = rest + first if first and not _is_library(first[0]) else first + rest
     new["_TRACELET_PATH"] = json.dumps(path)
@@ -375,6 +389,13 @@ def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
     new["PYTHONSAFEPATH"] = "1"
     new["TRACELET_DISABLED"] = "1"
     return new
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return os.sep
 
 
 def _is_library(path: str) -> bool:

@@ -220,6 +220,7 @@ class Relay:
 
     def _save(self) -> None:
         self._next_save = time.monotonic() + _SAVE_SECONDS
+        refused = [row for worker in self.workers for row in worker.take_refused()]
         if self._ledger is None or self._session is None:
             return
         rows = []
@@ -233,7 +234,7 @@ class Relay:
         try:
             self._ledger.add_trials(session, self._decoder.new_trials())
             self._ledger.add_paths(session, self._decoder.new_paths())
-            self._ledger.set_aside(session, [row for worker in self.workers for row in worker.take_refused()])
+            self._ledger.set_aside(session, refused)
             if now != self._saved:
                 self._ledger.save(session, self._log.events, self._log.length, rows)
                 self._saved = now

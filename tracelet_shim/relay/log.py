@@ -31,10 +31,16 @@ class Entry(NamedTuple):
     Attributes:
         number: 0 for the session's first record.
         events: its events.
+        lost: True if it fitted into no memory and its event file is gone.
     """
 
     number: int
     events: tuple[ev.Event, ...]
+    lost: bool = False
+
+
+class _GoneError(Exception):
+    """An event file that cannot be read, now or later."""
 
 
 class Log:
@@ -164,7 +170,11 @@ class Log:
         with self._decoding:
             for number, record in enumerate(self._index.read(start, stop), start):
                 if not _is_whole(record):
-                    record.data = self._from_file(record)
+                    try:
+                        record.data = self._from_file(record)
+                    except _GoneError:
+                        entries.append(Entry(number, (), lost=True))
+                        continue
                     if record.data is None:
                         if self._complete:
                             entries.append(Entry(number, ()))
@@ -174,14 +184,22 @@ class Log:
         return entries
 
     def _from_file(self, record: msg.Record) -> bytes | None:
+        """Return the data of a record; None as long as the file does not reach so far.
+
+        Raises:
+            _GoneError: the file is not there, or not on this machine's file systems.
+        """
         reader = self._readers.pop(record.source, None)
+        path = self._decoder.source(record.source).path
         try:
             if reader is None:
-                reader = EventFileReader(self._decoder.source(record.source).path)
+                reader = EventFileReader(path)
             self._readers[record.source] = reader  # most recently used at the end
             while len(self._readers) > _MAX_READERS:
                 self._readers.pop(next(iter(self._readers))).close()
             return reader.read(record.position)
+        except FileNotFoundError:
+            raise _GoneError(path) from None
         except OSError:
             return None
 

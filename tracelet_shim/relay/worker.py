@@ -211,6 +211,11 @@ class Worker:
         if not entries:  # its event file does not reach so far yet
             return self._wait_for_file()
         self._write(backend, entries)
+        lost = sum(entry.lost for entry in entries)
+        if lost:
+            self.state.failed += lost
+            self.state.error = f"{lost} events did not fit into memory and cannot be read from their event files"
+            self._reply(msg.Trouble(self.name, "lost", self.state.error))
         return True
 
     def _advance(self, backend: Backend, entries: list[Entry], done: int) -> None:
@@ -245,6 +250,12 @@ class Worker:
                 backend.flush()
             except Exception as error:
                 self._retrying(f"flush failed: {_text(error)}", "flush")
+                if backend.is_transient(error):
+                    self._give_up.wait(_FIRST_DELAY)
+                    return  # and again
+            else:
+                if self.state.state == "retrying":
+                    self.state.state, self.state.error = "open", None
             self._flushed = self._flush_to
 
     def _wait_for_file(self) -> bool:
@@ -351,14 +362,27 @@ class Worker:
         assert backend is not None
         if self._give_up.is_set():
             return
-        try:
-            backend.flush()
-            backend.close(self._status)
-        except Exception as error:
-            self._fail(f"closing the run failed: {_text(error)}", "close")
-            logger.warning("%s: close failed", self.name, exc_info=True)
-            return
-        self.state.state = "closed"
+        self._attempt("flushing", backend, backend.flush)
+        if self._attempt("closing", backend, lambda: backend.close(self._status)):
+            self.state.state = "closed"  # whatever became of the flush before
+
+    def _attempt(self, what: str, backend: Backend, do: Callable[[], None]) -> bool:
+        """Do one of the last things, again and again if that may help, until the deadline; return whether it was done."""
+        attempt = 0
+        while True:
+            try:
+                do()
+            except Exception as error:
+                logger.warning("%s: %s the run failed", self.name, what, exc_info=True)
+                attempt += 1
+                left = self._deadline - 0.5 - time.monotonic()
+                if backend.is_transient(error) and left > 0:
+                    self._retrying(f"{what} the run failed: {_text(error)}", "close")
+                    if not self._give_up.wait(min(_FIRST_DELAY * attempt, left)):
+                        continue
+                self._fail(f"{what} the run failed: {_text(error)}", "close")
+                return False
+            return True
 
 
 def _wanted(backend: Backend, entry: Entry) -> tuple[ev.Event, ...] | list[ev.Event]:
