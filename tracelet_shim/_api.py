@@ -222,10 +222,6 @@ def _hook_process(session: Session) -> None:
         _hooked = True
         atexit.register(_fail_the_job)
         atexit.register(_at_exit)
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
-            # A process of multiprocessing ends without atexit; it runs these instead.
-            util.Finalize(None, _at_exit, exitpriority=0)
     register = getattr(threading, "_register_atexit", None)
     if session.hosts_trackers and register is not None:
         # Where SDKs live in this process, their own atexit handlers must not come first: they would end what is still

@@ -129,10 +129,18 @@ class Session:
         root = self.settings.root
         bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
         os.environ[OWNER] = owner_mark()
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
+            # A forked process of multiprocessing ends without atexit; it runs its finalizers instead.
+            util.Finalize(None, self._worker_ends, exitpriority=0)
         if self.accelerates:
             intercept.use_fast_crc()
         self.exit_watch.watch()
         return bus
+
+    def _worker_ends(self) -> None:
+        with contextlib.suppress(errors.DeliveryError):  # said already; the exit code is multiprocessing's
+            self.stop(self.exit_watch.status(), at_exit=True)
 
     @property
     def hosts_trackers(self) -> bool:

@@ -371,7 +371,7 @@ def test_running_run_of_another_process_is_not_ended(store: Path) -> None:
     from mlflow import MlflowClient
 
     run_id = MlflowClient().create_run("0").info.run_id
-    backend = opened(store, resume=run_id)
+    backend = opened(store, resume=run_id, borrowed=True)
     backend.close("finished")
     assert MLflowReader(store, run_id).status() == "running"
 

@@ -1,0 +1,186 @@
+"""Programs as they are: odd values, odd paths, workers of multiprocessing, handlers of their own."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tracelet_shim as tracelet
+from tests.conftest import RunPython
+from tests.delivery.programs import LOG, eventually, tensorboard_steps
+from tracelet_shim.backends.base import OpenedRun, RunInfo
+from tracelet_shim.testing import RecordingBackend
+
+TENSORBOARD = LOG.replace('backend=["mlflow", "tensorboard"]', 'backend=["tensorboard"]')
+
+
+def statuses(directory: Path) -> list[str]:
+    with sqlite3.connect(next(directory.glob("runs/*/.tracelet/ledger.db"))) as db:
+        return [status for (status,) in db.execute("SELECT status FROM sessions")]
+
+
+def test_users_sigterm_handler_stays(run_python: RunPython, tmp_path: Path) -> None:
+    """A SIGTERM handler that the program sets after the start works during the session, after its relay was killed, and
+    after its end."""
+    done = run_python(
+        TENSORBOARD
+        + """
+s = session()
+calls = []
+signal.signal(signal.SIGTERM, lambda *a: calls.append(1))
+w = log(10)
+s.flush(30)
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(s._bus._channel._now._process.pid, signal.SIGKILL)
+time.sleep(1)
+log(10, w, 10)
+s.flush(30)
+os.kill(os.getpid(), signal.SIGTERM)
+tracelet.stop_logging()
+os.kill(os.getpid(), signal.SIGTERM)
+print(len(calls))
+"""
+    )
+    assert done.stdout.strip() == "3"
+    assert tensorboard_steps(tmp_path) == list(range(20))
+
+
+def test_values_that_no_message_can_hold(run_python: RunPython, tmp_path: Path) -> None:
+    """numpy scalars, huge integers, complex numbers, paths and a Path on sys.path neither stop delivery nor the program."""
+    done = run_python(
+        TENSORBOARD
+        + """
+import argparse, pathlib
+import numpy as np
+sys.path.append(pathlib.Path("somewhere"))
+sys.argv.append(os.fsdecode(b"\\xff"))
+config = {"lr": np.float64(0.1), "seed": 2**100, "z": 1j, "path": pathlib.Path("x"), "n": np.int64(3)}
+s = session(config=config, options={"tensorboard": {"logdir": pathlib.Path("out")}})
+log(20)
+assert s.flush(30), s.status()
+tracelet.stop_logging()
+s = session(config=argparse.Namespace(lr=0.1))
+assert s.settings.config == {"lr": 0.1}
+print(s.status())
+"""
+    )
+    assert "delivery stopped" not in done.stderr
+    assert "served from a thread" not in done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_only_the_workers_write(run_python: RunPython, tmp_path: Path, method: str) -> None:
+    """Under the environment, a program whose multiprocessing worker is the one that writes has its run, finished."""
+    run_python(
+        f"""
+        import multiprocessing
+        from torch.utils.tensorboard import SummaryWriter
+        def train():
+            w = SummaryWriter("runs/x")
+            for i in range(50):
+                w.add_scalar("loss", i / 7, i)
+        if __name__ == "__main__":
+            worker = multiprocessing.get_context({method!r}).Process(target=train)
+            worker.start()
+            worker.join()
+            assert worker.exitcode == 0
+        """,
+        env={"TRACELET_BACKEND": "tensorboard"},
+    )
+    eventually(lambda: tensorboard_steps(tmp_path) == list(range(50)))
+    assert statuses(tmp_path) == ["finished"]
+
+
+def test_failure_on_the_way_out(run_python: RunPython, tmp_path: Path) -> None:
+    """A program that logs in a finally block, on its way out of sys.exit(1), has failed."""
+    done = run_python(TENSORBOARD + "session()\ntry:\n    sys.exit(1)\nfinally:\n    log(5)", check=False)
+    assert done.returncode == 1
+    assert statuses(tmp_path) == ["failed"]
+
+
+def test_a_submitted_job_is_nobodys_child(run_python: RunPython, tmp_path: Path) -> None:
+    """A job that inherits the environment of a session on another machine has a run of its own."""
+    run_python(
+        'from torch.utils.tensorboard import SummaryWriter\nw = SummaryWriter("runs/x")\nw.add_scalar("loss", 1.0, 0)',
+        env={"TRACELET_BACKEND": "tensorboard", "_TRACELET_OWNER": "login-node:4242"},
+    )
+    assert tensorboard_steps(tmp_path) == [0]
+
+
+class FlakyBackend(RecordingBackend):
+    """Loses its connection when it is to flush and close, twice each."""
+
+    name = "flaky"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses = {"flush": 2, "close": 2}
+
+    def flush(self) -> None:
+        self._lose("flush")
+
+    def close(self, status: str) -> None:
+        self._lose("close")
+        super().close(status)
+
+    def _lose(self, what: str) -> None:
+        if self.losses[what]:
+            self.losses[what] -= 1
+            raise ConnectionError("gone")
+
+
+def test_flush_and_close_are_tried_again(tmp_path: Path) -> None:
+    """A connection that is lost while a run is flushed or closed costs neither the flush nor the run's status."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    backend = FlakyBackend()
+    session = tracelet.start_logging(backend=backend)
+    with SummaryWriter(str(tmp_path / "x")) as writer:
+        writer.add_scalar("loss", 1.0, 0)
+    assert session.flush(30)
+    assert backend.losses["flush"] == 0
+    tracelet.stop_logging()
+    assert backend.status == "finished"
+    assert session.status()["flaky"].state == "closed"
+
+
+class StuckBackend(RecordingBackend):
+    """Opens no run before it is let go."""
+
+    name = "stuck"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def open(self, run: RunInfo) -> OpenedRun:
+        self.go.wait(60)
+        return super().open(run)
+
+
+def test_an_event_file_that_is_gone_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that fitted into no memory and whose file was deleted are counted as failed; later ones arrive."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    monkeypatch.setenv("TRACELET_MEMORY", "0.01")
+    backend = StuckBackend()
+    session = tracelet.start_logging(backend=backend)
+    with SummaryWriter(str(tmp_path / "x")) as writer:
+        for step in range(3000):
+            writer.add_scalar("loss", 1.0, step)
+    log: Any = session._bus._channel._relay._log
+    eventually(lambda: log.length == 3000, 20)
+    for file in (tmp_path / "x").glob("*tfevents*"):
+        file.unlink()
+    backend.go.set()
+    with SummaryWriter(str(tmp_path / "y")) as writer:
+        writer.add_scalar("last", 1.0, 0)
+    tracelet.stop_logging()
+    assert [e.tag for e in backend.events][-1] == "last"
+    state = session.status()["stuck"]
+    assert state.delivered + state.failed == 3001
+    assert state.failed > 0
