@@ -74,6 +74,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def fill(place: Path) -> None:
+    """Take all the space that is left."""
+    with contextlib.suppress(OSError), open(place / "filler", "ab", buffering=0) as filler:
+        while True:
+            filler.write(b"\0" * 4096)
+
+
 def resident(pid: int) -> int:
     """Return the resident memory of a process in bytes; 0 if it is gone."""
     try:
@@ -210,13 +217,13 @@ class Training:
                     os.kill(pid, signal.SIGKILL)
         kill_group(self.process)
 
-    def resume(self, *, env: Mapping[str, str | None] | None = None, code: int = 0) -> str:
+    def resume(self, *options: str, env: Mapping[str, str | None] | None = None) -> str:
         """Run ``tracelet-shim replay runs/x --resume``; return what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "tracelet_shim", "replay", "runs/x", "--resume"], cwd=self.directory,
+            [sys.executable, "-m", "tracelet_shim", "replay", "runs/x", "--resume", *options], cwd=self.directory,
             env=environment(env or {}), capture_output=True, text=True, timeout=200, check=False,
         )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
 
@@ -299,9 +306,8 @@ class MLflowServer:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.directory / "server.log").read_text()[-3000:]
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                return bool(answer.status == 200)
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
         return False
 
     def kill(self) -> None:

@@ -76,7 +76,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Proxy:  # noqa: PYI034 - nobody subclasses it
         return self
 
     def __exit__(self, *_: object) -> None:

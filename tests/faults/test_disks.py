@@ -5,42 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Train
-from tests.faults.harness import copied_steps, event_file_steps, eventually
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a small file system of its own: ``small_disk("1m")`` returns the directory."""
-    places: list[Path] = []
-
-    def mount(size: str) -> Path:
-        place = tmp_path / f"disk{len(places)}"
-        place.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tracelet-test", str(place)], capture_output=True, check=False
-        )
-        if done.returncode:
-            pytest.skip("no file system can be mounted here")
-        places.append(place)
-        return place
-
-    yield mount
-    for place in places:
-        subprocess.run(["umount", "--lazy", str(place)], check=False)
-
-
-def fill(place: Path) -> None:
-    """Take all the space that is left."""
-    with contextlib.suppress(OSError), open(place / "filler", "ab", buffering=0) as filler:
-        while True:
-            filler.write(b"\0" * 4096)
+from tests.faults.harness import copied_steps, event_file_steps, eventually, fill
 
 
 def mlflow_steps(directory: Path) -> list[int]:

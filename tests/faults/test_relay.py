@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import time
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Train
 from tests.faults.harness import (
-    MLflowServer,
     copied_steps,
+    event_file_steps,
     eventually,
+    fill,
     free_port,
     losses,
     resident,
@@ -107,45 +110,54 @@ reach("logged")
 
 
 def mlflow_points(directory: Path) -> list[tuple[str, int, float]]:
-    import contextlib
-    import sqlite3
-
     with contextlib.closing(sqlite3.connect(directory / "mlflow.db")) as db:
         assert db.execute("SELECT status FROM runs").fetchall() == [("FAILED",)]
         return db.execute("SELECT key, step, value FROM metrics ORDER BY key, step").fetchall()
 
 
 @pytest.mark.slow
-def test_many_points_for_a_dead_tracker(train: Train, tmp_path: Path, server: MLflowServer) -> None:
-    """With a tracker that is down, 200,000 points cost neither process memory beyond the budget, and all of them come with a
-    resumed delivery."""
-    many = 200_000
+def test_many_points_for_a_dead_tracker(train: Train, tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+    """300,000 points for trackers that are down (a full disk, no server) cost neither process memory beyond the budget, and all
+    of them come with a resumed delivery."""
+    many, first = 300_000, 60_000
+    disk = small_disk("64m")
+    fill(disk)
     program = train(
         f"""
 begin("mlflow", "tensorboard", exit_timeout=3)
-log(0, 20_000)
+log(0, {first})
 reach("first"); wait_for("seen")
-log(20_000, {many})
+log({first}, {many})
 reach("logged"); wait_for("measured")
 """,
         env={
             "TRACELET_MEMORY": "16",
             "TRACELET_PROJECT": tmp_path.name,
+            "TRACELET_TENSORBOARD_LOGDIR": str(disk),
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}",
         },
         exit_timeout=3,
     )
     program.wait_for("first")
     eventually(lambda: "mlflow: cannot open a run yet" in program.errors)
-    eventually(lambda: len(copied_steps(tmp_path)) == 20_000)  # by now the budget is used up
-    time.sleep(1)
+    eventually(lambda: records(tmp_path) == first)  # by now the relay's budget is used up
     before = resident(program.relay())
     program.go("seen")
     program.wait_for("logged")
-    eventually(lambda: len(copied_steps(tmp_path)) == many)
+    eventually(lambda: records(tmp_path) == many)
     assert program.relay_peak - before < 30e6
     program.go("measured")
-    said = program.end(many, memory=2 * 16e6 + 40e6)  # as above
+    # What waits until the relay gets some of the processor: data, twice, and 100,000 records with their Python objects.
+    said = program.end(many, memory=2 * 16e6 + 40e6)
     assert f"mlflow: {many} events were not delivered" in said
-    program.resume(env={"MLFLOW_TRACKING_URI": server.uri})
-    assert server.points(tmp_path.name) == losses(many)
+    assert f"tensorboard: {many} events were not delivered" in said
+    (disk / "filler").unlink()
+    program.resume("--backend", "tensorboard", env={"TRACELET_TENSORBOARD_LOGDIR": str(disk)})
+    assert event_file_steps(disk) == list(range(many))
+
+
+def records(directory: Path) -> int:
+    """Return how many records the ledger has."""
+    with contextlib.closing(sqlite3.connect(directory / "runs" / "x" / ".tracelet" / "ledger.db")) as db:
+        ((count,),) = db.execute("SELECT records FROM sessions")
+        return int(count)

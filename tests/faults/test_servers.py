@@ -258,12 +258,15 @@ log(400, 600)
 
 
 READ_AIM = """
-import aim
+import aim, os
+from aim.sdk.index_manager import RepoIndexManager
 repo = aim.Repo("repo")
-(run,) = list(repo.iter_runs())
+(run_hash,) = os.listdir("repo/.aim/meta/chunks")
+RepoIndexManager(repo).index(run_hash)  # as `aim up` does; the index was the killed server's
+(run,) = repo.iter_runs()
 points = []
 for metric in run.metrics():
-    assert metric.name == "loss" and not dict(metric.context), (metric.name, metric.context)
+    assert metric.name == "loss" and not metric.context.to_dict(), (metric.name, metric.context)
     steps, values = metric.data.items_list()
     points += zip(steps, values[0])
 print(*(f"{int(step)}:{float(value)!r}" for step, value in sorted(points)))
