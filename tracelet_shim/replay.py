@@ -494,6 +494,7 @@ def resume(logdir: str, arguments: Mapping[str, Any], view: View, *, session: st
         raise errors.ConfigurationError(
             f"session {row.id} has lost its index in {directory}; what is missing cannot be told from what was delivered"
         )
+    _check_files(files, row, view)
     with contextlib.suppress(OSError):
         os.chdir(row.cwd)  # SDKs have put their local stores relative to it
     settings = resolve(arguments, registry.names())
@@ -525,6 +526,16 @@ def resume(logdir: str, arguments: Mapping[str, Any], view: View, *, session: st
         with contextlib.suppress(OSError):
             (directory / f"{row.id}.log").unlink(missing_ok=True)  # of the relay that did not come to its end
     return Outcome(row.id, root, states, tuple(damage for damage in rest.damages() if not damage.expected))
+
+
+def _check_files(files: _Known, session: SessionRow, view: View) -> None:
+    """Events whose file is gone count as failed, for good: make sure that it is not the file system that is not there."""
+    needed = {source.path for source in files.sources if os.path.basename(source.path) != PROJECTOR}
+    gone = sorted(path for path in needed if not os.path.exists(path))
+    if gone and len(gone) == len(needed):
+        raise errors.ConfigurationError(f"session {session.id}: none of its event files is there, beginning with {gone[0]}")
+    for path in gone:
+        view.say(f"warning: {path} is gone, and what has not been delivered of it")
 
 
 def _state(logdir: str) -> Path:

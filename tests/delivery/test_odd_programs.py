@@ -172,6 +172,7 @@ def test_an_event_file_that_is_gone_holds_nobody_up(tmp_path: Path, monkeypatch:
     with SummaryWriter(str(tmp_path / "x")) as writer:
         for step in range(3000):
             writer.add_scalar("loss", 1.0, step)
+    eventually(lambda: session._bus._channel is not None, 20)  # made by the sender thread
     log: Any = session._bus._channel._relay._log
     eventually(lambda: log.length == 3000, 20)
     for file in (tmp_path / "x").glob("*tfevents*"):

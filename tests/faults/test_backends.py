@@ -140,3 +140,22 @@ def states(directory: Path) -> dict[str, str]:
     """Return the state of each run in the ledger."""
     with contextlib.closing(sqlite3.connect(directory / "runs" / "x" / ".tracelet" / "ledger.db")) as db:
         return dict(db.execute("SELECT backend, state FROM runs").fetchall())
+
+
+def test_our_own_error(train: Train, tmp_path: Path) -> None:
+    """An error of ours while a call is observed is one warning; the call has its result, and its record arrives in float32."""
+    program = train(
+        """
+from tracelet_shim.intercept import _calls
+
+def broken(*arguments):
+    raise RuntimeError("ours")
+
+begin("tensorboard")
+_calls._Scalar.contribution = broken
+log(0, 200)
+"""
+    )
+    said = program.end(200)
+    assert said.count("could not be observed") == 1
+    assert copied_steps(tmp_path) == list(range(200))

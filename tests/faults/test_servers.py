@@ -186,6 +186,22 @@ def test_server_hangs_from_the_start(train: Train, tmp_path: Path, server: MLflo
     assert server.points(tmp_path.name) == losses(100)
 
 
+def test_server_refuses_the_run(train: Train, tmp_path: Path, server: MLflowServer) -> None:
+    """A server that forbids the run is not asked again: that tracker is given up, with a warning, and the others go on; when it
+    has been put right, a resumed delivery brings everything."""
+    with Proxy(server.port, lambda number, line: faulty.Answer(403)) as proxy:
+        program = train(
+            'begin("mlflow", "tensorboard")\nlog(0, 100)\n', env=variables(tmp_path, f"http://127.0.0.1:{proxy.port}")
+        )
+        said = program.end(100)
+    assert len(proxy.requests) == 1
+    assert "warning: mlflow: cannot open a run: " in said
+    assert "mlflow: 100 events were not delivered" in said
+    assert copied_steps(tmp_path) == list(range(100))
+    program.resume(env=variables(tmp_path, server.uri))
+    assert server.points(tmp_path.name) == losses(100)
+
+
 class AimServer:
     """A real ``aim server`` on 127.0.0.1."""
 

@@ -108,6 +108,10 @@ def test_a_tracker_that_was_away(tmp_path: Path) -> None:
     for said in (warning, status):
         assert f"tracelet-shim replay {tmp_path}/runs/left --resume" in said
     assert f"tracelet-shim replay {tmp_path}/runs/bare --resume" in replayed
+    (file,) = (tmp_path / "runs/left").glob("*tfevents*")
+    file.rename("elsewhere")  # as when a file system is not mounted: nothing must be given up for that
+    assert "none of its event files is there" in tracelet_shim("replay", "runs/left", "--resume", code=2, **env)
+    Path("elsewhere").rename(file)
     with _server(tmp_path, port):
         for name in ("left", "killed", "bare"):
             assert "0 pending, 0 set aside" in tracelet_shim("replay", f"runs/{name}", "--resume", **env)

@@ -1,0 +1,25 @@
+"""The page that states what happens at each fault names a test for it, and the test exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_each_line_of_the_contract_names_its_tests() -> None:
+    """Every fault in docs/delivery.md names tests that there are, and no test of a fault is missing there."""
+    page = (ROOT / "docs" / "delivery.md").read_text()
+    table = page.partition("## Faults")[2].partition("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    named = set()
+    for line in lines:
+        file, *tests = re.findall(r"`([\w/]+\.py|test_\w+)`", line.split(" | ")[-1])
+        assert tests, line
+        defined = re.findall(r"^def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+        assert set(tests) <= set(defined), line
+        named.update(tests)
+    for path in Path(__file__).parent.glob("test_*.py"):
+        if path != Path(__file__):
+            assert set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)) <= named, path.name
