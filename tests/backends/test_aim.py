@@ -391,6 +391,8 @@ def test_files_go_where_the_user_says(empty_repo: Path, tmp_path: Path, repo: Pa
     backend.write([make.tensor("x", 3)])
     backend.close("finished")
     assert [p.suffix for p in (tmp_path / "files" / run_id).rglob("*.*")] == [".npy"]
+    ((name, artifact),) = AimReader(repo, run_id).run.artifacts.items()
+    assert (artifact.path, artifact.uri) == (name, f"file://{tmp_path}/files/{run_id}/{name}")
     odd = write(Path(shutil.copytree(empty_repo, tmp_path / "a#b")), [make.tensor("x", 3), make.custom_scalars()])
     assert len(odd.run.artifacts) == 0
     assert len(odd.run.collect_sequence_info(("texts",), skip_last_value=True)["texts"]) == 2

@@ -67,6 +67,7 @@ log(100, 500)
     os.kill(program.relay(), signal.SIGSTOP)
     program.go("stopped")
     said = program.end(500)
+    assert "the relay did not answer at the end" in said
     assert "--resume" in said
     program.resume()
     assert copied_steps(tmp_path) == list(range(500))

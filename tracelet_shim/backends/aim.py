@@ -502,6 +502,8 @@ class AimBackend(Backend):
             file = Path(directory, "data")
             file.write_bytes(data)
             self._run.log_artifact(str(file), name=path, block=True)
+        # Aim's page shows where a file came from; ours was a temporary one.
+        self._run.meta_run_tree.subtree("artifacts").subtree(path)["path"] = path
 
 
 class _Points:

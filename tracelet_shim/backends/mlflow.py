@@ -104,7 +104,7 @@ class MLflowBackend(Backend):
         ev.Text: Capability(Level.FILE, "Markdown file, rendered on the artifact page"),
         ev.PRCurve: Capability(Level.FILE, "CSV, shown as a table, and the curve as SVG; MLflow has no curves by step"),
         ev.Mesh: Capability(Level.FILE, "PLY, for any 3D viewer; MLflow has none"),
-        ev.Embedding: Capability(Level.FILE, "TSV for projector.tensorflow.org, shown as tables; sprite as PNG"),
+        ev.Embedding: Capability(Level.FILE, "TSV for projector.tensorflow.org, vectors shown as a table; sprite as PNG"),
         ev.Tensor: Capability(Level.FILE, "NPY"),
         ev.Graph: Capability(Level.FILE, "pbtxt, shown as text, and pb"),
         ev.HParams: Capability(Level.NATIVE, "params and metrics, a trial as nested run; types and domains as JSON"),
