@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := constraints.txt
 
-.PHONY: help venv demo test lint types docs wheel constraints clean
+.PHONY: help venv demo test faults lint types docs wheel constraints clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,7 +26,10 @@ demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim 
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore=tests/faults $(ARGS)
+
+faults: $(INSTALLED)  ## break things under real trackers and look what is left; takes minutes and a quiet machine
+	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: $(INSTALLED)  ## look for mistakes and bad style
 	$(BIN)/ruff check .
