@@ -8,7 +8,7 @@ WHEEL_VENV := build/wheel-venv
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
-export PIP_CONSTRAINT := constraints.txt
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .PHONY: help venv demo test faults lint types docs wheel constraints clean
 
