@@ -59,12 +59,12 @@ reach("ended")
 _PAGE = 4096
 
 
-def eventually(check: Callable[[], bool], seconds: float = 90.0) -> None:
+def eventually(check: Callable[[], bool], seconds: float = 90.0, *, pause: float = 0.1) -> None:
     """Wait until `check` holds."""
     until = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 def free_port() -> int:

@@ -132,8 +132,8 @@ log(300, 2000)
     assert "cannot write the index" in program.end(2000)
     assert event_file_steps(disk) != list(range(2000))
     (disk / "filler").unlink()
-    program.resume(env=variables)
-    assert event_file_steps(disk) == list(range(2000))
+    printed = program.resume(env=variables)
+    assert event_file_steps(disk) == list(range(2000)), printed
 
 
 def test_state_directory_cannot_be_made(train: Train, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.faults.harness import (
 def test_relay_is_stopped_for_a_while(train: Train, tmp_path: Path) -> None:
     """While the relay takes nothing (SIGSTOP), training logs on at its pace and within its memory budget; after SIGCONT
     every point arrives."""
-    many = 250_000
+    many = 200_000
     program = train(
         f"""
 session = begin("tensorboard")
@@ -88,7 +88,7 @@ reach("second"); wait_for("killed again")
 log(600, 700)
 time.sleep(0.5)
 reach("over")
-log(700, 50_000)
+log(700, 20_000)
 reach("logged")
 """
     )
@@ -99,15 +99,15 @@ reach("logged")
     os.kill(program.relay(1), signal.SIGKILL)
     program.go("killed again")
     over = program.wait_for("over")
-    assert program.wait_for("logged") - over < 5e6  # 50,000 records would be more
-    said = program.end(50_000)
+    assert program.wait_for("logged") - over < 5e6  # 20,000 records would be more
+    said = program.end(20_000)
     assert said.count("starting it again") == 1
     assert said.count("delivery stopped") == 1
     assert f"tracelet-shim replay {tmp_path}/runs/x --resume" in said
     program.resume()
-    assert copied_steps(tmp_path) == list(range(50_000))
+    assert copied_steps(tmp_path) == list(range(20_000))
     # What the first two relays had is exact; of the rest there are only the float32 of the event file.
-    assert mlflow_points(tmp_path) == losses(600) + losses(50_000, exact=False)[600:]
+    assert mlflow_points(tmp_path) == losses(600) + losses(20_000, exact=False)[600:]
 
 
 def mlflow_points(directory: Path) -> list[tuple[str, int, float]]:
@@ -116,11 +116,37 @@ def mlflow_points(directory: Path) -> list[tuple[str, int, float]]:
         return db.execute("SELECT key, step, value FROM metrics ORDER BY key, step").fetchall()
 
 
+def test_killed_in_the_first_moment(train: Train, tmp_path: Path) -> None:
+    """Where training and relay are killed before anything was delivered, a resumed delivery knows the trackers and brings what
+    the event file has."""
+    program = train(
+        """
+tracelet.start_logging(backend="tensorboard")
+reach("started"); wait_for("relay")
+writer = SummaryWriter("runs/x")
+log(0, 100)
+writer.flush()
+reach("logged"); wait_for("the end of time")
+"""
+    )
+    program.wait_for("started")
+    relay = program.relay()
+    program.go("relay")
+    eventually(lambda: bool(in_ledger(tmp_path, "SELECT 1 FROM sources")), pause=0.001)
+    os.kill(relay, signal.SIGSTOP)
+    program.wait_for("logged")
+    program.process.kill()
+    os.kill(relay, signal.SIGKILL)
+    program.process.wait()
+    program.resume()
+    assert copied_steps(tmp_path) == list(range(100))
+
+
 @pytest.mark.slow
 def test_many_points_for_a_dead_tracker(train: Train, tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
-    """300,000 points for trackers that are down (a full disk, no server) cost neither process memory beyond the budget, and all
+    """150,000 points for trackers that are down (a full disk, no server) cost neither process memory beyond the budget, and all
     of them come with a resumed delivery."""
-    many, first = 300_000, 60_000
+    many, first = 150_000, 40_000
     disk = small_disk("64m")
     fill(disk)
     program = train(
@@ -159,6 +185,15 @@ reach("logged"); wait_for("measured")
 
 def records(directory: Path) -> int:
     """Return how many records the ledger has."""
-    with contextlib.closing(sqlite3.connect(directory / "runs" / "x" / ".tracelet" / "ledger.db")) as db:
-        ((count,),) = db.execute("SELECT records FROM sessions")
-        return int(count)
+    ((count,),) = in_ledger(directory, "SELECT records FROM sessions")
+    return int(count)
+
+
+def in_ledger(directory: Path, query: str) -> list[tuple[int, ...]]:
+    """Return what a query finds in the ledger; nothing as long as there is none."""
+    path = directory / "runs" / "x" / ".tracelet" / "ledger.db"
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return db.execute(query).fetchall()
+    except sqlite3.OperationalError:
+        return []

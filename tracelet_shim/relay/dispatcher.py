@@ -187,6 +187,7 @@ class Relay:
             self._ledger, index = None, Index(None, session)
         if known is None or self._ledger is None:
             self._log.open(index, 0)
+            self._save()  # which trackers there are, should we be killed in the next moment
             return
         self._log.open(index, known.events + max(0, index.length - known.records))
         self._decoder.restore_trials(self._ledger.trials(session))
