@@ -26,6 +26,8 @@ __all__ = ["Worker"]
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _LONGEST_TURN = 10.0
+_MOST_REFUSED = 10_000
+"""So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -72,6 +74,7 @@ class Worker:
         self.at = (0, 0)  # the number of the record that comes next, and how many of its events have been delivered
         self.opened: msg.Opened | None = None
         self._refused: list[tuple[Any, ...]] = []
+        self._errors: dict[type[BaseException], int] = {}
         self._spec = spec
         self._run = msgspec.structs.replace(run, resume=spec.resume, borrowed=spec.borrowed) if spec.resume else run
         self._log = log
@@ -173,7 +176,7 @@ class Worker:
                     opened = self.backend.open(self._run)
             except Exception as error:
                 transient = self.backend is not None and self.backend.is_transient(error)
-                logger.warning("%s: cannot open a run", self.name, exc_info=True)
+                self._note("cannot open a run", error)
                 if not transient:
                     self._fail(f"cannot open a run: {_text(error)}", "open")
                     return False
@@ -285,7 +288,7 @@ class Worker:
                     attempt = 0
                 if not batch:
                     return
-                logger.warning("%s: write failed at %s", self.name, batch[0].path, exc_info=True)
+                self._note(f"write failed at {batch[0].path[:200]}", error)
                 if backend.is_transient(error):
                     self._retrying(_text(error), "retry")
                     attempt += 1
@@ -329,9 +332,10 @@ class Worker:
         message = f"{event.kind} {event.path[:80]!r} at step {event.step} was refused: {_text(error)}"
         self.state.error = message
         at = event.record
-        self._refused.append(
-            (self.name, at.file, at.position, event.kind, event.path[:1000], event.step, _text(error), time.time())
-        )
+        if self.state.failed <= _MOST_REFUSED:
+            self._refused.append(
+                (self.name, at.file, at.position, event.kind, event.path[:1000], event.step, _text(error), time.time())
+            )
         self._reply(msg.Trouble(self.name, f"refused-{event.kind}", message))
 
     def _pause(self, attempt: int) -> bool:
@@ -346,6 +350,13 @@ class Worker:
                 if time.monotonic() > self._drain_until:
                     return False
         return True
+
+    def _note(self, what: str, error: BaseException) -> None:
+        """Log an error the first, second, fourth, eighth ... time that one of its type comes: days of an outage, or a
+        million events that are refused, must not fill the disk."""
+        times = self._errors[type(error)] = self._errors.get(type(error), 0) + 1
+        if times & (times - 1) == 0:
+            logger.warning("%s: %s (error %d of this type)", self.name, what, times, exc_info=error)
 
     def _retrying(self, message: str, kind: str) -> None:
         self.state.state = "retrying"
@@ -373,7 +384,7 @@ class Worker:
             try:
                 do()
             except Exception as error:
-                logger.warning("%s: %s the run failed", self.name, what, exc_info=True)
+                self._note(f"{what} the run failed", error)
                 attempt += 1
                 left = self._deadline - 0.5 - time.monotonic()
                 if backend.is_transient(error) and left > 0:
