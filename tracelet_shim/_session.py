@@ -127,7 +127,7 @@ class Session:
                 self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
-        bus.start(msg.Open(self._run_info(), self._specs, memory, os.path.abspath(root) if root is not None else None))
+        bus.start(msg.Open(self._run_info(), self._specs, memory, intercept.absolute(root) if root is not None else None))
         os.environ[OWNER] = owner_mark()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
@@ -163,7 +163,7 @@ class Session:
             group = world_group() or s.exp_name
             tags["rank"] = str(rank())
             name = f"{name}-rank{rank()}" if name else name
-        root = os.path.abspath(s.root) if s.root is not None else None
+        root = intercept.absolute(s.root) if s.root is not None else None
         return RunInfo(
             session=self.id, program=describe(), started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
             tags=tags, notes=s.notes, config=dict(s.config), group=group, offline=s.offline, root=root,
@@ -258,8 +258,8 @@ class Session:
             ConfigurationError: on look-up, if the tracker lives in the relay process.
         """
         self.wait_opened()
-        assert self._bus is not None
-        return _Native(self._bus.handles(), [spec.name for spec in self._specs])
+        handles = self._bus.handles() if self._bus is not None else {}
+        return _Native(handles, [spec.name for spec in self._specs])
 
     def wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
         """Wait until each run is open or has failed to open, at most `timeout` seconds (default: `exit_timeout`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -15,7 +16,9 @@ __all__ = ["GROUP", "find", "names", "validate"]
 GROUP = "tracelet_shim.backends"
 
 
+@lru_cache(1)
 def _entry_points() -> dict[str, metadata.EntryPoint]:
+    """Looking through all installed distributions takes some 15 ms."""
     return {point.name.lower(): point for point in metadata.entry_points(group=GROUP)}
 
 
@@ -31,8 +34,11 @@ def find(name: str) -> type[Backend]:
         UnknownBackendError: nothing is registered under that name.
         InvalidBackendError: what is registered is no backend.
     """
+    key = name.strip().lower()
+    if key not in _entry_points():
+        _entry_points.cache_clear()  # it may have been installed since, from a notebook
     points = _entry_points()
-    point = points.get(name.strip().lower())
+    point = points.get(key)
     if point is None:
         raise errors.UnknownBackendError(name, points)
     try:
