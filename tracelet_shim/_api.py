@@ -139,6 +139,7 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
     global _session
     from tracelet_shim import intercept
+    from tracelet_shim._bootstrap import is_set
     from tracelet_shim._program import rank
     from tracelet_shim._session import Session
     from tracelet_shim._settings import resolve
@@ -159,7 +160,7 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
         if _session.settings == settings and _session.objects == objects:
             return _session
         stop_logging()
-    if os.environ.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
+    if is_set("TRACELET_DISABLED"):
         active = False
     else:
         # What the environment asks for begins with the first writer, in whatever process that is.
@@ -318,7 +319,7 @@ def _after_fork() -> None:
     intercept.set_sink(None)
     _lock = threading.RLock()
     global _hooked
-    _hooked = _fork_hooked = False
+    _hooked = False  # the fork hook itself is inherited
     session, _session = _session, None
     if session is None:
         return

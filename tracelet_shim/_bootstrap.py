@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["activate", "start"]
+__all__ = ["activate", "is_set", "start"]
 
 _TARGET = "torch.utils.tensorboard"
 _activated = False
@@ -25,7 +25,7 @@ _activated = False
 
 def start() -> None:
     """Activate if the environment asks for it: ``TRACELET_BACKEND`` set, ``TRACELET_DISABLED`` not."""
-    if os.environ.get("TRACELET_BACKEND") and not _is_set("TRACELET_DISABLED"):
+    if os.environ.get("TRACELET_BACKEND") and not is_set("TRACELET_DISABLED"):
         activate()
 
 
@@ -79,7 +79,7 @@ def _connect() -> None:
 
         _api.activate_from_environment()
     except Exception as error:
-        if _is_set("TRACELET_STRICT"):
+        if is_set("TRACELET_STRICT"):
             raise
         _say(error)
 
@@ -94,5 +94,6 @@ def _say(error: Exception) -> None:
         pass  # no standard error, or a closed one: then nobody can be told
 
 
-def _is_set(variable: str) -> bool:
+def is_set(variable: str) -> bool:
+    """True if the environment variable switches something on."""
     return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")

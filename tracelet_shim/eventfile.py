@@ -1,4 +1,4 @@
-"""Reading TensorBoard event files: records by position.
+"""TensorBoard event files: how a record is framed, and reading records by position.
 
 The format (``tensorboard/summary/writer/record_writer.py``): 8 bytes length, 4 bytes masked CRC32C of the length, the
 data, 4 bytes masked CRC32C of the data; little endian.
@@ -12,8 +12,19 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import BinaryIO
 
-__all__ = ["DamagedRecordError", "EventFileReader", "checked_records", "count_records", "records"]
+__all__ = [
+    "DamagedRecordError",
+    "EventFileReader",
+    "checked_records",
+    "count_records",
+    "framed",
+    "header",
+    "masked_crc32c",
+    "records",
+]
 
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
 _HEADER = struct.Struct("<QI")
 _FRAME = _HEADER.size + 4
 
@@ -56,40 +67,55 @@ def checked_records(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, byte
     Raises:
         DamagedRecordError: a checksum is wrong. What comes before has been yielded.
     """
-    checksum = _masked_crc32c()
     size = os.fstat(file.fileno()).st_size
     file.seek(offset)
     while offset + _FRAME <= size:
-        header = file.read(_HEADER.size)
-        length, expected = _HEADER.unpack(header)
-        if checksum(header[:8]) != expected:
+        start = file.read(_HEADER.size)
+        length, expected = _HEADER.unpack(start)
+        if masked_crc32c(start[:8]) != expected:
             raise DamagedRecordError(offset, "the checksum of a record's length is wrong")
         if offset + _FRAME + length > size:
             return
         data, trailer = file.read(length), file.read(4)
         if len(data) + len(trailer) < length + 4:  # cut while it was read
             return
-        if checksum(data) != int.from_bytes(trailer, "little"):
+        if masked_crc32c(data) != int.from_bytes(trailer, "little"):
             raise DamagedRecordError(offset, "the checksum of a record's data is wrong")
         offset += _FRAME + length
         yield offset, data
 
 
 @lru_cache(1)
-def _masked_crc32c() -> Callable[[bytes], int]:
-    """Return the masked CRC32C of TFRecord files; google_crc32c is a thousand times faster than tensorboard's own."""
+def _crc32c() -> Callable[[bytes], int] | None:
+    """Return the C implementation, loaded at first use; None if it is not installed."""
     try:
         from google_crc32c import value
     except ImportError:
-        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+        return None
+    return value  # type: ignore[no-any-return]
 
-        return masked_crc32c  # type: ignore[no-any-return]
 
-    def masked(data: bytes) -> int:
-        crc: int = value(data)
-        return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+def masked_crc32c(data: bytes) -> int:
+    """Return the masked CRC32C of TFRecord files; google_crc32c is a thousand times faster than tensorboard's own."""
+    value = _crc32c()
+    if value is None:
+        from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
-    return masked
+        return pywrap_tensorflow.masked_crc32c(data)  # type: ignore[no-any-return]
+    crc = value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@lru_cache(4096)
+def header(length: int) -> bytes:
+    """Return the 12 bytes that stand before a record of `length` bytes."""
+    packed = _LENGTH.pack(length)
+    return packed + _CRC.pack(masked_crc32c(packed))
+
+
+def framed(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the three parts of a record: header, data, checksum."""
+    return header(len(data)), data, _CRC.pack(masked_crc32c(data))
 
 
 def count_records(path: str) -> int:

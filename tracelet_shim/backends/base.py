@@ -17,6 +17,7 @@ Backends see events and nothing else: no writer, no proto, no other backend. The
 from __future__ import annotations
 
 import enum
+import errno
 import hashlib
 import importlib.util
 import math
@@ -229,8 +230,9 @@ class Backend(ABC):
             return True
         if (type(error).__module__, type(error).__name__) == ("sqlite3", "OperationalError"):
             return any(word in str(error) for word in ("locked", "busy", "disk I/O", "unable to open", "full"))
-        if isinstance(error, OSError):
-            return not isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+        if isinstance(error, OSError):  # a full disk gets room, a name that is too long stays too long
+            lasting = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+            return not lasting and error.errno not in (errno.ENAMETOOLONG, errno.EINVAL)
         return False
 
     # -- events -----------------------------------------------------------------------------------------------------

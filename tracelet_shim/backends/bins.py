@@ -22,12 +22,12 @@ def uniform_bins(event: ev.Histogram, most: int) -> tuple[float, float, NDArray[
     A bucket's samples are spread evenly over it, as TensorBoard itself draws them.
     """
     limits, counts = np.asarray(event.limits, float), np.asarray(event.counts, float)
-    if not len(limits) or not np.isfinite(limits).all() or not np.isfinite(counts).all():
+    if not np.isfinite(limits).all() or not np.isfinite(counts).all():
         return None
-    edges = np.concatenate([[min(event.min, limits[0]) if math.isfinite(event.min) else limits[0]], limits])
     used = np.flatnonzero(counts)
     if not len(used):
         return 0.0, 1.0, np.zeros(1)
+    edges = np.concatenate([[min(event.min, limits[0]) if math.isfinite(event.min) else limits[0]], limits])
     edges, counts = edges[used[0] : used[-1] + 2], counts[used[0] : used[-1] + 1]
     low, high = float(edges[0]), float(edges[-1])
     if low <= event.min < high:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -305,11 +304,6 @@ class DVCLiveBackend(Backend):
     def handle(self) -> Any:
         """The `dvclive.Live`."""
         return self._live
-
-    def is_transient(self, error: BaseException) -> bool:
-        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
-            return False
-        return super().is_transient(error)
 
     # -- what is written now and then ---------------------------------------------------------------------------------
 

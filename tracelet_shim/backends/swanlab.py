@@ -56,6 +56,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, Program, RunInfo, Status
+from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
 __all__ = ["SwanLabBackend"]
@@ -117,7 +118,7 @@ class SwanLabBackend(Backend):
         ev.Scalar: Capability(
             Level.NATIVE, "scalar, float64, wall time kept; repeated, negative and huge steps in keys of their own"
         ),
-        ev.Histogram: Capability(Level.CONVERTED, f"ECharts bars, {BINS} uniform bins; exact buckets in the same JSON"),
+        ev.Histogram: Capability(Level.CONVERTED, f"ECharts bars, up to {BINS} uniform bins; exact buckets in the same JSON"),
         ev.Image: Capability(Level.NATIVE, "Image, TensorBoard's own file; beyond 10 MiB attached"),
         ev.Video: Capability(Level.NATIVE, "Video (GIF), the same bytes; beyond 10 MiB attached"),
         ev.Audio: Capability(Level.NATIVE, "Audio, the same bytes; beyond 10 MiB attached"),
@@ -392,15 +393,16 @@ class SwanLabBackend(Backend):
 
     def log_histogram(self, event: ev.Histogram) -> None:
         exact = json.loads(next(files.render(event))[1])
-        bins = _uniform_bins(event)
+        bins = uniform_bins(event, BINS)
         chart: dict[str, Any] = {"title": {"text": "not finite"}}
         if bins is not None:
-            edges, counts = bins
+            low, high, counts = bins
+            edges = np.linspace(low, high, len(counts) + 1).tolist()
             labels = [f"{a:.4g} … {b:.4g}" for a, b in pairwise(edges)]
             chart = {
                 "tooltip": {"trigger": "axis"},
                 "yAxis": {"type": "value"}, "xAxis": {"type": "category", "data": labels},
-                "series": [{"type": "bar", "barCategoryGap": "0%", "data": counts}],
+                "series": [{"type": "bar", "barCategoryGap": "0%", "data": counts.tolist()}],
             }  # fmt: skip
         self._media(event, "echarts", [_chart({**chart, "tracelet": exact})])
 
@@ -962,31 +964,6 @@ def _plain(value: Any) -> Any:
 
 def _chart(options: Mapping[str, Any]) -> tuple[str, bytes]:
     return "json", json.dumps(options, allow_nan=False).encode()
-
-
-def _uniform_bins(event: ev.Histogram) -> tuple[list[float], list[float]] | None:
-    """Return edges and counts of uniform bins with the same mass; None if a number is not finite.
-
-    A bucket's samples are spread evenly over it, as TensorBoard itself draws them.
-    """
-    limits, counts = np.asarray(event.limits, float), np.asarray(event.counts, float)
-    if not np.isfinite(limits).all() or not np.isfinite(counts).all():
-        return None
-    used = np.flatnonzero(counts)
-    if not len(used):
-        return [0.0, 1.0], [0.0]
-    edges = np.concatenate([[min(event.min, limits[0]) if math.isfinite(event.min) else limits[0]], limits])
-    edges, counts = edges[used[0] : used[-1] + 2], counts[used[0] : used[-1] + 1]
-    low = event.min if edges[0] <= event.min < edges[-1] else float(edges[0])
-    high = event.max if low < event.max <= edges[-1] else float(edges[-1])
-    if not math.isfinite(high - low):
-        return None
-    if high <= low:  # all samples in a bucket without width
-        return [low - 0.5, low + 0.5], [float(counts.sum())]
-    grid = np.linspace(low, high, BINS + 1)
-    below = np.interp(grid, np.clip(edges, low, high), np.concatenate([[0.0], np.cumsum(counts)]))
-    below[0], below[-1] = 0.0, counts.sum()
-    return grid.tolist(), np.diff(below).tolist()
 
 
 def _points(vertices: Any, colors: Any | None) -> bytes:

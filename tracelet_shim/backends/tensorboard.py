@@ -22,7 +22,6 @@ The tensorboard package gives the protos; neither torch nor TensorFlow is import
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -32,12 +31,11 @@ import shlex
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, BinaryIO, ClassVar
 
-from tracelet_shim import errors
+from tracelet_shim import errors, eventfile
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
@@ -193,11 +191,6 @@ class TensorBoardBackend(Backend):
         """The run's directory."""
         return self._dir
 
-    def is_transient(self, error: BaseException) -> bool:
-        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
-            return False
-        return super().is_transient(error)
-
     def _save(self) -> None:
         _replace(os.path.join(self._dir, RUN_FILE), json.dumps(self._about, indent=1, default=str).encode())
 
@@ -216,7 +209,7 @@ class TensorBoardBackend(Backend):
         if records:
             name = f"events.out.tfevents.{int(started):010d}.tracelet"
             self._own = _Copy(os.path.join(self._dir, name))
-            data = b"".join(map(_frame, [_file_version(started), *records]))
+            data = _framed([_file_version(started), *records])
             _replace(self._own.path, data)
             self._own.size = len(data)
 
@@ -264,7 +257,7 @@ class TensorBoardBackend(Backend):
         handle = self._handle(copy)
         if copy.cursor is not None:
             records = _missing(handle, copy, records)
-        data = memoryview(b"".join(map(_frame, records)))
+        data = memoryview(_framed(records))
         handle.seek(copy.size)
         done = 0
         while done < len(data):
@@ -392,31 +385,8 @@ class _Copy:
 # -- the record format ------------------------------------------------------------------------------------------------
 
 
-@lru_cache(1)
-def _crc32c() -> Callable[[bytes], int]:
-    """Return the masked CRC32C of TFRecord files; google_crc32c is a thousand times faster than tensorboard's own."""
-    try:
-        from google_crc32c import value
-    except ImportError:
-        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
-        return masked_crc32c  # type: ignore[no-any-return]
-
-    def masked(data: bytes) -> int:
-        crc: int = value(data)
-        return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-    return masked
-
-
-@lru_cache(4096)
-def _header(length: int) -> bytes:
-    packed = struct.pack("<Q", length)
-    return packed + struct.pack("<I", _crc32c()(packed))
-
-
-def _frame(data: bytes) -> bytes:
-    return b"".join((_header(len(data)), data, struct.pack("<I", _crc32c()(data))))
+def _framed(records: Iterable[bytes]) -> bytes:
+    return b"".join(part for record in records for part in eventfile.framed(record))
 
 
 def _spans(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, int]]:
@@ -424,9 +394,9 @@ def _spans(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, int]]:
     size = os.fstat(file.fileno()).st_size
     while offset + 16 <= size:
         file.seek(offset)
-        header = file.read(12)
-        (length,) = struct.unpack("<Q", header[:8])
-        if offset + 16 + length > size or header != _header(length):
+        start = file.read(12)
+        (length,) = struct.unpack("<Q", start[:8])
+        if offset + 16 + length > size or start != eventfile.header(length):
             return
         yield offset + 12, length
         offset += 16 + length

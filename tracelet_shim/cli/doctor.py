@@ -23,6 +23,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from tracelet_shim._bootstrap import is_set
+
 if TYPE_CHECKING:
     from tracelet_shim._settings import Settings
 
@@ -153,7 +155,7 @@ def _settings(report: _Report) -> Settings | None:
     for name in settings.backend:
         if name not in known:
             report.find("error", "settings", str(errors.UnknownBackendError(name, known)), "correct the name")
-    if os.environ.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
+    if is_set("TRACELET_DISABLED"):
         report.find("warning", "settings", "TRACELET_DISABLED is set: nothing is logged", "unset TRACELET_DISABLED")
     return settings
 

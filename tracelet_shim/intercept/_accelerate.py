@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import atexit
 import os
-import struct
 import sys
 import threading
 import weakref
 from collections import deque
 from typing import Any
 
+from tracelet_shim import eventfile
+
 __all__ = ["BatchWriter", "accelerate", "use_fast_crc"]
 
 _PERIOD = 0.1
 _MAX_BYTES = 32 << 20
-_LENGTH = struct.Struct("<Q")
-_CRC = struct.Struct("<I")
 
 
 def accelerate(writer: Any) -> BatchWriter | None:
@@ -54,21 +53,7 @@ def use_fast_crc() -> None:
     """Let writers that are not replaced (older than the session, or remote) have the C checksum too."""
     record_writer = sys.modules.get("tensorboard.summary.writer.record_writer")
     if record_writer is not None:  # else there is no writer yet, and `accelerate` comes here again for the first
-        record_writer.masked_crc32c = _masked_crc32c  # type: ignore[attr-defined]
-
-
-def _masked_crc32c(data: bytes) -> int:
-    crc: int = _value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _value(data: bytes) -> int:
-    """Replaced by the C function at first use: importing it costs nothing then to those who never log."""
-    global _value
-    import google_crc32c
-
-    _value = google_crc32c.value
-    return int(_value(data))
+        record_writer.masked_crc32c = eventfile.masked_crc32c  # type: ignore[attr-defined]
 
 
 class BatchWriter:
@@ -116,9 +101,7 @@ class BatchWriter:
             self._bytes = 0
             parts: list[bytes] = []
             while self._pending:
-                data = self._pending.popleft()
-                length = _LENGTH.pack(len(data))
-                parts += (length, _CRC.pack(_masked_crc32c(length)), data, _CRC.pack(_masked_crc32c(data)))
+                parts += eventfile.framed(self._pending.popleft())
             if parts and self._pid == os.getpid():  # a forked child's copy of our file is not for writing
                 try:
                     self._file.write(b"".join(parts))
