@@ -6,6 +6,7 @@ In the state directory (``.tracelet`` in the session's root directory, or ``TRAC
     <session>.index      one entry of 28 bytes a record: which record of which file, and a scalar's exact float64
     <session>.log        what the relay process and the trackers' SDKs had to say
     <session>.hints      what calls knew that their protos lost (`tracelet_shim.bus.messages.Hint`), msgpack
+    <session>.cursors    how far each tracker is, written after each batch; the ledger follows twice a second
 
 The data itself stays where it is, in the event files. Options and credentials are never written here. The files
 of a session are removed when everything has been delivered.
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import sqlite3
 import struct
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,9 +33,10 @@ import msgspec
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 
-__all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "indexed", "state_directory"]
+__all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "indexed", "moved_on", "state_directory"]
 
 _ENTRY = struct.Struct("<IQdQ")
+_MARK = struct.Struct("<16sQQQQ")
 _VALUED = 1 << 31
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -245,6 +249,67 @@ class Ledger:
         self._db.close()
 
 
+class Cursors:
+    """How far each tracker is, in a file of fixed places: one small write a batch, which a killed process leaves whole.
+
+    Args:
+        path: the file; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: Any = open(path, "r+b" if path.exists() else "w+b", buffering=0) if path is not None else None  # noqa: SIM115
+        self._places = {key: i for i, (key, *_) in enumerate(self._read())}
+        self._lock = threading.Lock()
+
+    def _read(self) -> list[tuple[bytes, int, int, int, int]]:
+        if self._file is None:
+            return []
+        data = os.pread(self._file.fileno(), 1 << 16, 0)
+        return list(_MARK.iter_unpack(data[: len(data) // _MARK.size * _MARK.size]))
+
+    def mark(self, backend: str, at: tuple[int, int], delivered: int, failed: int) -> None:
+        """Note where a tracker stands: the number of the next record and how many of its events it has; from any thread."""
+        if self._file is None:
+            return
+        key = _key(backend)
+        with self._lock:
+            place = self._places.setdefault(key, len(self._places))
+        with contextlib.suppress(OSError, ValueError):  # the disk is full, or it is closed: the ledger has it soon
+            os.pwrite(self._file.fileno(), _MARK.pack(key, *at, delivered, failed), place * _MARK.size)
+
+    def moved_on(self, rows: Iterable[RunRow]) -> list[RunRow]:
+        """Return what the ledger says, where it is behind brought up to date. (A run that the ledger does not know yet cannot
+        be continued, so all goes into a new one.)"""
+        marks = {key: mark for key, *mark in self._read()}
+        found = []
+        for row in rows:
+            number, part, delivered, failed = marks.get(_key(row.backend), (0, 0, 0, 0))
+            if row.run_id is not None and (number, part) > (row.cursor, row.part):
+                row = row._replace(cursor=number, part=part, delivered=delivered, failed=failed)  # noqa: PLW2901
+            found.append(row)
+        return found
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _key(backend: str) -> bytes:
+    return hashlib.blake2s(backend.encode(), digest_size=16).digest()
+
+
+def moved_on(directory: Path, session: str, rows: Iterable[RunRow]) -> list[RunRow]:
+    """Return what the ledger says of a session's runs, where it is behind its trackers brought up to date."""
+    path = directory / f"{session}.cursors"
+    if not path.exists():
+        return list(rows)
+    cursors = Cursors(path)
+    try:
+        return cursors.moved_on(rows)
+    finally:
+        cursors.close()
+
+
 class Index:
     """Which records a session has, in order; appended by one thread, read by many.
 
@@ -254,6 +319,7 @@ class Index:
 
     Attributes:
         owned: False if another process has the index open: it serves the session.
+        cursors: how far each tracker is in it.
     """
 
     def __init__(self, directory: Path | None, session: str) -> None:
@@ -262,9 +328,11 @@ class Index:
         if directory is None:
             self._entries: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115 - closed by close()
             self._hints: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115
+            self.cursors = Cursors(None)
         else:
-            self._paths = (directory / f"{session}.index", directory / f"{session}.hints")
-            self._entries, self._hints = (open(path, "a+b", buffering=0) for path in self._paths)  # noqa: SIM115
+            self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "cursors"))
+            self._entries, self._hints = (open(path, "a+b", buffering=0) for path in self._paths[:2])  # noqa: SIM115
+            self.cursors = Cursors(self._paths[2])
             self.owned = _lock(self._entries)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[msg.Hint] = msgspec.msgpack.Decoder(msg.Hint)
@@ -319,6 +387,7 @@ class Index:
         """Close the files; remove them if nothing is left to deliver."""
         self._entries.close()
         self._hints.close()
+        self.cursors.close()
         if remove:
             for path in self._paths:
                 path.unlink(missing_ok=True)

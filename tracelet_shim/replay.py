@@ -41,7 +41,7 @@ from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.eventfile import count_records
-from tracelet_shim.ledger import About, Ledger, RunRow, SessionRow, in_use, indexed, state_directory
+from tracelet_shim.ledger import About, Ledger, RunRow, SessionRow, in_use, indexed, moved_on, state_directory
 from tracelet_shim.relay.dispatcher import Relay
 
 __all__ = ["Damage", "Outcome", "Progress", "View", "missing", "replay", "resume", "run_directories", "running"]
@@ -384,7 +384,7 @@ def missing(ledger: Ledger, session: SessionRow, root: str) -> Missing:
         root: where its root directory is now.
     """
     records, taken = indexed(ledger.directory, session.id) or (session.records, {})
-    rows = tuple(ledger.runs(session.id))
+    rows = tuple(moved_on(ledger.directory, session.id, ledger.runs(session.id)))
     backends = tuple(row.backend for row in rows)
     behind = tuple(row for row in rows if row.state != "closed" or row.cursor < records)
     if session.ended is not None and not session.cut_off:

@@ -406,6 +406,17 @@ def test_resume_continues_a_session_that_was_killed_while_writing(tmp_path: Path
     assert reader(tmp_path).zip_names() == found.session().names()
 
 
+def test_a_batch_that_was_written_already_is_not_there_twice(tmp_path: Path) -> None:
+    """A batch comes again if its process was killed behind the write: what the log has of it is not written again."""
+    make = Maker()
+    batch = [make.scalar("a", 0.5, step, WALL + step) for step in range(600)] + [make.image("i", 1), make.histogram("h", 1)]
+    run = write([make.scalar("a", 0.5, 1000)], batch[:400], [batch[600]])
+    assert write(batch, [make.scalar("a", 0.5, 2000)], resume=run) == run
+    found = reader(tmp_path)
+    assert [p.step for p in found.scalars("", "a")] == [1000, *range(600), 2000]
+    assert len(found.images("", "i")) == len(found.histograms("", "h")) == 1
+
+
 def test_run_id_finds_the_run_again(tmp_path: Path) -> None:
     """Two sessions with one run id are one task, by the chosen id or by ClearML's own; another id is another task."""
     make = Maker()

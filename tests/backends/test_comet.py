@@ -466,6 +466,7 @@ def test_killed_session_loses_nothing_and_is_continued(store: Path, run_python: 
         make, backend = Maker(), CometBackend()
         print(backend.open(run_info(project="killed", tags={"label": ""})).run_id)
         backend.write([make.scalar("x", 1.0, 1), make.image("i")])
+        backend.write([make.scalar("twice", 1.0, step % 200) for step in range(300)])
         backend.write([make.hparams({"lr": 1}, {}, trial="t")])
         with open(backend.handle.tmpdir + "/messages.json", "a") as file:
             file.write('{"half a li')
@@ -480,11 +481,14 @@ def test_killed_session_loses_nothing_and_is_continued(store: Path, run_python: 
     assert done.returncode == -9
     assert [path.suffix for path in store.iterdir()] == [".part", ".part"]
     backend = opened(resume=key)
+    # The relay's last batch comes again if it was killed behind the write.
+    backend.write([Maker().scalar("twice", 1.0, step % 200) for step in range(400)])
     backend.write([Maker().scalar("x", 2.0, 2)])
     backend.close("finished")
     assert {path.suffix for path in store.iterdir()} == {".zip"}
     read = CometReader(store, key)
     assert [point[:2] for point in read.scalars("", "x")] == [(1, 1.0), (2, 2.0)]
+    assert [point.step for point in read.scalars("", "twice")] == [step % 200 for step in range(400)]
     assert (len(read.images("", "i")), read.status(), len(read.trials())) == (1, "finished", 1)
     assert (read.archives()[0].about["project_name"], read.about()["tags"]) == ("killed", {"label": ""})
 

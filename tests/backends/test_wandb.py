@@ -602,6 +602,30 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert len(reader.images("", "i")) == 1
 
 
+def test_kill_in_the_middle_of_a_batch(directory: Path) -> None:
+    """What a killed process had of a batch is not there twice after the whole batch has come again; points that are equal
+    by themselves stay."""
+    opened = """
+import math
+backend = WandbBackend()
+print(backend.open(run_info(resume=RESUME)).run_id, flush=True)
+values = [math.nan, math.inf, 1e300, *map(float, range(4000))]
+events = [m.scalar("twice", 0.5, 1, WALL), m.scalar("twice", 0.5, 1, WALL)]
+events += [m.scalar("s", value, step, WALL + step) for step, value in enumerate(values)]
+events += [m.histogram("h", 1), m.image("i", 1)]
+"""
+    killed = "backend.write(events[:1505] + events[-2:])\nbackend.flush()\nos.kill(os.getpid(), signal.SIGKILL)"
+    done = program(directory, "RESUME = None" + opened + killed)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    resumed = f"RESUME = {done.stdout.strip()!r}" + opened
+    done = program(directory, resumed + "backend.write(events)\nbackend.close('finished')")
+    assert done.returncode == 0, done.stderr
+    reader = WandbReader(directory)
+    assert [point.step for point in reader.scalars("", "s")] == list(range(4003))
+    assert [point.value for point in reader.scalars("", "twice")] == [0.5, 0.5]
+    assert len(reader.histograms("", "h")) == len(reader.images("", "i")) == 1
+
+
 def test_the_service_may_die(directory: Path) -> None:
     """When W&B's service process dies, the write is retried into a new one, which continues the run."""
     done = program(

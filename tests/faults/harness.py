@@ -197,9 +197,8 @@ class Training:
         """
         self.wait_for("ended", seconds)
         since = (self.directory / "ended").stat().st_mtime
-        # What exit may take beyond `exit_timeout`: two seconds for the last reply, five for a relay that has to be killed,
-        # and some for a busy machine.
-        self.process.wait(since + self.exit_timeout + 12 - time.time())
+        # What exit may take beyond `exit_timeout`: three seconds for the relay process to end, and some for a busy machine.
+        self.process.wait(since + self.exit_timeout + 6 - time.time())
         self._watcher.join()
         assert self.process.returncode == 0, self.errors
         assert self._out.read_text() == "trained\n"

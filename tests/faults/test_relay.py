@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.test_trackers import READERS, reader_class
 from tests.faults.conftest import Train
 from tests.faults.harness import (
     copied_steps,
@@ -73,18 +74,16 @@ log(100, 500)
     assert copied_steps(tmp_path) == list(range(500))
 
 
-def test_relay_is_killed_twice(train: Train, tmp_path: Path) -> None:
-    """A relay that is killed is started again; when that is killed too, one warning says that delivery is over, training goes
-    on, its memory no longer grows, and a resumed delivery brings the rest."""
+def test_relay_is_killed_again_and_again(train: Train, tmp_path: Path) -> None:
+    """A relay that is killed is started again, three times; when that is killed too, one warning says that delivery is over,
+    training goes on, its memory no longer grows, and a resumed delivery brings the rest."""
     program = train(
         """
 session = begin("mlflow", "tensorboard")
-log(0, 300)
-assert session.flush(60)
-reach("first"); wait_for("killed")
-log(300, 600)
-assert session.flush(60)
-reach("second"); wait_for("killed again")
+for life in range(4):
+    log(150 * life, 150 * (life + 1))
+    assert session.flush(60)
+    reach(f"life{life}"); wait_for(f"killed{life}")
 log(600, 700)
 time.sleep(0.5)
 reach("over")
@@ -92,22 +91,52 @@ log(700, 20_000)
 reach("logged")
 """
     )
-    program.wait_for("first")
-    os.kill(program.relay(), signal.SIGKILL)
-    program.go("killed")
-    program.wait_for("second")
-    os.kill(program.relay(1), signal.SIGKILL)
-    program.go("killed again")
+    for life in range(4):
+        program.wait_for(f"life{life}")
+        os.kill(program.relay(life), signal.SIGKILL)
+        program.go(f"killed{life}")
     over = program.wait_for("over")
     assert program.wait_for("logged") - over < 5e6  # 20,000 records would be more
     said = program.end(20_000)
-    assert said.count("starting it again") == 1
+    assert said.count("starting it again") == 3
     assert said.count("delivery stopped") == 1
     assert f"tracelet-shim replay {tmp_path}/runs/x --resume" in said
     program.resume()
     assert copied_steps(tmp_path) == list(range(20_000))
-    # What the first two relays had is exact; of the rest there are only the float32 of the event file.
+    # What the relays had is exact; of the rest there are only the float32 of the event file.
     assert mlflow_points(tmp_path) == losses(600) + losses(20_000, exact=False)[600:]
+
+
+def test_relay_is_killed_under_all_trackers(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that is killed while nine trackers are being written to, each as far as it is, is started again; then each
+    tracker has every point once, in one run."""
+    readers = [reader_class(tracker) for tracker in READERS]
+    places = {reader.backend: tmp_path / reader.backend for reader in readers}
+    for reader in readers:
+        places[reader.backend].mkdir()
+        for name, value in reader.environment(places[reader.backend]).items():
+            monkeypatch.setenv(name, value)
+    program = train(
+        f"""
+session = begin(*{list(READERS)}, project="p", exit_timeout=120)
+log(0, 1)
+session.wait_opened(120)
+log(1, 2000)
+while not any(state.delivered > 600 for state in session.status().values()):
+    time.sleep(0.001)
+reach("busy"); wait_for("killed")
+log(2000, 3000)
+""",
+        exit_timeout=120,
+    )
+    program.wait_for("busy")
+    os.kill(program.relay(), signal.SIGKILL)
+    program.go("killed")
+    said = program.end(3000)
+    assert said.count("starting it again") == 1
+    for reader in readers:
+        steps = [point.step for point in reader(places[reader.backend]).scalars("", "loss")]
+        assert sorted(steps) == list(range(3000)), reader.backend
 
 
 def mlflow_points(directory: Path) -> list[tuple[str, int, float]]:

@@ -64,6 +64,10 @@ _ENVIRONMENT = {
 }  # fmt: skip
 
 
+_TAIL = 4 << 20
+"""Bytes at the end of an offline session's log that are looked through when it is continued: far more than one batch."""
+
+
 class _RefusedError(errors.BackendError):
     """The server's answer was no.
 
@@ -87,6 +91,21 @@ def _send_once(session: Any, req: Any, ignore_errors: bool = False, **_: Any) ->
     if isinstance(failed, int) and failed:
         raise _RefusedError(400, f"{failed} events refused: {getattr(result.response, 'errors_info', '')}")
     return result
+
+
+def _identity(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(event.get(field) for field in ("metric", "variant", "iter", "timestamp"))
+
+
+def _end_of_log(log: Path) -> set[tuple[Any, ...]]:
+    """Return the identities of the events in the last `_TAIL` bytes of an offline session's log, one batch a line."""
+    if not log.exists():
+        return set()
+    with open(log, "rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
+        file.seek(start)
+        lines = file.read().splitlines()
+    return {_identity(event) for line in lines[1 if start else 0 :] for event in json.loads(line)}
 
 
 @functools.cache
@@ -141,6 +160,8 @@ class _Sink:
         suffix = f"{self.prefix}/metrics"
         self._metrics = Metrics(session=task.session, task=task, storage_uri=storage, storage_uri_suffix=suffix)
         self._metrics._send = _send_once
+        self.there: set[tuple[Any, ...]] = set()
+        """What a killed session had written of the batch that comes again: metric, variant, iteration, time."""
 
     def deliver(self, adapters: Sequence[Any]) -> None:
         """Write events; all of them have arrived, or it raises.
@@ -148,6 +169,8 @@ class _Sink:
         Args:
             adapters: of `clearml.backend_interface.metrics.events`.
         """
+        if self.there:
+            adapters = [adapter for adapter in adapters if _identity(adapter._get_base_dict()) not in self.there]
         batch = list(adapters)  # events whose file cannot be named are removed from it
         log = self._metrics._offline_log_filename
         before = os.path.getsize(log) if log and os.path.exists(log) else 0
@@ -313,6 +336,8 @@ class ClearMLBackend(Backend):
         program = _describe(run.program, self.given) if self._own else {}
         task = self._task(run, program) if self._own else main
         self._sink = _Sink(task)
+        if self._offline and self._resumed:
+            self._sink.there = _end_of_log(_offline_folder() / str(task.id) / "metrics.jsonl")
         self._describe_run(run, program)
         if self._offline:
             return OpenedRun(str(task.id), str(task.get_offline_mode_folder()))
@@ -560,6 +585,7 @@ class ClearMLBackend(Backend):
 
     def write(self, events: Sequence[ev.Event]) -> None:
         super().write(events)
+        self._sink.there.clear()  # only the first batch may be there already
         self._placed.clear()
         self._publish_names()
 

@@ -44,7 +44,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,6 +94,7 @@ _ENVIRONMENT = {
     "COMET_TIMEOUT_UPLOAD": "120",
     "COMET_TIMEOUT_FILE_UPLOAD": "60",
 }
+_TAIL = 4 << 20  # bytes at the end of a killed session's messages that are looked through: far more than one batch
 _SETTLE_SECONDS = 10  # that a write waits for the server
 
 
@@ -206,6 +207,28 @@ def _pack(directory: str) -> None:
     shutil.rmtree(directory)
 
 
+def _last_points(directory: str, key: str) -> Counter[tuple[Any, ...]]:
+    """Return the points at the end of what a killed session of this experiment has left: its last batch may come again."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    logs = [path / "messages.json" for path in Path(directory).glob(f"{key}-*.part")]
+    logs = [log for log in logs if log.exists()]
+    if logs:
+        with open(max(logs, key=lambda log: log.stat().st_mtime_ns), "rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
+            file.seek(start)
+            *lines, _ = file.read().split(b"\n")  # the last one is empty, or was cut short
+        for line in lines[1 if start else 0 :]:
+            message = json.loads(line)
+            if message["type"] == "metric_msg":
+                found[_point(message["payload"])] += 1
+    return found
+
+
+def _point(payload: Mapping[str, Any]) -> tuple[Any, ...]:
+    metric = payload["metric"]
+    return (metric["metricName"], str(metric["metricValue"]), metric.get("step"), payload["local_timestamp"])
+
+
 def _pack_abandoned(directory: str) -> None:
     """Pack what killed processes have left in the offline directory."""
     for path in Path(directory).glob("*.part"):
@@ -313,8 +336,7 @@ class CometBackend(Backend):
     options: ClassVar[Mapping[str, str]] = {
         "api_key": "API key; default: COMET_API_KEY, then .comet.config",
         "workspace": "workspace of the project; default: COMET_WORKSPACE, then the account's own",
-        "offline": "write an archive for `comet upload`, whatever the session's offline setting; default: "
-        "COMET_START_ONLINE",
+        "offline": "write an archive for `comet upload`, whatever the session's offline setting; default: COMET_START_ONLINE",
         "offline_directory": "where archives are written; default: COMET_OFFLINE_DIRECTORY, then .cometml-runs",
     }
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
@@ -348,6 +370,7 @@ class CometBackend(Backend):
         self._labels = Names(_ILLEGAL + _RESERVED, _MAX_NAME)  # of what stands among Comet's own "others"
         self._told: set[str] = set()
         self._trials: OrderedDict[str, _Sink] = OrderedDict()
+        self._there: Counter[tuple[Any, ...]] = Counter()  # points that a killed session had written, of its last batches
         self._series: dict[str, list[int]] = {}  # path -> [number, points]
         self._spool: Any = None
         self._threshold: float = _MAX_POINTS  # inf: points could not be kept
@@ -405,6 +428,8 @@ class CometBackend(Backend):
         given = self.given.get("offline_directory") or get_config().get_comet_offline_directory()
         directory = os.path.abspath(os.path.expanduser(str(given)))
         os.makedirs(directory, mode=0o700, exist_ok=True)
+        if run.resume:
+            self._there = _last_points(directory, run.resume)
         _pack_abandoned(directory)
         return directory
 
@@ -544,12 +569,22 @@ class CometBackend(Backend):
         if not self._sink.settle():
             raise ConnectionError("Comet: the server has not taken the previous events yet")
         super().write(events)
+        self._there.clear()  # only the first batch may be there already
         self._publish_names()
         self._sink.settle()  # what the server does not get in time, the next write waits for
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
-        self._sink.send([self._metric(self._names(e.path), e.value, e) for e in events])
+        messages = [self._metric(self._names(e.path), e.value, e) for e in events]
+        if self._there:
+            messages = [message for message in messages if not self._is_there(message)]
+        self._sink.send(messages)
         self._remember(events)
+
+    def _is_there(self, message: Any) -> bool:
+        """True if the session before this one has written this point, which is then told off."""
+        key = _point(message.to_message_dict())
+        self._there[key] -= 1
+        return self._there[key] >= 0
 
     def _metric(self, name: str, value: float, event: ev.Event) -> Any:
         from comet_ml.messages import MetricMessage

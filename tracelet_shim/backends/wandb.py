@@ -16,6 +16,9 @@ of active runs, since a later plain ``wandb.init()`` of the user would return it
 `most_recent_active_run`). Nothing of the console, the machine, git or the source code is recorded unless
 ``options["settings"]`` asks for it. A trial of a sweep is a run of its own; its group is the id of the session's run.
 
+After a crash. What a killed relay had handed over of its last batch may be in the log of that process or not. An
+offline run that is continued looks at the end of that log and does not write such rows again.
+
 Joined runs. In a run of the user's, each of our rows moves W&B's step on by one. Rows that the user then logs with a
 ``step=`` below it are dropped by W&B, with its own warning; without ``step=`` nothing is lost. Only our own keys get
 global_step as x axis there.
@@ -35,6 +38,7 @@ import netrc
 import os
 import re
 import shlex
+import struct
 import sys
 import tempfile
 import time
@@ -66,6 +70,9 @@ FLUSH_SECONDS = 0.2
 MAX_BINS = 512
 """`wandb.Histogram.MAX_LENGTH`."""
 
+TAIL = 8 << 20
+"""Bytes at the end of an earlier log that are looked through when a run is continued: far more than one batch."""
+
 MAX_THUMBNAILS = 500
 """Label images of an embedding that become cells of its table; beyond, the sprite is attached as it is."""
 
@@ -74,6 +81,8 @@ MAX_CELLS = 500_000
 
 MAX_PARAM = 100_000
 """Characters of a parameter; W&B's documentation wants a config below 10 MB. A longer one is cut and attached whole."""
+
+_BLOCK, _LOG_HEADER, _PIECE = 1 << 15, 7, struct.Struct("<IHB")
 
 MAX_TRIALS = 8
 """Trials kept open at a time, for parts that arrive later; an older one is ended, and resumed if it must be."""
@@ -140,6 +149,7 @@ class WandbBackend(Backend):
         self._about: dict[str, Any] = {}
         self._trials: dict[str, Any] = {}
         self._failed: Counter[str] = Counter()
+        self._there: dict[tuple[str, int, str], list[float]] = {}  # what an earlier log has: key, step, value -> wall times
         self._run: Any = None
         self._info: RunInfo | None = None
         self._joined = False
@@ -192,6 +202,8 @@ class WandbBackend(Backend):
         if not self._disabled:
             self._update(self._run, self._known(run))
             self._define(self._run, everything=not self._joined)
+        if run.resume is not None and self._run.offline and not self._joined:
+            self._there = _end_of_log(os.path.dirname(self._run.dir), str(self._run.id))
         folder = shlex.quote(os.path.dirname(self._run.dir))
         return OpenedRun(str(self._run.id), f"wandb sync {folder}" if self._run.offline else self._run.url)
 
@@ -338,6 +350,7 @@ class WandbBackend(Backend):
                 self._trials.clear()
                 self.open(msgspec.structs.replace(self._info, resume=str(self._run.id)))
             raise
+        self._there = {}  # only the first batch can be in part in the log of a process that was killed
         names = {**self._names.shortened, **self._table_names.shortened, **self._param_names.shortened}
         if len(names) > self._named:
             self._save(self._run, "names.json", json.dumps(names, indent=1).encode())
@@ -487,6 +500,10 @@ class WandbBackend(Backend):
 
     def _row(self, event: ev.Event, values: Mapping[str, Any], run: Any = None) -> None:
         """Log a row at the step and wall time of `event`."""
+        if self._there and run is None:
+            values = {key: value for key, value in values.items() if not self._is_there(key, event, value)}
+            if not values:
+                return
         row = {**values, "global_step": event.step}
         if math.isfinite(event.wall_time):
             row["_timestamp"] = event.wall_time
@@ -496,6 +513,15 @@ class WandbBackend(Backend):
                     self._run.define_metric(key, step_metric="global_step")
                 self._defined.add(key)
         (run or self._run).log(row)
+
+    def _is_there(self, key: str, event: ev.Event, value: Any) -> bool:
+        """True if an earlier log has this value, which is then told off."""
+        times = self._there.get((key, event.step, _identity(value)), [])
+        for time_there in times:
+            if not math.isfinite(event.wall_time) or abs(time_there - event.wall_time) <= WALL_TOLERANCE:
+                times.remove(time_there)
+                return True
+        return False
 
     def _media(self, event: ev.Event, make: Callable[[], Any]) -> None:
         """Log a media value; what the SDK cannot read as such is still attached as a file."""
@@ -666,6 +692,66 @@ def _unread_settings() -> Iterator[None]:
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _identity(value: Any) -> str:
+    """Return what tells two values of one key and step apart: a number; media never share key, step and wall time."""
+    return repr(float(value)) if isinstance(value, (int, float)) else ""
+
+
+def _end_of_log(folder: str, run_id: str) -> dict[tuple[str, int, str], list[float]]:
+    """Return what the end of the run's log before this one has: (key, step, value) -> wall times.
+
+    The log (`wandb/sdk/internal/datastore.py`) has blocks of 32 KiB with pieces of records in them: checksum, length,
+    kind (1 whole, 2 first, 3 middle, 4 last).
+    """
+    own = os.path.join(folder, f"run-{run_id}.wandb")
+    logs = [log for log in Path(folder).parent.glob(f"*run-*-{run_id}/run-{run_id}.wandb") if str(log) != own]
+    found: dict[tuple[str, int, str], list[float]] = {}
+    if logs:
+        for history in _histories(max(logs, key=lambda log: log.stat().st_mtime_ns)):
+            row: dict[str, Any] = {}
+            for item in history.item:  # a picture has an item for each of its fields
+                part_of = len(item.nested_key) > 1
+                row[item.nested_key[0] if item.nested_key else item.key] = None if part_of else json.loads(item.value_json)
+            step, when = row.pop("global_step", None), float(row.pop("_timestamp", math.nan))
+            for key, value in row.items():
+                if isinstance(step, int) and not key.startswith("_"):
+                    number = float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+                    found.setdefault((key, step, _identity(number)), []).append(when)
+    return found
+
+
+def _histories(log: Path) -> Iterator[Any]:
+    """Yield the rows at the end of a log, as far as they are whole."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto import wandb_internal_pb2
+
+    with open(log, "rb") as file:
+        start = max(0, log.stat().st_size - TAIL) // _BLOCK * _BLOCK
+        file.seek(start)
+        data = file.read()
+    at, record = 0 if start else _LOG_HEADER, b""
+    whole = start == 0  # else the first pieces may belong to a record that began before
+    while at + _PIECE.size <= len(data):
+        room = _BLOCK - at % _BLOCK
+        if room < _PIECE.size:
+            at += room
+            continue
+        _, size, kind = _PIECE.unpack_from(data, at)
+        piece = data[at + _PIECE.size : at + _PIECE.size + size]
+        if kind not in (1, 2, 3, 4) or len(piece) < size:
+            return
+        at += _PIECE.size + size
+        whole = whole or kind in (1, 2)
+        record = piece if kind in (1, 2) else record + piece
+        if kind in (1, 4) and whole:
+            try:
+                parsed = wandb_internal_pb2.Record.FromString(record)
+            except DecodeError:
+                return
+            if parsed.HasField("history"):
+                yield parsed.history
 
 
 def _title(name: str) -> str:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.channel import Channel
@@ -21,6 +23,10 @@ _POLL = 0.05
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
 _MOST_QUEUED = 100_000
+_SLACK = 0.5
+"""Seconds for an answer to come back, where the deadline itself is zero or nearly so."""
+_LAST_WORDS = 3.0
+"""Seconds for the relay process to end after its last answer: SDKs remove their temporary directories."""
 
 logger = logging.getLogger("tracelet_shim")
 
@@ -161,18 +167,20 @@ class Bus:
         """Drain and end all runs; return their last states, or None if the relay did not answer in time.
 
         Args:
-            message: how to end, and how long that may take.
+            message: how to end, and how many seconds that may take. The relay is told to be done a little earlier, so that
+                its answer is here by then.
             progress: called about ten times a second while waiting.
         """
-        self.tell(message)
+        until = time.monotonic() + message.deadline + _SLACK
+        share = message.deadline - min(2.0, 0.2 * message.deadline)
+        self.tell(msgspec.structs.replace(message, deadline=share))
         self._wake.set()
-        until = time.monotonic() + message.deadline + 2.0
         while not self._closed.wait(0.1) and time.monotonic() < until and self._thread.is_alive():
             if progress is not None:
                 progress()
         self._stopped = True
         self._wake.set()
-        self._thread.join(6.0)
+        self._thread.join(_LAST_WORDS)
         return self._closed_states
 
     def after_fork(self) -> None:

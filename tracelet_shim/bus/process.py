@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,6 +34,10 @@ __all__ = ["FRAME", "ProcessChannel", "RelayChannel", "RelayDiedError", "frames"
 FRAME = struct.Struct("<I")
 _READ = 1 << 16
 _WINDOW = 8 << 20
+_LAST_WORDS = 2.5
+"""Seconds that a relay may take to end after its last reply."""
+_RESTARTS, _RESTART_SECONDS = 3, 600.0
+"""A relay that dies is started again so many times within so many seconds."""
 _RECORD_BYTES = 300  # of a record beyond its data, measured
 
 logger = logging.getLogger("tracelet_shim")
@@ -70,7 +75,7 @@ class ProcessChannel(Channel):
         self._window_bytes = 0
         self._count = 0
         self._indexed = 0  # records that the relay has entered in its index
-        self._lost = 0  # records that its predecessor had entered in an index which is gone
+        self._lost = 0  # records that predecessors had entered in an index which is gone
         self._continuing = predecessor is not None
         self._outgoing = bytearray()
         self._incoming = bytearray()
@@ -110,7 +115,7 @@ class ProcessChannel(Channel):
     def _take_over(self, predecessor: ProcessChannel) -> None:
         """Tell the new relay what the old one had been told; `_continued` sends what it had not kept."""
         self._window, self._window_bytes = predecessor._window, predecessor._window_bytes
-        self._count, self._indexed = predecessor._count, predecessor._indexed
+        self._count, self._indexed, self._lost = predecessor._count, predecessor._indexed, predecessor._lost
         for message in predecessor._told:
             self.send(msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message)
         self._transmit(msg.Continue())
@@ -136,7 +141,7 @@ class ProcessChannel(Channel):
         """The relay has so many records of its predecessor's: send the rest."""
         self._continuing = False
         # Without state, or if its disk was full, it has less than its predecessor had said: that is not to be had again.
-        self._lost = max(0, self._indexed - records)
+        self._lost = max(self._lost, self._indexed - records)
         records += self._lost
         for end, message, _ in self._window:
             if isinstance(message, msg.Records):
@@ -242,10 +247,11 @@ class ProcessChannel(Channel):
                 pipe.close()
 
     def finish(self) -> None:
-        """After the last reply: wait for the process to be gone, so that it leaves no zombie."""
+        """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its
+        deadline, and is killed."""
         self.release()
         try:
-            self._process.wait(5.0)
+            self._process.wait(_LAST_WORDS if self._closed else 0.1)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -260,8 +266,8 @@ class ProcessChannel(Channel):
 class RelayChannel(Channel):
     """The relay process, or what takes its place.
 
-    A relay that cannot be started is replaced by a thread in this process. One that dies later is started once more,
-    and continues from its ledger. If that dies too, delivery is over; the data is in the event files.
+    A relay that cannot be started is replaced by a thread in this process. One that dies later is started again, and
+    continues from its ledger; if it dies again and again, delivery is over, and the data is in the event files.
 
     Args:
         tell: takes what the user should know of this.
@@ -269,7 +275,7 @@ class RelayChannel(Channel):
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._restarted = False
+        self._restarts: deque[float] = deque(maxlen=_RESTARTS)
         self._now: Channel
         try:
             self._now = ProcessChannel()
@@ -291,10 +297,11 @@ class RelayChannel(Channel):
         except RelayDiedError as error:
             dead = self._now
             assert isinstance(dead, ProcessChannel)
-            if not error.started and not self._restarted:
+            now = time.monotonic()
+            if not error.started and not self._restarts:
                 self._now = self._here(error, dead.unsent)
-            elif not self._restarted:
-                self._restarted = True
+            elif len(self._restarts) < _RESTARTS or now - self._restarts[0] > _RESTART_SECONDS:
+                self._restarts.append(now)
                 self._tell(f"the relay process died ({error}); starting it again")
                 self._now = ProcessChannel(dead)
             else:

@@ -141,10 +141,15 @@ class Relay:
         self._names.root = message.root
         self._log.memory = message.memory
         for spec in message.backends:
-            self.workers.append(Worker(spec, message.run, self._log, self._reply, self._objects.get(spec.name)))
+            self.workers.append(Worker(spec, message.run, self._log, self._worker_says, self._objects.get(spec.name)))
         if not message.restarted:
             for worker in self.workers:
                 worker.start()
+
+    def _worker_says(self, reply: msg.Reply) -> None:
+        if isinstance(reply, msg.Opened):
+            self._next_save = 0.0  # so that it can be continued if we are killed
+        self._reply(reply)
 
     def _add_writer(self, logdir: str) -> None:
         """Name a log directory. The ledger has them in order, so that they are given the same names again."""
@@ -192,7 +197,7 @@ class Relay:
         self._log.open(index, known.events + max(0, index.length - known.records))
         self._decoder.restore_trials(self._ledger.trials(session))
         self._decoder.restore_paths(self._ledger.paths(session))
-        rows = {row.backend: row for row in self._ledger.runs(session)}
+        rows = {row.backend: row for row in index.cursors.moved_on(self._ledger.runs(session))}
         self.taken = self._ledger.taken(session)
         for source, position in index.taken().items():
             self.taken[source] = max(position, self.taken.get(source, 0))

@@ -203,6 +203,12 @@ class Log:
         except OSError:
             return None
 
+    def mark(self, backend: str, at: tuple[int, int], delivered: int, failed: int) -> None:
+        """Note on disk where a tracker stands, for whoever goes on if this process is killed."""
+        index = self._index
+        if index is not None:
+            index.cursors.mark(backend, at, delivered, failed)
+
     def close(self, *, remove: bool) -> None:
         """Let go of the files; `remove` the index if nothing is left to deliver."""
         with self._decoding:

@@ -231,10 +231,14 @@ class Worker:
             before = part if entry.number == number else 0
             left = len(_wanted(backend, entry)) - before
             if done < left:
-                self.at = (entry.number, before + done)
+                self._stand(entry.number, before + done)
                 return
             done -= left
-        self.at = (entries[-1].number + 1, 0)
+        self._stand(entries[-1].number + 1, 0)
+
+    def _stand(self, number: int, part: int) -> None:
+        self.at = (number, part)
+        self._log.mark(self.name, self.at, self.state.delivered, self.state.failed)
 
     def _gather(self, backend: Backend) -> None:
         """Let a batch fill: by count, or for `batch_seconds`, unless a flush or the end is waiting."""
@@ -308,7 +312,7 @@ class Worker:
                 if self.state.state == "retrying":
                     self.state.state, self.state.error = "open", None
         if not batch:
-            self.at = (entries[-1].number + 1, 0)
+            self._stand(entries[-1].number + 1, 0)
 
     def _one_by_one(self, backend: Backend, batch: list[ev.Event]) -> list[ev.Event]:
         """A batch of scalars was refused as a whole: find the one that is to blame. Return what is left to write."""
