@@ -18,10 +18,10 @@ from typing import Any
 
 from tracelet_shim import errors, intercept
 from tracelet_shim._double_logging import active_hook
-from tracelet_shim._program import ExitWatch, describe, rank, world_group
+from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
 from tracelet_shim._settings import Settings
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.base import Backend, RunInfo
+from tracelet_shim.backends.base import Backend, Job, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
@@ -90,6 +90,7 @@ class Session:
         self._news = threading.Condition()
         self._warned: set[tuple[str | None, str]] = set()
         self._troubles: list[msg.Trouble] = []
+        self._job = _job(settings)
         self._stopped_as: str | None = None
         self._spilled = False
         self._root: str | None = None
@@ -167,6 +168,7 @@ class Session:
         return RunInfo(
             session=self.id, program=describe(), started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
             tags=tags, notes=s.notes, config=dict(s.config), group=group, offline=s.offline, root=root,
+            job=self._job,
         )  # fmt: skip
 
     # -- the sink of interception -------------------------------------------------------------------------------------
@@ -264,7 +266,9 @@ class Session:
     def wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
         """Wait until each run is open or has failed to open, at most `timeout` seconds (default: `exit_timeout`)."""
         if self.active and self._stopped_as is None:
-            self.begin()
+            bus = self.begin()
+            if self._job is not None and self._job.times:
+                bus.flush(0.0)  # the relay may still wait to see the log directory: it is to open the runs now
         until = time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout)
         with self._news:
             self._news.wait_for(
@@ -391,6 +395,12 @@ def _borrow(spec: msg.BackendSpec) -> None:
     run_id = backend.borrowed()
     if run_id is not None:
         spec.resume, spec.borrowed, spec.here = run_id, True, not backend.joins_from_outside()
+
+
+def _job(settings: Settings) -> Job | None:
+    """Return the scheduler's job that this session may continue; an id that the user has chosen says it all."""
+    job = scheduled_job() if settings.run_id is None else None
+    return Job(f"{job.name}:rank{rank()}", job.times) if job is not None and settings.ranks == "all" else job
 
 
 class _Native(Mapping[str, Any]):

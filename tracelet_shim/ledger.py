@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tracelet_shim.backends.base import RunInfo
+from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 
 __all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "indexed", "moved_on", "state_directory"]
@@ -105,6 +105,7 @@ class About(msgspec.Struct, omit_defaults=True):
     config: dict[str, Any] = {}
     group: str | None = None
     offline: bool = False
+    job: Job | None = None
 
 
 class RunRow(NamedTuple):
@@ -139,7 +140,7 @@ class Ledger:
     def begin(self, run: RunInfo, root: str) -> None:
         """Enter a session; one that is there already (its relay was restarted) stays."""
         p = run.program
-        about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline)).decode()
+        about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline, run.job)).decode()
         self._db.execute(
             "INSERT OR IGNORE INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid, about)"
             " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
@@ -217,6 +218,18 @@ class Ledger:
         columns = ", ".join(SessionRow._fields)
         query = f"SELECT {columns} FROM sessions ORDER BY rowid DESC"  # noqa: S608 - `started` is a replayed log's own
         return [SessionRow(*row) for row in self._db.execute(query)]
+
+    def earlier(self, run: RunInfo, root: str) -> SessionRow | None:
+        """Return the session of an earlier start of the same job and script: the one with this root directory, else the only
+        one."""
+        found = []
+        for session in self.sessions():
+            job = msgspec.json.decode(session.about, type=About).job if session.about else None
+            if job and run.job and job.name == run.job.name and job.times < run.job.times:
+                if session.script == run.program.script and session.root == root:
+                    return session
+                found += [session] if session.script == run.program.script else []
+        return found[0] if len({session.root for session in found}) == 1 else None
 
     def runs(self, session: str) -> list[RunRow]:
         columns = ", ".join(RunRow._fields)

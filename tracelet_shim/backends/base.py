@@ -34,7 +34,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends import files
 from tracelet_shim.backends.names import file_names
 
-__all__ = ["Backend", "Capability", "Level", "OpenedRun", "Program", "RunInfo", "Status"]
+__all__ = ["Backend", "Capability", "Job", "Level", "OpenedRun", "Program", "RunInfo", "Status"]
 
 Status = str
 """How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""
@@ -77,6 +77,18 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     host: str
 
 
+class Job(msgspec.Struct, frozen=True):
+    """What a scheduler runs, and may run again.
+
+    Attributes:
+        name: the same each time.
+        times: how often it has been started again; grows.
+    """
+
+    name: str
+    times: int
+
+
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is opened with. None means: what the tracker itself would take (its environment, its default).
 
@@ -96,6 +108,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         root: the session's root log directory, absolute; None as long as it is not known.
         program: the training program.
         started: seconds since the epoch.
+        job: the scheduler's job, if what an earlier start of it has logged is to be continued.
     """
 
     session: str
@@ -112,6 +125,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     offline: bool = False
     root: str | None = None
+    job: Job | None = None
 
 
 class OpenedRun(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from tracelet_shim.backends.base import Backend
+from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
 from tracelet_shim.ledger import Index, Ledger, RunRow, state_directory
@@ -65,6 +65,7 @@ class Relay:
         self._session: msg.Open | None = None
         self._ledger: Ledger | None = None
         self._has_state = False
+        self._waiting = False  # for the root directory, where an earlier start of the same job may have left its runs
         self._writers: dict[str, int] = {}
         self._earlier_events = 0
         self.taken: dict[int, int] = {}
@@ -99,6 +100,8 @@ class Relay:
         elif isinstance(message, msg.Writer):
             self._add_writer(message.logdir)
         elif isinstance(message, msg.Flush):
+            if self._waiting:
+                self._start()
             self._flushes.append((message.id, self._log.length))
             for worker in self.workers:
                 worker.request_flush(self._log.length)
@@ -142,9 +145,28 @@ class Relay:
         self._log.memory = message.memory
         for spec in message.backends:
             self.workers.append(Worker(spec, message.run, self._log, self._worker_says, self._objects.get(spec.name)))
-        if not message.restarted:
+        if message.restarted:
+            return
+        if not _may_continue(message):
+            self._start()
+            return
+        self._waiting = True
+        if message.root is not None:
+            self._keep_state(lambda *_: None)  # so that the ledger is opened now
+
+    def _start(self) -> None:
+        self._waiting = False
+        for worker in self.workers:
+            worker.start()
+
+    def _continue_job(self, ledger: Ledger, run: RunInfo, root: str) -> None:
+        """Go on in the runs of an earlier start of this job, if there are any."""
+        earlier = ledger.earlier(run, root)
+        if earlier is not None:
+            runs = {row.backend: row.run_id for row in ledger.runs(earlier.id) if row.run_id is not None}
             for worker in self.workers:
-                worker.start()
+                if worker.name in runs:
+                    worker.resume(runs[worker.name])
 
     def _worker_says(self, reply: msg.Reply) -> None:
         if isinstance(reply, msg.Opened):
@@ -192,6 +214,10 @@ class Relay:
             self._ledger, index = None, Index(None, session)
         if known is None or self._ledger is None:
             self._log.open(index, 0)
+            if self._waiting:
+                if self._ledger is not None:
+                    self._continue_job(self._ledger, self._session.run, root)
+                self._start()
             self._save()  # which trackers there are, should we be killed in the next moment
             return
         self._log.open(index, known.events + max(0, index.length - known.records))
@@ -270,6 +296,8 @@ class Relay:
         self._status = message.status
         self._cut_off = message.cut_off
         self._deadline = time.monotonic() + message.deadline
+        if self._waiting:
+            self._start()
         for worker in self.workers:
             worker.close(message.status, self._deadline)
 
@@ -297,3 +325,8 @@ class Relay:
         self._log.close(remove=everything)
         self._reply(msg.Closed(states))
         self.closed = True
+
+
+def _may_continue(message: msg.Open) -> bool:
+    """True if this is not the first start of a job, and there will be a ledger to look in."""
+    return message.run.job is not None and message.run.job.times > 0 and message.keeps_state

@@ -104,6 +104,11 @@ class Worker:
             self.opened = msg.Opened(self.name, row.run_id, row.url)
             self._run = msgspec.structs.replace(self._run, resume=row.run_id)
 
+    def resume(self, run_id: str) -> None:
+        """Before `start`: continue this run, unless another one was asked for."""
+        if self._run.resume is None:
+            self._run = msgspec.structs.replace(self._run, resume=run_id)
+
     def recount(self, events: int) -> None:
         """Before `start`: before the cursor there are so many events. What the ledger says may be half a second old."""
         self.state.delivered = max(0, events + self.at[1] - self.state.failed)
