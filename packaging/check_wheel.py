@@ -57,7 +57,7 @@ def main() -> None:
     expect("TRACELET_BACKEND set", "True True", output_of(python, "-c", STATE, TRACELET_BACKEND="mlflow"))
     off = output_of(python, "-c", STATE, TRACELET_BACKEND="mlflow", TRACELET_DISABLED="1")
     expect("TRACELET_DISABLED set", "False False", off)
-    expect("tracelet-shim run", "True True", output_of(command, "run", "-b", "mlflow", "--", python, "-c", STATE))
+    expect("tracelet-shim run", "True True", output_of(command, "run", "-b", "mlflow", "--quiet", "--", python, "-c", STATE))
     # The core needs neither torch nor any tracker: everything public can be had, and every backend can be loaded.
     public = "import tracelet_shim as t; print(sorted(n for n in t.__all__ if not hasattr(t, n)))"
     expect("public names that are missing", "[]", output_of(python, "-c", public))

@@ -50,7 +50,7 @@ def test_run_sets_a_variable_for_each_option(tmp_path: Path) -> None:
     done = tracelet_shim(
         *("run", "--backend", "mlflow,aim", "--project", "p", "--exp-name", "e", "--run-id", "r", "--tags", "a,b=1"),
         *("--notes", "some text", "--offline", "--no-strict", "--ranks", "all", "--root", "runs"),
-        *("--delivery", "thread"),
+        *("--delivery", "thread", "--exit-timeout", "2.5", "--no-accelerate", "--quiet"),
         *("--", sys.executable, "-c", SHOW),
     )
     assert done.stderr == ""
@@ -66,6 +66,9 @@ def test_run_sets_a_variable_for_each_option(tmp_path: Path) -> None:
         "TRACELET_RANKS": "all",
         "TRACELET_ROOT": str(tmp_path / "runs"),
         "TRACELET_DELIVERY": "thread",
+        "TRACELET_EXIT_TIMEOUT": "2.5",
+        "TRACELET_ACCELERATE": "0",
+        "TRACELET_QUIET": "1",
     }
 
 
@@ -103,7 +106,7 @@ def test_run_passes_the_arguments_of_the_command_on() -> None:
 def test_run_activates_the_command_and_its_children() -> None:
     """A shell script that starts Python is a command, too."""
     script = "import sys; print(sum(type(f).__module__ == 'tracelet_shim._bootstrap' for f in sys.meta_path))"
-    done = tracelet_shim("run", "-b", "aim", "--", "sh", "-c", f'{sys.executable} -c "{script}"')
+    done = tracelet_shim("run", "-b", "aim", "--quiet", "--", "sh", "-c", f'{sys.executable} -c "{script}"')
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
@@ -115,7 +118,7 @@ def test_run_ends_with_the_exit_code_of_the_command(code: int) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_signals_reach_the_command(name: str) -> None:
-    """The command has the process id that the caller knows, so nothing needs to be forwarded."""
+    """What is sent to the process that the caller knows arrives at the command."""
     script = f"import signal; print('up', flush=True); print(signal.sigwait([signal.{name}]).name)"
     blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.{name}]); {script}"
     with subprocess.Popen(

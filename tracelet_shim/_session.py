@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from tracelet_shim import errors, intercept
+from tracelet_shim import _report, errors, intercept
+from tracelet_shim._display import Drain, html_table, say
 from tracelet_shim._double_logging import active_hook
 from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
 from tracelet_shim._settings import Settings
@@ -128,6 +129,7 @@ class Session:
                 self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
+        _report.add(began=self.id, pid=os.getpid(), trackers=[spec.name for spec in self._specs])
         bus.start(msg.Open(self._run_info(), self._specs, memory, intercept.absolute(root) if root is not None else None))
         os.environ[OWNER] = owner_mark()
         util = sys.modules.get("multiprocessing.util")
@@ -200,16 +202,19 @@ class Session:
         if isinstance(reply, msg.Trouble):
             self._on_trouble(reply)
             return
+        known = None
         with self._news:
             if isinstance(reply, msg.Opened):
+                known = self._opened.get(reply.backend)
                 self._opened[reply.backend] = reply
             elif isinstance(reply, msg.Counters):
                 self._states = {**self._states, **reply.backends}
                 self._spilled = reply.spilled
                 self._root = reply.root or self._root
             self._news.notify_all()
-        if isinstance(reply, msg.Opened) and reply.url and not self.settings.quiet:
-            say(f"{reply.backend}: {reply.url}")
+        # A relay that was started again opens its runs again.
+        if isinstance(reply, msg.Opened) and not self.settings.quiet and (known is None or known.url != reply.url):
+            say(f"{reply.backend}: {reply.url or f'run {reply.run_id}'}")
 
     def _on_trouble(self, trouble: msg.Trouble) -> None:
         """Warn once a kind; keep all for `status`."""
@@ -219,6 +224,8 @@ class Session:
             known = (trouble.backend, trouble.kind) in self._warned
             self._warned.add((trouble.backend, trouble.kind))
         if not known:
+            if trouble.backend is None:
+                _report.add(session=self.id, trouble=trouble.message)
             where = f"{trouble.backend}: " if trouble.backend else ""
             say(f"warning: {where}{trouble.message}")
 
@@ -303,6 +310,13 @@ class Session:
         state = self._stopped_as or ("active" if self.active else "inactive")
         return f"<Session {self.id} [{names}] {state}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the runs and how far each is, as far as is known now."""
+        with self._news:
+            opened, states = dict(self._opened), dict(self._states)
+        title = f"tracelet-shim session {self.id}: {self._stopped_as or ('active' if self.active else 'inactive')}"
+        return html_table(title, ((name, opened[name].url if name in opened else None, s) for name, s in states.items()))
+
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def stop(self, status: str = "finished", timeout: float | None = None, *, at_exit: bool = False) -> None:
@@ -327,7 +341,7 @@ class Session:
         self.active = False
         if self._bus is not None:
             deadline = self.settings.exit_timeout if timeout is None else timeout
-            progress = _Progress(self)
+            drain = Drain(self.status, deadline, quiet=self.settings.quiet)
             flushed = False
 
             def waiting() -> None:
@@ -335,9 +349,12 @@ class Session:
                 if self._spilled and not flushed:
                     flushed = True
                     intercept.flush_files()  # what did not fit into memory is read from them
-                progress.show()
+                drain.show()
 
-            states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
+            try:
+                states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
+            finally:
+                drain.close()
             if os.environ.get(OWNER) == owner_mark():
                 del os.environ[OWNER]
             self._account(states)
@@ -423,27 +440,3 @@ class _Native(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-class _Progress:
-    """Shows on standard error that the end is waiting for deliveries, once it takes noticeable time."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._since = time.monotonic()
-        self._said = False
-
-    def show(self) -> None:
-        if time.monotonic() - self._since < 1.0 or self._said or self._session.settings.quiet:
-            return
-        pending = sum(state.pending for state in self._session.status().values())
-        if pending:
-            self._said = True
-            say(f"delivering {pending} more events, for up to {self._session.settings.exit_timeout:.0f} s")
-
-
-def say(line: str) -> None:
-    """One line for the user. Standard error may be closed or full: that must not reach the training."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"tracelet-shim: {line}\n")
-        sys.stderr.flush()

@@ -36,6 +36,7 @@ from tracelet_shim._logdir import (
     run_directories,
     walk,
 )
+from tracelet_shim._report import is_alive
 from tracelet_shim._settings import Settings, resolve
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program, RunInfo
@@ -335,26 +336,7 @@ def running(session: SessionRow, directory: Path) -> bool:
     """Return whether the session is being served: by its training process, its relay, or a replay."""
     if in_use(directory, session.id):
         return True
-    return session.ended is None and session.host == socket.gethostname() and _is_alive(session.pid, session.started)
-
-
-def _is_alive(pid: int, started: float) -> bool:
-    """Return whether the process that had this id at this time still runs."""
-    if pid == 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = next(float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    except (OSError, ValueError, StopIteration):
-        return True
-    since = boot + int(fields[18]) / os.sysconf("SC_CLK_TCK")
-    return state != "Z" and since < started + 2.0  # else it has ended, and its id was given to another one
+    return session.ended is None and session.host == socket.gethostname() and is_alive(session.pid, session.started)
 
 
 class Missing(NamedTuple):

@@ -1,8 +1,4 @@
-"""``tracelet-shim run -- COMMAND``: start a program with activation switched on.
-
-The command replaces this process (``exec``). So its process id, signals, terminal and exit code are simply its own, and
-a job scheduler that signals what it started reaches the training program.
-"""
+"""``tracelet-shim run -- COMMAND``: start a program with activation switched on, wait for it, and sum up what arrived."""
 
 from __future__ import annotations
 
@@ -11,12 +7,17 @@ import shutil
 import site
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from tracelet_shim._settings import Settings
+    from tracelet_shim.cli._supervisor import Supervisor
 
 __all__ = ["CONTEXT_SETTINGS", "run"]
 
@@ -41,7 +42,7 @@ def run(
         bool | None, typer.Option("--offline/--no-offline", help="Use no network, on trackers that can do without.")
     ] = None,
     strict: Annotated[
-        bool | None, typer.Option("--strict/--no-strict", help="Fail the program where data would be missing.")
+        bool | None, typer.Option("--strict/--no-strict", help="Fail where data is missing: exit code 3.")
     ] = None,
     ranks: Annotated[str | None, typer.Option("--ranks", help="Which ranks log: main or all.")] = None,
     root: Annotated[
@@ -50,10 +51,20 @@ def run(
     delivery: Annotated[
         str | None, typer.Option("--delivery", help="Where trackers run: in a process of their own, or a thread.")
     ] = None,
+    exit_timeout: Annotated[
+        float | None, typer.Option("--exit-timeout", help="Seconds that the end may take to deliver what is left.")
+    ] = None,
+    accelerate: Annotated[
+        bool | None,
+        typer.Option("--accelerate/--no-accelerate", help="Write TensorBoard's own files for less processor time."),
+    ] = None,
+    quiet: Annotated[bool | None, typer.Option("--quiet/--no-quiet", help="Print warnings only.")] = None,
 ) -> None:
     """Run COMMAND with every SummaryWriter in it, and in its children, connected to the trackers.
 
-    Each option sets the TRACELET_ variable of its name; what is not given stays as the environment has it.
+    Each option sets the TRACELET_ variable of its name; what is not given stays as the environment has it. At the end it
+    prints what each tracker has. The exit code is the command's own; with --strict it is 3 if the command ended with 0 and
+    something was not delivered.
     """
     environment = dict(os.environ)
     environment.update(
@@ -69,29 +80,34 @@ def run(
             RANKS=ranks,
             ROOT=None if root is None else str(Path(root).absolute()),
             DELIVERY=delivery,
+            EXIT_TIMEOUT=exit_timeout,
+            ACCELERATE=accelerate,
+            QUIET=quiet,
         )
     )
-    names = _check(environment)
+    settings = _check(environment)
     if not environment.get("TRACELET_BACKEND"):
-        environment["TRACELET_BACKEND"] = ",".join(names)  # without the variable, nothing is activated
+        environment["TRACELET_BACKEND"] = ",".join(settings.backend)  # without the variable, nothing is activated
     _make_reachable(environment)
-    _check_interpreter(command[0], environment, strict=strict is True)
-    _execute(command, environment)
+    _check_interpreter(command[0], environment, strict=settings.strict)
+    _supervise(command, environment, settings)
 
 
-def _variables(**given: str | bool | None) -> dict[str, str]:
+def _variables(**given: str | float | bool | None) -> dict[str, str]:
     return {
-        f"TRACELET_{name}": str(int(value)) if isinstance(value, bool) else value
+        f"TRACELET_{name}": str(int(value)) if isinstance(value, bool) else str(value)
         for name, value in given.items()
         if value is not None
     }
 
 
-def _check(environment: Mapping[str, str]) -> list[str]:
+def _check(environment: Mapping[str, str]) -> Settings:
     """Refuse settings that cannot be right here, where someone is looking, rather than in a log hours later.
 
-    Returns the names of the trackers.
+    Returns them, with the names of the trackers.
     """
+    import msgspec
+
     from tracelet_shim import errors
     from tracelet_shim._api import DEFAULT_BACKEND
     from tracelet_shim._settings import resolve
@@ -108,7 +124,7 @@ def _check(environment: Mapping[str, str]) -> list[str]:
     except errors.ConfigurationError as error:
         typer.echo(f"tracelet-shim: {error}", err=True)
         raise typer.Exit(2) from None
-    return list(settings.backend) or [DEFAULT_BACKEND]
+    return settings if settings.backend else msgspec.structs.replace(settings, backend=(DEFAULT_BACKEND,))
 
 
 def _make_reachable(environment: dict[str, str]) -> None:
@@ -143,14 +159,65 @@ def _check_interpreter(program: str, environment: Mapping[str, str], *, strict: 
             raise typer.Exit(2)
 
 
-def _execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+def _supervise(command: list[str], environment: dict[str, str], settings: Settings) -> NoReturn:
+    """Run the command, wait for its deliveries, sum up, and end as it ended."""
+    from tracelet_shim import _report
+    from tracelet_shim._api import UNDELIVERED
+    from tracelet_shim.cli._supervisor import end_like
+
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)
+    except OSError as error:
+        typer.echo(f"tracelet-shim: no temporary directory can be made ({error}), which the summary needs", err=True)
+        raise typer.Exit(2) from None
+    with directory:
+        report = os.path.join(directory.name, "report")
+        Path(report).touch()
+        supervisor = _start(command, {**environment, _report.VARIABLE: report})
+        code = supervisor.wait()
+        try:
+            complete = _sum_up(report, supervisor, environment, settings)
+        except Exception as error:  # whatever it is, the job has the exit code of the command
+            typer.echo(f"tracelet-shim: warning: nothing is known of the deliveries: {error!r}", err=True)
+            complete = False
+        _report.pass_on(report)
+    if settings.strict and code == 0 and not complete:
+        typer.echo("tracelet-shim: error: not everything was delivered", err=True)
+        code = UNDELIVERED
+    end_like(code)
+
+
+def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
+    from tracelet_shim.cli._supervisor import Supervisor
+
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execvpe(command[0], command, environment)  # noqa: S606 - no shell: the arguments arrive as they were given
+        return Supervisor(command, environment)
     except FileNotFoundError:
         typer.echo(f"tracelet-shim: command not found: {command[0]}", err=True)
         raise typer.Exit(127) from None  # the codes that shells, env(1) and nohup(1) use
     except OSError as error:
         typer.echo(f"tracelet-shim: cannot run {command[0]}: {error.strerror}", err=True)
         raise typer.Exit(126) from None
+
+
+def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str], settings: Settings) -> bool:
+    """Wait for what is still being delivered, and print what became of it; return whether everything arrived."""
+    from tracelet_shim._display import say
+    from tracelet_shim.cli import _summary
+
+    _summary.wait_for_relays(report, settings.exit_timeout, supervisor.pause)
+    found = _summary.accounts(report)
+    _summary.print_summary(found, quiet=settings.quiet)
+    if not found and not settings.quiet and _logs_here(environment, settings):
+        say("no SummaryWriter was created, so no run was opened")
+    return all(account.complete for account in found)
+
+
+def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:
+    """True if a writer in the command would open a run: it is not switched off, and this is no rank beside the first."""
+    from tracelet_shim._program import rank
+
+    disabled = environment.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
+    return not disabled and (settings.ranks == "all" or rank(environment) == 0)

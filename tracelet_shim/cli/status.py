@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tracelet_shim.ledger import Ledger, SessionRow
 
-__all__ = ["status"]
+__all__ = ["sessions", "status"]
 
 _STATE = ".tracelet"
 _LEVELS = 2
@@ -36,7 +36,7 @@ def status(
     problems: list[str] = []
     for directory in _state_directories(logdir):
         try:
-            found += _sessions(directory)
+            found += sessions(directory)
         except (OSError, sqlite3.Error) as error:
             problems.append(f"{directory}: {error}")
     for problem in problems:
@@ -65,12 +65,18 @@ def _state_directories(logdir: str | None) -> list[Path]:
     return list(reversed(found.values()))
 
 
-def _sessions(directory: Path) -> list[dict[str, Any]]:
+def sessions(directory: Path, only: str | None = None) -> list[dict[str, Any]]:
+    """Return the sessions in a state directory, the latest first, or only the one with this id, in the form of the JSON
+    output.
+
+    Raises:
+        OSError, sqlite3.Error: there is no ledger that can be read.
+    """
     from tracelet_shim.ledger import Ledger
 
     ledger = Ledger(directory)
     try:
-        return [_about(ledger, session) for session in ledger.sessions()]
+        return [_about(ledger, session) for session in ledger.sessions() if only in (None, session.id)]
     finally:
         ledger.close()
 

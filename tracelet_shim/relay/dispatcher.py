@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
@@ -208,6 +209,7 @@ class Relay:
             self._ledger.begin(self._session.run, root)
             index = Index(directory, session)
             self.directory = directory
+            _report.add(session=session, directory=str(directory.absolute()))
             self.owned = index.owned
         except (OSError, sqlite3.Error) as error:
             self._trouble("ledger", f"no state can be kept in {directory} ({error}); a crashed run could not be continued")
@@ -322,10 +324,18 @@ class Relay:
             except sqlite3.Error as error:
                 self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
             self._ledger.close()
+        if self._ledger is None and self._session is not None:
+            _report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
         self._log.close(remove=everything)
         self._reply(msg.Closed(states))
         self.closed = True
 
+    def _last_word(self, worker: Worker) -> dict[str, object]:
+        s, opened = worker.state, worker.opened
+        return {
+            "backend": worker.name, "run_id": opened and opened.run_id, "url": opened and opened.url, "state": s.state,
+            "delivered": s.delivered, "pending": s.pending, "set_aside": s.failed, "error": s.error and s.error[:500],
+        }  # fmt: skip
 
 def _may_continue(message: msg.Open) -> bool:
     """True if this is not the first start of a job, and there will be a ledger to look in."""

@@ -1,0 +1,29 @@
+"""A tracker of a third party that takes nothing until a file named ``gate`` is there: for tests of what waits at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODULE = """
+import os, time
+from tracelet_shim.testing import RecordingBackend
+
+class Gated(RecordingBackend):
+    name = "gated"
+    batch_events = 50
+
+    def write(self, events):
+        while not os.path.exists("gate"):
+            time.sleep(0.05)
+        super().write(events)
+"""
+
+
+def install(directory: Path) -> dict[str, str]:
+    """Put the tracker into a directory; return the variables with which a Python finds it, and nothing else."""
+    info = directory / "gated-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gated\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[tracelet_shim.backends]\ngated = gated_backend:Gated\n")
+    (directory / "gated_backend.py").write_text(MODULE)
+    return {"PYTHONPATH": str(directory), "TRACELET_BACKEND": "gated"}

@@ -1,0 +1,149 @@
+"""What became of the sessions of a command, for the end of ``tracelet-shim run``."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tracelet_shim import _report
+from tracelet_shim._display import say
+
+__all__ = ["Account", "accounts", "print_summary", "wait_for_relays"]
+
+_SHOWN = 10
+_TICK = 0.1
+_NOTICEABLE = 1.0
+
+
+def wait_for_relays(path: str, seconds: float, pause: Callable[[float], bool]) -> bool:
+    """Wait until what serves training processes that are gone has ended; return whether it has.
+
+    A relay process outlives a program that was killed, and delivers what it has. A CI job kills what is left of a step when
+    the step ends, so the step must not end before that.
+
+    Args:
+        path: the report.
+        seconds: how long to wait at most.
+        pause: waits so many seconds; returns False if the waiting should end.
+    """
+    start = time.monotonic()
+    said = False
+    while any(_is_left_alone(entry) for entry in _report.read(path) if "relay" in entry):
+        waited = time.monotonic() - start
+        if waited >= seconds:
+            return False
+        if waited >= _NOTICEABLE and not said:
+            said = True
+            say(f"delivering what a program that ended without a word has left, for up to {seconds:.0f} s")
+        if not pause(_TICK):
+            return False
+    return True
+
+
+def _is_left_alone(entry: dict[str, Any]) -> bool:
+    return _report.is_alive(entry["relay"], entry["at"]) and not _report.is_alive(entry["of"], entry["at"])
+
+
+class Account:
+    """A session, as far as the report and its ledger tell.
+
+    Args:
+        session: its id.
+        entries: what the report has of it.
+
+    Attributes:
+        name: project and name of the run, where it has them.
+        runs: by tracker, what `tracelet-shim status` says; None if nothing is known.
+        troubles: why something may be missing, whatever the counts say.
+        resume: the command that delivers what is missing.
+    """
+
+    def __init__(self, session: str, entries: list[dict[str, Any]]) -> None:
+        self.session = session
+        self.name = ""
+        self.resume: str | None = None
+        self.runs: dict[str, dict[str, Any] | None] = {}
+        self.troubles: list[str] = []
+        directory = None
+        began: dict[str, Any] = {}
+        for entry in entries:
+            if "began" in entry:
+                began = entry
+                self.runs = dict.fromkeys(entry["trackers"])
+            self.runs.update({run["backend"]: run for run in entry.get("runs", ())})
+            directory = entry.get("directory", directory)
+            self.troubles += [entry["trouble"]] if "trouble" in entry else []
+        if directory is not None:
+            self._look_up(directory)
+        elif _report.is_alive(began["pid"], began["at"]):
+            self.troubles.append("it is still running")
+
+    def _look_up(self, directory: str) -> None:
+        from tracelet_shim.cli.status import sessions
+
+        try:
+            if not Path(directory, "ledger.db").is_file():
+                raise FileNotFoundError("it is gone")
+            (about,) = sessions(Path(directory), self.session)
+        except (OSError, sqlite3.Error, ValueError) as error:
+            self.troubles.append(f"the ledger in {directory} cannot be read ({error})")
+            return
+        self.name = "/".join(part for part in (about["project"], about["exp_name"]) if part)
+        self.runs.update({run["backend"]: run for run in about["runs"]})
+        self.resume = about["resume"]
+        if about["not_recorded"]:
+            self.troubles.append("the event files have records that were never handed over")
+        if about["status"] == "running":
+            self.troubles.append("it is still running")
+        elif about["status"] == "cut off":
+            self.troubles.append("it was cut off")
+
+    @property
+    def complete(self) -> bool:
+        """True if every tracker has everything."""
+        return not self.troubles and all(
+            run is not None and run["state"] != "failed" and not run["pending"] and not run["set_aside"]
+            for run in self.runs.values()
+        )
+
+
+def accounts(path: str) -> list[Account]:
+    """Return the sessions that began, in that order."""
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for entry in _report.read(path):
+        if "began" in entry:
+            entries[entry["began"]] = [entry]
+        elif entry.get("session") in entries:
+            entries[entry["session"]].append(entry)
+    return [Account(session, found) for session, found in entries.items()]
+
+
+def print_summary(found: list[Account], *, quiet: bool) -> None:
+    """Print each session with its runs; with `quiet`, only those that are not complete. Of very many, those that are
+    complete are counted."""
+    complete = [account for account in found if account.complete]
+    shown = [] if quiet else complete[:_SHOWN]
+    for account in found:
+        if account in shown or not account.complete:
+            _print(account)
+    if not quiet and len(complete) > _SHOWN:
+        say(f"and {len(complete) - _SHOWN} more sessions with everything delivered; all of them: tracelet-shim status")
+
+
+def _print(account: Account) -> None:
+    say(f"session {account.session}" + (f" ({account.name})" if account.name else ""))
+    for backend, run in account.runs.items():
+        if run is None:
+            say(f"  {backend}: nothing is known of it")
+            continue
+        counts = f"{run['delivered']} delivered, {run['pending']} pending, {run['set_aside']} set aside"
+        state = "" if run["state"] == "closed" else f" ({run['state']})"
+        error = f" ({run['error']})" if run["error"] and not account.complete else ""
+        say(f"  {backend}{state}: {counts}: {run['url'] or run['run_id'] or 'no run was opened'}{error}")
+    for trouble in account.troubles:
+        say(f"  warning: {trouble}")
+    if account.resume is not None and not account.complete:
+        say(f"  to deliver what is missing: {account.resume}")
