@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help venv demo test faults lint types docs wheel constraints clean
+.PHONY: help venv demo test faults bench lint types docs wheel constraints clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
 
 faults: $(INSTALLED)  ## break things under real trackers and look what is left; takes minutes and a quiet machine
 	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for under three minutes
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED)  ## look for mistakes and bad style
 	$(BIN)/ruff check .

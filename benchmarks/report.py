@@ -1,0 +1,176 @@
+"""Results -> tables, a plot, and the numbers in docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import ROOT, Result
+
+KEPT = ROOT / "benchmarks" / "results.json"
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN = "<!-- Made by `make bench ARGS=--docs` from benchmarks/results.json; do not edit. -->\n"
+END = "<!-- end -->\n"
+
+NAMES = {
+    "scalars_in_groups": "scalars, ten at a time, 5 ms between", "scalars": "scalars, back to back", "images": "images 3x64x64",
+    "histograms": "histograms of 1,000", "audio": "audio, 1 s", "figures": "figures", "mixed": "mixed loop, 10 ms steps",
+}  # fmt: skip
+
+
+def as_json(results: Result) -> str:
+    """Return the results as a file of one quantity a line."""
+    text = json.dumps(rounded(results), indent=1)
+    return re.sub(r"\{[^{}]*\}", lambda found: " ".join(found[0].split()), text) + "\n"
+
+
+def rounded(value: Any) -> Any:
+    """Return the same with numbers of five digits: more would be noise in a file that is kept."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [head, *rows]]
+    lines.insert(1, ["-" * width for width in widths])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def shown(spread: dict[str, float], form: str = ".3g") -> str:
+    """Return the median and, behind it, the range over the repetitions."""
+    low, median, high = (number(spread[key], form) for key in ("low", "median", "high"))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def number(value: float, form: str = ".3g") -> str:
+    text = f"{value:{form}}"
+    return f"{value:,.0f}" if "e" in text or abs(value) >= 1000 else text
+
+
+def verdict(spread: dict[str, float], bound: float, *, least: bool = False) -> str:
+    met = spread["median"] >= bound if least else spread["median"] <= bound
+    return "yes" if met else "**no**"
+
+
+def tables(results: Result) -> str:
+    """Return all tables as Markdown."""
+    parts = [_about(results["about"])]
+    for section, make in SECTIONS.items():
+        if section in results:
+            found = results[section]
+            parts.append(f"Not measured: {found['error']}\n" if "error" in found else make(found))
+    return "\n".join(parts)
+
+
+def _about(about: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"Measured {about['date']} with Python {about['python']} on {about['system']} {about['machine']}, {about['cpus']} CPUs,"
+        f" {about['mode']} mode, {about.get('minutes', '?')} minutes. Median over the repetitions, and in brackets their"
+        f" range.\nVersions: {versions}.\n"
+    )
+
+
+def _training(found: Result) -> str:
+    calls, costs = [], []
+    for name, data in found["workloads"].items():
+        plain = data["plain"]
+        for variant in _variants(found):
+            ours = data[variant]
+            is_scalar = "scalars" in name
+            if name != "mixed":
+                calls.append([
+                    NAMES[name], variant, _to(plain, ours, "median"), shown(ours["above"]), shown(ours["median_ratio"], ".2f"),
+                    _to(plain, ours, "mean"), _to(plain, ours, "p99"), shown(ours["p99_ratio"], ".2f"),
+                    verdict(ours["above"], 5.0) if is_scalar else verdict(ours["median_ratio"], 1.05),
+                    verdict(ours["p99_ratio"], 2.0),
+                ])  # fmt: skip
+            costs.append([
+                NAMES[name], variant, _to(plain, ours, "cpu"), shown(ours["cpu_ratio"], ".2f"), _to(plain, ours, "wall"),
+                shown(ours["wall_ratio"], ".2f"), number(ours["relay_cpu"]["median"]), verdict(ours["cpu_ratio"], 1.0),
+                verdict(ours["wall_ratio"], 1.0),
+            ])  # fmt: skip
+    start = [
+        [variant, *(shown(data[key]) for key in ("start_cpu", "end_cpu", "end_wall"))]
+        for variant, data in found["session"].items()
+    ]
+    return "\n".join([
+        "### A call on the training thread\n",
+        "Microseconds, plain TensorBoard → ours. Targets: the median of a scalar at most 5 above plain, that of other calls at",
+        "most 5 % above (ratio 1.05); p99 at most twice that of plain.\n",
+        table(["call", "trackers", "median", "above plain", "ratio", "mean", "p99", "p99 ratio", "median met", "p99 met"], calls),
+        "### Processor time and wall time of the training process\n",
+        "Seconds, plain TensorBoard → ours, of the whole loop with `writer.flush()`. The steps' own work is a sleep: all that is",
+        "counted is logging. With us, processor time includes the sender thread's until everything is delivered; the relay",
+        "process has a column of its own. Target: both ratios below 1.\n",
+        table(["loop", "trackers", "CPU", "ratio", "wall", "ratio", "relay's CPU", "CPU met", "wall met"], costs),
+        "Besides, once a session, in seconds:\n",
+        table(["trackers", "CPU to start", "CPU to end", "wall to end"], start),
+    ])  # fmt: skip
+
+
+def _variants(found: Result) -> list[str]:
+    return [name for name in next(iter(found["workloads"].values())) if name not in ("calls", "plain")]
+
+
+def _to(plain: Result, ours: Result, key: str) -> str:
+    return f"{number(plain[key]['median'])} → {number(ours[key]['median'])}"
+
+
+SECTIONS = {"training": _training}
+
+
+def plot(results: Result, path: Path) -> None:
+    """Draw what the tables say."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    drawn = [name for name in DRAWINGS if name in results and "error" not in results[name]]
+    if not drawn:
+        return
+    figure, axes = plt.subplots(len(drawn), 1, figsize=(9, 4 * len(drawn)), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[:, 0], drawn, strict=True):
+        DRAWINGS[name](axis, results[name])
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _bars(axis: Any, labels: list[str], series: dict[str, list[float]], title: str, target: float) -> None:
+    width = 0.8 / len(series)
+    for i, (name, values) in enumerate(series.items()):
+        axis.bar([x + i * width for x in range(len(labels))], values, width, label=name)
+    axis.set_xticks([x + 0.4 - width / 2 for x in range(len(labels))], labels, rotation=20, ha="right")
+    axis.axhline(target, color="black", linestyle="--", linewidth=1)
+    axis.set_title(title)
+    axis.legend()
+
+
+def _draw_training(axis: Any, found: Result) -> None:
+    workloads = found["workloads"]
+    series = {f"{v} trackers": [data[v]["cpu_ratio"]["median"] for data in workloads.values()] for v in _variants(found)}
+    _bars(axis, [NAMES[name] for name in workloads], series, "CPU of the training process, plain TensorBoard = 1", 1.0)
+
+
+DRAWINGS = {"training": _draw_training}
+
+
+def keep(results: Result) -> None:
+    """Keep the results as the ones that the documentation shows, and write its tables."""
+    KEPT.write_text(as_json(results))
+    PAGE.write_text(page(PAGE.read_text()))
+
+
+def page(text: str) -> str:
+    """Return docs/performance.md with the tables of the kept results."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{tables(json.loads(KEPT.read_text()))}\n{END}{after}"
