@@ -117,8 +117,12 @@ class Log:
                     self._kept.clear()  # what is kept has no gaps: the older records are read from the files too
                     self._kept_bytes = 0
                     continue
-                self.events += sum(not isinstance(event, ev.Marker) for event in events)
-                size = _OVERHEAD * max(len(events), 1) + sum(_size(event) for event in events)
+                if len(events) == 1 and isinstance(events[0], ev.Scalar):  # nearly always
+                    self.events += 1
+                    size = _OVERHEAD + len(events[0].source)
+                else:
+                    self.events += sum(not isinstance(event, ev.Marker) for event in events)
+                    size = _OVERHEAD * max(len(events), 1) + sum(_size(event) for event in events)
                 self._kept.append((Entry(number, events), size))
                 self._kept_bytes += size
             slowest = self._slowest()
