@@ -337,6 +337,7 @@ class Relay:
             "delivered": s.delivered, "pending": s.pending, "set_aside": s.failed, "error": s.error and s.error[:500],
         }  # fmt: skip
 
+
 def _may_continue(message: msg.Open) -> bool:
     """True if this is not the first start of a job, and there will be a ledger to look in."""
     return message.run.job is not None and message.run.job.times > 0 and message.keeps_state
