@@ -9,11 +9,13 @@ __all__ = ["foreign_variables", "isolated_environment"]
 
 _FOREIGN = (
     *("TRACELET_", "MLFLOW_", "WANDB_", "AIM_", "CLEARML_", "TRAINS_", "COMET_", "DVC", "SWANLAB_", "TRACKIO_", "HF_"),
+    *("GITHUB_", "GITLAB_", "CI_", "JENKINS_", "BUILDKITE", "CIRCLE", "BUILD_", "SYSTEM_", "AGENT_", "CHANGE_"),
     *("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "OTEL_", "GIT_", "XDG_", "PYTHONWARNINGS", "DATABRICKS_"),
 )
 _ALSO_FOREIGN = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
-    | {"CI", "GITHUB_ACTIONS", "FORCE_COLOR", "CLICOLOR_FORCE"}  # change what tools print and what SDKs switch off
+    | {"TF_BUILD", "BRANCH_NAME", "TAG_NAME"}
+    | {"CI", "FORCE_COLOR", "CLICOLOR_FORCE"}  # change what tools print and what SDKs switch off
 )
 
 

@@ -46,6 +46,7 @@ def start_logging(
     exit_timeout: float | None = None,
     accelerate: bool | None = None,
     quiet: bool | None = None,
+    ci: bool | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Session:
     """Send everything that goes to a `SummaryWriter` to these trackers too, from now until `stop_logging` or the end.
@@ -71,6 +72,8 @@ def start_logging(
         accelerate: False leaves TensorBoard's own event writer as it is; else its files are written, byte for byte the
             same, for less processor time.
         quiet: print warnings only.
+        ci: False leaves out the tags that a CI or SLURM job gives the runs (commit, branch, pull request, job, actor, nodes),
+            and the summary that the job's page gets. A tag of your own of the same name wins in any case.
         options: backend name -> options of its own.
 
     Returns:
@@ -83,7 +86,7 @@ def start_logging(
     arguments = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
         "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
-        "exit_timeout": exit_timeout, "accelerate": accelerate, "quiet": quiet, "options": options,
+        "exit_timeout": exit_timeout, "accelerate": accelerate, "quiet": quiet, "ci": ci, "options": options,
     }  # fmt: skip
     with _lock:
         session = _prepare(arguments)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from tracelet_shim import _report, errors, intercept
+from tracelet_shim import _ci, _report, errors, intercept
 from tracelet_shim._display import Drain, html_table, say
 from tracelet_shim._double_logging import active_hook
 from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
@@ -129,8 +129,10 @@ class Session:
                 self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
+        found = _ci.tags(os.environ) if self.settings.ci else {}
+        path = intercept.absolute(root) if root is not None else None
         _report.add(began=self.id, pid=os.getpid(), trackers=[spec.name for spec in self._specs])
-        bus.start(msg.Open(self._run_info(), self._specs, memory, intercept.absolute(root) if root is not None else None))
+        bus.start(msg.Open(self._run_info(), self._specs, memory, path, found=found))
         os.environ[OWNER] = owner_mark()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
@@ -357,7 +359,24 @@ class Session:
                 drain.close()
             if os.environ.get(OWNER) == owner_mark():
                 del os.environ[OWNER]
-            self._account(states)
+            try:
+                self._account(states)
+            finally:
+                if self.settings.ci:
+                    self._tell_job(states if states is not None else self.status())
+
+    def _tell_job(self, states: Mapping[str, msg.BackendState]) -> None:
+        """Tell the CI job, if there is one, what became of this session."""
+        title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
+        urls = {name: self._opened[name].url for name in states if name in self._opened}
+        try:
+            lines = _ci.report(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
+        except OSError as error:
+            say(f"warning: the summary of the CI job cannot be written: {error}")
+            return
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # as in `say`
+            sys.stderr.write("".join(f"{line}\n" for line in lines))  # providers look for commands at the start of a line
+            sys.stderr.flush()
 
     def _account(self, states: dict[str, msg.BackendState] | None) -> None:
         """Say what did not arrive; raise under strict."""

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         memory: megabytes of event data that may be kept in memory; what is beyond is read again from the event files.
         accelerate: write TensorBoard's own event files, byte for byte the same, for less processor time.
         quiet: say nothing on the terminal but warnings.
+        ci: in a CI or SLURM job, tag the runs with what is known of it, and tell it what was delivered.
         options: backend name -> its options.
     """
 
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     memory: float = 256.0
     accelerate: bool = True
     quiet: bool = False
+    ci: bool = True
     options: dict[str, dict[str, Any]] = {}
 
 

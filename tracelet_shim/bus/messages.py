@@ -124,6 +124,7 @@ class Open(msgspec.Struct, tag="open"):
         backends: the trackers.
         memory: bytes of events that may be kept in memory; what is beyond is read again from the event files.
         root: the root directory, if the user named one.
+        found: tags that nobody asked for, of the CI or SLURM job; for runs of our own, and where no tag of that name was given.
         keeps_state: False for the second hosting of a session: the ledger is the other one's.
         restarted: True if an earlier relay of this session died. Its writers and sources follow, then `Continue`.
     """
@@ -132,6 +133,7 @@ class Open(msgspec.Struct, tag="open"):
     backends: list[BackendSpec]
     memory: int
     root: str | None
+    found: dict[str, str] = {}
     keeps_state: bool = True
     restarted: bool = False
 

@@ -141,11 +141,14 @@ class Relay:
         return {worker.name: worker.state for worker in self.workers}
 
     def _open(self, message: msg.Open) -> None:
-        self._session = message
+        asked_for = message.run
+        run = msgspec.structs.replace(asked_for, tags={**message.found, **asked_for.tags})
+        self._session = msgspec.structs.replace(message, run=run)
         self._names.root = message.root
         self._log.memory = message.memory
         for spec in message.backends:
-            self.workers.append(Worker(spec, message.run, self._log, self._worker_says, self._objects.get(spec.name)))
+            of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
+            self.workers.append(Worker(spec, of_worker, self._log, self._worker_says, self._objects.get(spec.name)))
         if message.restarted:
             return
         if not _may_continue(message):
