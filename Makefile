@@ -19,7 +19,7 @@ venv: $(INSTALLED)  ## make the virtual environment
 
 $(INSTALLED): pyproject.toml constraints.txt packaging/tracelet_shim.pth packaging/tracelet_shim.start
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim and TensorBoard
@@ -28,8 +28,8 @@ demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim 
 test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
 	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore=tests/faults $(ARGS)
 
-faults: $(INSTALLED)  ## break things under real trackers and look what is left; takes minutes and a quiet machine
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+faults: $(INSTALLED)  ## break things under real trackers and look what is left
+	$(BIN)/python -m pytest -n 2 tests/faults $(ARGS)
 
 bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for under three minutes
 	$(BIN)/python -m benchmarks $(ARGS)
