@@ -281,6 +281,8 @@ def _at_exit() -> None:
         _stop(session.exit_watch.status(), at_exit=True)
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             _interrupted_after_all()
+    except KeyboardInterrupt:
+        return  # said by the session; a traceback of ours would tell nobody anything
     except errors.DeliveryError as error:
         global _undelivered
         _undelivered = True

@@ -355,6 +355,12 @@ class Session:
 
             try:
                 states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
+            except KeyboardInterrupt:
+                drain.close()
+                goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {deadline:.0f} s"
+                remedy = self._remedy(self.status())
+                say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
+                raise
             finally:
                 drain.close()
             if os.environ.get(OWNER) == owner_mark():

@@ -73,6 +73,30 @@ assert s.flush(60), s.status()
     assert tensorboard_steps(tmp_path) == list(range(600))
 
 
+def test_interrupted_while_delivering(run_python: RunPython, tmp_path: Path) -> None:
+    """Ctrl-C while the end waits for a tracker ends the program at once, with its own exit code and without a traceback; one
+    line names the command for the rest, and the other trackers are complete."""
+    done = run_python(
+        LOG
+        + """
+session(exit_timeout=60)
+log(300)
+def interrupt():
+    while not tracelet.get_session() is None:
+        time.sleep(0.05)
+    time.sleep(2)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+""",
+        env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        timeout=50,
+    )
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("tracelet-shim: interrupted")]
+    assert line.endswith(f"tracelet-shim replay {tmp_path}/runs/x --resume")
+    eventually(lambda: tensorboard_steps(tmp_path) == list(range(300)))
+
+
 def test_relay_cannot_start(run_python: RunPython, tmp_path: Path) -> None:
     """Without an interpreter to start a relay with, the trackers are served from a thread, and one line says so."""
     done = run_python(LOG + "sys.executable = ''\nsession()\nlog(300)")
