@@ -141,9 +141,12 @@ class Log:
         return self._slowest() < first
 
     def wait(self, number: int, timeout: float) -> bool:
-        """Wait until there is a record `number`; return whether there is."""
+        """Wait until there are more records, `wake` is called or `timeout` seconds have passed; return whether there is a
+        record `number`."""
         with self._grown:
-            return self._grown.wait_for(lambda: self.length > number, timeout)
+            if self.length <= number:
+                self._grown.wait(timeout)
+            return self.length > number
 
     def wake(self) -> None:
         """Let waiting readers look at their own conditions."""
