@@ -13,11 +13,15 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import report, training
+from benchmarks import delivery, memory, peers, report, startup, training
 from benchmarks.harness import NINE, ROOT, Programs, Result
 
 SECTIONS: dict[str, Callable[..., Result]] = {
     "training": training.run,
+    "delivery": delivery.run,
+    "memory": memory.run,
+    "startup": startup.run,
+    "peers": peers.run,
 }
 _DISTRIBUTIONS = {"comet": "comet_ml"}
 

@@ -78,7 +78,7 @@ class Programs:
             problem = f"{program} ended with {process.returncode}: {lines[-1] if lines else 'no output'}"
             say(problem)
             return {"error": problem.replace(str(ROOT), "").replace(str(directory), "")}
-        return {**json.loads(result.read_text()), "launched": launched, "ended": ended}
+        return {"launched": launched, "ended": ended, **json.loads(result.read_text())}
 
 
 class Spread(dict[str, float]):

@@ -124,7 +124,88 @@ def _to(plain: Result, ours: Result, key: str) -> str:
     return f"{number(plain[key]['median'])} → {number(ours[key]['median'])}"
 
 
-SECTIONS = {"training": _training}
+def _delivery(found: Result) -> str:
+    rows = []
+    for tracker, data in found["trackers"].items():
+        if "error" in data:
+            rows.append([tracker, data["error"], *[""] * 5])
+            continue
+        rates = (found["scalars"] / data[key]["median"] for key in ("direct", "ours"))
+        rows.append([
+            tracker, *(f"{rate:,.0f}" for rate in rates), shown(data["throughput_ratio"], ".2f"),
+            shown(data["direct"]), shown(data["ours"]), verdict(data["throughput_ratio"], 0.9, least=True),
+        ])  # fmt: skip
+    return "\n".join([
+        "### Delivery, tracker by tracker\n",
+        f"{found['scalars']:,} scalars, ten a step. Directly: a loop of the SDK's best bulk call, until the run is closed. Ours:",
+        "all are queued while the relay stands still; then the program ends. Timed is that end, until the run is closed. Target:",
+        "at least 0.9 of the SDK's throughput.\n",
+        table(["tracker", "direct, a second", "ours, a second", "ratio", "direct, s", "exit with the queue, s", "met"], rows),
+    ])  # fmt: skip
+
+
+def _memory(found: Result) -> str:
+    names = {
+        "plain": "plain TensorBoard", "waited": "ours, the tracker is waited for after each 100,000", "at once": "ours, at once",
+        "stalled scalars": "a tracker takes nothing: scalars", "stalled images": "a tracker takes nothing: 400 images of 200 kB",
+    }  # fmt: skip
+    rows = []
+    for name, data in found["runs"].items():
+        sizes = [f"{data[process]['peak']:.0f}" if process in data else "" for process in ("training", "relay")]
+        within = ""
+        if "stalled" in name and "error" not in data:
+            within = "yes" if max(data[process]["peak"] for process in ("training", "relay")) <= found["budget"] else "**no**"
+        rows.append([names[name], *sizes, data.get("error", within)])
+    return "\n".join([
+        "### Memory\n",
+        f"Greatest growth of resident memory, in megabytes, over {found['scalars']:,} scalars, after the first 5,000. A tracker",
+        f"that takes nothing stands beside one that does, with a budget of {found['budget']:.0f} MB (`TRACELET_MEMORY`).\n",
+        table(["program", "training process", "relay process", "within the budget"], rows),
+    ])  # fmt: skip
+
+
+def _startup(found: Result) -> str:
+    heavy = ", ".join(found["heavy"]) or "none"
+    rows = [
+        [
+            f"start of Python with the package installed, no variable set ({found['repetitions']} times)",
+            f"{found['without']['median']:.2f} → {found['with']['median']:.2f}",
+            f"{found['difference_of_medians']:.2f} (least times: {found['least_difference']:.2f})",
+            "yes" if found["difference_of_medians"] < 1.0 else "**no**",
+        ],
+        ["`import tracelet_shim`", shown(found["import"]), "", verdict(found["import"], 50.0)],
+        ["torch, SDKs and other heavy modules that this imports", heavy, "", "yes" if not found["heavy"] else "**no**"],
+    ]
+    return "\n".join([
+        "### Start-up\n",
+        "Milliseconds. Targets: less than 1 more for a program that does not use it; the import under 50.\n",
+        table(["what", "", "more", "met"], rows),
+    ])
+
+
+def _peers(found: Result) -> str:
+    plain = found["plain"]
+    rows = [["plain TensorBoard", "", *(number(plain[key]["median"]) for key in ("median", "mean", "p99", "wall")), *[""] * 5]]
+    for tracker, hooks in found["trackers"].items():
+        for hook, data in hooks.items():
+            name = f"{tracker}'s own" if hook == "theirs" else "ours"
+            if "error" in data:
+                rows.append([tracker, name, data["error"], *[""] * 8])
+                continue
+            times = (number(data[key]["median"]) for key in ("median", "mean", "p99", "wall"))
+            rows.append([tracker, name, *times, *(f"{share['median']:.0%}" for share in data["arrived"].values())])
+    kinds = ["scalars", "images", "histograms", "texts", "audio"]
+    return "\n".join([
+        "### The trackers' own TensorBoard hooks\n",
+        "The same program under each, offline: an `add_scalar` in microseconds, the whole from the first call to the end of the",
+        "process in seconds, and the share of the events that is there in some form; whether their values are right is not told.\n",
+        table(["tracker", "hook", "median", "mean", "p99", "wall to the end, s", *kinds], rows),
+    ])
+
+
+SECTIONS = {
+    "training": _training, "delivery": _delivery, "memory": _memory, "startup": _startup, "peers": _peers,
+}  # fmt: skip
 
 
 def plot(results: Result, path: Path) -> None:
@@ -160,7 +241,20 @@ def _draw_training(axis: Any, found: Result) -> None:
     _bars(axis, [NAMES[name] for name in workloads], series, "CPU of the training process, plain TensorBoard = 1", 1.0)
 
 
-DRAWINGS = {"training": _draw_training}
+def _draw_delivery(axis: Any, found: Result) -> None:
+    trackers = {name: data for name, data in found["trackers"].items() if "error" not in data}
+    series = {"ours": [data["throughput_ratio"]["median"] for data in trackers.values()]}
+    _bars(axis, list(trackers), series, "Scalars a second into each tracker, its SDK's best bulk call = 1", 0.9)
+
+
+def _draw_peers(axis: Any, found: Result) -> None:
+    trackers = {n: d for n, d in found["trackers"].items() if not any("error" in data for data in d.values())}
+    series = {hook: [d[hook]["mean"]["median"] for d in trackers.values()] for hook in ("theirs", "ours")}
+    _bars(axis, list(trackers), series, "Mean add_scalar in µs; line: plain TensorBoard", found["plain"]["mean"]["median"])
+    axis.set_yscale("log")
+
+
+DRAWINGS = {"training": _draw_training, "delivery": _draw_delivery, "peers": _draw_peers}
 
 
 def keep(results: Result) -> None:

@@ -520,6 +520,7 @@ class _Points:
         self._tree = run.meta_run_tree
         self.resumed = resumed
         self._latest: dict[tuple[int, str], tuple[int, int]] = {}  # sequence -> its latest repeat: (step, how many)
+        self._indexes: dict[tuple[tuple[str, Any], ...], int] = {}  # of contexts: Aim copies and hashes one each time
 
     def put(
         self,
@@ -538,7 +539,7 @@ class _Points:
         first = latest[1] + 1 if latest and latest[0] == step and not same_is_known else 0
         for repeat in range(first, _REPEATS + 1):
             where = {**context, "repeat": repeat} if repeat else context
-            info = self._tracker.sequence_infos[self._index(where), name]
+            info = self._tracker.sequence_infos[self._index(where) if repeat else sequence[0], name]
             key = self._find(info, step)
             if key is None:
                 self._store(info, value, name, step, wall_time, where)
@@ -558,11 +559,16 @@ class _Points:
                 self._latest.clear()
             self._latest[sequence] = step, repeat
 
-    @staticmethod
-    def _index(context: dict[str, Any]) -> int:
-        from aim.storage.context import Context
+    def _index(self, context: dict[str, Any]) -> int:
+        key = tuple(context.items())
+        index = self._indexes.get(key)
+        if index is None:
+            from aim.storage.context import Context
 
-        return int(Context(context).idx)
+            index = int(Context(context).idx)
+            if len(self._indexes) < 10_000:
+                self._indexes[key] = index
+        return index
 
     @staticmethod
     def _find(info: Any, step: int) -> int | None:
