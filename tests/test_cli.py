@@ -159,6 +159,9 @@ def test_run_refuses_a_value_that_cannot_be_right() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "TRACELET_DELIVERY" in done.stderr
     assert "pigeon" in done.stderr
+    done = tracelet_shim("run", "-b", "aim", "--", "echo", "ran", TRACELET_AIM_REPOS="x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean 'repo'" in done.stderr
 
 
 def test_run_says_so_when_the_interpreter_is_another_one(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_settings_that_cannot_be_right() -> None:
     assert "unknown backend 'mlfow' (did you mean 'mlflow'?)" in doctor(1, TRACELET_BACKEND="mlfow")["errors"][0]
     assert "pigeon" in doctor(1, TRACELET_DELIVERY="pigeon")["errors"][0]
     assert "TRACELET_PROJET" in doctor(TRACELET_PROJET="x")["warnings"][0]
+    assert "did you mean 'repo'" in doctor(TRACELET_AIM_REPOS="x")["warnings"][0]
 
 
 def test_a_missing_credential() -> None:
@@ -98,6 +99,33 @@ def test_servers() -> None:
         assert "503" in doctor(1, MLFLOW_TRACKING_URI=f"http://{bad}")["errors"][0]
         dead = f"http://127.0.0.1:{gone.getsockname()[1]}"
         assert "no answer" in doctor(1, MLFLOW_TRACKING_URI=dead)["errors"][0]
+
+
+def test_servers_of_the_trackers_own_files(tmp_path: Path) -> None:
+    """An address in the tracker's own file is asked as well; without one, the tracker's service, but never when offline."""
+    with server(200) as good:
+        Path("clearml.conf").write_text(f"api {{\n  # api_server: http://no\n  api_server: http://{good}\n}}\n")
+        env = {"TRACELET_BACKEND": "clearml", "CLEARML_CONFIG_FILE": "clearml.conf", "CLEARML_OFFLINE_MODE": ""}
+        (row,) = doctor(**env)["servers"]
+        assert (row["address"], row["problem"]) == (f"http://{good}", None)
+        assert doctor(**env, TRACELET_OFFLINE="1")["servers"] == []
+    # A proxy that is not there keeps this from the network.
+    env = {"TRACELET_BACKEND": "wandb", "WANDB_API_KEY": "k" * 40, "HTTPS_PROXY": "http://127.0.0.1:9"}
+    (row,) = doctor(1, **env, WANDB_MODE="online")["servers"]
+    assert (row["tracker"], row["address"]) == ("wandb", "https://api.wandb.ai")
+    assert doctor(**env, WANDB_MODE="offline")["servers"] == []
+
+
+def test_a_dotenv_that_an_sdk_reads() -> None:
+    """What Comet's and SwanLab's SDKs take from .env is named, without values; for us and for the others it is no file of
+    settings."""
+    Path(".env").write_text("COMET_API_KEY=hidden-1\nexport COMET_WORKSPACE = w\nTRACELET_PROJECT=p\nMLFLOW_TRACKING_URI=m\n")
+    report = doctor(TRACELET_BACKEND="comet,mlflow")
+    assert report["warnings"] == ["comet: its SDK takes COMET_API_KEY, COMET_WORKSPACE from .env in the working directory"]
+    assert report["servers"] == []
+    assert [row["name"] for row in report["settings"]] == ["backend"]
+    assert "hidden" not in json.dumps(report)
+    assert doctor(TRACELET_BACKEND="mlflow")["warnings"] == []
 
 
 def test_hooks_that_log_twice() -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
     from tracelet_shim._session import Session
@@ -48,6 +48,7 @@ def start_logging(
     quiet: bool | None = None,
     ci: bool | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    **unknown: NoReturn,
 ) -> Session:
     """Send everything that goes to a `SummaryWriter` to these trackers too, from now until `stop_logging` or the end.
 
@@ -75,6 +76,7 @@ def start_logging(
         ci: False leaves out the tags that a CI or SLURM job gives the runs (commit, branch, pull request, job, actor, nodes),
             and the summary that the job's page gets. A tag of your own of the same name wins in any case.
         options: backend name -> options of its own.
+        unknown: nothing; a name that is no argument is an error that says which one is meant.
 
     Returns:
         The session. Called again with the same arguments while a session is active, it returns that one; with others,
@@ -82,7 +84,13 @@ def start_logging(
 
     Raises:
         UnknownBackendError, ConfigurationError, BackendUnavailableError: what can be known at once.
+        TypeError: there is no such argument.
     """
+    for name in unknown:
+        from tracelet_shim.errors import did_you_mean
+
+        known = [*(start_logging.__kwdefaults__ or ()), "backend"]
+        raise TypeError(f"start_logging() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
     arguments = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
         "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
@@ -190,6 +198,12 @@ def _specs(settings: Settings, objects: Mapping[str, Backend], *, lenient: bool 
     for name in settings.options:
         if name not in registry.names():
             raise errors.UnknownBackendError(name, registry.names())
+        try:
+            registry.find(name)(settings.options[name])  # raises for unknown options, of trackers that are not used as well
+        except errors.ConfigurationError as error:
+            if name in names or not lenient:
+                raise
+            say(f"{error} (it is ignored)")
     specs = []
     for name in names:
         if name in objects:
@@ -197,7 +211,6 @@ def _specs(settings: Settings, objects: Mapping[str, Backend], *, lenient: bool 
             continue
         backend = registry.find(name)
         options = dict(settings.options.get(name, {}))
-        backend(options)  # raises for unknown options
         try:
             backend.check(offline=settings.offline, options=options)
         except errors.BackendUnavailableError as error:

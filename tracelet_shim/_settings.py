@@ -7,12 +7,13 @@ process, measured; this module is on the way of every start.)
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -114,6 +115,9 @@ def _convert(name: str, value: Any, origin: str) -> Any:
     except msgspec.ValidationError as error:
         where = {"file": FILE, "environment": f"environment variable {PREFIX}{name.upper()}", "argument": "argument"}[origin]
         problem = str(error)
+        if get_origin(_TYPES[name]) is Literal:
+            choices = get_args(_TYPES[name])
+            problem = f"it is none of {', '.join(map(repr, choices))}{did_you_mean(str(value), choices)}"
         raise ConfigurationError(f"{where} {name}={value!r} cannot be used: {problem}") from None
 
 
@@ -127,7 +131,12 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
     ignored = {PREFIX + name for name in _NOT_SETTINGS}
     prefixes = {f"{PREFIX}{backend.upper().replace('-', '_')}_": backend for backend in known}
     for variable, value in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable in ignored:
+        if not variable.startswith(PREFIX):
+            _look_at_stranger(variable, plain)
+            continue
+        if variable in ignored:
+            if variable == f"{PREFIX}DISABLED" and value.strip() and not isinstance(_flag(value), bool):
+                _warn(f"environment variable {variable}={value!r} is neither 1 nor 0; it is ignored")
             continue
         if variable in plain:
             if value != "":
@@ -137,12 +146,29 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
         if backend is not None:
             options.setdefault(prefixes[backend], {})[variable[len(backend) :].lower()] = value
         else:
-            hint = did_you_mean(variable, plain).replace("'", "")
-            with contextlib.suppress(UserWarning):  # where warnings are errors: a typo must not cost the data
-                warnings.warn(f"environment variable {variable} is not known{hint}; it is ignored", stacklevel=2)
+            rest = variable[len(PREFIX) :].partition("_")[2]
+            near = [*plain, *ignored, *(f"{prefix}{rest}" for prefix in prefixes if rest)]
+            _unknown(variable, near)
     if options:
         values["options"] = options
     return values
+
+
+def _look_at_stranger(variable: str, plain: Iterable[str]) -> None:
+    """Say so if the variable is one of ours but for a slip in its first word."""
+    first, _, rest = variable.partition("_")
+    if PREFIX + rest in plain and difflib.SequenceMatcher(None, f"{first}_", PREFIX).ratio() > 0.8:
+        _unknown(variable, [PREFIX + rest])
+
+
+def _unknown(variable: str, near: Iterable[str]) -> None:
+    hint = did_you_mean(variable, near).replace("'", "")
+    _warn(f"environment variable {variable} is not known{hint}; it is ignored")
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(UserWarning):  # where warnings are errors: a typo must not cost the data
+        warnings.warn(text, stacklevel=2)
 
 
 def _from_file(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:

@@ -42,7 +42,13 @@ class _Known(NamedTuple):
     credentials: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     hooks: tuple[tuple[str, str, str], ...] = ()  # variable, value that switches the tracker's own hook on, remedy
+    stored: tuple[tuple[str, ...], str] = ((), "")  # files that may have the server's address, and the pattern of it there
+    default: str = ""  # the server if nothing is said
+    offline: tuple[tuple[str, str], ...] = ()  # option or variable, value with which no server is used
+    dotenv: str = ""  # what begins with this is read from .env in the working directory, by the SDK
 
+
+_YES, _NO = "(?i)1|true|yes|on", "(?i)0|false|no|off"
 
 _KNOWN = {
     "mlflow": _Known(
@@ -55,7 +61,10 @@ _KNOWN = {
         ("base_url", "WANDB_BASE_URL"),
         credentials=("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"),
         files=("~/.netrc", "~/_netrc"),
-        hooks=(("WANDB_SYNC_TENSORBOARD", "(?i)1|true|yes|on", "unset WANDB_SYNC_TENSORBOARD"),),
+        hooks=(("WANDB_SYNC_TENSORBOARD", _YES, "unset WANDB_SYNC_TENSORBOARD"),),
+        stored=(("~/.config/wandb/settings", "wandb/settings"), r"(?m)^\s*base_url\s*=\s*(\S+)"),
+        default="https://api.wandb.ai",
+        offline=(("mode", "offline|disabled|dryrun"), ("WANDB_MODE", "offline|disabled|dryrun")),
     ),
     "aim": _Known(("repo",), port=53800),
     "clearml": _Known(
@@ -63,14 +72,31 @@ _KNOWN = {
         credentials=("CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY", "CLEARML_AUTH_TOKEN"),
         files=("$CLEARML_CONFIG_FILE", "~/clearml.conf"),
         hooks=(("CLEARML_TASK_ID", ".+", "give the script's Task.init auto_connect_frameworks={'tensorboard': False}"),),
+        stored=(("$CLEARML_CONFIG_FILE", "~/clearml.conf"), r"""(?m)^[^#\n]*\bapi_server\s*[:=]\s*["']?([^"'\s#]+)"""),
+        default="https://api.clear.ml",
+        offline=(("offline", _YES), ("CLEARML_OFFLINE_MODE", _YES)),
     ),
     "comet": _Known(
         ("COMET_URL_OVERRIDE",),
         credentials=("COMET_API_KEY",),
-        files=("$COMET_CONFIG", "~/.comet.config"),
-        hooks=(("COMET_AUTO_LOG_METRICS", "(?i)1|true|yes|on", "unset COMET_AUTO_LOG_METRICS"),),
+        files=("$COMET_CONFIG", ".comet.config", "~/.comet.config"),
+        hooks=(("COMET_AUTO_LOG_METRICS", _YES, "unset COMET_AUTO_LOG_METRICS"),),
+        stored=(
+            (".env", "$COMET_CONFIG", ".comet.config", "~/.comet.config"),
+            r"""(?im)^\s*(?:comet_)?url_override\s*=\s*["']?([^"'\s]+)""",
+        ),
+        default="https://www.comet.com",
+        offline=(("offline", _YES), ("COMET_START_ONLINE", _NO)),
+        dotenv="COMET_",
     ),
-    "swanlab": _Known(("api_host", "SWANLAB_API_HOST"), credentials=("SWANLAB_API_KEY",), files=("~/.swanlab/.netrc",)),
+    "swanlab": _Known(
+        ("api_host", "SWANLAB_API_HOST"),
+        credentials=("SWANLAB_API_KEY",),
+        files=("~/.swanlab/.netrc",),
+        default="https://api.swanlab.cn",
+        offline=(("mode", "(?!online|cloud).+"), ("SWANLAB_MODE", "(?!online|cloud).+")),
+        dotenv="SWANLAB_",
+    ),
     "trackio": _Known(
         ("server_url", "TRACKIO_SERVER_URL"),
         credentials=("TRACKIO_WRITE_TOKEN", "HF_TOKEN"),
@@ -225,11 +251,19 @@ def _trackers(report: _Report, settings: Settings) -> None:
                 problem, _, remedy = str(error).partition("; remedy: ")
                 report.find("error", name, problem, remedy or "see the documentation of the tracker")
             _hooks(report, name, known)
+            _dotenv(report, name, known)
+        elif options:
+            try:
+                backend(options)
+            except errors.ConfigurationError as error:
+                report.find("warning", name, str(error), "correct the name, or unset it; the tracker is not used here")
         report.data["trackers"].append({
             "name": name, "distribution": backend.distribution, "version": version, "configured": name in wanted,
             "credentials": _credentials(known, options), "problem": problem,
         })  # fmt: skip
         address = next((a for a in (str(options.get(k) or os.environ.get(k) or "") for k in known.server) if a), "")
+        if name in wanted and problem is None and not (settings.offline or _is_offline(known, options)):
+            address = address or _stored(known) or known.default
         if "://" in address and urlsplit(address).hostname and (name in wanted or not options):
             servers[name] = address
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -243,7 +277,35 @@ def _trackers(report: _Report, settings: Settings) -> None:
                 report.find("ok", name, f"{shown} answers in {milliseconds:.0f} ms")
             else:
                 level = "error" if name in wanted and not settings.offline else "warning"
-                report.find(level, name, f"{shown}: {problem}", "start the server, or correct its address")
+                remedy = "start the server, correct its address, or work without it: TRACELET_OFFLINE=1"
+                report.find(level, name, f"{shown}: {problem}", remedy)
+
+
+def _is_offline(known: _Known, options: Mapping[str, Any]) -> bool:
+    """True if the tracker's own settings keep it away from its server."""
+    return any(re.fullmatch(value, str(options.get(name) or os.environ.get(name) or "")) for name, value in known.offline)
+
+
+def _stored(known: _Known) -> str:
+    """Return the server's address that the tracker's own files have, or an empty text."""
+    names, pattern = known.stored
+    for name in names:
+        path = Path(os.path.expanduser(os.path.expandvars(name)))
+        if path.is_file() and (found := re.search(pattern, path.read_text(errors="replace"))):
+            return found[1]
+    return ""
+
+
+def _dotenv(report: _Report, name: str, known: _Known) -> None:
+    """Name what an SDK takes from a .env in the working directory; we take nothing from it."""
+    path = Path(".env")
+    if not known.dotenv or not path.is_file():
+        return
+    pattern = rf"(?im)^\s*(?:export\s+)?({known.dotenv}\w+)\s*="
+    variables = dict.fromkeys(re.findall(pattern, path.read_text(errors="replace")))
+    if variables:
+        text = f"its SDK takes {', '.join(variables)} from .env in the working directory"
+        report.find("warning", name, text, "if that is not meant: start elsewhere, or set the variables in the environment")
 
 
 def _hooks(report: _Report, name: str, known: _Known) -> None:

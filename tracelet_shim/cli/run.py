@@ -118,9 +118,11 @@ def _check(environment: Mapping[str, str]) -> Settings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the program will warn by itself
             settings = resolve({}, known, environment)
-        for name in settings.backend:
+        for name in (*settings.backend, *settings.options):
             if name not in known:
                 raise errors.UnknownBackendError(name, known)
+        for name, options in settings.options.items():
+            registry.find(name)(options)  # raises for unknown options
     except errors.ConfigurationError as error:
         typer.echo(f"tracelet-shim: {error}", err=True)
         raise typer.Exit(2) from None
