@@ -198,7 +198,7 @@ def _peers(found: Result) -> str:
     return "\n".join([
         "### The trackers' own TensorBoard hooks\n",
         "The same program under each, offline: an `add_scalar` in microseconds, the whole from the first call to the end of the",
-        "process in seconds, and the share of the events that is there in some form; whether their values are right is not told.\n",
+        "process in seconds, and the share of the events that is there in some form; whether values are right is not told.\n",
         table(["tracker", "hook", "median", "mean", "p99", "wall to the end, s", *kinds], rows),
     ])
 

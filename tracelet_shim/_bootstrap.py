@@ -13,7 +13,7 @@ import sys
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this module
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -94,6 +94,6 @@ def _say(error: Exception) -> None:
         pass  # no standard error, or a closed one: then nobody can be told
 
 
-def is_set(variable: str) -> bool:
+def is_set(variable: str, environment: Mapping[str, str] = os.environ) -> bool:
     """True if the environment variable switches something on."""
-    return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")
+    return environment.get(variable, "").strip().lower() in ("1", "true", "yes", "on")

@@ -170,8 +170,8 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
     try:
         directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)
     except OSError as error:
-        typer.echo(f"tracelet-shim: no temporary directory can be made ({error}), which the summary needs", err=True)
-        raise typer.Exit(2) from None
+        typer.echo(f"tracelet-shim: warning: no temporary directory can be made ({error}): there will be no summary", err=True)
+        end_like(_start(command, environment).wait())
     with directory:
         report = os.path.join(directory.name, "report")
         Path(report).touch()
@@ -219,7 +219,7 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
 
 def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:
     """True if a writer in the command would open a run: it is not switched off, and this is no rank beside the first."""
+    from tracelet_shim._bootstrap import is_set
     from tracelet_shim._program import rank
 
-    disabled = environment.get("TRACELET_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
-    return not disabled and (settings.ranks == "all" or rank(environment) == 0)
+    return not is_set("TRACELET_DISABLED", environment) and (settings.ranks == "all" or rank(environment) == 0)
