@@ -8,8 +8,13 @@ import pty
 import re
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
+
+# In the child, since a process with threads should not run Python between fork and exec.
+_TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 class Terminal:
@@ -22,22 +27,21 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.text = ""
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            try:
-                os.execvpe(command[0], list(command), dict(environment))
-            finally:
-                os._exit(127)
-        self._code: int | None = None
+        self._fd, end = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _TAKE_TERMINAL, *command], env=dict(environment), stdin=end, stdout=end,
+            stderr=end, start_new_session=True,
+        )  # fmt: skip
+        os.close(end)
 
     def __enter__(self) -> Terminal:  # noqa: PYI034 - nobody subclasses it
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._code is None:
+        if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         os.close(self._fd)  # hangs up on what is left
 
     def type(self, keys: str) -> None:
@@ -56,8 +60,7 @@ class Terminal:
         until = time.monotonic() + seconds
         while self._read(0.1):
             assert time.monotonic() < until, f"it did not end:\n{self.text}"
-        self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        return self._code
+        return self._process.wait(seconds)
 
     def _read(self, seconds: float) -> bool:
         """Take what is there; return False at the end."""

@@ -29,6 +29,8 @@ for i in range(300):
     writer.add_scalar("loss", i / 7, i)
 """
 
+LINE = r"delivering \d+ more events, for up to 4 s"  # the other tracker may have some to deliver too
+
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[dict[str, str]]:
@@ -98,7 +100,7 @@ def test_terminals_without_bars(gate: dict[str, str], variables: dict[str, str],
     """A terminal that cannot move its cursor gets the line; who asked for quiet gets nothing."""
     with Terminal([sys.executable, "script.py"], {**gate, **variables, "TIMEOUT": "4"}) as terminal:
         assert terminal.end() == 0
-    assert terminal.text.count("delivering 300 more events, for up to 4 s") == line
+    assert len(re.findall(LINE, terminal.text)) == line
     assert "/300" not in terminal.text
     assert ("tensorboard --logdir" in terminal.text) == line
 
@@ -117,7 +119,7 @@ def test_bars_that_fail(gate: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise RuntimeError('broken')")
     with Terminal([sys.executable, "script.py"], {**gate, "TIMEOUT": "4"}) as terminal:
         assert terminal.end() == 0
-    assert terminal.text.count("delivering 300 more events") == 1
+    assert len(re.findall(LINE, terminal.text)) == 1
     assert "Traceback" not in terminal.text
 
 
@@ -135,7 +137,7 @@ def test_a_line_without_a_terminal(run_python: RunPython, gate: dict[str, str]) 
     env = {**gate, "TIMEOUT": "4"}
     check = "import atexit\natexit.register(lambda: print('rich' in sys.modules))\n"
     done = run_python(check + PROGRAM, env=env)
-    assert done.stderr.count("delivering 300 more events, for up to 4 s") == 1
+    assert len(re.findall(LINE, done.stderr)) == 1
     assert "\x1b" not in done.stderr
     assert done.stdout == "False\n"
 

@@ -23,9 +23,10 @@ _console: Any = None  # of the bars that are on the terminal
 
 def say(line: str) -> None:
     """One line for the user. Standard error may be closed or full: that must not reach the training."""
+    console = _console
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        if _console is not None:  # then lines go above the bars
-            _console.print(f"tracelet-shim: {line}", soft_wrap=True)
+        if console is not None:  # then lines go above the bars
+            console.print(f"tracelet-shim: {line}", soft_wrap=True)
             return
         sys.stderr.write(f"tracelet-shim: {line}\n")
         sys.stderr.flush()
