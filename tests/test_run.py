@@ -211,8 +211,8 @@ def test_killing_run_kills_the_command(tmp_path: Path) -> None:
 def test_the_status_of_a_command_that_a_signal_ended(name: str) -> None:
     """The caller sees the same signal; there is no core of `run` in the place of the command's."""
     number = getattr(signal, name)
-    script = f"import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), {number})"
-    run("-b", "aim", script=script, code=-number)
+    script = f"import os, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), {number})"
+    run("-b", "aim", "--", sys.executable, "-c", script, code=-number)
     assert not list(Path().glob("core*"))
 
 
