@@ -11,7 +11,7 @@ from benchmarks.harness import ROOT, Result
 
 KEPT = ROOT / "benchmarks" / "results.json"
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN = "<!-- Made by `make bench ARGS=--docs` from benchmarks/results.json; do not edit. -->\n"
+BEGIN = "<!-- From here on made by `make bench ARGS=--docs`, from benchmarks/results.json; do not edit. -->\n"
 END = "<!-- end -->\n"
 
 NAMES = {
@@ -173,7 +173,7 @@ def _startup(found: Result) -> str:
             f"{found['difference_of_medians']:.2f} (least times: {found['least_difference']:.2f})",
             "yes" if found["difference_of_medians"] < 1.0 else "**no**",
         ],
-        ["`import tracelet_shim`", shown(found["import"]), "", verdict(found["import"], 50.0)],
+        ["`from tracelet_shim import start_logging`", shown(found["import"]), "", verdict(found["import"], 50.0)],
         ["torch, SDKs and other heavy modules that this imports", heavy, "", "yes" if not found["heavy"] else "**no**"],
     ]
     return "\n".join([
@@ -198,7 +198,7 @@ def _peers(found: Result) -> str:
     return "\n".join([
         "### The trackers' own TensorBoard hooks\n",
         "The same program under each, offline: an `add_scalar` in microseconds, the whole from the first call to the end of the",
-        "process in seconds, and the share of the events that is there in some form; whether values are right is not told.\n",
+        "process in seconds, and the share of the events that is there in some form, whatever became of their values.\n",
         table(["tracker", "hook", "median", "mean", "p99", "wall to the end, s", *kinds], rows),
     ])
 

@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 
 import tracelet_shim
+from benchmarks import report
 from tests.conftest import RunPython
 from tracelet_shim._settings import _NOT_SETTINGS, FILE, Settings
 from tracelet_shim.backends import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted(DOCS.rglob("*.md")),
+    *sorted(ROOT.glob("examples/**/*.md")),
+]
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -46,6 +51,12 @@ def test_generated_pages_are_fresh(tmp_path: Path) -> None:
     assert made == ["fidelity.md", "settings.md"]
     for name in made:
         assert (DOCS / name).read_text() == (tmp_path / name).read_text(), f"docs/{name} is stale: make docs"
+
+
+def test_the_tables_of_performance_are_the_kept_results() -> None:
+    """What docs/performance.md shows is what `make bench ARGS=--docs` has measured; nobody edited it."""
+    text = report.PAGE.read_text()
+    assert report.page(text) == text
 
 
 def test_the_settings_page_has_every_setting_and_option() -> None:

@@ -40,6 +40,7 @@ _TICK = 0.1
 _ORPHAN_DEADLINE = 300.0
 _CLEAN_UP_SECONDS = 2.0
 _YOUNG_OBJECTS = 50_000
+_NICENESS = 5
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -118,6 +119,7 @@ def main() -> None:
     # What waits here are many small objects without cycles. At Python's own pace of 700, looking through them again and again
     # takes most of the time there is.
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
+    _step_back()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     connection = _Connection(read, write, parent, term)
     relay = Relay(connection.reply)
@@ -135,6 +137,15 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
     os._exit(0)  # an SDK's own exit handlers may hang; every run has been closed, or given up with a message
+
+
+def _step_back() -> None:
+    """Let training come first where there are too few processors. Linux shares them out among sessions before it looks at the
+    processes in one (``man 7 sched``, the autogroup feature), and this process has a session of its own."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)
+    with contextlib.suppress(OSError):  # no such feature, or not allowed
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def _clean_up() -> None:
