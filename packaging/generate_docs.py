@@ -119,6 +119,7 @@ def sections(owner: Any, title: str) -> Iterator[tuple[str, str]]:
 def value_of(name: str) -> str:
     kind = FIELDS[name].type
     special = {"tags": "`nightly,seed=3`", "config": "table", "options": "", "root": "path", "backend": "`mlflow,aim`"}
+    special |= {"what_ran": "`git,command`, or 0", "system_metrics": "number"}
     if name in special:
         return special[name]
     if typing.get_origin(kind) is typing.Literal:
@@ -130,6 +131,8 @@ def default_of(field: Any) -> str:
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if default in (None, (), {}):
         return ""
+    if isinstance(default, tuple):
+        return f"`{','.join(default)}`"
     return "0" if default is False else f"`{default}`" if isinstance(default, str) else f"{default:g}"
 
 

@@ -47,6 +47,8 @@ def start_logging(
     accelerate: bool | None = None,
     quiet: bool | None = None,
     ci: bool | None = None,
+    what_ran: bool | str | Iterable[str] | None = None,
+    system_metrics: float | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     **unknown: NoReturn,
 ) -> Session:
@@ -75,6 +77,10 @@ def start_logging(
         quiet: print warnings only.
         ci: False leaves out the tags that a CI or SLURM job gives the runs (commit, branch, pull request, job, actor, nodes),
             and the summary that the job's page gets. A tag of your own of the same name wins in any case.
+        what_ran: False, or some of ``git``, ``diff``, ``command``, ``packages``, ``host``, ``gpus``: what is attached to
+            each run. Default: all. Secrets are taken out, and environment variables are never taken.
+        system_metrics: seconds between samples of processor, memory, disk, network and GPUs, which go to the trackers under
+            ``system/``. Default: none are taken. Takes the extra ``system``.
         options: backend name -> options of its own.
         unknown: nothing; a name that is no argument is an error that says which one is meant.
 
@@ -94,7 +100,8 @@ def start_logging(
     arguments = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
         "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
-        "exit_timeout": exit_timeout, "accelerate": accelerate, "quiet": quiet, "ci": ci, "options": options,
+        "exit_timeout": exit_timeout, "accelerate": accelerate, "quiet": quiet, "ci": ci, "what_ran": what_ran,
+        "system_metrics": system_metrics, "options": options,
     }  # fmt: skip
     with _lock:
         session = _prepare(arguments)
@@ -149,10 +156,14 @@ def activate_from_environment() -> None:
 def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
     global _session
-    from tracelet_shim import intercept
+    import importlib.util
+
+    import msgspec
+
+    from tracelet_shim import errors, intercept
     from tracelet_shim._bootstrap import is_set
     from tracelet_shim._program import rank
-    from tracelet_shim._session import Session
+    from tracelet_shim._session import Session, say
     from tracelet_shim._settings import resolve
     from tracelet_shim.backends import registry
     from tracelet_shim.backends.base import Backend
@@ -176,6 +187,12 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     else:
         # What the environment asks for begins with the first writer, in whatever process that is.
         active = (settings.ranks == "all" or rank() == 0) and (lenient or not _importing_main_again())
+    if active and settings.system_metrics is not None and importlib.util.find_spec("psutil") is None:
+        problem = "system_metrics needs psutil, which is not installed; remedy: pip install 'tracelet-shim[system]'"
+        if not lenient or settings.strict:
+            raise errors.ConfigurationError(problem)
+        say(f"{problem} (everything else goes on without it)")
+        settings = msgspec.structs.replace(settings, system_metrics=None)
     specs = _specs(settings, objects, lenient=lenient and not settings.strict) if active else []
     active = active and bool(specs)
     session = Session(settings, specs, objects, active=active, from_environment=lenient)

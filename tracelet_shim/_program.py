@@ -11,6 +11,7 @@ from typing import Any
 
 import wrapt
 
+from tracelet_shim._secrets import mask_arguments
 from tracelet_shim.backends.base import Job, Program
 
 __all__ = ["ExitWatch", "describe", "rank", "scheduled_job", "world_group"]
@@ -56,7 +57,7 @@ def _number(environment: Mapping[str, str], variable: str) -> int:
 
 
 def describe() -> Program:
-    """Return the user's program, as it was started."""
+    """Return the user's program, as it was started, without secrets in its arguments: trackers record them."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     script = getattr(main, "__file__", None)
@@ -67,7 +68,7 @@ def describe() -> Program:
     return Program(
         script=_text(os.path.abspath(script)) if script else None,
         module=module,
-        argv=tuple(_text(str(argument)) for argument in orig),
+        argv=mask_arguments(_text(str(argument)) for argument in orig),
         cwd=_text(_cwd()),
         executable=sys.executable or "",
         pid=os.getpid(),

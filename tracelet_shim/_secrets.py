@@ -16,7 +16,7 @@ MASK = "***"
 _ANYWHERE = re.compile(
     "passw(or)?d|passphrase|secret|credential|(api|access|private|auth|account|signing|ssh)key|(access|auth)token"
 )
-_WORDS = frozenset({"auth", "oauth", "authorization", "bearer", "cookie", "jwt", "pat", "private", "pwd", "sig"})
+_WORDS = frozenset({"auth", "oauth", "authorization", "bearer", "cookie", "jwt", "private", "pwd"})
 _ABOUT = frozenset({"count", "dim", "dir", "env", "file", "id", "length", "limit", "name", "path", "size", "type"})
 """Last words of names that speak about a secret rather than have it: ``--password-file``."""
 _VOCABULARY = frozenset(
@@ -26,10 +26,13 @@ _VOCABULARY = frozenset(
 """What stands before "token" where that is a word of a language model: ``--pad-token``."""
 
 _NAME = r"[A-Za-z_][\w.\-]*"
-_ASSIGNMENT = re.compile(rf"""(?P<name>{_NAME})(?P<between>["']?\s*[=:]\s*)(?P<value>"[^"]*"|'[^']*'|[^\s"',;&}}\]]+)""")
-_LITERAL = re.compile(rf"""(?P<name>{_NAME})(?P<between>["']?\]?\s*[=:]\s*[rbuf]?)(?P<value>"[^"\n]+"|'[^'\n]+')""")
-_VARIABLE = re.compile(r"(?m)^(?P<lead>[+\- ]?\s*(?:export )?)(?P<name>[A-Z][A-Z0-9_]*)(?P<between>=)(?P<value>[^\s\"']+)$")
-_URL_USER = re.compile(r"(?P<scheme>\b(?!ssh\b)[A-Za-z][\w+.-]*://)[^/\s?#'\"]*@|(?P<ssh>\bssh://[^/\s:@]*):[^/\s@]*@")
+_SHORT = r"(?<![\w.\-])[A-Za-z_][\w.\-]{0,63}"  # a diff may have lines of a megabyte: nothing is to be looked at twice
+_GIVEN = re.compile(rf"""(?P<name>{_SHORT})["']?\s*[=:]\s*""")
+_VALUE = re.compile(r"""(?P<quote>["'])[^"']*(?P=quote)|[^\s"',;&}\]]+""")
+_LITERAL = re.compile(rf"""(?P<name>{_SHORT})(?P<between>["']?\]?\s*[=:]\s*[rbuf]?)(?P<value>"[^"\n]+"|'[^'\n]+')""")
+_VARIABLE = re.compile(r"(?m)^(?P<lead>[+\- ]?[ \t]*(?:export )?)(?P<name>[A-Z][A-Z0-9_]*)(?P<between>=)(?P<value>[^\s\"']+)$")
+_URL_USER = re.compile(r"(?P<scheme>\b(?!ssh:)[A-Za-z][\w+.-]{0,20}://)[^/\s?#'\"]*@|(?P<ssh>\bssh://[^/\s:@]*):[^/\s@]*@")
+_SIGNATURE = re.compile(r"(?<=[?&]sig=)[^&\s\"']+")  # of a link to a cloud's storage
 _HEADER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 _PEM = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _TOKENS = re.compile(
@@ -57,7 +60,14 @@ def _mask_argument(argument: str) -> str:
     name, equals, value = argument.partition("=")
     if equals and value and re.fullmatch(rf"[-+~]*{_NAME}", name) and _is_secret(name):
         return f"{name}={MASK}"
-    return _ASSIGNMENT.sub(_mask_value, mask_text(argument))
+    text, at, parts = mask_text(argument), 0, []
+    for given in _GIVEN.finditer(text):
+        secret = _VALUE.match(text, given.end())
+        if secret is not None and given.start() >= at and _is_secret(given["name"]):
+            quote = secret["quote"] or ""
+            parts.append(f"{text[at : given.end()]}{quote}{MASK}{quote}")
+            at = secret.end()
+    return "".join([*parts, text[at:]])
 
 
 def mask_text(text: str) -> str:
@@ -65,7 +75,7 @@ def mask_text(text: str) -> str:
     name which is one of a secret."""
     text = _PEM.sub(rf"\1 {MASK} \2", text)
     text = _URL_USER.sub(lambda m: f"{m['scheme']}{MASK}@" if m["scheme"] else f"{m['ssh']}:{MASK}@", text)
-    text = _TOKENS.sub(MASK, text)
+    text = _TOKENS.sub(MASK, _SIGNATURE.sub(MASK, text))
     text = _HEADER.sub(rf"\1 {MASK}", text)
     return _VARIABLE.sub(_mask_value, _LITERAL.sub(_mask_value, text))
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from tracelet_shim import _ci, _report, errors, intercept
 from tracelet_shim._display import Drain, html_table, say
 from tracelet_shim._double_logging import active_hook
@@ -129,10 +131,11 @@ class Session:
                 self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         bus = Bus(self._make_channel, memory, self._on_reply)
         root = self.settings.root
-        found = _ci.tags(os.environ) if self.settings.ci else {}
+        s = self.settings
+        found = _ci.tags(os.environ) if s.ci else {}
         path = intercept.absolute(root) if root is not None else None
         _report.add(began=self.id, pid=os.getpid(), trackers=[spec.name for spec in self._specs])
-        bus.start(msg.Open(self._run_info(), self._specs, memory, path, found=found))
+        bus.start(msg.Open(self._run_info(), self._specs, memory, path, found, s.system_metrics))
         os.environ[OWNER] = owner_mark()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
@@ -169,10 +172,13 @@ class Session:
             tags["rank"] = str(rank())
             name = f"{name}-rank{rank()}" if name else name
         root = intercept.absolute(s.root) if s.root is not None else None
+        program = describe()
+        if "command" not in s.what_ran:
+            program = msgspec.structs.replace(program, argv=program.argv[:1])
         return RunInfo(
-            session=self.id, program=describe(), started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
+            session=self.id, program=program, started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
             tags=tags, notes=s.notes, config=dict(s.config), group=group, offline=s.offline, root=root,
-            job=self._job,
+            job=self._job, what_ran=s.what_ran,
         )  # fmt: skip
 
     # -- the sink of interception -------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
+from tracelet_shim.backends.base import WHAT_RAN, Part
 from tracelet_shim.errors import ConfigurationError, did_you_mean
 
 __all__ = ["PREFIX", "Settings", "resolve"]
@@ -46,6 +47,9 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         accelerate: write TensorBoard's own event files, byte for byte the same, for less processor time.
         quiet: say nothing on the terminal but warnings.
         ci: in a CI or SLURM job, tag the runs with what is known of it, and tell it what was delivered.
+        what_ran: what is attached to each run of the program and its machine: the git commit, the uncommitted changes, the
+            command line, the versions of Python and packages, the host, the GPUs; 0 for nothing.
+        system_metrics: seconds between samples of processor, memory, disk, network and GPUs (0.1 at least); 0 takes none.
         options: backend name -> its options.
     """
 
@@ -66,6 +70,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     accelerate: bool = True
     quiet: bool = False
     ci: bool = True
+    what_ran: tuple[Part, ...] = WHAT_RAN
+    system_metrics: Annotated[float, msgspec.Meta(ge=0.1)] | None = None
     options: dict[str, dict[str, Any]] = {}
 
 
@@ -102,6 +108,12 @@ def resolve(
 def _convert(name: str, value: Any, origin: str) -> Any:
     if name == "backend":
         value = _listed(value)
+    elif name == "what_ran":
+        flag = _flag(value) if isinstance(value, str) else value
+        value = (WHAT_RAN if flag else ()) if isinstance(flag, (bool, int)) else _listed(value)
+    elif name == "system_metrics":
+        flag = _flag(value) if isinstance(value, str) else value
+        value = value if flag else None
     elif name == "tags":
         value = _tags(value)
     elif name == "root" and isinstance(value, os.PathLike):

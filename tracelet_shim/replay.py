@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -44,6 +44,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.eventfile import count_records
 from tracelet_shim.ledger import About, Ledger, RunRow, SessionRow, in_use, indexed, moved_on, state_directory
 from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.relay.system import WRITER
 
 __all__ = ["Damage", "Outcome", "Progress", "View", "missing", "replay", "resume", "run_directories", "running"]
 
@@ -132,7 +133,7 @@ class _Directory:
     def scan(self) -> None:
         """Look for new files, and announce them."""
         new: dict[str, list[EventFile | Projector]] = {}
-        for directory, names in walk(self._top, recursive=self._recursive) if self._top is not None else ():
+        for directory, logdir, names in self._places():
             for name in names:
                 path = os.path.join(directory, name)
                 if path in self.files or not (is_event_file(name) or name == PROJECTOR):
@@ -140,13 +141,21 @@ class _Directory:
                 if self._wanted is not None and not self._wanted(path):
                     continue
                 kind = Projector if name == PROJECTOR else EventFile
-                new.setdefault(directory, []).append(kind(path, directory))
+                new.setdefault(directory, []).append(kind(path, logdir))
         ordered = [sorted((file.order(), file.path, file) for file in files) for files in new.values()]
         for files in sorted(ordered, key=lambda files: (files[0][0][1], files[0][1])):
             for _, path, file in files:
                 file.source, self._sources = self._sources, self._sources + 1
                 self.files[path] = file
                 self._host.relay.handle(msg.Source(file.source, path, file.logdir, replay=True))
+
+    def _places(self) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield (directory, log directory, names of files); the two differ for system metrics, which lie with our state."""
+        for directory, names in walk(self._top, recursive=self._recursive) if self._top is not None else ():
+            yield directory, directory, names
+            system = os.path.join(directory, STATE, WRITER)
+            if self._recursive and os.path.isdir(system):
+                yield system, os.path.join(directory, WRITER), os.listdir(system)
 
     def read(self) -> int:
         """Hand over what is new in the files; return the number of records."""
@@ -326,6 +335,7 @@ def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) ->
         session=uuid.uuid4().hex[:16], program=program, started=started if math.isfinite(started) else time.time(),
         project=settings.project, exp_name=settings.exp_name or os.path.basename(logdir), run_id=settings.run_id,
         tags=settings.tags, notes=settings.notes, config=settings.config, offline=settings.offline, root=root,
+        what_ran=(),
     )  # fmt: skip
 
 
@@ -577,7 +587,8 @@ def _names(wanted: tuple[str, ...], session: SessionRow, left: Missing) -> tuple
 
 
 def _again(row: SessionRow, about: About, root: str) -> RunInfo:
-    """Return what the runs of a session are opened with."""
+    """Return what the runs of a session are opened with. What ran is not what is here now; if the session has found it out,
+    it is in its state directory."""
     program = Program(
         script=row.script, module=None, argv=(row.script or "python",), cwd=row.cwd, executable=sys.executable,
         pid=row.pid, host=row.host,
@@ -585,5 +596,5 @@ def _again(row: SessionRow, about: About, root: str) -> RunInfo:
     return RunInfo(
         session=row.id, program=program, started=row.started, project=row.project, exp_name=row.exp_name,
         run_id=row.run_id, tags=about.tags, notes=about.notes, config=about.config, group=about.group,
-        offline=about.offline, root=root,
+        offline=about.offline, root=root, what_ran=(),
     )  # fmt: skip

@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from itertools import groupby
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -34,7 +34,11 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends import files
 from tracelet_shim.backends.names import file_names
 
-__all__ = ["Backend", "Capability", "Job", "Level", "OpenedRun", "Program", "RunInfo", "Status"]
+__all__ = ["WHAT_RAN", "Backend", "Capability", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status"]
+
+Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
+WHAT_RAN: tuple[Part, ...] = get_args(Part)
+"""What can be recorded of the program and its machine."""
 
 Status = str
 """How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""
@@ -107,6 +111,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         offline: True if no network may be used, on trackers that have an offline mode.
         root: the session's root log directory, absolute; None as long as it is not known.
         program: the training program.
+        what_ran: which of `WHAT_RAN` may be recorded. The relay attaches it as files; a backend that records some of it in a
+            form of its tracker's own asks here.
         started: seconds since the epoch.
         job: the scheduler's job, if what an earlier start of it has logged is to be continued.
     """
@@ -126,6 +132,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     offline: bool = False
     root: str | None = None
     job: Job | None = None
+    what_ran: tuple[Part, ...] = WHAT_RAN
 
 
 class OpenedRun(msgspec.Struct, frozen=True):

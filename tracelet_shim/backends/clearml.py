@@ -44,8 +44,9 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._secrets import mask_text
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, Program, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
 
 __all__ = ["ClearMLBackend"]
@@ -333,7 +334,7 @@ class ClearMLBackend(Backend):
             for handler in logging.getLogger("clearml").handlers:
                 if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                     handler.setStream(sys.stderr)
-        program = _describe(run.program, self.given) if self._own else {}
+        program = _describe(run, self.given) if self._own else {}
         task = self._task(run, program) if self._own else main
         self._sink = _Sink(task)
         if self._offline and self._resumed:
@@ -852,12 +853,16 @@ def _project(matrix: ev.Array) -> tuple[list[list[float]], list[int]]:
     return np.pad(points, ((0, 0), (0, 3 - points.shape[1]))).tolist(), [int(row) for row in rows]
 
 
-def _describe(program: Program, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``task.data.script`` for the user's program, as `Task.init` makes it for the calling script."""
+def _describe(run: RunInfo, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``task.data.script`` for the user's program, as `Task.init` makes it for the calling script, but no more of it
+    than may be recorded, and without secrets."""
     from clearml import Task
     from clearml.backend_interface.task.repo import ScriptInfo
 
-    diff = _flag(options["store_diff"]) if options.get("store_diff") is not None else bool(Task._store_diff)
+    program = run.program
+    diff = bool(Task._store_diff) and "diff" in run.what_ran
+    if options.get("store_diff") is not None:
+        diff = _flag(options["store_diff"])
     found: dict[str, Any] = {}
     if program.script:
         result, _ = ScriptInfo.get(
@@ -872,9 +877,10 @@ def _describe(program: Program, options: Mapping[str, Any]) -> dict[str, Any]:
         entry = shlex.join(["-m", program.module, *program.argv[1:]])
     elif program.script:
         entry = os.path.relpath(program.script, os.path.join(root, work))
-    script = {key: found.get(key) for key in ("repository", "branch", "version_num", "diff")}
+    git = ("repository", "branch", "version_num") if "git" in run.what_ran else ()
+    script = {key: mask_text(found[key]) if found.get(key) else found.get(key) for key in (*git, "diff")}
     script |= {"working_dir": work, "entry_point": entry, "binary": os.path.basename(program.executable)}
-    if _flag(options.get("packages", True)):
+    if _flag(options.get("packages", "packages" in run.what_ran)):
         versions = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
         script["requirements"] = {"pip": "\n".join(f"{n}=={versions[n]}" for n in sorted(versions, key=str.lower))}
     return script

@@ -40,6 +40,7 @@ from xml.sax.saxutils import escape as xml_escape
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._secrets import mask_text
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
@@ -256,11 +257,11 @@ class MLflowBackend(Backend):
         program = run.program
         script = program.script or (program.argv[0] if program.argv and program.argv[0] not in ("", "-c") else None)
         tags = {"mlflow.source.name": _plain(script or program.module or "<console>"), "mlflow.source.type": "LOCAL"}
-        if program.script and os.path.exists(program.script):
+        if "git" in run.what_ran and program.script and os.path.exists(program.script):
             found = {
                 "commit": git_utils.get_git_commit(program.script),
                 "branch": git_utils.get_git_branch(program.script),
-                "repoURL": git_utils.get_git_repo_url(program.script),
+                "repoURL": mask_text(git_utils.get_git_repo_url(program.script) or ""),
             }
             if found["commit"]:
                 tags.update({f"mlflow.source.git.{key}": value for key, value in found.items() if value})

@@ -49,6 +49,7 @@ RUN_FILE = "run.json"
 EXTRA_FILES = "tracelet-files"
 OPEN_FILES = 64
 
+_STATE = ".tracelet"  # has event files of ours: they are named by their writer
 _COMPONENT = r"[/\\\x00-\x1f\x7f\ud800-\udfff]|^[. ]+$"
 _UNSAFE_TAG = re.compile(r"[%/\\\x00-\x1f\x7f\ud800-\udfff]|^\.+$")
 _COPIED = Capability(Level.NATIVE, "the same record in the second event file, byte for byte")
@@ -304,7 +305,8 @@ class TensorBoardBackend(Backend):
         return self._folders[source]
 
     def _place(self, source: str, writer: str) -> str:
-        if self._root is not None and f"{source}/".startswith(f"{self._root.rstrip('/')}/"):
+        inside = self._root is not None and f"{source}/".startswith(f"{self._root.rstrip('/')}/")
+        if inside and self._root is not None and _STATE not in source.split("/"):
             return source[len(self._root) :]
         if writer and source.endswith(f"/{writer}"):
             return writer

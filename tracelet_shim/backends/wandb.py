@@ -264,7 +264,7 @@ class WandbBackend(Backend):
         offline = "offline" in (mode, self._settings.get("mode"), os.environ.get("WANDB_MODE"))
         if offline and (unused or not here):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it uses the network in offline mode as well
-        with _undisturbed(), _unread_settings(), _argv(program.argv, unless=here):
+        with _undisturbed(), _unread_settings(), _arguments(program.argv):
             opened = wandb.init(
                 project=project, entity=self.given.get("entity"), dir=folder, id=run_id, mode=mode, reinit="create_new",
                 settings=wandb.Settings(**settings), **fields,
@@ -664,15 +664,17 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _argv(argv: Sequence[str], *, unless: bool) -> Iterator[None]:
-    """Show W&B the user's arguments, which it takes from ``sys.argv`` (`Settings._args`), in the relay."""
-    own = sys.argv
+def _arguments(argv: Sequence[str]) -> Iterator[None]:
+    """Have W&B record these arguments. It takes them from ``sys.argv`` (`Settings._args`): in the relay those of another
+    program, in the user's own process with any secret that they have."""
+    import wandb
+
+    own = wandb.Settings._args
+    wandb.Settings._args = property(lambda _: list(argv[1:]))
     try:
-        if not unless:
-            sys.argv = list(argv)
         yield
     finally:
-        sys.argv = own
+        wandb.Settings._args = own
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.events import Array
 
 __all__ = [
+    "OWN_SOURCES",
     "BackendSpec",
     "BackendState",
     "Close",
@@ -125,6 +126,7 @@ class Open(msgspec.Struct, tag="open"):
         memory: bytes of events that may be kept in memory; what is beyond is read again from the event files.
         root: the root directory, if the user named one.
         found: tags that nobody asked for, of the CI or SLURM job; for runs of our own, and where no tag of that name was given.
+        system_metrics: seconds between samples of the system; None takes none.
         keeps_state: False for the second hosting of a session: the ledger is the other one's.
         restarted: True if an earlier relay of this session died. Its writers and sources follow, then `Continue`.
     """
@@ -134,6 +136,7 @@ class Open(msgspec.Struct, tag="open"):
     memory: int
     root: str | None
     found: dict[str, str] = {}
+    system_metrics: float | None = None
     keeps_state: bool = True
     restarted: bool = False
 
@@ -148,11 +151,15 @@ class Writer(msgspec.Struct, tag="writer"):
     logdir: str
 
 
+OWN_SOURCES = 1 << 30
+"""The numbers from here on are for sources that the relay makes by itself."""
+
+
 class Source(msgspec.Struct, tag="source"):
     """An event file from which records will come.
 
     Attributes:
-        id: number of the source, from 0, without gaps.
+        id: number of the source, from 0, without gaps; from `OWN_SOURCES` for the relay's own.
         path: the event file, absolute.
         logdir: its log directory, absolute.
         parent: the log directory of the SummaryWriter that it belongs to, where that is another one: `add_scalars` and
@@ -259,7 +266,7 @@ class Counters(msgspec.Struct, tag="counters"):
     """Sent about twice a second while something changes.
 
     Attributes:
-        records: number of records that the relay has taken and could continue from.
+        records: number of records of the training's that the relay has taken and could continue from.
         spilled: True if events wait that are to be read from the event files.
         root: the root directory, where `tracelet-shim replay --resume` finds what is left to deliver; None if no state
             could be kept.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from tracelet_shim.decode import Decoder
 from tracelet_shim.ledger import Index, Ledger, RunRow, state_directory
 from tracelet_shim.naming import WriterNames
 from tracelet_shim.relay.log import Log
+from tracelet_shim.relay.system import WRITER, SampleFile, Sampler
+from tracelet_shim.relay.what_ran import WhatRan
 from tracelet_shim.relay.worker import Worker
 
 __all__ = ["Relay"]
@@ -64,6 +67,11 @@ class Relay:
         self._decoder = Decoder(self._names)
         self._log = Log(self._decoder, complete=complete)
         self._session: msg.Open | None = None
+        self._what_ran: WhatRan | None = None
+        self._sampler: Sampler | None = None
+        self._samples: SampleFile | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._own_records = 0
         self._ledger: Ledger | None = None
         self._has_state = False
         self._waiting = False  # for the root directory, where an earlier start of the same job may have left its runs
@@ -119,6 +127,7 @@ class Relay:
         while self._flushes and all(worker.has_flushed(self._flushes[0][1]) for worker in self.workers):
             self._report()
             self._reply(msg.Flushed(self._flushes.pop(0)[0]))
+        self._sample()
         self._report()
         if time.monotonic() >= self._next_save:
             self._save()
@@ -146,9 +155,13 @@ class Relay:
         self._session = msgspec.structs.replace(message, run=run)
         self._names.root = message.root
         self._log.memory = message.memory
+        self._what_ran = WhatRan(run)
+        if message.system_metrics is not None:
+            self._sampler = Sampler(run, message.system_metrics)
         for spec in message.backends:
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
-            self.workers.append(Worker(spec, of_worker, self._log, self._worker_says, self._objects.get(spec.name)))
+            mine = self._objects.get(spec.name)
+            self.workers.append(Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, mine))
         if message.restarted:
             return
         if not _may_continue(message):
@@ -159,7 +172,11 @@ class Relay:
             self._keep_state(lambda *_: None)  # so that the ledger is opened now
 
     def _start(self) -> None:
+        assert self._what_ran is not None
         self._waiting = False
+        self._what_ran.start()
+        if self._sampler is not None and not self.closing:
+            self._sampler.start()
         for worker in self.workers:
             worker.start()
 
@@ -183,6 +200,46 @@ class Relay:
         if logdir not in self._writers:
             number = self._writers[logdir] = len(self._writers)
             self._keep_state(lambda ledger, session: ledger.add_writer(session, number, logdir))
+
+    def _sample(self) -> None:
+        """Write down what the sampler has, and take it like any other records. It waits for the first log directory."""
+        if self._sampler is None or self._names.root is None or not self._has_state:
+            return
+        if self._sampler.problem is not None:
+            self._trouble("system-metrics", self._sampler.problem)
+            self._sampler.problem = None
+        samples = self._sampler.take()
+        if not samples:
+            return
+        try:
+            if self._samples is None:
+                self._samples = self._sample_file(self._names.root)
+                self.handle(self._samples.source)
+            records = self._samples.append(samples)
+        except OSError as error:
+            self._sampler.stop()
+            self._sampler = None
+            self._trouble("system-metrics", f"no more system metrics: they cannot be written ({error})")
+            return
+        self._own_records += len(records)
+        self.handle(msg.Records(records))
+
+    def _sample_file(self, root: str) -> SampleFile:
+        """Make the file in the state directory; without one, in a temporary place, for as long as this relay lives.
+
+        Raises:
+            OSError: there is no place for it.
+        """
+        assert self._session is not None
+        run = self._session.run
+        earlier = []
+        if self._ledger is not None:
+            earlier = [source for source in self._ledger.sources(run.session) if source.id >= msg.OWN_SOURCES]
+        number = msg.OWN_SOURCES + len(earlier)
+        if self.directory is not None:
+            return SampleFile(self.directory / WRITER, run, root, number)
+        self._temporary = tempfile.TemporaryDirectory(prefix="tracelet-")
+        return SampleFile(Path(self._temporary.name, WRITER), run, root, number)
 
     # -- state on disk ------------------------------------------------------------------------------------------------
 
@@ -225,6 +282,8 @@ class Relay:
                 self._start()
             self._save()  # which trackers there are, should we be killed in the next moment
             return
+        assert self._what_ran is not None
+        self._what_ran.restore(directory / f"{session}.what-ran")
         self._log.open(index, known.events + max(0, index.length - known.records))
         self._decoder.restore_trials(self._ledger.trials(session))
         self._decoder.restore_paths(self._ledger.paths(session))
@@ -232,6 +291,7 @@ class Relay:
         self.taken = self._ledger.taken(session)
         for source, position in index.taken().items():
             self.taken[source] = max(position, self.taken.get(source, 0))
+            self._own_records += position if source >= msg.OWN_SOURCES else 0  # theirs are indexed from the first on
         if index.length == 0 and known.records:  # removed, since everything had arrived: records are counted anew
             self._earlier_events = known.events
             rows = {name: row._replace(cursor=0, part=0) for name, row in rows.items()}
@@ -242,11 +302,14 @@ class Relay:
 
     def _continue(self) -> None:
         """The messages that a predecessor had are here again: say how many records it had taken, and go on."""
-        self._reply(msg.Continued(self._log.length))
+        if self._ledger is not None and self._session is not None:
+            for source in self._ledger.sources(self._session.run.session):
+                if source.id >= msg.OWN_SOURCES:  # of these, only the predecessor knew
+                    self._decoder.add_source(source)
+        self._reply(msg.Continued(self._log.length - self._own_records))
         if self._complete:
             self._recount()
-        for worker in self.workers:
-            worker.start()
+        self._start()
 
     def _recount(self) -> None:
         """Find out exactly what is missing. (With event files that are still being written to this cannot be done.)"""
@@ -269,13 +332,15 @@ class Relay:
         now = (self._log.events, self._log.length, *rows)
         session = self._session.run.session
         try:
+            if self._what_ran is not None:
+                self._what_ran.keep(self._ledger.directory / f"{session}.what-ran")
             self._ledger.add_trials(session, self._decoder.new_trials())
             self._ledger.add_paths(session, self._decoder.new_paths())
             self._ledger.set_aside(session, refused)
             if now != self._saved:
                 self._ledger.save(session, self._log.events, self._log.length, rows)
                 self._saved = now
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
 
     # -- replies ------------------------------------------------------------------------------------------------------
@@ -292,12 +357,15 @@ class Relay:
             # A copy: the workers go on counting in the original.
             copies = {name: msgspec.structs.replace(state) for name, state in states.items()}
             root = self._names.root if self._ledger is not None else None
-            self._reply(msg.Counters(copies, self._log.length, self._log.spilled, root))
+            self._reply(msg.Counters(copies, self._log.length - self._own_records, self._log.spilled, root))
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def _begin_close(self, message: msg.Close) -> None:
         self.closing = True
+        if self._sampler is not None:
+            self._sampler.stop()
+            self._sample()
         self._status = message.status
         self._cut_off = message.cut_off
         self._deadline = time.monotonic() + message.deadline
@@ -330,6 +398,12 @@ class Relay:
         if self._ledger is None and self._session is not None:
             _report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
         self._log.close(remove=everything)
+        if self._samples is not None:
+            self._samples.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+        if everything and self.directory is not None and self._session is not None:
+            (self.directory / f"{self._session.run.session}.what-ran").unlink(missing_ok=True)
         self._reply(msg.Closed(states))
         self.closed = True
 

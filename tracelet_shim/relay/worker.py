@@ -20,6 +20,7 @@ from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import RunRow
 from tracelet_shim.relay.log import Entry, Log
+from tracelet_shim.relay.what_ran import WhatRan
 
 __all__ = ["Worker"]
 
@@ -28,6 +29,7 @@ _LONGEST_DELAY = 30.0
 _LONGEST_TURN = 10.0
 _MOST_REFUSED = 10_000
 """So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
+_TAGS_SECONDS = 5.0
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -61,12 +63,19 @@ class Worker:
         spec: which backend, with its options.
         run: what the run is opened with.
         log: where the events are.
+        what_ran: what is attached to a run that this worker opens, and is not there yet.
         reply: takes replies; called from this worker's thread.
         backend: a backend object, instead of the class that `spec` names.
     """
 
     def __init__(
-        self, spec: msg.BackendSpec, run: RunInfo, log: Log, reply: Callable[[msg.Reply], None], backend: Backend | None
+        self,
+        spec: msg.BackendSpec,
+        run: RunInfo,
+        log: Log,
+        what_ran: WhatRan,
+        reply: Callable[[msg.Reply], None],
+        backend: Backend | None,
     ) -> None:
         self.name = spec.name
         self.state = msg.BackendState()
@@ -78,6 +87,9 @@ class Worker:
         self._spec = spec
         self._run = msgspec.structs.replace(run, resume=spec.resume, borrowed=spec.borrowed) if spec.resume else run
         self._log = log
+        self._what_ran = what_ran
+        self._unattached: list[ev.Blob] | None = None  # None: not known yet
+        self._attach_at = 0.0
         self._reply = reply
         self._flush_to = -1
         self._flushed = 0
@@ -164,6 +176,7 @@ class Worker:
             if self._open():
                 while self._deliver():
                     pass
+                self._attach_at_last()
                 self._close()
         except BaseException as error:  # an SDK that raises SystemExit must not end this thread in silence
             self._fail(f"stopped by {type(error).__name__}: {error}", "internal")
@@ -172,6 +185,11 @@ class Worker:
     def _open(self) -> bool:
         """Open the run, trying again as long as that may help; return whether it is open."""
         attempt = 0
+        if self._run.resume is None:
+            found = self._what_ran.tags(min(_TAGS_SECONDS, self._patience()))
+            self._run = msgspec.structs.replace(self._run, tags={**found, **self._run.tags})
+        else:
+            self._unattached = []  # it has them, or is the user's
         while not self._give_up.is_set():
             try:
                 if self.backend is None:
@@ -208,6 +226,7 @@ class Worker:
         assert backend is not None
         if self._give_up.is_set() or time.monotonic() > self._drain_until:
             return False
+        self._attach(backend)
         if not self._log.wait(self.cursor, 0.0):
             self._caught_up(backend)
             if self._closing.is_set() and self.cursor >= self._log.length:
@@ -225,6 +244,38 @@ class Worker:
             self.state.error = f"{lost} events did not fit into memory and cannot be read from their event files"
             self._reply(msg.Trouble(self.name, "lost", self.state.error))
         return True
+
+    def _attach(self, backend: Backend) -> bool:
+        """Attach what ran, as soon as that is known; return whether it may be tried again. No event waits for a second try."""
+        if self._unattached is None:
+            self._unattached = self._what_ran.files()
+        while self._unattached and time.monotonic() >= self._attach_at:
+            event = self._unattached[0]
+            try:
+                backend.attach(event.tag, event.data, event)
+            except Exception as error:
+                logger.warning("%s: %s was not attached", self.name, event.tag, exc_info=True)
+                if backend.is_transient(error):
+                    self._attach_at = time.monotonic() + _LONGEST_DELAY
+                    return True
+                self._reply(msg.Trouble(self.name, "what-ran", f"{event.tag} was refused: {_text(error)}"))
+            self._unattached.pop(0)
+        return bool(self._unattached)
+
+    def _attach_at_last(self) -> None:
+        """Everything else is delivered, or time is up: attach what is still to be attached."""
+        assert self.backend is not None
+        if self._unattached is None:
+            self._unattached = self._what_ran.files(self._drain_until - time.monotonic())
+        self._attach_at = 0.0
+        attempt = 0
+        while self._attach(self.backend):
+            attempt += 1
+            if not self._pause(attempt):
+                break
+            self._attach_at = 0.0
+        if self._unattached or self._unattached is None:
+            self._reply(msg.Trouble(self.name, "what-ran", "what ran was not attached to the run in time"))
 
     def _advance(self, backend: Backend, entries: list[Entry], done: int) -> None:
         """Stand behind the first `done` events of `entries`: what was delivered is not delivered again by whoever goes on

@@ -138,6 +138,7 @@ class RecordingBackend(Backend):
         events: what was written, in order.
         run: the RunInfo that it was opened with, None before.
         status: what it was closed with, None before.
+        attached: path -> content of the files that belong to no event.
     """
 
     name = "recording"
@@ -153,6 +154,7 @@ class RecordingBackend(Backend):
         self.events: list[ev.Event] = []
         self.run: RunInfo | None = None
         self.status: Status | None = None
+        self.attached: dict[str, bytes] = {}
         self.flushes = 0
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -180,4 +182,4 @@ class RecordingBackend(Backend):
         raise NotImplementedError("write() keeps everything")
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
-        raise NotImplementedError("write() keeps everything")
+        self.attached[path] = data
