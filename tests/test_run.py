@@ -190,8 +190,9 @@ def test_signal_state_of_the_command() -> None:
 def test_killing_run_kills_the_command(tmp_path: Path) -> None:
     """SIGKILL can be passed on to nobody; the kernel kills the command."""
     script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    env = environment(TMPDIR=str(tmp_path))  # of a process that was killed, something is left
     with subprocess.Popen(
-        [COMMAND, "run", "-b", "aim", "--", sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment()
+        [COMMAND, "run", "-b", "aim", "--", sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env
     ) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
