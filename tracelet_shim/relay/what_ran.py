@@ -155,8 +155,9 @@ class WhatRan:
             files.append(("uncommitted.diff", diff))
         about["session"], about["started"] = self._run.session, self._run.started
         files.append(("what_ran.json", json.dumps(about, indent=1).encode()))
-        # Several sessions may go on with a run of this id: each has its own folder there.
-        folder = f"code/{self._run.session}" if self._run.run_id else "code"
+        # Several sessions may go on with a run: each has its own folder there.
+        again = self._run.job is not None and self._run.job.times > 0
+        folder = f"code/{self._run.session}" if self._run.run_id or again else "code"
         self._found.files = [(f"{folder}/{name}", data) for name, data in files]
 
 
