@@ -173,7 +173,8 @@ def _startup(found: Result) -> str:
             f"{found['difference_of_medians']:.2f} (least times: {found['least_difference']:.2f})",
             "yes" if found["difference_of_medians"] < 1.0 else "**no**",
         ],
-        ["`from tracelet_shim import start_logging`", shown(found["import"]), "", verdict(found["import"], 50.0)],
+        ["`import tracelet_shim`", shown(found["import"]), "", verdict(found["import"], 50.0)],
+        ["the first look at `tracelet_shim.start_logging`, which loads it", shown(found["first_use"]), "", ""],
         ["torch, SDKs and other heavy modules that this imports", heavy, "", "yes" if not found["heavy"] else "**no**"],
     ]
     return "\n".join([
