@@ -332,16 +332,19 @@ class Relay:
         now = (self._log.events, self._log.length, *rows)
         session = self._session.run.session
         try:
-            if self._what_ran is not None:
-                self._what_ran.keep(self._ledger.directory / f"{session}.what-ran")
             self._ledger.add_trials(session, self._decoder.new_trials())
             self._ledger.add_paths(session, self._decoder.new_paths())
             self._ledger.set_aside(session, refused)
             if now != self._saved:
                 self._ledger.save(session, self._log.events, self._log.length, rows)
                 self._saved = now
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
+        if self._what_ran is not None and any(worker.opened is None for worker in self.workers):
+            try:
+                self._what_ran.keep(self._ledger.directory / f"{session}.what-ran")
+            except OSError as error:
+                self._trouble("what-ran", f"what ran cannot be kept for a run that is opened later ({error})")
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
