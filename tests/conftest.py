@@ -26,6 +26,9 @@ from tests.environment import foreign_variables, isolated_environment
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell script's background jobs have SIGINT ignored, and so would the programs that the tests interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="tracelet-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in foreign_variables():
