@@ -51,6 +51,7 @@ def test_run_sets_a_variable_for_each_option(tmp_path: Path) -> None:
         *("run", "--backend", "mlflow,aim", "--project", "p", "--exp-name", "e", "--run-id", "r", "--tags", "a,b=1"),
         *("--notes", "some text", "--offline", "--no-strict", "--ranks", "all", "--root", "runs"),
         *("--delivery", "thread", "--exit-timeout", "2.5", "--no-accelerate", "--quiet"),
+        *("--no-ci", "--what-ran", "git,host", "--system-metrics", "7"),
         *("--", sys.executable, "-c", SHOW),
     )
     assert done.stderr == ""
@@ -67,6 +68,9 @@ def test_run_sets_a_variable_for_each_option(tmp_path: Path) -> None:
         "TRACELET_ROOT": str(tmp_path / "runs"),
         "TRACELET_DELIVERY": "thread",
         "TRACELET_EXIT_TIMEOUT": "2.5",
+        "TRACELET_CI": "0",
+        "TRACELET_WHAT_RAN": "git,host",
+        "TRACELET_SYSTEM_METRICS": "7.0",
         "TRACELET_ACCELERATE": "0",
         "TRACELET_QUIET": "1",
     }

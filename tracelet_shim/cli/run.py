@@ -59,6 +59,13 @@ def run(
         typer.Option("--accelerate/--no-accelerate", help="Write TensorBoard's own files for less processor time."),
     ] = None,
     quiet: Annotated[bool | None, typer.Option("--quiet/--no-quiet", help="Print warnings only.")] = None,
+    ci: Annotated[bool | None, typer.Option("--ci/--no-ci", help="Tags and summary of a CI or SLURM job.")] = None,
+    what_ran: Annotated[
+        str | None, typer.Option("--what-ran", help="What is attached to the runs: git,diff,command,packages,host,gpus or 0.")
+    ] = None,
+    system_metrics: Annotated[
+        float | None, typer.Option("--system-metrics", help="Seconds between samples of processor, memory, GPUs, ...")
+    ] = None,
 ) -> None:
     """Run COMMAND with every SummaryWriter in it, and in its children, connected to the trackers.
 
@@ -83,6 +90,9 @@ def run(
             EXIT_TIMEOUT=exit_timeout,
             ACCELERATE=accelerate,
             QUIET=quiet,
+            CI=ci,
+            WHAT_RAN=what_ran,
+            SYSTEM_METRICS=system_metrics,
         )
     )
     settings = _check(environment)
