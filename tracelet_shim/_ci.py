@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from tracelet_shim._program import as_utf8
 from tracelet_shim._secrets import mask_text
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def tags(environment: Environment) -> dict[str, str]:
             "slurm.array_job_id": environment.get("SLURM_ARRAY_JOB_ID", ""),
             "slurm.array_index": environment.get("SLURM_ARRAY_TASK_ID", ""),
         }
-    return {name: value.encode("utf-8", "replace").decode("utf-8") for name, value in found.items() if value}
+    return {name: as_utf8(value) for name, value in found.items() if value}
 
 
 def detect(environment: Environment) -> Job | None:

@@ -14,7 +14,7 @@ import wrapt
 from tracelet_shim._secrets import mask_arguments
 from tracelet_shim.backends.base import Job, Program
 
-__all__ = ["ExitWatch", "describe", "rank", "scheduled_job", "world_group"]
+__all__ = ["ExitWatch", "as_utf8", "describe", "rank", "scheduled_job", "world_group"]
 
 _watch: ExitWatch | None = None
 
@@ -66,18 +66,18 @@ def describe() -> Program:
         module = spec.name.removesuffix(".__main__")
     orig = getattr(sys, "argv", None) or [""]
     return Program(
-        script=_text(os.path.abspath(script)) if script else None,
+        script=as_utf8(os.path.abspath(script)) if script else None,
         module=module,
-        argv=mask_arguments(_text(str(argument)) for argument in orig),
-        cwd=_text(_cwd()),
+        argv=mask_arguments(as_utf8(str(argument)) for argument in orig),
+        cwd=as_utf8(_cwd()),
         executable=sys.executable or "",
         pid=os.getpid(),
         host=socket.gethostname(),
     )
 
 
-def _text(value: str) -> str:
-    """Arguments and paths may have bytes that are no UTF-8; for the record they need not be exact."""
+def as_utf8(value: str) -> str:
+    """Return a text that UTF-8 can hold: a path, an argument or a variable may have bytes that are none."""
     return value.encode("utf-8", "replace").decode("utf-8")
 
 

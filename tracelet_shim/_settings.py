@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
+from tracelet_shim._program import as_utf8
 from tracelet_shim.backends.base import WHAT_RAN, Part
 from tracelet_shim.errors import ConfigurationError, did_you_mean
 
@@ -240,18 +241,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, str):
-        return _text(value)
+        return as_utf8(value)
     if isinstance(value, os.PathLike):
-        return _text(os.fsdecode(value))
+        return as_utf8(os.fsdecode(value))
     if isinstance(value, Mapping):
-        return {_text(str(k)): _plain(v) for k, v in value.items()}
+        return {as_utf8(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(v) for v in value]
     if getattr(value, "size", None) == 1 or getattr(value, "ndim", None) == 0:
         return _plain(value.item())
-    return _text(str(value))
-
-
-def _text(value: str) -> str:
-    """Return a text that UTF-8 can hold: a path or argument may have bytes that are none."""
-    return value.encode("utf-8", "replace").decode("utf-8")
+    return as_utf8(str(value))
