@@ -105,6 +105,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         resume: the tracker's own id of an existing run to continue; wins over `run_id`.
         borrowed: True if `resume` is a run that the user has active: it is joined and left open.
         tags: name -> value; the value of a bare label is ``""``.
+        noticed: the names of those tags that nobody gave: the CI job's, the commit's.
         notes: free text.
         config: parameters known at the start; plain JSON values.
         group: name that joins the runs of one distributed job; None for a single run.
@@ -126,6 +127,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     resume: str | None = None
     borrowed: bool = False
     tags: dict[str, str] = {}
+    noticed: tuple[str, ...] = ()
     notes: str | None = None
     config: dict[str, Any] = {}
     group: str | None = None

@@ -11,8 +11,9 @@ or not, shows in the copy what it shows in the original.
   (`torch.utils.tensorboard._embedding`). What it could not write, the GIF of `add_video` without moviepy 1.x
   (`torch.utils.tensorboard.summary.make_video`), follows its empty record; another record, before it, makes the tag one
   of images.
-* TensorBoard knows no run: ``run.json`` has names, tags, notes, configuration and status. Configuration, tags and notes
-  also stand in one small event file of ours, as an hparams session of the whole run and as texts under ``tracelet/``.
+* TensorBoard knows no run: ``run.json`` has names, tags, notes, configuration and status. Configuration, tags and notes,
+  where somebody gave any, also stand in one small event file of ours, as an hparams session of the whole run and as texts
+  under ``tracelet/``.
   No hparams ``Experiment`` goes with it, since TensorBoard shows the first that it finds, and would hide the user's.
 * Every write has reached the operating system before it counts as delivered. Continuing a run after a crash needs no
   book: a record that comes again is found in the copy and skipped, a torn last record is overwritten.
@@ -119,7 +120,7 @@ class TensorBoardBackend(Backend):
         before = _load(self._dir)
         given = {
             "exp_name": run.exp_name, "project": run.project, "run_id": run.run_id, "group": run.group,
-            "tags": run.tags or None, "notes": run.notes, "config": run.config or None,
+            "tags": run.tags or None, "noticed": run.noticed or None, "notes": run.notes, "config": run.config or None,
         }  # fmt: skip
         self._about = {
             **before,
@@ -202,7 +203,8 @@ class TensorBoardBackend(Backend):
         would be that of the session that crashed.
         """
         about = self._about
-        texts = {"tracelet/notes": about.get("notes"), "tracelet/tags": _table(about.get("tags") or {})}
+        given = {name: value for name, value in (about.get("tags") or {}).items() if name not in (about.get("noticed") or ())}
+        texts = {"tracelet/notes": about.get("notes"), "tracelet/tags": _table(given)}
         started = about["started"]
         records = [_text(tag, text, started) for tag, text in texts.items() if text]
         if about.get("config"):

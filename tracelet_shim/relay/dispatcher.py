@@ -23,7 +23,7 @@ from tracelet_shim.ledger import Index, Ledger, RunRow, state_directory
 from tracelet_shim.naming import WriterNames
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.system import WRITER, SampleFile, Sampler
-from tracelet_shim.relay.what_ran import WhatRan
+from tracelet_shim.relay.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.worker import Worker
 
 __all__ = ["Relay"]
@@ -151,7 +151,7 @@ class Relay:
 
     def _open(self, message: msg.Open) -> None:
         asked_for = message.run
-        run = msgspec.structs.replace(asked_for, tags={**message.found, **asked_for.tags})
+        run = with_tags(asked_for, message.found)
         self._session = msgspec.structs.replace(message, run=run)
         self._names.root = message.root
         self._log.memory = message.memory

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from tracelet_shim._secrets import mask_text
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.relay.gpus import Gpus
 
-__all__ = ["WhatRan"]
+__all__ = ["WhatRan", "with_tags"]
 
 _GIT_SECONDS = 10.0
 _DIFF_BYTES = 1_000_000
@@ -155,10 +156,15 @@ class WhatRan:
             files.append(("uncommitted.diff", diff))
         about["session"], about["started"] = self._run.session, self._run.started
         files.append(("what_ran.json", json.dumps(about, indent=1).encode()))
-        # Several sessions may go on with a run: each has its own folder there.
-        again = self._run.job is not None and self._run.job.times > 0
-        folder = f"code/{self._run.session}" if self._run.run_id or again else "code"
+        # Several sessions may go on with a run of this id: each has its own folder there.
+        folder = f"code/{self._run.session}" if self._run.run_id else "code"
         self._found.files = [(f"{folder}/{name}", data) for name, data in files]
+
+
+def with_tags(run: RunInfo, found: Mapping[str, str]) -> RunInfo:
+    """Return `run` with tags more, where it has none of that name."""
+    new = tuple(name for name in found if name not in run.tags)
+    return msgspec.structs.replace(run, tags={**found, **run.tags}, noticed=run.noticed + new)
 
 
 def _packages() -> dict[str, str]:

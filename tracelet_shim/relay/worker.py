@@ -20,7 +20,7 @@ from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import RunRow
 from tracelet_shim.relay.log import Entry, Log
-from tracelet_shim.relay.what_ran import WhatRan
+from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
 __all__ = ["Worker"]
 
@@ -187,7 +187,7 @@ class Worker:
         attempt = 0
         if self._run.resume is None:
             found = self._what_ran.tags(min(_TAGS_SECONDS, self._patience()))
-            self._run = msgspec.structs.replace(self._run, tags={**found, **self._run.tags})
+            self._run = with_tags(self._run, found)
         else:
             self._unattached = []  # it has them, or is the user's
         while not self._give_up.is_set():
