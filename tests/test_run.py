@@ -71,8 +71,9 @@ def test_quiet() -> None:
 
 
 def test_no_writer() -> None:
-    """A command that creates no SummaryWriter is told so in one line, and has not failed."""
-    line = "tracelet-shim: no SummaryWriter was created, so no run was opened\n"
+    """A command in which no run was opened is told why that may be in one line, and has not failed."""
+    why = "no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)"
+    line = f"tracelet-shim: no run was opened: {why}\n"
     assert run("--strict", "--", "true") == line
     assert run("--", "true", TRACELET_DISABLED="1") == ""
     assert run("--", "true", RANK="1") == ""
@@ -127,6 +128,29 @@ def test_ctrl_c_ends_the_waiting(gate: dict[str, str], tmp_path: Path) -> None:
         terminal.wait_for("ended without a word")
         terminal.type("\x03")
         assert terminal.end() == 5
+
+
+def test_killed_program_on_the_page_of_its_job(tmp_path: Path) -> None:
+    """What a program that was killed could not tell its CI job, `run` tells; of one that ended in good order it is told once."""
+    page = tmp_path / "summary.md"
+    job = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(page)}
+    said = run("-b", "tensorboard", script="log()\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)", code=-9, **job)
+    assert "| tensorboard | `tensorboard --logdir " in page.read_text()
+    assert "| 100 | 0 | 0 | closed |" in page.read_text()
+    assert "::notice title=tracelet-shim::tensorboard: " in said
+    page.unlink()
+    run("-b", "tensorboard", script="log().close()", **job)
+    assert page.read_text().count("| tensorboard |") == 1
+
+
+HANDLED = "signal.signal(15, lambda *a: sys.exit(5)); os.kill(os.getpid(), 15)"
+
+
+@pytest.mark.parametrize("end", ["sys.exit(5)", "os._exit(5)", HANDLED])
+def test_strict_keeps_the_code_of_a_program_that_failed(end: str, tmp_path: Path) -> None:
+    """A program that failed by itself keeps its exit code, also if something was not delivered."""
+    (tmp_path / "tracelet-runs").touch()  # so that no run can be opened
+    run("-b", "tensorboard", "--strict", script=f"log()\n{end}", code=5)
 
 
 # -- strict -----------------------------------------------------------------------------------------------------------

@@ -307,15 +307,16 @@ def _at_exit() -> None:
     session = _session
     if session is None:
         return
+    status = session.exit_watch.status()
     try:
-        _stop(session.exit_watch.status(), at_exit=True)
+        _stop(status, at_exit=True)
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             _interrupted_after_all()
     except KeyboardInterrupt:
         return  # said by the session; a traceback of ours would tell nobody anything
     except errors.DeliveryError as error:
         global _undelivered
-        _undelivered = True
+        _undelivered = status == "finished"  # a program that failed by itself keeps its exit code
         say(f"error: {error}")
 
 

@@ -7,6 +7,7 @@ One JSON line an entry, appended to a file that `run` has made and named in the 
     {"session": ..., "directory": ...}                   where its ledger is
     {"session": ..., "trouble": ...}                     something that makes delivery doubtful, whatever the ledger says
     {"session": ..., "runs": [...]}                      the end of what no ledger has
+    {"session": ..., "told": true}                       the page of the CI job has its summary
 """
 
 from __future__ import annotations

@@ -34,6 +34,9 @@ __all__ = ["Session", "say"]
 
 logger = logging.getLogger("tracelet_shim")
 
+_HARMLESS = ("system-metrics", "what-ran")
+"""Kinds of trouble that make no event of the user's doubtful."""
+
 OWNER = "_TRACELET_OWNER"
 """Environment variable: host and pid of the process that has a session open, so that its children do not open one more."""
 
@@ -232,7 +235,7 @@ class Session:
             known = (trouble.backend, trouble.kind) in self._warned
             self._warned.add((trouble.backend, trouble.kind))
         if not known:
-            if trouble.backend is None:
+            if trouble.backend is None and trouble.kind not in _HARMLESS:
                 _report.add(session=self.id, trouble=trouble.message)
             where = f"{trouble.backend}: " if trouble.backend else ""
             say(f"warning: {where}{trouble.message}")
@@ -389,6 +392,7 @@ class Session:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # as in `say`
             sys.stderr.write("".join(f"{line}\n" for line in lines))  # providers look for commands at the start of a line
             sys.stderr.flush()
+        _report.add(session=self.id, told=True)
 
     def _account(self, states: dict[str, msg.BackendState] | None) -> None:
         """Say what did not arrive; raise under strict."""
@@ -424,7 +428,7 @@ class Session:
         return f"{state}tracelet-shim replay {shlex.quote(self._root)} --resume"
 
     def _troubles_of_ours(self) -> bool:
-        return any(trouble.backend is None for trouble in self._troubles)
+        return any(trouble.backend is None and trouble.kind not in _HARMLESS for trouble in self._troubles)
 
     def after_fork(self) -> None:
         """In a forked child: nothing of this session is ours."""

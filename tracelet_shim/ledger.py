@@ -222,16 +222,28 @@ class Ledger:
         return [SessionRow(*row) for row in self._db.execute(query)]
 
     def earlier(self, run: RunInfo, root: str) -> SessionRow | None:
-        """Return the session of an earlier start of the same job and script: the one with this root directory, else the only
-        one."""
-        found = []
-        for session in self.sessions():
+        """Return the session of an earlier start of this job that `run` continues.
+
+        It is of the same script, project and name, and has this root directory: of several there, the first is continued by
+        the first of this start, the second by the second. Where no session had this root, because the program makes up a new
+        one each time, it is the only one of the start before.
+        """
+        starts: dict[int, list[SessionRow]] = {}
+        for session in reversed(self.sessions()):
             job = msgspec.json.decode(session.about, type=About).job if session.about else None
-            if job and run.job and job.name == run.job.name and job.times < run.job.times:
-                if session.script == run.program.script and session.root == root:
-                    return session
-                found += [session] if session.script == run.program.script else []
-        return found[0] if len({session.root for session in found}) == 1 else None
+            what = (session.script, session.project, session.exp_name)
+            alike = session.id != run.session and what == (run.program.script, run.project, run.exp_name)
+            if alike and job is not None and run.job is not None and job.name == run.job.name:
+                starts.setdefault(job.times, []).append(session)
+        times = run.job.times if run.job is not None else 0
+        now = starts.get(times, [])
+        before = [starts[number] for number in sorted(starts, reverse=True) if number < times]
+        turn = sum(session.root == root for session in now)
+        for start in before:
+            same = [session for session in start if session.root == root]
+            if turn < len(same):
+                return same[turn]
+        return before[0][0] if before and len(before[0]) == 1 and not now else None
 
     def runs(self, session: str) -> list[RunRow]:
         columns = ", ".join(RunRow._fields)
@@ -334,6 +346,8 @@ class Index:
 
     Attributes:
         owned: False if another process has the index open: it serves the session.
+        length: number of records.
+        written: how many of them are in the file; less than `length` while the disk is full.
         cursors: how far each tracker is in it.
     """
 
@@ -353,30 +367,52 @@ class Index:
         self._decoder: msgspec.msgpack.Decoder[msg.Hint] = msgspec.msgpack.Decoder(msg.Hint)
         self._hints_end = self._hints.seek(0, os.SEEK_END)
         end = self._entries.seek(0, os.SEEK_END)
-        self.length = end // _ENTRY.size
+        self.length = self.written = end // _ENTRY.size
+        self._new_entries, self._new_hints = bytearray(), bytearray()
         if end % _ENTRY.size:  # cut off in the middle of an entry
             self._entries.truncate(self.length * _ENTRY.size)
 
     def append(self, records: list[msg.Record]) -> None:
-        """Add records; written to the files at once."""
+        """Add records; written to the files at once.
+
+        Raises:
+            OSError: they could not be written. They are kept, and written with the next ones.
+        """
         entries, hints = bytearray(), bytearray()
         for record in records:
             at = 0
             if record.hint is not None:
                 data = self._encoder.encode(record.hint)
-                at = self._hints_end + len(hints) + 1
+                at = self._hints_end + len(self._new_hints) + len(hints) + 1
                 hints += len(data).to_bytes(4, "little") + data
             valued = _VALUED if record.value is not None else 0
             entries += _ENTRY.pack(record.source | valued, record.position, record.value or 0.0, at)
-        if hints:
-            _write_all(self._hints, hints)
-            self._hints_end += len(hints)
-        _write_all(self._entries, entries)
+        self._new_entries += entries
+        self._new_hints += hints
         self.length += len(records)
+        try:
+            if self._new_hints:
+                _write_all(self._hints, self._new_hints)
+                self._hints_end += len(self._new_hints)
+                self._new_hints = bytearray()
+            _write_all(self._entries, self._new_entries)
+        except OSError:
+            with contextlib.suppress(OSError):  # what was written in part comes again as a whole
+                self._hints.truncate(self._hints_end)
+                self._entries.truncate(self.written * _ENTRY.size)
+            raise
+        self._new_entries = bytearray()
+        self.written = self.length
 
     def read(self, start: int, stop: int) -> list[msg.Record]:
         """Return the records from number `start` to before `stop`, without their data."""
-        data = os.pread(self._entries.fileno(), (stop - start) * _ENTRY.size, start * _ENTRY.size)
+        data = b""
+        if start < self.written:
+            count = min(stop, self.written) - start
+            data = os.pread(self._entries.fileno(), count * _ENTRY.size, start * _ENTRY.size)
+        if stop > self.written:
+            first = max(start, self.written) - self.written
+            data += self._new_entries[first * _ENTRY.size : (stop - self.written) * _ENTRY.size]
         found = []
         for source, position, value, at in _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size]):
             number = value if source & _VALUED else None
@@ -394,6 +430,10 @@ class Index:
         return found
 
     def _hint(self, at: int) -> msg.Hint:
+        if at > self._hints_end:
+            start = at - 1 - self._hints_end
+            length = int.from_bytes(self._new_hints[start : start + 4], "little")
+            return self._decoder.decode(self._new_hints[start + 4 : start + 4 + length])
         fd = self._hints.fileno()
         length = int.from_bytes(os.pread(fd, 4, at - 1), "little")
         return self._decoder.decode(os.pread(fd, length, at + 3))

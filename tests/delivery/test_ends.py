@@ -97,6 +97,45 @@ threading.Thread(target=interrupt, daemon=True).start()
     eventually(lambda: tensorboard_steps(tmp_path) == list(range(300)))
 
 
+@pytest.mark.parametrize("hosting", HOSTINGS)
+def test_terminated_again_while_delivering(run_python: RunPython, tmp_path: Path, hosting: str) -> None:
+    """A second SIGTERM, as `timeout` and schedulers send one to the whole process group, does not cut the delivery short that
+    the first one's handler has begun."""
+    done = run_python(
+        LOG
+        + f"""
+signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))
+session(delivery={hosting!r})
+log(20000)
+def again():
+    while tracelet.get_session() is not None:
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=again, daemon=True).start()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(5)
+""",
+        check=False,
+    )
+    assert done.returncode == 143
+    assert "Traceback" not in done.stderr
+    assert mlflow_runs(tmp_path) == [("KILLED", 20000, 20000)]
+
+
+def test_harmless_trouble_under_strict(run_python: RunPython) -> None:
+    """Trouble that makes no event doubtful does not fail a strict program."""
+    done = run_python(
+        LOG
+        + """
+from tracelet_shim.bus.messages import Trouble
+s = session(strict=True)
+log(10)
+s._on_reply(Trouble(None, "system-metrics", "no GPU can be read"))
+"""
+    )
+    assert "warning: no GPU can be read" in done.stderr
+
+
 def test_relay_cannot_start(run_python: RunPython, tmp_path: Path) -> None:
     """Without an interpreter to start a relay with, the trackers are served from a thread, and one line says so."""
     done = run_python(LOG + "sys.executable = ''\nsession()\nlog(300)")

@@ -224,6 +224,13 @@ def _last_points(directory: str, key: str) -> Counter[tuple[Any, ...]]:
     return found
 
 
+def _tell_off(there: Counter[tuple[Any, ...]], message: Any) -> bool:
+    """True if the session before this one has written this point, which is then told off."""
+    key = _point(message.to_message_dict())
+    there[key] -= 1
+    return there[key] >= 0
+
+
 def _point(payload: Mapping[str, Any]) -> tuple[Any, ...]:
     metric = payload["metric"]
     return (metric["metricName"], str(metric["metricValue"]), metric.get("step"), payload["local_timestamp"])
@@ -428,7 +435,7 @@ class CometBackend(Backend):
         given = self.given.get("offline_directory") or get_config().get_comet_offline_directory()
         directory = os.path.abspath(os.path.expanduser(str(given)))
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        if run.resume:
+        if run.resume and not self._there:  # an earlier attempt to open may have packed it since
             self._there = _last_points(directory, run.resume)
         _pack_abandoned(directory)
         return directory
@@ -575,16 +582,12 @@ class CometBackend(Backend):
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         messages = [self._metric(self._names(e.path), e.value, e) for e in events]
-        if self._there:
-            messages = [message for message in messages if not self._is_there(message)]
+        left = self._there.copy()
+        if left:
+            messages = [message for message in messages if not _tell_off(left, message)]
         self._sink.send(messages)
+        self._there = left
         self._remember(events)
-
-    def _is_there(self, message: Any) -> bool:
-        """True if the session before this one has written this point, which is then told off."""
-        key = _point(message.to_message_dict())
-        self._there[key] -= 1
-        return self._there[key] >= 0
 
     def _metric(self, name: str, value: float, event: ev.Event) -> Any:
         from comet_ml.messages import MetricMessage

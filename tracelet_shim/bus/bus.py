@@ -175,6 +175,15 @@ class Bus:
         share = message.deadline - min(2.0, 0.2 * message.deadline)
         self.tell(msgspec.structs.replace(message, deadline=share))
         self._wake.set()
+        while True:
+            try:
+                return self._wait_closed(until, progress)
+            except SystemExit:
+                # A handler of the user's, for one more SIGTERM: at the end of the program it has no other meaning.
+                if not message.at_exit:
+                    raise
+
+    def _wait_closed(self, until: float, progress: Callable[[], None] | None) -> dict[str, msg.BackendState] | None:
         while not self._closed.wait(0.1) and time.monotonic() < until and self._thread.is_alive():
             if progress is not None:
                 progress()

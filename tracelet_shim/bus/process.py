@@ -39,6 +39,8 @@ _LAST_WORDS = 2.5
 """Seconds that a relay may take to end after its last reply."""
 _RESTARTS, _RESTART_SECONDS = 3, 600.0
 """A relay that dies is started again so many times within so many seconds."""
+_PAUSE = 5.0
+"""Seconds, growing, before another attempt if it cannot be started at all."""
 _RECORD_BYTES = 300  # of a record beyond its data, measured
 
 logger = logging.getLogger("tracelet_shim")
@@ -78,6 +80,7 @@ class ProcessChannel(Channel):
         self._indexed = 0  # records that the relay has entered in its index
         self._lost = 0  # records that predecessors had entered in an index which is gone
         self._continuing = predecessor is not None
+        self._waiting: tuple[RelayDiedError, float] | None = None
         self._outgoing = bytearray()
         self._incoming = bytearray()
         self._encoder = msgspec.msgpack.Encoder(enc_hook=str)  # better a text than nothing
@@ -122,13 +125,19 @@ class ProcessChannel(Channel):
             self.send(msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message)
         self._transmit(msg.Continue())
 
+    def wait(self, problem: RelayDiedError, until: float) -> None:
+        """After the end of the relay: only keep what is sent, and fail again at `until` (monotonic seconds)."""
+        self._continuing = True
+        self._waiting = (problem, until)
+
     def send(self, message: msg.Message) -> None:
         data = self._encoder.encode(message)  # before anything else: what cannot be encoded must leave no trace
         if not self._greeted:
             self.unsent.append(message)
         if isinstance(message, (msg.Open, msg.Writer, msg.Source)):
             self._told.append(message)
-            self._write_frame(data)
+            if self._waiting is None:
+                self._write_frame(data)
             return
         size = len(data)
         if isinstance(message, msg.Records):
@@ -177,6 +186,11 @@ class ProcessChannel(Channel):
         return len(self._outgoing) + max(0, self._window_bytes - _WINDOW)
 
     def pump(self) -> None:
+        if self._waiting is not None:
+            problem, until = self._waiting
+            if time.monotonic() >= until:
+                raise RelayDiedError(str(problem), started=True)
+            return
         self._read()
         for _ in range(64):
             if not self._outgoing or not self._write():
@@ -252,6 +266,8 @@ class ProcessChannel(Channel):
         """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its
         deadline, and is killed."""
         self.release()
+        if self._waiting is not None:
+            return
         try:
             self._process.wait(_LAST_WORDS if self._closed else 0.1)
         except subprocess.TimeoutExpired:
@@ -302,12 +318,20 @@ class RelayChannel(Channel):
             now = time.monotonic()
             if not error.started and not self._restarts:
                 self._now = self._here(error, dead.unsent)
-            elif len(self._restarts) < _RESTARTS or now - self._restarts[0] > _RESTART_SECONDS:
-                self._restarts.append(now)
-                self._tell(f"the relay process died ({error}); starting it again")
-                self._now = ProcessChannel(dead)
             else:
-                raise
+                self._restart(error, dead, now)
+
+    def _restart(self, error: RelayDiedError, dead: ProcessChannel, now: float) -> None:
+        """Start a successor, now or, if the machine has no room for a process, a few seconds later; raise if that was tried
+        too often."""
+        if len(self._restarts) == _RESTARTS and now - self._restarts[0] <= _RESTART_SECONDS:
+            raise error
+        self._restarts.append(now)
+        self._tell(f"the relay process died ({error}); starting it again")
+        try:
+            self._now = ProcessChannel(dead)
+        except RelayDiedError as problem:
+            dead.wait(problem, now + _PAUSE * len(self._restarts))
 
     def send(self, message: msg.Message) -> None:
         self._do(lambda: self._now.send(message))

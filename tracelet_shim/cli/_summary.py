@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tracelet_shim import _report
 from tracelet_shim._display import say
 
-__all__ = ["Account", "accounts", "print_summary", "wait_for_relays"]
+__all__ = ["Account", "accounts", "print_summary", "tell_job", "wait_for_relays"]
 
 _SHOWN = 10
 _TICK = 0.1
@@ -59,11 +60,13 @@ class Account:
         runs: by tracker, what `tracelet-shim status` says; None if nothing is known.
         troubles: why something may be missing, whatever the counts say.
         resume: the command that delivers what is missing.
+        told: True if the session itself has told the CI job.
     """
 
     def __init__(self, session: str, entries: list[dict[str, Any]]) -> None:
         self.session = session
         self.name = ""
+        self.told = False
         self.resume: str | None = None
         self.runs: dict[str, dict[str, Any] | None] = {}
         self.troubles: list[str] = []
@@ -75,6 +78,7 @@ class Account:
                 self.runs = dict.fromkeys(entry["trackers"])
             self.runs.update({run["backend"]: run for run in entry.get("runs", ())})
             directory = entry.get("directory", directory)
+            self.told = self.told or "told" in entry
             self.troubles += [entry["trouble"]] if "trouble" in entry else []
         if directory is not None:
             self._look_up(directory)
@@ -119,6 +123,28 @@ def accounts(path: str) -> list[Account]:
         elif entry.get("session") in entries:
             entries[entry["session"]].append(entry)
     return [Account(session, found) for session, found in entries.items()]
+
+
+def tell_job(found: list[Account], environment: Mapping[str, str], *, quiet: bool) -> None:
+    """Tell the CI job of the sessions that could not: their programs were killed."""
+    from tracelet_shim import _ci
+    from tracelet_shim.bus.messages import BackendState
+
+    for account in found:
+        runs = {name: run for name, run in account.runs.items() if run is not None}
+        if account.told or not runs:
+            continue
+        states = {
+            name: BackendState(run["state"], run["delivered"], run["pending"], run["set_aside"], run["error"])
+            for name, run in runs.items()
+        }
+        urls = {name: run["url"] for name, run in runs.items()}
+        try:
+            lines = _ci.report(environment, account.name or account.session, urls, states, account.resume, quiet=quiet)
+        except OSError as error:
+            say(f"warning: the summary of the CI job cannot be written: {error}")
+            return
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 def print_summary(found: list[Account], *, quiet: bool) -> None:

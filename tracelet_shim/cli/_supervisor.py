@@ -27,6 +27,7 @@ _FINAL = {signal.SIGKILL, signal.SIGSTOP}
 _FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
 _ANSWERS = {signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGXCPU, signal.SIGXFSZ}  # to what this process does
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+_SAME_WISH = 1.0  # seconds
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
@@ -46,6 +47,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the kernel keeps no exit status
         # What the caller has had ignored (`nohup`, a background job of a script) stays so, for the child as well.
         passed = signal.valid_signals() - _FINAL - _FAULTS - _ANSWERS
+        self._latest = (0, 0.0)
         self._taken = {number for number in passed if signal.getsignal(number) != signal.SIG_IGN}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
         if signal.SIGINT in self._taken:
@@ -72,11 +74,17 @@ class Supervisor:
                 if code is not None:
                     return code
                 continue
-            if sent:
+            if sent and not self._again(number):
                 with contextlib.suppress(ProcessLookupError, PermissionError):  # it became another user's (sudo)
                     os.kill(self._process.pid, number)
             if number == signal.SIGTSTP:
                 _stop()
+
+    def _again(self, number: int) -> bool:
+        """True if this is the same wish to end as a moment ago: `timeout`, schedulers and service managers signal the process
+        that they started and then its whole group, which the command is in."""
+        latest, self._latest = self._latest, (number, time.monotonic())
+        return number in _ENDING and latest[0] == number and self._latest[1] - latest[1] < _SAME_WISH
 
     def _next_signal(self) -> tuple[int, bool]:
         """Wait for a signal; return it, and whether a process sent it."""

@@ -222,8 +222,10 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
     _summary.wait_for_relays(report, settings.exit_timeout, supervisor.pause)
     found = _summary.accounts(report)
     _summary.print_summary(found, quiet=settings.quiet)
+    if settings.ci:
+        _summary.tell_job(found, environment, quiet=settings.quiet)
     if not found and not settings.quiet and _logs_here(environment, settings):
-        say("no SummaryWriter was created, so no run was opened")
+        say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
     return all(account.complete for account in found)
 
 

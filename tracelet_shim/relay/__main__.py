@@ -124,11 +124,12 @@ def main() -> None:
     connection = _Connection(read, write, parent, term)
     relay = Relay(connection.reply)
     connection.hello()
+    code = 0
     try:
         _serve(connection, relay)
     except BaseException:
         logger.exception("the relay stopped")
-        raise
+        code = 1
     finally:
         connection.send()
         _clean_up()
@@ -136,7 +137,7 @@ def main() -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
-    os._exit(0)  # an SDK's own exit handlers may hang; every run has been closed, or given up with a message
+    os._exit(code)  # an SDK's own exit handlers may hang; every run has been closed, or given up with a message
 
 
 def _step_back() -> None:

@@ -19,7 +19,7 @@ from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
-from tracelet_shim.ledger import Index, Ledger, RunRow, state_directory
+from tracelet_shim.ledger import Index, Ledger, RunRow, in_use, state_directory
 from tracelet_shim.naming import WriterNames
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.system import WRITER, SampleFile, Sampler
@@ -29,6 +29,8 @@ from tracelet_shim.relay.worker import Worker
 __all__ = ["Relay"]
 
 _SAVE_SECONDS = 0.5
+_ORPHAN_SECONDS = 300.0
+"""How long the relay of an earlier start of a job may still be at work."""
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -75,6 +77,8 @@ class Relay:
         self._ledger: Ledger | None = None
         self._has_state = False
         self._waiting = False  # for the root directory, where an earlier start of the same job may have left its runs
+        self._predecessor: str | None = None
+        self._predecessor_until = 0.0
         self._writers: dict[str, int] = {}
         self._earlier_events = 0
         self.taken: dict[int, int] = {}
@@ -85,7 +89,7 @@ class Relay:
         self._next_save = 0.0
         self._status = ""
         self._cut_off = False
-        self._index_lost = False
+        self._index_behind = False
         self._deadline = 0.0
         self.closing = False
         self.closed = False
@@ -100,8 +104,11 @@ class Relay:
             try:
                 self._log.append(message.records)
             except OSError as error:
-                self._index_lost = True
-                self._trouble("index", f"cannot write the index of the session ({error}); events stay in memory")
+                if not self._index_behind:
+                    self._trouble("index", f"cannot write the index of the session ({error}); a crash now could not be continued")
+                self._index_behind = True
+            else:
+                self._index_behind = False
         elif isinstance(message, msg.Source):
             self._decoder.add_source(message)
             self._add_writer(message.parent or message.logdir)
@@ -127,6 +134,8 @@ class Relay:
         while self._flushes and all(worker.has_flushed(self._flushes[0][1]) for worker in self.workers):
             self._report()
             self._reply(msg.Flushed(self._flushes.pop(0)[0]))
+        if self._waiting and self._predecessor is not None:
+            self._start_after_predecessor()
         self._sample()
         self._report()
         if time.monotonic() >= self._next_save:
@@ -180,6 +189,13 @@ class Relay:
         for worker in self.workers:
             worker.start()
 
+    def _start_after_predecessor(self) -> None:
+        """Start, unless the relay of the job's earlier start is still at work: it would end the runs under us."""
+        directory, earlier = self.directory, self._predecessor
+        busy = directory is not None and earlier is not None and in_use(directory, earlier)
+        if not busy or time.monotonic() >= self._predecessor_until:
+            self._start()
+
     def _continue_job(self, ledger: Ledger, run: RunInfo, root: str) -> None:
         """Go on in the runs of an earlier start of this job, if there are any."""
         earlier = ledger.earlier(run, root)
@@ -188,6 +204,8 @@ class Relay:
             for worker in self.workers:
                 if worker.name in runs:
                     worker.resume(runs[worker.name])
+            self._predecessor = earlier.id
+            self._predecessor_until = time.monotonic() + _ORPHAN_SECONDS
 
     def _worker_says(self, reply: msg.Reply) -> None:
         if isinstance(reply, msg.Opened):
@@ -279,7 +297,7 @@ class Relay:
             if self._waiting:
                 if self._ledger is not None:
                     self._continue_job(self._ledger, self._session.run, root)
-                self._start()
+                self._start_after_predecessor()
             self._save()  # which trackers there are, should we be killed in the next moment
             return
         assert self._what_ran is not None
@@ -326,7 +344,7 @@ class Relay:
         rows = []
         for worker in self.workers:
             s = worker.state
-            run_id, url = (worker.opened.run_id, worker.opened.url) if worker.opened else (None, None)
+            run_id, url = (worker.opened.run_id, worker.opened.url) if worker.opened else (worker.continues, None)
             cursor, part = worker.at
             rows.append(RunRow(worker.name, run_id, url, cursor, s.delivered, s.failed, s.state, s.error, part))
         now = (self._log.events, self._log.length, *rows)
@@ -354,13 +372,13 @@ class Relay:
 
     def _report(self) -> None:
         states = self.states()
-        now = (self._log.length, *((s.state, s.delivered, s.pending, s.failed, s.error) for s in states.values()))
+        now = (self._log.safe, self._log.length, *((s.state, s.delivered, s.pending, s.failed, s.error) for s in states.values()))
         if now != self._reported:
             self._reported = now
             # A copy: the workers go on counting in the original.
             copies = {name: msgspec.structs.replace(state) for name, state in states.items()}
             root = self._names.root if self._ledger is not None else None
-            self._reply(msg.Counters(copies, self._log.length - self._own_records, self._log.spilled, root))
+            self._reply(msg.Counters(copies, self._log.safe - self._own_records, self._log.spilled, root))
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
@@ -369,6 +387,7 @@ class Relay:
         if self._sampler is not None:
             self._sampler.stop()
             self._sample()
+            self._sampler = None  # a sample that is being taken now would come after the trackers have everything
         self._status = message.status
         self._cut_off = message.cut_off
         self._deadline = time.monotonic() + message.deadline
@@ -392,7 +411,7 @@ class Relay:
             try:
                 session = self._session.run.session
                 everything = everything and all(row.cursor >= self._log.length for row in self._ledger.runs(session))
-                lost = self._index_lost and not everything  # then the event files have more than the index, as after a crash
+                lost = self._index_behind and not everything  # then the event files have more than the index, as after a crash
                 taken = {} if lost else self.taken
                 self._ledger.end(session, self._status, cut_off=self._cut_off or lost, taken=taken)
             except sqlite3.Error as error:

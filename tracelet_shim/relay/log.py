@@ -43,6 +43,10 @@ class _GoneError(Exception):
     """An event file that cannot be read, now or later."""
 
 
+class _UnreadableError(Exception):
+    """An event file that cannot be read now: a server of files that is away, missing rights."""
+
+
 class Log:
     """Append by one thread, read by many.
 
@@ -90,7 +94,7 @@ class Log:
         """Decode records and keep them.
 
         Raises:
-            OSError: the index cannot be written. The records are kept in memory, whatever the budget says.
+            OSError: the index cannot be written for now. Nothing is lost by that as long as this process lives.
         """
         with self._decoding:
             decoded = [
@@ -100,10 +104,6 @@ class Log:
         try:
             if self._index is not None:
                 self._index.append(records)
-        except OSError:
-            self._index = None
-            self.memory = float("inf")
-            raise
         finally:
             self._keep(records, decoded)
 
@@ -182,6 +182,8 @@ class Log:
                     except _GoneError:
                         entries.append(Entry(number, (), lost=True))
                         continue
+                    except _UnreadableError:
+                        break
                     if record.data is None:
                         if self._complete:
                             entries.append(Entry(number, ()))
@@ -195,6 +197,7 @@ class Log:
 
         Raises:
             _GoneError: the file is not there, or not on this machine's file systems.
+            _UnreadableError: it is there, and cannot be read.
         """
         reader = self._readers.pop(record.source, None)
         path = self._decoder.source(record.source).path
@@ -207,8 +210,13 @@ class Log:
             return reader.read(record.position)
         except FileNotFoundError:
             raise _GoneError(path) from None
-        except OSError:
-            return None
+        except OSError as error:
+            raise _UnreadableError(path) from error
+
+    @property
+    def safe(self) -> int:
+        """The number of records that a successor could continue from, if this process were killed."""
+        return self._index.written if self._index is not None else self.length
 
     def mark(self, backend: str, at: tuple[int, int], delivered: int, failed: int) -> None:
         """Note on disk where a tracker stands, for whoever goes on if this process is killed."""

@@ -88,6 +88,7 @@ class Worker:
         self._run = msgspec.structs.replace(run, resume=spec.resume, borrowed=spec.borrowed) if spec.resume else run
         self._log = log
         self._what_ran = what_ran
+        self._fresh: RunInfo | None = None  # for the case that the run to continue is gone
         self._unattached: list[ev.Blob] | None = None  # None: not known yet
         self._attach_at = 0.0
         self._reply = reply
@@ -117,9 +118,15 @@ class Worker:
             self._run = msgspec.structs.replace(self._run, resume=row.run_id)
 
     def resume(self, run_id: str) -> None:
-        """Before `start`: continue this run, unless another one was asked for."""
+        """Before `start`: continue this run if it is still there, unless another one was asked for."""
         if self._run.resume is None:
+            self._fresh = self._run
             self._run = msgspec.structs.replace(self._run, resume=run_id)
+
+    @property
+    def continues(self) -> str | None:
+        """The id of the run that this worker continues, or is about to."""
+        return self._run.resume if not self._run.borrowed else None
 
     def recount(self, events: int) -> None:
         """Before `start`: before the cursor there are so many events. What the ledger says may be half a second old."""
@@ -163,6 +170,8 @@ class Worker:
 
     def join(self) -> bool:
         """Wait for the end, up to the deadline; return whether it ended. An SDK that hangs is left behind."""
+        if self._thread.ident is None:  # a restarted relay whose training process is gone: it never began
+            return True
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             self._give_up.set()
@@ -200,6 +209,12 @@ class Worker:
             except Exception as error:
                 transient = self.backend is not None and self.backend.is_transient(error)
                 self._note("cannot open a run", error)
+                if not transient and self._fresh is not None:
+                    gone = f"run {self._run.resume} of the job's earlier start cannot be continued ({_text(error)})"
+                    self._reply(msg.Trouble(self.name, "not-continued", f"{gone}; a new one is opened"))
+                    self._run, self._fresh = self._fresh, None
+                    self._unattached = None
+                    continue
                 if not transient:
                     self._fail(f"cannot open a run: {_text(error)}", "open")
                     return False
