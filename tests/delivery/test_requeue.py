@@ -42,7 +42,7 @@ def test_requeued_job_continues_its_runs(run_python: RunPython, tmp_path: Path) 
 def test_requeued_job_under_the_environment(run_python: RunPython, tmp_path: Path) -> None:
     """So does one whose code knows nothing of us."""
     env = {"TRACELET_BACKEND": "tensorboard"}
-    first_start(run_python, tmp_path, light(KILLED), SLURM_JOB_ID="42")
+    first_start(run_python, tmp_path, KILLED.replace("session()\n", ""), SLURM_JOB_ID="42", **env)
     run_python(REST.replace("session()\n", ""), env={**SECOND_TIME, **env})
     assert tensorboard_steps(tmp_path) == list(range(500))
     assert copies(tmp_path) == ["finished"]
