@@ -78,6 +78,13 @@ JOBS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         },
         GITHUB_JOB | MERGED,
     ),
+    "github review": (
+        GITHUB | {
+            "GITHUB_EVENT_NAME": "pull_request_review", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": MERGE,
+            "GITHUB_EVENT_PATH": "event.json",
+        },
+        GITHUB_JOB | MERGED,
+    ),
     "github pull request without its event": (
         GITHUB | {
             "GITHUB_EVENT_NAME": "pull_request", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": MERGE,
@@ -169,7 +176,8 @@ JOBS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 @pytest.mark.parametrize("job", JOBS)
 def test_what_a_job_says_becomes_tags(tmp_path: Path, job: str) -> None:
     """Commit and branch are those of the pull request's head, whatever merge of it the provider has checked out."""
-    (tmp_path / "event.json").write_text(json.dumps({"number": 7, "pull_request": {"number": 7, "head": {"sha": HEAD}}}))
+    head = {"sha": HEAD, "ref": "feature/x"}
+    (tmp_path / "event.json").write_text(json.dumps({"number": 7, "pull_request": {"number": 7, "head": head}}))
     environment, expected = JOBS[job]
     assert _ci.tags(environment) == expected
 
@@ -180,7 +188,9 @@ def tags(directory: Path) -> dict[str, str]:
 
 
 def page(environment: Mapping[str, str], states: Mapping[str, BackendState], **more: Any) -> list[str]:
-    return _ci.report(environment, "p / e", {"mlflow": "https://m.example/#/runs/1"}, states, None, **more)
+    lines, problem = _ci.report(environment, "p / e", {"mlflow": "https://m.example/#/runs/1"}, states, None, **more)
+    assert problem is None
+    return lines
 
 
 PULL = JOBS["github pull request"][0]
@@ -244,9 +254,10 @@ def test_what_is_missing_is_a_warning_of_the_job(run_python: RunPython, tmp_path
 
 
 def test_a_summary_that_cannot_be_written_is_one_line(run_python: RunPython, tmp_path: Path) -> None:
-    """The run is delivered all the same."""
+    """The run is delivered all the same, and the annotations are there."""
     done = run_python(LOG + "session()\nlog(5)", env=GITHUB | {"GITHUB_STEP_SUMMARY": str(tmp_path)})
     assert done.stderr.count("the summary of the CI job cannot be written") == 1
+    assert done.stderr.count("::notice title=tracelet-shim::mlflow: ") == 1
     assert tags(tmp_path)["ci.provider"] == "github"
 
 

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -28,7 +29,9 @@ def doctor(code: int = 0, **env: str) -> dict[str, Any]:
 
 
 @contextmanager
-def server(status: int) -> Iterator[str]:
+def server(status: int, certificate: Path | None = None) -> Iterator[str]:
+    """Answer everything with this status; by TLS, with the files of this directory, if there is one."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
@@ -38,6 +41,10 @@ def server(status: int) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+            found.socket = context.wrap_socket(found.socket, server_side=True)
         threading.Thread(target=found.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{found.server_port}"
         found.shutdown()
@@ -72,6 +79,28 @@ def test_where_settings_come_from_and_no_secrets() -> None:
     assert "hidden" not in json.dumps(report) + tracelet_shim("doctor", **env)
 
 
+def test_secrets_within_values() -> None:
+    """Neither the query of an address nor a table, however it is given, shows what is secret in it, nor does what is said of
+    the server."""
+    Path("tracelet.toml").write_text(
+        "tags = {auth = 'hidden-1', team = 'a'}\n"
+        """[wandb]\nsettings = '{"api_key": "hidden-2", "x": {"pwd": "hidden-3"}}'\n"""
+    )
+    with server(200) as good:
+        env = {
+            "TRACELET_BACKEND": "mlflow", "TRACELET_NOTES": "password=hidden-4",
+            "TRACELET_TRACKIO_SERVER_URL": f"http://u:hidden-5@{good}/?write_token=hidden-6#hidden-7",
+            "MLFLOW_TRACKING_URI": f"http://{good}/?write_token=hidden-8",
+        }  # fmt: skip
+        report = doctor(**env)
+        said = tracelet_shim("doctor", **env)
+    rows = {row["name"]: row["value"] for row in report["settings"]}
+    assert rows["trackio.server_url"] == f"http://{good}/"
+    assert json.loads(rows["wandb.settings"]) == {"api_key": "***", "x": {"pwd": "***"}}
+    assert [row["address"] for row in report["servers"]] == [f"http://{good}/"]
+    assert "hidden" not in json.dumps(report) + said
+
+
 def test_settings_that_cannot_be_right() -> None:
     """A wrong value or tracker is an error with exit code 1, an unknown variable a warning with the nearest name."""
     assert "unknown backend 'mlfow' (did you mean 'mlflow'?)" in doctor(1, TRACELET_BACKEND="mlfow")["errors"][0]
@@ -99,6 +128,40 @@ def test_servers() -> None:
         assert "503" in doctor(1, MLFLOW_TRACKING_URI=f"http://{bad}")["errors"][0]
         dead = f"http://127.0.0.1:{gone.getsockname()[1]}"
         assert "no answer" in doctor(1, MLFLOW_TRACKING_URI=dead)["errors"][0]
+
+
+def test_addresses_that_are_no_servers() -> None:
+    """A profile of Databricks is not looked up as a host, nor is a database without a port that is known."""
+    for address in ("databricks://prod", "databricks-uc://prod", "mssql://u:p@dsn/mlflow", "sqlite:///x.db"):
+        assert doctor(MLFLOW_TRACKING_URI=address)["servers"] == []
+
+
+def test_the_port_of_a_database() -> None:
+    """A database without a port in its address is asked at the one where it listens as a rule."""
+    for scheme, port in (("postgresql", 5432), ("mysql+pymysql", 3306)):
+        with socket.socket() as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(("127.0.0.77", port))  # of this test alone
+            listening.listen()
+            (row,) = doctor(MLFLOW_TRACKING_URI=f"{scheme}://u:p@127.0.0.77/mlflow")["servers"]
+        assert (row["address"], row["problem"]) == (f"{scheme}://127.0.0.77/mlflow", None)
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """A certificate that we do not know is a warning; it is known where the SDKs' variables say so, or nobody is to check."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with server(200, tmp_path) as good:
+        env = {"MLFLOW_TRACKING_URI": f"https://{good}", "REQUESTS_CA_BUNDLE": "", "SSL_CERT_FILE": ""}
+        assert "CERTIFICATE_VERIFY_FAILED" in doctor(**env)["warnings"][0]
+        known = {"REQUESTS_CA_BUNDLE": "cert.pem"}, {"SSL_CERT_FILE": "cert.pem"}, {"MLFLOW_TRACKING_INSECURE_TLS": "true"}
+        for more in known:
+            (row,) = doctor(**env | more)["servers"]
+            assert row["problem"] is None
+        assert "certificates cannot be read" in doctor(1, **env | {"REQUESTS_CA_BUNDLE": "gone.pem"})["errors"][0]
 
 
 def test_servers_of_the_trackers_own_files(tmp_path: Path) -> None:

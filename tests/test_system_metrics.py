@@ -243,8 +243,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
     answers = {
         "nvmlInit": lambda: None, "nvmlDeviceGetCount": lambda: 2, "nvmlDeviceGetHandleByIndex": lambda i: i,
-        "nvmlSystemGetDriverVersion": lambda: "550.1", "nvmlSystemGetCudaDriverVersion_v2": lambda: 12040,
-        "nvmlDeviceGetName": lambda d: "NVIDIA T4", "nvmlDeviceGetTemperature": lambda d, sensor: 61,
+        "nvmlSystemGetDriverVersion": lambda: b"550.1", "nvmlSystemGetCudaDriverVersion_v2": lambda: 12040,
+        "nvmlDeviceGetName": lambda d: b"NVIDIA T4" if d else "NVIDIA T4", "nvmlDeviceGetTemperature": lambda d, sensor: 61,
         "nvmlDeviceGetUtilizationRates": lambda d: SimpleNamespace(gpu=37, memory=1),
         "nvmlDeviceGetMemoryInfo": lambda d: SimpleNamespace(used=4_000_000_000, total=16_000_000_000),
         "nvmlDeviceGetPowerUsage": power,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -31,7 +32,8 @@ from tests.replay.commands import tracelet_shim
 from tracelet_shim import errors
 from tracelet_shim._secrets import mask_arguments, mask_text
 from tracelet_shim._settings import resolve
-from tracelet_shim.backends.base import WHAT_RAN
+from tracelet_shim.backends.base import WHAT_RAN, Program, RunInfo
+from tracelet_shim.relay.what_ran import WhatRan
 from tracelet_shim.testing import Reader
 
 READERS: list[type[Reader]] = [
@@ -156,6 +158,61 @@ def test_git_that_hangs(run_python: RunPython, tmp_path: Path) -> None:
     for pid in (tmp_path / "pids").read_text().split():
         with pytest.raises(ProcessLookupError):
             os.killpg(int(pid), 0)
+
+
+def what_ran(work_tree: Path, *parts: str) -> WhatRan:
+    """Return what collects, for a program that was started in the work tree."""
+    script = str(work_tree / "model.py")
+    program = Program(
+        script=script, module=None, argv=("train.py",), cwd=str(work_tree), executable=sys.executable, pid=1, host="h"
+    )  # fmt: skip
+    return WhatRan(RunInfo(session="s", started=1.0, root=str(work_tree), what_ran=parts, program=program))
+
+
+def test_a_slow_status_does_not_keep_the_run_waiting(
+    work_tree: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commit and branch are there while git still compares the files, and the diff is asked for before untracked files."""
+    place = tmp_path_factory.mktemp("slow")
+    (place / "git").write_text(
+        f"""#!/bin/sh
+echo "$@" >> {place}/asked
+case "$*" in *" status "*) while [ ! -e {place}/go ]; do sleep 0.1; done;; esac
+exec {shutil.which("git")} "$@"
+"""
+    )
+    (place / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    collected = what_ran(work_tree, "git", "diff")
+    collected.start()
+    assert collected.tags(60) == {"git.commit": git(work_tree, "rev-parse", "HEAD"), "git.branch": "feature/x"}
+    (place / "go").touch()
+    files = {blob.name: blob.data for blob in collected.files(60) or []}
+    assert json.loads(files["what_ran.json"])["git"]["dirty"] is True
+    assert collected.tags(0)["git.dirty"] == "true"
+    asked = (place / "asked").read_text()
+    assert 0 < asked.index(" diff ") < asked.index(" ls-files ")
+
+
+def test_a_part_that_fails_is_named(work_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are there, and so are all packages but the one that is broken."""
+    broken = work_tree / "site" / "broken-1.dist-info"
+    broken.mkdir(parents=True)
+    (broken / "METADATA").write_bytes(b"Name: broken\nVersion: \xff\n")
+    monkeypatch.syspath_prepend(str(broken.parent))
+
+    def fails(program: Program) -> dict[str, Any]:
+        raise RuntimeError("no such machine")
+
+    monkeypatch.setattr("tracelet_shim.relay.what_ran._host", fails)
+    collected = what_ran(work_tree, *WHAT_RAN)
+    collected.start()
+    files = {blob.name: blob.data for blob in collected.files(60) or []}
+    known = json.loads(files["what_ran.json"])
+    assert known["not_found_out"] == [f"packages: {broken}", "host"]
+    assert known["packages"]["mlflow"] == metadata.version("mlflow")
+    assert (known["git"]["branch"], known["command"]["argv"]) == ("feature/x", ["train.py"])
+    assert sorted(files) == ["requirements.txt", "uncommitted.diff", "what_ran.json"]
 
 
 def test_the_ci_jobs_word_is_taken_before_gits(run_python: RunPython, work_tree: Path) -> None:
@@ -346,12 +403,19 @@ ARGUMENTS = {
     "https://abc@h/x.git": "https://***@h/x.git", "https://h/x?sig=abc&v=1": "https://h/x?sig=***&v=1",
     "--x=a?token=abc&b=c": "--x=a?token=***&b=c",
     '{"api_key":"abc","lr":1}': '{"api_key":"***","lr":1}', "hf_abcdefghijkl": "***", "--model=sk-abcdefghijkl": "--model=***",
-    "--x ghp_abcdefghijkl": "--x ***", "AKIAABCDEFGHIJKLMNOP": "***", "eyJhbGciOiJIUzI1NiJ9.eyJz.c2ln": "***",
+    "--x ghp_abcdefghijkl": "--x ***",
+    "--wandb_key abc": "--wandb_key ***", "--openai-key abc": "--openai-key ***", "wandb.key=abc": "wandb.key=***",
+    "--encryption-key=abc": "--encryption-key=***", "--db-pass abc": "--db-pass ***", "DB_PASS=abc": "DB_PASS=***",
+    "--password -abc --lr 1": "--password *** --lr 1", "https://h/?write_token=abc": "https://h/?write_token=***",
+    "--hook=https://hooks.slack.com/services/T0/B0/abc": "--hook=https://hooks.slack.com/services/***",
+    "AKIAABCDEFGHIJKLMNOP": "***", "eyJhbGciOiJIUzI1NiJ9.eyJz.c2ln": "***",
 }  # fmt: skip
 HARMLESS = [
     "--tokenizer bert", "--max-tokens 5", "--pad-token [PAD]", "--author ada", "--password-file p.txt", "--lr=0.1",
     "--sort-key loss", "--use-auth --lr", "--monkey 3", "train.py", "risk-averse-agents", "--note a=b", "a=b=" * 5000, "ssh://git@h/x",
     "https://h/x@y", "--api-key --lr", "--passes 3", "C:\\data",
+    "key=value", "lr: 0.1", "num_tokens: 5", "monkey: 1", "keyboard=us", "--primary-key id", "--rng_key 3", "--low-pass 5",
+    "--public-key k", "--cache_key=x", "https://h/?page=2&tokens=5", "--prompt_key text", "s3_key=x",
 ]  # fmt: skip
 
 
@@ -387,7 +451,43 @@ def test_secrets_in_a_diff_are_masked() -> None:
     assert mask_text(code) == code
 
 
+UNQUOTED = [
+    "db_password: hunter2", "api_key: hunter2", "  WANDB_API_KEY: hunter2", "password = hunter2", "password=hunter2",
+    "  - WANDB_API_KEY=hunter2", "ENV WANDB_API_KEY=hunter2", "export api_key=hunter2", "password: hunter2  # of ada",
+    "password: hunter2\r", "'password': hunter2", "WANDB_API_KEY=hunter2 python train.py", "auth.token: hunter.two",
+    "os.environ.setdefault('WANDB_API_KEY', 'hunter2')", "parser.add_argument('--api-key', default='hunter2')",
+    'parser.add_argument(\n+    "--api-key",\n+    type=str,\n+    default="hunter2",\n+)', 'run(["x", "--api-key", "hunter2"])',
+    "wandb.login(key='hunter2')", 'wandb.login(relogin=True, key="hunter2")', "u = https://h/?write_token=hunter2",
+    'api_key: str | None = "hunter2"', "password = 'hunter2'", '  "password": "hunter2",', "https://hooks.slack.com/services/T0/B0/hunter2",
+]  # fmt: skip
+ORDINARY = [
+    "key=value", "lr: 0.1", "num_tokens: 5", "monkey: 1", "keyboard: us", "sort_key: loss", "pad_token: 5", "password: str",
+    "token = tokens[i]", "token = next(tokens)", "api_key=api_key,", "self.api_key = api_key", "api_key = args.api_key",
+    "token = None", "api_key: ${{ secrets.KEY }}", "API_KEY=$KEY", "API_KEY=$(cat key)", "login(name='x')", "rng_key: 3",
+    "parser.add_argument('--pad-token', default='[PAD]')", "parser.add_argument('--api-key', help='of the tracker')",
+    "parser.add_argument('--api-key', '--ak')", "@click.option('--api-key', 'api_key')", "d.get('sort_key', 'loss')",
+    "secret: abc def ghi", "for token in tokens:", "https://h/?page=2&tokens=5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", UNQUOTED)
+@pytest.mark.parametrize("mark", ["+", "-", " ", ""])
+def test_secrets_without_quotes_are_masked(line: str, mark: str) -> None:
+    """As settings, shells, containers and calls have them, in any line of a diff; nothing else of the line is."""
+    masked = mask_text(f"{mark}{line}\n")
+    assert masked.split("***") == re.split(r"hunter2|hunter\.two|T0/B0/hunter2", f"{mark}{line}\n")
+
+
+@pytest.mark.parametrize("line", ORDINARY)
+def test_code_and_hyper_parameters_stay(line: str) -> None:
+    """Types, references and calls are no secrets, and no more are names of which only a part sounds like one."""
+    assert mask_text(f"+{line}\n") == f"+{line}\n"
+
+
 def test_masking_takes_time_in_proportion() -> None:
     """A line of a megabyte, as notebooks and minified files have it, is looked at once: it ends at all."""
     for line in ("a" * 10**6, "a-" * 500_000, "a.b/" * 250_000, "=" * 10**6, " " * 10**6, "eyJ" * 300_000, "\n" * 10**6):
         mask_text(line)
+    for begin in ("password", "password: x", "('api_key',", "login(key", "- ", "'--a',", "api_key:"):
+        for more in (" ", "a", "a ", "a="):
+            mask_text(begin + more * (300_000 // len(more)))

@@ -105,8 +105,11 @@ def _github(env: Environment) -> Job:
     if not number:  # pull_request_target, or a pull request that is closed: its base is what runs
         return job
     head = request.get("head")
-    commit = str(head.get("sha") or "") if isinstance(head, dict) else ""
-    return job._replace(branch=env.get("GITHUB_HEAD_REF", ""), commit=commit or job.commit, merge_commit=job.commit)
+    head = head if isinstance(head, dict) else {}
+    return job._replace(
+        branch=env.get("GITHUB_HEAD_REF") or str(head.get("ref") or ""),  # which events of a review do not set
+        commit=str(head.get("sha") or job.commit), merge_commit=job.commit,
+    )  # fmt: skip
 
 
 def _github_pull_request(path: str) -> dict[str, object]:
@@ -210,8 +213,9 @@ def report(
     remedy: str | None,
     *,
     quiet: bool = False,
-) -> list[str]:
-    """Write the summary of a session into the job's page; return the lines, annotations, that are to be printed.
+) -> tuple[list[str], OSError | None]:
+    """Write the summary of a session into the job's page; return the lines, annotations, that are to be printed, and what
+    kept the summary from being written.
 
     Of the providers, GitHub Actions and Azure Pipelines show a summary and take annotations from a job's output.
 
@@ -222,9 +226,6 @@ def report(
         states: by tracker, what was delivered.
         remedy: the command that delivers what is missing.
         quiet: print warnings only.
-
-    Raises:
-        OSError: the summary cannot be written.
     """
     job = detect(environment)
     lines: list[str] = []
@@ -241,13 +242,16 @@ def report(
     elif job is not None and job.provider == "azure":
         lines += [f"##vso[task.logissue type=warning]{_azure_text(f'tracelet-shim: {text}')}" for text in warnings]
     page = _summary(title, urls, states, remedy).encode("utf-8", "replace")
-    if environment.get("GITHUB_STEP_SUMMARY"):
-        _append(environment["GITHUB_STEP_SUMMARY"], page)
-    elif job is not None and job.provider == "azure" and environment.get("AGENT_TEMPDIRECTORY"):
-        path = os.path.join(environment["AGENT_TEMPDIRECTORY"], f"tracelet-shim-{os.getpid()}.md")
-        _append(path, page)  # the agent reads it when the line comes, and removes it with the job
-        lines.append(f"##vso[task.uploadsummary]{_azure_text(path)}")
-    return lines
+    try:
+        if environment.get("GITHUB_STEP_SUMMARY"):
+            _append(environment["GITHUB_STEP_SUMMARY"], page)
+        elif job is not None and job.provider == "azure" and environment.get("AGENT_TEMPDIRECTORY"):
+            path = os.path.join(environment["AGENT_TEMPDIRECTORY"], f"tracelet-shim-{os.getpid()}.md")
+            _append(path, page)  # the agent reads it when the line comes, and removes it with the job
+            lines.append(f"##vso[task.uploadsummary]{_azure_text(path)}")
+    except OSError as error:
+        return lines, error
+    return lines, None
 
 
 def _append(path: str, data: bytes) -> None:

@@ -384,11 +384,9 @@ class Session:
         """Tell the CI job, if there is one, what became of this session."""
         title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
         urls = {name: self._opened[name].url for name in states if name in self._opened}
-        try:
-            lines = _ci.report(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
-        except OSError as error:
-            say(f"warning: the summary of the CI job cannot be written: {error}")
-            return
+        lines, problem = _ci.report(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
+        if problem is not None:
+            say(f"warning: the summary of the CI job cannot be written: {problem}")
         with contextlib.suppress(OSError, ValueError, AttributeError):  # as in `say`
             sys.stderr.write("".join(f"{line}\n" for line in lines))  # providers look for commands at the start of a line
             sys.stderr.flush()

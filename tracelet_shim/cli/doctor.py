@@ -1,10 +1,12 @@
 """``tracelet-shim doctor``: what would happen here, and what is in the way.
 
-Nothing of a tracker's SDK is imported, and no value of a credential is read further than to see that it is there.
+Nothing of a tracker's SDK is imported, and no value of a credential is read further than to see that it is there. Of what
+is shown, what looks like a secret is taken out (`tracelet_shim._secrets`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -24,8 +26,11 @@ from urllib.parse import urlsplit, urlunsplit
 import typer
 
 from tracelet_shim._bootstrap import is_set
+from tracelet_shim._secrets import MASK, is_secret, mask_arguments, mask_text
 
 if TYPE_CHECKING:
+    import ssl
+
     from tracelet_shim._settings import Settings
 
 __all__ = ["doctor"]
@@ -33,12 +38,14 @@ __all__ = ["doctor"]
 _TIMEOUT = 3.0
 _SECRET = re.compile(r"key|token|passw|secret|credential", re.IGNORECASE)
 
+_PORTS = {"aim": 53800, "mariadb": 3306, "mysql": 3306, "postgres": 5432, "postgresql": 5432}
+"""Where servers listen whose address has no port, by scheme. What has none otherwise (databricks://profile) is no address."""
+
 
 class _Known(NamedTuple):
     """Where a tracker takes its server and credentials from. (What is missing, its backend's `check` knows better.)"""
 
     server: tuple[str, ...] = ()  # options and variables, the first that is set wins
-    port: int | None = None  # where the address may have none
     credentials: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     hooks: tuple[tuple[str, str, str], ...] = ()  # variable, value that switches the tracker's own hook on, remedy
@@ -66,7 +73,7 @@ _KNOWN = {
         default="https://api.wandb.ai",
         offline=(("mode", "offline|disabled|dryrun"), ("WANDB_MODE", "offline|disabled|dryrun")),
     ),
-    "aim": _Known(("repo",), port=53800),
+    "aim": _Known(("repo",)),
     "clearml": _Known(
         ("api_host", "CLEARML_API_HOST"),
         credentials=("CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY", "CLEARML_AUTH_TOKEN"),
@@ -114,7 +121,7 @@ class _Report:
 
     def find(self, level: str, topic: str, text: str, remedy: str | None = None) -> None:
         """Add a finding; `level` is ok, warning or error."""
-        self.data["findings"].append({"level": level, "topic": topic, "text": text, "remedy": remedy})
+        self.data["findings"].append({"level": level, "topic": topic, "text": mask_text(text), "remedy": remedy})
         if level == "error":
             self.data["ok"] = False
 
@@ -194,16 +201,40 @@ def _place(origin: str, name: str) -> str:
 
 def _shown(name: str, value: Any) -> str:
     """Return a value for people: no secrets, and no texts that may have some."""
-    if _SECRET.search(name):
+    if _is_hidden(name):
         return "(set, not shown)"
+    if name == "config" and isinstance(value, Mapping):
+        return ", ".join(map(str, value))
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # an option may be a table or a list, in JSON
+            parsed = json.loads(value)
+            value = parsed if isinstance(parsed, dict | list) else value
+    shown = _without_secrets(value)
+    if isinstance(shown, dict):
+        return json.dumps(shown, default=str)
+    return ", ".join(map(str, shown)) if isinstance(shown, list) else str(shown)
+
+
+def _is_hidden(name: str) -> bool:
+    return _SECRET.search(name) is not None or is_secret(name)
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return a value, however deep, without what stands under names of secrets, or looks like one."""
     if isinstance(value, Mapping):
-        return ", ".join(map(str, value)) if name == "config" else json.dumps(value, default=str)
-    return _without_login(str(value)) if not isinstance(value, list) else ", ".join(map(str, value))
+        return {key: MASK if _is_hidden(str(key)) else _without_secrets(of_key) for key, of_key in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(one) for one in value]
+    return mask_arguments([_without_login(value)])[0] if isinstance(value, str) else value
 
 
 def _without_login(address: str) -> str:
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else address
+    """Return the address of a server without user, query and fragment; any other text as it is."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(address)
+        if parts.scheme and parts.netloc:
+            return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    return address
 
 
 def _activation(report: _Report) -> None:
@@ -248,7 +279,7 @@ def _trackers(report: _Report, settings: Settings) -> None:
                 backend.check(offline=settings.offline, options=options)
                 report.find("ok", name, f"{backend.distribution} {version} can be used")
             except errors.TraceletError as error:
-                problem, _, remedy = str(error).partition("; remedy: ")
+                problem, _, remedy = mask_text(str(error)).partition("; remedy: ")
                 report.find("error", name, problem, remedy or "see the documentation of the tracker")
             _hooks(report, name, known)
             _dotenv(report, name, known)
@@ -264,11 +295,11 @@ def _trackers(report: _Report, settings: Settings) -> None:
         address = next((a for a in (str(options.get(k) or os.environ.get(k) or "") for k in known.server) if a), "")
         if name in wanted and problem is None and not (settings.offline or _is_offline(known, options)):
             address = address or _stored(known) or known.default
-        if "://" in address and urlsplit(address).hostname and (name in wanted or not options):
+        if _can_be_asked(address) and (name in wanted or not options):
             servers[name] = address
     with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = pool.map(lambda item: _ask(item[1], _KNOWN[item[0]].port), servers.items())
-        for (name, address), (milliseconds, problem) in zip(servers.items(), answers, strict=True):
+        answers = pool.map(_ask, servers, servers.values())
+        for (name, address), (milliseconds, problem, certain) in zip(servers.items(), answers, strict=True):
             shown = _without_login(address)
             report.data["servers"].append(
                 {"tracker": name, "address": shown, "milliseconds": milliseconds, "problem": problem}
@@ -276,8 +307,10 @@ def _trackers(report: _Report, settings: Settings) -> None:
             if problem is None:
                 report.find("ok", name, f"{shown} answers in {milliseconds:.0f} ms")
             else:
-                level = "error" if name in wanted and not settings.offline else "warning"
+                level = "error" if name in wanted and certain and not settings.offline else "warning"
                 remedy = "start the server, correct its address, or work without it: TRACELET_OFFLINE=1"
+                if not certain:
+                    remedy = "if the tracker does not know its certificate either: REQUESTS_CA_BUNDLE=FILE"
                 report.find(level, name, f"{shown}: {problem}", remedy)
 
 
@@ -321,7 +354,7 @@ def _hooks(report: _Report, name: str, known: _Known) -> None:
 def _credentials(known: _Known, options: Mapping[str, Any]) -> list[str]:
     """Return where credentials were found: names, never values."""
     found = [f"{variable} (environment)" for variable in known.credentials if os.environ.get(variable)]
-    found += [f"{key} (option)" for key in options if _SECRET.search(key)]
+    found += [f"{key} (option)" for key in options if _is_hidden(key)]
     for name in known.files:
         path = Path(os.path.expanduser(os.path.expandvars(name)))
         try:
@@ -333,29 +366,65 @@ def _credentials(known: _Known, options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _ask(address: str, port: int | None) -> tuple[float | None, str | None]:
-    """Return how many milliseconds the server took to answer, or what is wrong."""
+def _can_be_asked(address: str) -> bool:
+    """True if a server can be reached under this address; of databases and the like, only where the port is known."""
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme in ("http", "https") or parts.scheme.partition("+")[0] in _PORTS or parts.port is not None
+        return "://" in address and bool(parts.hostname) and known
+    except ValueError:
+        return True  # it is no address: asking says what is wrong with it
+
+
+def _ask(name: str, address: str) -> tuple[float | None, str | None, bool]:
+    """Return how many milliseconds a tracker's server took to answer, or what is wrong, and whether that is certain: an SDK
+    may know certificates that we do not."""
     import socket
+    import ssl
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
-    parts = urlsplit(address)
     start = time.monotonic()
     try:
+        parts = urlsplit(address)
+        port = parts.port or _PORTS.get(parts.scheme.partition("+")[0], 0)  # raises ValueError for one that cannot be
         if parts.scheme in ("http", "https"):
+            try:
+                context = _certificates(name)
+            except OSError as error:
+                return None, f"certificates cannot be read ({error}); see REQUESTS_CA_BUNDLE and SSL_CERT_FILE", True
             request = Request(_without_login(address), headers={"User-Agent": "tracelet-shim"})  # noqa: S310 - http(s)
             try:
-                urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+                urlopen(request, timeout=_TIMEOUT, context=context).close()  # noqa: S310
             except HTTPError as error:
                 if error.code >= 500:
-                    return None, f"it answers with an error ({error.code} {error.reason})"
+                    return None, f"it answers with an error ({error.code} {error.reason})", True
         else:
-            socket.create_connection((parts.hostname or "", parts.port or port or 0), timeout=_TIMEOUT).close()
+            socket.create_connection((parts.hostname or "", port), timeout=_TIMEOUT).close()
     except URLError as error:
-        return None, f"no answer ({error.reason})"
+        return None, f"no answer ({error.reason})", not isinstance(error.reason, ssl.SSLCertVerificationError)
     except (OSError, ValueError) as error:
-        return None, f"no answer ({str(error) or type(error).__name__})"
-    return 1000 * (time.monotonic() - start), None
+        return None, f"no answer ({str(error) or type(error).__name__})", True
+    return 1000 * (time.monotonic() - start), None, True
+
+
+def _certificates(name: str) -> ssl.SSLContext:
+    """Return whom to believe, by the variables that the trackers' SDKs follow.
+
+    Raises:
+        OSError: there is no such file, or it has no certificates.
+    """
+    import ssl
+
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    if bundle and os.path.isdir(bundle):
+        context = ssl.create_default_context(capath=bundle)
+    else:
+        context = ssl.create_default_context(cafile=bundle or None)
+    if name == "mlflow" and re.fullmatch("(?i)1|true", os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "")):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _state(report: _Report, settings: Settings) -> None:

@@ -70,8 +70,9 @@ class Gpus:
                 yield f"gpu.{index}.watts", power / 1e3
 
     def _ask(self, question: Callable[..., Any], *about: Any) -> Any:
-        """Return the answer, or None: not every GPU has all of them."""
+        """Return the answer, or None: not every GPU has all of them. Texts are bytes in some versions of the package."""
         try:
-            return question(*about)
+            answer = question(*about)
         except self._nvml.NVMLError:
             return None
+        return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer

@@ -5,8 +5,8 @@
     code/requirements.txt     the packages, ``name==version``
 
 It is collected beside the delivery, in a thread of its own, never on the training thread; whatever cannot be found out is
-left out. Environment variables are never looked at. Of arguments, the remote's URL and the diff, what looks like a secret
-is taken out (`tracelet_shim._secrets`).
+left out, and named. Environment variables are never looked at. Of arguments, the remote's URL and the diff, what looks like
+a secret is taken out (`tracelet_shim._secrets`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tracelet_shim.relay.gpus import Gpus
 __all__ = ["WhatRan", "with_tags"]
 
 _GIT_SECONDS = 10.0
+_STATUS_SECONDS = 1.0
 _DIFF_BYTES = 1_000_000
 _NAMES = 1000  # of untracked files
 
@@ -66,12 +67,12 @@ class WhatRan:
         self._run = run
         self._found = _Found()
         self._has_tags = threading.Event()
+        self._has_status = threading.Event()
         self._complete = threading.Event()
         self._kept = not run.what_ran
         self._thread = threading.Thread(target=self._collect, name="tracelet-what-ran", daemon=True)
         if not run.what_ran:
-            self._has_tags.set()
-            self._complete.set()
+            self._end()
 
     def start(self) -> None:
         """Begin, if there is something to collect; once."""
@@ -79,8 +80,15 @@ class WhatRan:
             self._thread.start()
 
     def tags(self, timeout: float) -> dict[str, str]:
-        """Return commit and branch, as soon as they are known; nothing if that takes longer than `timeout` seconds."""
-        return dict(self._found.tags) if self._has_tags.wait(max(0.0, timeout)) else {}
+        """Return commit and branch, as soon as they are known; nothing if that takes longer than `timeout` seconds.
+
+        Whether files were changed is told where git says it within a second more; in a large work tree it may not.
+        """
+        until = time.monotonic() + timeout
+        if not self._has_tags.wait(max(0.0, timeout)):
+            return {}
+        self._has_status.wait(max(0.0, min(_STATUS_SECONDS, until - time.monotonic())))
+        return dict(self._found.tags)
 
     def files(self, timeout: float = 0.0) -> list[ev.Blob] | None:
         """Return the files, or None if they are not there within `timeout` seconds."""
@@ -111,8 +119,7 @@ class WhatRan:
         with contextlib.suppress(OSError, msgspec.DecodeError):
             self._found = msgspec.msgpack.decode(path.read_bytes(), type=_Found)
             self._kept = True
-            self._has_tags.set()
-            self._complete.set()
+            self._end()
 
     # -- the thread ------------------------------------------------------------------------------------------------------
 
@@ -122,43 +129,73 @@ class WhatRan:
         except Exception:  # nothing here is worth more than the run
             logger.warning("what ran could not be found out", exc_info=True)
         finally:
-            self._has_tags.set()
-            self._complete.set()
+            self._end()
+
+    def _end(self) -> None:
+        for event in (self._has_tags, self._has_status, self._complete):
+            event.set()
 
     def _look(self) -> None:
         parts, program = self._run.what_ran, self._run.program
         about: dict[str, Any] = {}
         files: list[tuple[str, bytes]] = []
-        repository = _Repository.of(program) if {"git", "diff"}.intersection(parts) else None
+        lost: list[str] = []
+        repository: _Repository | None = None
+        if {"git", "diff"}.intersection(parts):
+            with _part("git", lost):
+                repository = _Repository.of(program)
         if repository is not None and "git" in parts:
-            about["git"] = repository.state()
-            self._found.tags = {
-                f"git.{name}": value for name in ("commit", "branch") if (value := about["git"].get(name))
-            }
-            if about["git"]["dirty"] is not None:
-                self._found.tags["git.dirty"] = str(about["git"]["dirty"]).lower()
+            with _part("git", lost):
+                about["git"] = repository.head()
+                self._found.tags = {f"git.{name}": about["git"][name] for name in ("commit", "branch") if about["git"][name]}
+                self._has_tags.set()
+                about["git"] |= repository.state()
+                if about["git"]["dirty"] is not None:
+                    self._found.tags = {**self._found.tags, "git.dirty": str(about["git"]["dirty"]).lower()}
         self._has_tags.set()
+        self._has_status.set()
+        if repository is not None and "diff" in parts:
+            with _part("diff", lost):
+                if diff := repository.diff():
+                    files.append(("uncommitted.diff", diff))
+        if repository is not None and "git" in parts:
+            with _part("git", lost):
+                about.setdefault("git", {}).update(repository.untracked())
         if "command" in parts:
-            about["command"] = {
-                "argv": program.argv, "script": program.script, "module": program.module, "cwd": program.cwd,
-                "executable": program.executable, "pid": program.pid,
-            }  # fmt: skip
+            with _part("command", lost):
+                about["command"] = {
+                    "argv": program.argv, "script": program.script, "module": program.module, "cwd": program.cwd,
+                    "executable": program.executable, "pid": program.pid,
+                }  # fmt: skip
         if "packages" in parts:
             about["python"] = {"version": platform.python_version(), "implementation": platform.python_implementation()}
-            about["packages"] = packages = _packages()
-            lines = [f"{name}=={version}\n" for name, version in packages.items()]
-            files.append(("requirements.txt", "".join(lines).encode()))
+            with _part("packages", lost):
+                about["packages"] = packages = _packages(lost)
+                lines = [f"{name}=={version}\n" for name, version in packages.items()]
+                files.append(("requirements.txt", "".join(lines).encode("utf-8", "replace")))
         if "host" in parts:
-            about["host"] = _host(program)
+            with _part("host", lost):
+                about["host"] = _host(program)
         if "gpus" in parts:
-            about["gpus"] = Gpus().describe()
-        if repository is not None and "diff" in parts and (diff := repository.diff()):
-            files.append(("uncommitted.diff", diff))
+            with _part("gpus", lost):
+                about["gpus"] = Gpus().describe()
+        if lost:
+            about["not_found_out"] = list(dict.fromkeys(lost))
         about["session"], about["started"] = self._run.session, self._run.started
-        files.append(("what_ran.json", json.dumps(about, indent=1).encode()))
+        files.append(("what_ran.json", json.dumps(about, indent=1, default=str).encode()))
         # Several sessions may go on with a run of this id: each has its own folder there.
         folder = f"code/{self._run.session}" if self._run.run_id else "code"
         self._found.files = [(f"{folder}/{name}", data) for name, data in files]
+
+
+@contextlib.contextmanager
+def _part(name: str, lost: list[str]) -> Iterator[None]:
+    """Add `name` to `lost` if this part cannot be found out; the others are."""
+    try:
+        yield
+    except Exception:
+        logger.warning("what ran: %s could not be found out", name, exc_info=True)
+        lost.append(name)
 
 
 def with_tags(run: RunInfo, found: Mapping[str, str]) -> RunInfo:
@@ -167,13 +204,15 @@ def with_tags(run: RunInfo, found: Mapping[str, str]) -> RunInfo:
     return msgspec.structs.replace(run, tags={**found, **run.tags}, noticed=run.noticed + new)
 
 
-def _packages() -> dict[str, str]:
-    """Return the version of each package that the program could import; of several, the one that it would get."""
+def _packages(lost: list[str]) -> dict[str, str]:
+    """Return the version of each package that the program could import; of several, the one that it would get. Those that
+    cannot be read are added to `lost`."""
     found: dict[str, tuple[str, str]] = {}
     for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), (name, distribution.version))
+        with _part(f"packages: {getattr(distribution, '_path', distribution)}", lost):
+            name = distribution.metadata["Name"]
+            if name:
+                found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), (name, distribution.version))
     return {name: version for _, (name, version) in sorted(found.items())}
 
 
@@ -216,24 +255,28 @@ class _Repository:
                 return cls(os.fsdecode(root.rstrip(b"\n")), until)
         return None
 
-    def state(self) -> dict[str, Any]:
-        """Return commit, branch, remote, whether tracked files differ from the commit, and untracked files by name.
-        None is what git did not say in time, or what there is none of."""
-        commit = self._line("rev-parse", "--verify", "--quiet", "HEAD")
-        branch = self._line("symbolic-ref", "--short", "--quiet", "HEAD")
-        status = self._ask("status", "--porcelain", "--untracked-files=no")
-        listed = self._ask("ls-files", "--others", "--exclude-standard", "--directory", "--no-empty-directory", "-z")
-        untracked = [name.decode("utf-8", "replace") for name in (listed or b"").split(b"\0") if name]
-        remote = self._line("config", "--get", "remote.origin.url")
+    def head(self) -> dict[str, Any]:
+        """Return root, commit and branch. None is, here and below, what git did not say in time, or what there is none of."""
         return {
             "root": self._root.encode("utf-8", "replace").decode(),
-            "commit": commit,
-            "branch": branch,
+            "commit": self._line("rev-parse", "--verify", "--quiet", "HEAD"),
+            "branch": self._line("symbolic-ref", "--short", "--quiet", "HEAD"),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return remote, and whether tracked files differ from the commit, which takes long in a large work tree."""
+        remote = self._line("config", "--get", "remote.origin.url")
+        status = self._ask("status", "--porcelain", "--untracked-files=no")
+        return {
             "remote": mask_text(remote) if remote else None,
             "dirty": bool(status) if status is not None else None,
-            "untracked": untracked[:_NAMES],
-            "untracked_more": max(0, len(untracked) - _NAMES),
         }
+
+    def untracked(self) -> dict[str, Any]:
+        """Return untracked files by name. It may take longest of all, and tells least."""
+        listed = self._ask("ls-files", "--others", "--exclude-standard", "--directory", "--no-empty-directory", "-z")
+        names = [name.decode("utf-8", "replace") for name in (listed or b"").split(b"\0") if name]
+        return {"untracked": names[:_NAMES], "untracked_more": max(0, len(names) - _NAMES)}
 
     def diff(self) -> bytes:
         """Return what differs from the commit, as a patch; binary files by name only, so that they do not take its place."""
