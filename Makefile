@@ -26,10 +26,10 @@ demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim 
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
-	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore=tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --ignore=tests/faults $(ARGS)
 
 faults: $(INSTALLED)  ## break things under real trackers and look what is left
-	$(BIN)/python -m pytest -n 2 tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n 3 tests/faults $(ARGS)
 
 bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for under three minutes
 	$(BIN)/python -m benchmarks $(ARGS)
