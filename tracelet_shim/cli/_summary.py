@@ -139,11 +139,10 @@ def tell_job(found: list[Account], environment: Mapping[str, str], *, quiet: boo
             for name, run in runs.items()
         }
         urls = {name: run["url"] for name, run in runs.items()}
-        try:
-            lines = _ci.report(environment, account.name or account.session, urls, states, account.resume, quiet=quiet)
-        except OSError as error:
-            say(f"warning: the summary of the CI job cannot be written: {error}")
-            return
+        title = account.name or account.session
+        lines, problem = _ci.report(environment, title, urls, states, account.resume, quiet=quiet)
+        if problem is not None:
+            say(f"warning: the summary of the CI job cannot be written: {problem}")
         sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
