@@ -29,7 +29,7 @@ test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
 	$(BIN)/python -m pytest -n 3 --dist loadscope --ignore=tests/faults $(ARGS)
 
 faults: $(INSTALLED)  ## break things under real trackers and look what is left
-	$(BIN)/python -m pytest -n 3 tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n 2 tests/faults $(ARGS)
 
 bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for under three minutes
 	$(BIN)/python -m benchmarks $(ARGS)
