@@ -309,11 +309,7 @@ def unpacked(directory: Path) -> list[Path]:
     return [path for path in files if path.relative_to(directory).parts[0] != ".git"]
 
 
-def test_once_a_run(run_python: RunPython, work_tree: Path) -> None:
-    """A relay that is killed and started once more does not attach it again: the files are those of the start."""
-    run_python(
-        LOG
-        + """
+ATTACHED = """
 s = session()
 w = log(300)
 assert s.flush(60)
@@ -321,6 +317,16 @@ relay = s._bus._channel._now._process.pid
 import pathlib
 while len(list(pathlib.Path().glob("mlruns/*/*/artifacts/code/*"))) < 3:
     time.sleep(0.05)
+"""
+"""A session, up to where what ran has been attached to its run."""
+
+
+def test_once_a_run(run_python: RunPython, work_tree: Path) -> None:
+    """A relay that is killed and started once more does not attach it again: the files are those of the start."""
+    run_python(
+        LOG
+        + ATTACHED
+        + """
 pathlib.Path("later.py").touch()
 os.kill(relay, signal.SIGKILL)
 log(300, w, 300)
@@ -355,17 +361,12 @@ def test_a_crashed_run_keeps_what_it_had(run_python: RunPython, work_tree: Path)
     """After SIGKILL of training and relay, `--resume` goes on in the same run and attaches nothing of its own."""
     run_python(
         LOG
+        + ATTACHED
         + """
-s = session()
-w = log(300)
-assert s.flush(60)
-import pathlib
-while len(list(pathlib.Path().glob("mlruns/*/*/artifacts/code/*"))) < 3:
-    time.sleep(0.05)
-os.kill(s._bus._channel._now._process.pid, signal.SIGSTOP)
+os.kill(relay, signal.SIGSTOP)
 log(100, w, 300)
 w.flush()
-os.kill(s._bus._channel._now._process.pid, signal.SIGKILL)
+os.kill(relay, signal.SIGKILL)
 os.kill(os.getpid(), signal.SIGKILL)
 """,
         cwd=work_tree,

@@ -133,12 +133,10 @@ class Session:
             if twice is not None:
                 self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         bus = Bus(self._make_channel, memory, self._on_reply)
-        root = self.settings.root
-        s = self.settings
-        found = _ci.tags(os.environ) if s.ci else {}
-        path = intercept.absolute(root) if root is not None else None
+        run = self._run_info()
+        found = _ci.tags(os.environ) if self.settings.ci else {}
         _report.add(began=self.id, pid=os.getpid(), trackers=[spec.name for spec in self._specs])
-        bus.start(msg.Open(self._run_info(), self._specs, memory, path, found, s.system_metrics))
+        bus.start(msg.Open(run, self._specs, memory, run.root, found, self.settings.system_metrics))
         os.environ[OWNER] = owner_mark()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ __all__ = [
     "count_records",
     "framed",
     "header",
+    "joined",
     "masked_crc32c",
     "records",
 ]
@@ -116,6 +117,11 @@ def header(length: int) -> bytes:
 def framed(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Return the three parts of a record: header, data, checksum."""
     return header(len(data)), data, _CRC.pack(masked_crc32c(data))
+
+
+def joined(records: Iterable[bytes]) -> bytes:
+    """Return records as they stand in a file, one behind the other."""
+    return b"".join(part for data in records for part in framed(data))
 
 
 def count_records(path: str) -> int:

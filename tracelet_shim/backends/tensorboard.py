@@ -32,7 +32,7 @@ import shlex
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, BinaryIO, ClassVar
 
@@ -212,7 +212,7 @@ class TensorBoardBackend(Backend):
         if records:
             name = f"events.out.tfevents.{int(started):010d}.tracelet"
             self._own = _Copy(os.path.join(self._dir, name))
-            data = _framed([_file_version(started), *records])
+            data = eventfile.joined([_file_version(started), *records])
             _replace(self._own.path, data)
             self._own.size = len(data)
 
@@ -260,7 +260,7 @@ class TensorBoardBackend(Backend):
         handle = self._handle(copy)
         if copy.cursor is not None:
             records = _missing(handle, copy, records)
-        data = memoryview(_framed(records))
+        data = memoryview(eventfile.joined(records))
         handle.seek(copy.size)
         done = 0
         while done < len(data):
@@ -387,10 +387,6 @@ class _Copy:
 
 
 # -- the record format ------------------------------------------------------------------------------------------------
-
-
-def _framed(records: Iterable[bytes]) -> bytes:
-    return b"".join(part for record in records for part in eventfile.framed(record))
 
 
 def _spans(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, int]]:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import framed
+from tracelet_shim.eventfile import joined
 from tracelet_shim.relay.gpus import Gpus
 
 __all__ = ["WRITER", "Sample", "SampleFile", "Sampler"]
@@ -197,7 +197,7 @@ class SampleFile:
                 event = event_pb2.Event(wall_time=sample.wall_time, step=step, summary=summary)
                 written.append((event.SerializeToString(), value))
         end = self._file.tell()
-        view = memoryview(b"".join(part for data, _ in written for part in framed(data)))
+        view = memoryview(joined(data for data, _ in written))
         try:
             while view:
                 view = view[self._file.write(view) or 0 :]
