@@ -72,9 +72,9 @@ def state_directory(root: str, environment: Mapping[str, str]) -> Path:
 
 
 class SessionRow(NamedTuple):
-    """A session as the ledger has it. Times are seconds since the epoch; `ended` and `status` are None while it runs or
-    if its relay was killed. `cut_off` tells that the event files may have more than `records`; `about` is `About` as
-    JSON."""
+    """A session as the ledger has it. Times are seconds since the epoch. `ended` is None while it runs or if its relay was
+    killed; `status` is None before its program has ended, or if nobody saw that. `cut_off` tells that the event files may
+    have more than `records`; `about` is `About` as JSON."""
 
     id: str
     started: float
@@ -148,6 +148,10 @@ class Ledger:
             " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             (run.session, run.started, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid, about),
         )
+
+    def will_end(self, session: str, status: str) -> None:
+        """Enter how the program ended, before the end of delivery, which may be cut off."""
+        self._db.execute("UPDATE sessions SET status = ? WHERE id = ?", (status, session))
 
     def end(self, session: str, status: str, *, cut_off: bool, taken: Mapping[int, int]) -> None:
         """Enter the end of a session; `taken` is, by source, the position behind the last record that it has."""

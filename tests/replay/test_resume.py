@@ -34,6 +34,23 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+KILL_AT_END = """
+import sqlite3, threading
+def kill():
+    with sqlite3.connect("runs/ending/.tracelet/ledger.db") as db:
+        while db.execute("SELECT status FROM sessions").fetchall() != [("finished",)]:
+            time.sleep(0.1)
+    os.kill(s._bus._channel._now._process.pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+s = session()
+w = log(40)
+w.close()
+assert not s.flush(2)
+threading.Thread(target=kill, daemon=True).start()
+s.stop()
+"""
+
+
 def test_training_and_relay_are_killed(run_python: RunPython, tmp_path: Path) -> None:
     """After SIGKILL of both, --resume puts every point of the event files into the same run, once: what nobody had published,
     what a writer that the ledger does not know wrote, and keys of add_scalars; what was published with its exact value."""
@@ -87,7 +104,8 @@ def test_a_session_that_runs_is_refused(run_python: RunPython, tmp_path: Path) -
 def test_a_tracker_that_was_away(tmp_path: Path) -> None:
     """What a dead server did not get is named at the end, and in the status, with the command that delivers it when the server
     is back: every value exactly, into runs as the program would have opened them; of a session that was killed, without the
-    few records that had not reached the event file; and a replay is a session like any other."""
+    few records that had not reached the event file; of one that was killed while it waited at its end, as finished; and a
+    replay is a session like any other."""
     port = _free_port()
     env = environment(MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
     script = tmp_path / "script.py"
@@ -101,7 +119,9 @@ def test_a_tracker_that_was_away(tmp_path: Path) -> None:
     warning = program("left", "session(exit_timeout=2, tags={'a': 'b'})\nw = log(300)\nw.close()")
     kill = KILL_BOTH.format("w.flush()\nlog(7, w, 100)")
     program("killed", f"s = session()\nw = log(100)\nw.flush()\nlog(9, w, 200)\ntime.sleep(3){kill}")
+    program("ending", KILL_AT_END)
     program("bare", "log(50).close()")
+    assert "cut off" in tracelet_shim("status", "runs/ending")
     replayed = tracelet_shim("replay", "runs/bare", "-b", "mlflow", "-p", "p", "--timeout", "2", code=2, **env)
     status = tracelet_shim("status", **env)
     assert "300 events were not delivered" in warning
@@ -113,7 +133,7 @@ def test_a_tracker_that_was_away(tmp_path: Path) -> None:
     assert "none of its event files is there" in tracelet_shim("replay", "runs/left", "--resume", code=2, **env)
     Path("elsewhere").rename(file)
     with _server(tmp_path, port):
-        for name in ("left", "killed", "bare"):
+        for name in ("left", "killed", "ending", "bare"):
             assert "0 pending, 0 set aside" in tracelet_shim("replay", f"runs/{name}", "--resume", **env)
     database = tmp_path / "mlflow.db"
     with sqlite3.connect(database) as db:
@@ -123,7 +143,8 @@ def test_a_tracker_that_was_away(tmp_path: Path) -> None:
         )
         left, killed = (db.execute(sql, (absent,)).fetchall() for absent in (0, 1))
     assert left == [("FINISHED", i, i / 7) for i in range(300)]
-    assert killed == [("FAILED", i, i / 7) for i in [*range(100), *range(200, 209)]]
+    assert killed[:109] == [("FAILED", i, i / 7) for i in [*range(100), *range(200, 209)]]
+    assert killed[109:] == [("FINISHED", i, i / 7) for i in range(40)]  # it had come to its end
     assert [step for step, _ in points(database)["bare"]] == list(range(50))
 
 

@@ -88,7 +88,7 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
     runs_on = running(session, ledger.directory)
     left = None if runs_on else missing(ledger, session, root)
     rows = ledger.runs(session.id)
-    state = "running" if runs_on else session.status or "cut off"
+    state = "running" if runs_on else session.status if session.ended is not None else "cut off"
     command = None
     if left is not None and left.anything:
         command = f"tracelet-shim replay {shlex.quote(root)} --resume {session.id}"

@@ -395,6 +395,7 @@ class Relay:
             self._start()
         for worker in self.workers:
             worker.close(message.status, self._deadline)
+        self._keep_state(lambda ledger, session: ledger.will_end(session, message.status))
 
     def _alive(self) -> bool:
         return any(worker.alive for worker in self.workers)
