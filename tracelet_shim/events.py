@@ -80,8 +80,10 @@ class Array(msgspec.Struct, frozen=True):
         return cls(array.dtype.name, tuple(array.shape), array.astype(array.dtype.newbyteorder("<"), order="C").tobytes())
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag=str.lower):
     """What all events have.
+
+    (`gc=False`: plain data has no cycles, and looking for them among a million events takes time.)
 
     Attributes:
         writer: the writer's log directory relative to the session's root; empty for the writer on the root.

@@ -382,16 +382,20 @@ class Index:
         Raises:
             OSError: they could not be written. They are kept, and written with the next ones.
         """
-        entries, hints = bytearray(), bytearray()
+        entries, hints = [], bytearray()
+        pack = _ENTRY.pack
         for record in records:
             at = 0
             if record.hint is not None:
                 data = self._encoder.encode(record.hint)
                 at = self._hints_end + len(self._new_hints) + len(hints) + 1
                 hints += len(data).to_bytes(4, "little") + data
-            valued = _VALUED if record.value is not None else 0
-            entries += _ENTRY.pack(record.source | valued, record.position, record.value or 0.0, at)
-        self._new_entries += entries
+            value = record.value
+            if value is None:
+                entries.append(pack(record.source, record.position, 0.0, at))
+            else:
+                entries.append(pack(record.source | _VALUED, record.position, value, at))
+        self._new_entries += b"".join(entries)
         self._new_hints += hints
         self.length += len(records)
         try:

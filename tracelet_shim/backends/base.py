@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from itertools import groupby
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import msgspec
 
@@ -267,14 +267,14 @@ class Backend(ABC):
         `written` advanced by what it has delivered.
         """
         self.written = 0
-        for kind, group in groupby(events, key=lambda event: event.kind):
-            if kind == ev.Scalar.kind:
-                scalars = [event for event in group if isinstance(event, ev.Scalar)]
+        for kind, group in groupby(events, key=type):
+            if kind is ev.Scalar:
+                scalars = cast("list[ev.Scalar]", list(group))
                 before = self.written
                 self.log_scalars(scalars)
                 self.written = before + len(scalars)
             else:
-                log = getattr(self, f"log_{kind}")
+                log = getattr(self, f"log_{cast('type[ev.Event]', kind).kind}")
                 for event in group:
                     log(event)
                     self.written += 1

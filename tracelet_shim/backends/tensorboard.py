@@ -34,6 +34,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, BinaryIO, ClassVar
 
 from tracelet_shim import errors, eventfile
@@ -221,7 +222,7 @@ class TensorBoardBackend(Backend):
     def write(self, events: Sequence[ev.Event]) -> None:
         """Copy the records of `events`, one system call for all that follow each other in one event file."""
         self.written = 0
-        for file, group in groupby(events, key=lambda event: event.record.file):
+        for file, group in groupby(events, key=attrgetter("record.file")):
             of_file = list(group)
             self._write_file(file, of_file)
             self.written += len(of_file)
@@ -237,15 +238,16 @@ class TensorBoardBackend(Backend):
         for event in events:
             position = event.record.position
             if event.source or isinstance(event, ev.Marker):
+                empty = event if isinstance(event, ev.Video) and _is_empty(event) else None
                 if position != last:
                     if last is None and position > 0 and copy.is_new:  # TensorBoard purges steps without a version
                         records.append(_file_version(event.wall_time))
-                    if isinstance(event, ev.Video) and _is_empty(event):
-                        records.append(_declared_image(event))
+                    if empty is not None:
+                        records.append(_declared_image(empty))
                     records.append(event.source)
                     last = position
-                if isinstance(event, ev.Video) and _is_empty(event):
-                    records.append(_video(event))
+                if empty is not None:
+                    records.append(_video(empty))
             elif isinstance(event, ev.Embedding):
                 self._write_embedding(event)
             else:  # no other event lacks its record; nothing is dropped if one does

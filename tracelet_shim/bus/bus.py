@@ -22,7 +22,8 @@ __all__ = ["Bus"]
 _POLL = 0.05
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
-_MOST_QUEUED = 100_000
+_FEW_QUEUED, _MOST_QUEUED = 10_000, 100_000
+_RECORD_BYTES = 300  # of a small record in the queue, measured
 _SLACK = 0.5
 """Seconds for an answer to come back, where the deadline itself is zero or nearly so."""
 _LAST_WORDS = 3.0
@@ -81,16 +82,17 @@ class Bus:
     Args:
         make_channel: makes what carries them; called on the sender thread, so that starting a process costs the training
             thread nothing.
-        memory: bytes of event data that may wait here; a record beyond that goes without its data, which the relay
-            then reads from the event file. Beyond 100,000 records only positions and exact values are kept, 17 bytes a
-            record, and the small hints.
+        memory: bytes that may wait in this process, a third of them here, the others in the channel. A record beyond that
+            goes without its data, which the relay then reads from the event file. Beyond 100,000 records, or as many as
+            that third holds (but 10,000), only positions and exact values are kept, 17 bytes a record, and the small hints.
         on_reply: takes the relay's replies; called from other threads.
     """
 
     def __init__(self, make_channel: Callable[[], Channel], memory: int, on_reply: Callable[[msg.Reply], None]) -> None:
         self._make_channel = make_channel
         self._channel: Channel | None = None
-        self._memory = memory
+        self._memory = memory // 3
+        self._most_queued = min(_MOST_QUEUED, max(_FEW_QUEUED, self._memory // _RECORD_BYTES))
         self._on_reply = on_reply
         self._queue: deque[msg.Message | msg.Record | _Gaps] = deque()
         self._waiting_bytes = 0
@@ -119,7 +121,7 @@ class Bus:
             return
         data = record.data
         if data is not None:
-            if self._gaps is not None or len(self._queue) >= _MOST_QUEUED:
+            if self._gaps is not None or len(self._queue) >= self._most_queued:
                 self._remember(record)
                 return
             # Threads may race for the sum. It is set right each time the sender empties the queue.

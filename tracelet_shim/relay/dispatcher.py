@@ -29,6 +29,8 @@ from tracelet_shim.relay.worker import Worker
 __all__ = ["Relay"]
 
 _SAVE_SECONDS = 0.5
+_KEPT = 0.75
+"""The part of the memory that events may take which wait; the rest is for those that are being received and written."""
 _ORPHAN_SECONDS = 300.0
 """How long the relay of an earlier start of a job may still be at work."""
 
@@ -163,7 +165,7 @@ class Relay:
         run = with_tags(asked_for, message.found)
         self._session = msgspec.structs.replace(message, run=run)
         self._names.root = message.root
-        self._log.memory = message.memory
+        self._log.memory = _KEPT * message.memory
         self._what_ran = WhatRan(run)
         if message.system_metrics is not None:
             self._sampler = Sampler(run, message.system_metrics)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+
+import msgspec
 
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
@@ -23,19 +24,25 @@ __all__ = ["Entry", "Log"]
 
 _OVERHEAD = 700  # bytes that a small decoded event takes in memory beyond its payload, measured
 _MAX_READERS = 32
+_SHARE = 64
+"""A tracker may hold so large a part of the memory in the batch that it is writing, besides what is kept for all."""
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, gc=False):
     """A record's events with its number in the session.
 
     Attributes:
         number: 0 for the session's first record.
         events: its events.
+        size: bytes that they take in memory, about.
+        counted: how many of them are delivered to every backend: all but `events.Marker`.
         lost: True if it fitted into no memory and its event file is gone.
     """
 
     number: int
     events: tuple[ev.Event, ...]
+    size: int
+    counted: int
     lost: bool = False
 
 
@@ -67,7 +74,7 @@ class Log:
         self.memory: float = 0
         self._lock = threading.Lock()
         self._grown = threading.Condition(self._lock)
-        self._kept: deque[tuple[Entry, int]] = deque()
+        self._kept: deque[Entry] = deque()
         self._kept_bytes = 0
         self._index: Index | None = None
         self.length = 0
@@ -96,38 +103,33 @@ class Log:
         Raises:
             OSError: the index cannot be written for now. Nothing is lost by that as long as this process lives.
         """
+        entries: list[Entry | None] = []
         with self._decoding:
-            decoded = [
-                tuple(self._decoder.decode(record)) if record.data is not None or _is_whole(record) else None
-                for record in records
-            ]
+            for number, record in enumerate(records, self.length):
+                has_data = record.data is not None or _is_whole(record)
+                entries.append(_entry(number, self._decoder.decode(record)) if has_data else None)
         try:
             if self._index is not None:
                 self._index.append(records)
         finally:
-            self._keep(records, decoded)
+            self._keep(records, entries)
 
-    def _keep(self, records: list[msg.Record], decoded: list[tuple[ev.Event, ...] | None]) -> None:
+    def _keep(self, records: list[msg.Record], entries: list[Entry | None]) -> None:
         with self._grown:
-            for record, events in zip(records, decoded, strict=True):
-                number = self.length
-                self.length += 1
-                if events is None:
+            kept = self._kept
+            for record, entry in zip(records, entries, strict=True):
+                if entry is None:
                     self.events += 0 if isinstance(record.hint, msg.Nested) else 1
-                    self._kept.clear()  # what is kept has no gaps: the older records are read from the files too
+                    kept.clear()  # what is kept has no gaps: the older records are read from the files too
                     self._kept_bytes = 0
-                    continue
-                if len(events) == 1 and isinstance(events[0], ev.Scalar):  # nearly always
-                    self.events += 1
-                    size = _OVERHEAD + len(events[0].source)
                 else:
-                    self.events += sum(not isinstance(event, ev.Marker) for event in events)
-                    size = _OVERHEAD * max(len(events), 1) + sum(_size(event) for event in events)
-                self._kept.append((Entry(number, events), size))
-                self._kept_bytes += size
+                    self.events += entry.counted
+                    kept.append(entry)
+                    self._kept_bytes += entry.size
+            self.length += len(records)
             slowest = self._slowest()
-            while self._kept and (self._kept[0][0].number < slowest or self._kept_bytes > self.memory):
-                self._kept_bytes -= self._kept.popleft()[1]
+            while kept and (kept[0].number < slowest or self._kept_bytes > self.memory):
+                self._kept_bytes -= kept.popleft().size
             self._grown.notify_all()
 
     def _slowest(self) -> int:
@@ -137,7 +139,7 @@ class Log:
     def spilled(self) -> bool:
         """True if some reader will have to go to the event files."""
         with self._lock:
-            first = self._kept[0][0].number if self._kept else self.length
+            first = self._kept[0].number if self._kept else self.length
         return self._slowest() < first
 
     def wait(self, number: int, timeout: float) -> bool:
@@ -154,43 +156,58 @@ class Log:
             self._grown.notify_all()
 
     def read(self, number: int, limit: int) -> list[Entry]:
-        """Return up to `limit` entries from `number` on; fewer, or none, where an event file has not got them yet."""
+        """Return up to `limit` entries from `number` on; fewer if they are large, and fewer, or none, where an event file has
+        not got them yet."""
         with self._lock:
-            first = self._kept[0][0].number if self._kept else self.length
+            first = self._kept[0].number if self._kept else self.length
             if number >= first:
-                return [entry for entry, _ in islice(self._kept, number - first, number - first + limit)]
-        return self._read_again(number, min(first, number + limit))
+                return self._share(islice(self._kept, number - first, number - first + limit))
+        return self._share(self._read_again(number, min(first, number + limit)))
+
+    def _share(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Return of `entries` what one tracker may hold: what it has in hand is not forgotten when memory is short."""
+        left = self.memory / _SHARE
+        found = []
+        for entry in entries:
+            found.append(entry)
+            left -= entry.size
+            if left <= 0:
+                break
+        return found
 
     def review(self) -> list[int]:
         """Decode what the index has, once and in order, for the sake of what the decoder has to remember. Return the
         number of events, that backends count, before each record, and before the next one to come."""
         counted = [0]
         while len(counted) <= self.length:
-            for entry in self._read_again(len(counted) - 1, min(len(counted) + 999, self.length)):
-                counted.append(counted[-1] + sum(not isinstance(event, ev.Marker) for event in entry.events))
+            done = len(counted) - 1
+            for entry in self._read_again(done, min(done + 1000, self.length)):
+                counted.append(counted[-1] + entry.counted)
+            if len(counted) - 1 == done:  # in a file that cannot be read now; nearly every record has one event
+                counted.append(counted[-1] + 1)
         return counted
 
-    def _read_again(self, start: int, stop: int) -> list[Entry]:
-        entries: list[Entry] = []
-        if self._index is None:
-            return entries
+    def _read_again(self, start: int, stop: int) -> Iterator[Entry]:
         with self._decoding:
-            for number, record in enumerate(self._index.read(start, stop), start):
-                if not _is_whole(record):
-                    try:
-                        record.data = self._from_file(record)
-                    except _GoneError:
-                        entries.append(Entry(number, (), lost=True))
-                        continue
-                    except _UnreadableError:
-                        break
-                    if record.data is None:
-                        if self._complete:
-                            entries.append(Entry(number, ()))
-                            continue
-                        break
-                entries.append(Entry(number, tuple(self._decoder.decode(record))))
-        return entries
+            records = self._index.read(start, stop) if self._index is not None else []
+        for number, record in enumerate(records, start):
+            with self._decoding:
+                entry = self._entry_again(number, record)
+            if entry is None:
+                break
+            yield entry
+
+    def _entry_again(self, number: int, record: msg.Record) -> Entry | None:
+        if not _is_whole(record):
+            try:
+                record.data = self._from_file(record)
+            except _GoneError:
+                return Entry(number, (), 0, 0, lost=True)
+            except _UnreadableError:
+                return None
+            if record.data is None:
+                return Entry(number, (), 0, 0) if self._complete else None
+        return _entry(number, self._decoder.decode(record))
 
     def _from_file(self, record: msg.Record) -> bytes | None:
         """Return the data of a record; None as long as the file does not reach so far.
@@ -233,6 +250,13 @@ class Log:
             if self._index is not None:
                 self._index.close(remove=remove)
                 self._index = None
+
+
+def _entry(number: int, events: tuple[ev.Event, ...]) -> Entry:
+    if len(events) == 1 and type(events[0]) is ev.Scalar:  # nearly always
+        return Entry(number, events, _OVERHEAD + len(events[0].source), 1)
+    size = _OVERHEAD * max(len(events), 1) + sum(map(_size, events))
+    return Entry(number, events, size, sum(type(event) is not ev.Marker for event in events))
 
 
 def _is_whole(record: msg.Record) -> bool:

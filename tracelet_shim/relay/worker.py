@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -400,7 +400,7 @@ class Worker:
         return batch
 
     def _count(self, delivered: list[ev.Event]) -> None:
-        self.state.delivered += sum(not isinstance(event, ev.Marker) for event in delivered)
+        self.state.delivered += sum(type(event) is not ev.Marker for event in delivered)
 
     def _set_aside(self, event: ev.Event, error: Exception) -> None:
         self.state.failed += 1
@@ -471,8 +471,8 @@ class Worker:
             return True
 
 
-def _wanted(backend: Backend, entry: Entry) -> tuple[ev.Event, ...] | list[ev.Event]:
-    if backend.mirrors_event_files:
+def _wanted(backend: Backend, entry: Entry) -> Sequence[ev.Event]:
+    if backend.mirrors_event_files or entry.counted == len(entry.events):
         return entry.events
     return [event for event in entry.events if not isinstance(event, ev.Marker)]
 
