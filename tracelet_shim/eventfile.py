@@ -35,13 +35,16 @@ def records(file: BinaryIO) -> Iterator[bytes]:
 
     The file's offset is left at the start of that record, so that iteration can be tried again when the file has grown.
     """
+    size = 0
     while True:
         start = file.tell()
         header = file.read(_HEADER.size)
         if len(header) == _HEADER.size:
             length, _ = _HEADER.unpack(header)
+            if start + _FRAME + length > size:  # asked for as seldom as may be: a system call for each record takes longest
+                size = os.fstat(file.fileno()).st_size
             # A damaged length may ask for more than there is memory.
-            if start + _FRAME + length <= os.fstat(file.fileno()).st_size:
+            if start + _FRAME + length <= size:
                 data = file.read(length)
                 if len(data) == length and len(file.read(4)) == 4:
                     yield data
@@ -151,6 +154,7 @@ class EventFileReader:
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._records = records(self._file)
         self._next = 0
         self._places = [0]  # byte offset of each _STRIDE-th record, as far as it has been passed
 
@@ -160,19 +164,22 @@ class EventFileReader:
         if position < self._next or known * self._STRIDE > self._next:
             self._file.seek(self._places[known])
             self._next = known * self._STRIDE
-        size = os.fstat(self._file.fileno()).st_size
         while self._next < position:
             start = self._file.tell()
             header = self._file.read(_HEADER.size)
-            end = start + _FRAME + _HEADER.unpack(header)[0] if len(header) == _HEADER.size else size + 1
-            self._file.seek(end if end <= size else start)
-            if end > size:
+            end = start + _FRAME + _HEADER.unpack(header)[0] if len(header) == _HEADER.size else None
+            if end is None or end > os.fstat(self._file.fileno()).st_size:
+                self._file.seek(start)
                 return None
+            self._file.seek(end)
             self._passed()
-        for data in records(self._file):
+        data = next(self._records, None)
+        if data is None:  # it has ended, at the end of the file as it was then or with an error
+            self._records = records(self._file)
+            data = next(self._records, None)
+        if data is not None:
             self._passed()
-            return data
-        return None
+        return data
 
     def _passed(self) -> None:
         self._next += 1
