@@ -13,6 +13,11 @@ import pytest
 
 import tracelet_shim as tracelet
 from tracelet_shim import events as ev
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.decode import Decoder
+from tracelet_shim.ledger import Index
+from tracelet_shim.naming import WriterNames
+from tracelet_shim.relay.log import Log
 from tracelet_shim.testing import RecordingBackend
 
 
@@ -79,3 +84,46 @@ def test_stop_waits_for_what_only_the_queue_of_the_writer_has(writer: Any, monke
     backend.go.set()
     tracelet.stop_logging()
     assert [(e.step, e.value) for e in backend.events] == [(s, s / 7) for s in range(100)]
+
+
+class Batches(SlowBackend):
+    """Notes the bytes of each batch that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[int]] = []
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        self.batches.append([len(e.source) for e in events])
+        super().write(events)
+
+
+def test_large_events_come_in_small_batches(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracker is given no more at once than a small part of the memory, whether events waited there or in their files: what
+    it has in hand cannot be dropped."""
+    monkeypatch.setenv("TRACELET_MEMORY", "2")
+    backend = Batches()
+    session = tracelet.start_logging(backend=backend)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 3, 100, 100), dtype=np.uint8)  # some 30 kB each
+    for step in range(40):
+        writer.add_image("noise", noise[step], step)
+        for _ in range(20):
+            writer.add_scalar("loss", step / 7, step)
+    writer.flush()
+    backend.go.set()
+    assert session.flush(60)
+    assert len(backend.events) == 40 * 21
+    for batch in backend.batches:
+        assert sum(batch[:-1]) < 2_000_000 / 64
+
+
+def test_review_passes_over_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """Where an event file is there and cannot be read, its records are counted as one event each."""
+    decoder = Decoder(WriterNames(str(tmp_path)))
+    decoder.add_source(msg.Source(0, str(tmp_path), str(tmp_path)))  # a directory
+    log = Log(decoder, complete=True)
+    index = Index(None, "s")
+    index.append([msg.Record(0, position, None, 0.5) for position in range(3)])
+    log.open(index, 0)
+    assert log.review() == [0, 1, 2, 3]
+    log.close(remove=True)
