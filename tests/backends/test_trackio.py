@@ -272,6 +272,131 @@ def test_scalars_are_exact(home: Path) -> None:
     assert str([p.value for p in read.scalars("", "n")]) == "[nan, inf, -inf]"
 
 
+def metric_rows(read: TrackioReader) -> list[list[str]]:
+    return [list(row.values) for row in read.rows() if row.values]
+
+
+def test_scalars_of_one_step_share_a_row(home: Path) -> None:
+    """Scalars that follow each other with one step and, to 2 ms, one time are one row; all others begin a new one."""
+    make, other, backend, long = Maker(), Maker(file="/other"), opened(project="rows"), "long" * 5000
+    events = [
+        make.scalar("a", 1.0, 1, WALL), make.scalar("b", math.nan, 1, WALL + 0.001), make.scalar(long, 2.0, 1, WALL + 0.0019),
+        make.scalar("c", 3.0, 1, WALL + 0.003),  # too late for that row
+        make.scalar("a", 4.0, 1, WALL + 0.003), make.scalar("a", 5.0, 1, WALL + 0.003),  # repeated
+        make.scalar("b", 6.0, 2, WALL + 0.003),  # another step
+        make.scalar("c", 7.0, 2, math.nan), make.scalar("d", 8.0, 2, math.nan),  # no time
+        make.text("t", "x"), make.scalar("e", 9.0, 3), make.scalar("f", 10.0, 3), make.image("i", 3), make.scalar("g", 11.0, 3),
+        other.scalar("h", 12.0, 3),  # another event file
+    ]  # fmt: skip
+    backend.write(events)
+    read = reader(home, backend)
+    assert metric_rows(read) == [
+        ["a", "b", long], ["c", "a"], ["a"], ["b"], ["c"], ["d"], ["t"], ["e", "f"], ["i"], ["g"], ["h"],
+    ]  # fmt: skip
+    for tag in ("a", "b", long, "c", "d", "e", "f", "g", "h"):
+        sent = [event for event in events if isinstance(event, ev.Scalar) and event.tag == tag]
+        found = read.scalars("", tag)
+        assert str([(p.step, p.value) for p in found]) == str([(e.step, e.value) for e in sent])
+        assert all(math.isnan(p.wall_time) or abs(p.wall_time - e.wall_time) < 0.0021 for p, e in zip(found, sent, strict=True))
+
+
+def stream(file: str, seed: int) -> list[ev.Scalar]:
+    """Return scalars whose steps, keys and times make rows of all lengths; some records have several values."""
+    random = np.random.default_rng(seed)
+    events, position, wall = [], 1, WALL
+    while len(events) < 60:
+        step, tag = int(random.integers(3)), int(random.integers(3))
+        for _ in range(int(random.integers(1, 6))):
+            for index in range(int(random.integers(1, 4))):
+                event = Maker().scalar(f"k{tag}", float(len(events)), step, wall)
+                events.append(changed(event, record=ev.RecordId(file, position, index)))
+                tag = (tag + 1) % 5
+                wall += float(random.choice([1e-5, 1e-3]))
+            position += int(random.choice([1, 1, 1, 2]))
+    return events
+
+
+def cut(events: list[ev.Scalar], random: np.random.Generator) -> Iterator[list[ev.Scalar]]:
+    while events:
+        size = int(random.integers(1, 25))
+        yield events[:size]
+        events = events[size:]
+
+
+def assert_once(read: TrackioReader, events: list[ev.Scalar]) -> None:
+    """Compare all scalars of a run with `events`, each of which has a value of its own."""
+    found = {tag: [(p.step, p.value) for p in read.scalars("", tag)] for tag in {event.tag for event in events}}
+    assert sorted(value for points in found.values() for _, value in points) == [event.value for event in events]
+    assert all((event.step, event.value) in found[event.tag] for event in events)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_batches_that_come_again_are_cut_elsewhere(home: Path, seed: int) -> None:
+    """A relay that is killed, whose successors begin at earlier batches and cut others, leaves each value once."""
+    random = np.random.default_rng(seed)
+    one, two = stream("/one", seed), stream("/two", seed + 100)
+    events = [*one[:40], *two[:30], *one[40:], *two[30:]]
+    events = [changed(event, value=float(i)) for i, event in enumerate(events)]
+    begin, end = 0, 0
+    while end < len(events):
+        backend = opened(project="killed", run_id=f"killed {seed}")
+        starts = [at := begin]
+        end = min(len(events), end + int(random.integers(20, 60)))
+        for batch in cut(events[begin:end], random):
+            backend.write(batch)
+            starts.append(at := at + len(batch))
+        begin = starts[int(random.integers(len(starts)))]  # what the ledger says is older than what is stored
+    assert_once(reader(home, backend), events)
+    assert len(metric_rows(reader(home, backend))) < 0.8 * len(events)
+
+
+def test_write_that_failed_after_it_was_stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows whose writing raised, although they were stored, are not stored again when the events come one by one."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    store = SQLiteStorage.bulk_log
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        store(*args, **kwargs)
+        raise ValueError("said no")
+
+    events = stream("/events", 7)
+    backend = opened(project="failed")
+    monkeypatch.setattr(SQLiteStorage, "bulk_log", fail)
+    with pytest.raises(ValueError, match="said no"):
+        backend.write(events[:40])
+    assert backend.written == 0
+    monkeypatch.undo()
+    for event in events:
+        backend.write([event])
+    assert_once(reader(home, backend), events)
+
+
+def test_run_that_has_a_row_for_each_scalar_is_continued(home: Path) -> None:
+    """What an earlier version, or a run that began as fragments, has stored row by row is recognised."""
+    events = stream("/events", 8)
+    first = opened(project="single", run_id="single")
+    assert first._store is not None
+    first._store.shares_rows = False
+    first.write(events[:30])
+    assert len(metric_rows(reader(home, first))) == 30
+    again = opened(project="single", run_id="single")
+    again.write(events[5:50])
+    again.write(events[50:])
+    assert_once(reader(home, again), events)
+
+
+def test_deleted_project_is_made_again(home: Path) -> None:
+    """A project that the user deletes while a continued run writes to it is there again, with what comes then."""
+    make = Maker()
+    opened(project="deleted", run_id="r").write([make.scalar("x", 1.0, 1)])
+    backend = opened(project="deleted", run_id="r")
+    for file in (home / "trackio").glob("deleted.db*"):
+        file.unlink()
+    backend.write([make.scalar("x", 2.0, 2)])
+    assert [p.value for p in reader(home, backend).scalars("", "x")] == [2.0]
+
+
 def test_odd_wall_times_are_kept(home: Path) -> None:
     """A time that no date can express is kept beside the value; others, before 1970 too, are in the time column."""
     make, backend = Maker(), opened(project="times")
@@ -744,6 +869,10 @@ def test_server_from_the_environment(server: Server, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TRACKIO_WRITE_TOKEN", "token-of-the-test")
     TrackioBackend.check(offline=False, options={})
     make, backend = Maker(), opened(project="env", run_id="env")
+    together = [make.scalar(tag, 1.0, 5) for tag in ("one", "two", "three")]
+    for batch in (together[:2], together):
+        backend.write(batch)
+    assert metric_rows(TrackioReader(server.directory, "env")) == [["one"], ["two"], ["three"]]
     steps = [2**62, -(2**62), 0, 7]
     backend.write([make.scalar(tag, float(i), i) for i, tag in enumerate(HOSTILE)])
     backend.write([make.scalar("odd", v, s, w) for s, v, w in zip(

@@ -8,6 +8,12 @@ Decisions, with the place in Trackio 0.43 that a rule comes from:
 - One event is one row, with its own time. Its ``log_id`` is made from the event and is unique in the database
   (``idx_metrics_log_id``): a repeated delivery counts once. A server stamps the time of arrival, and the time column
   holds no NaN and no year 10000; there the true time is in the row as ``tracelet/wall_time``.
+- In the local database, scalars share a row that follow each other in one event file and have one step and (to
+  `WALL_TOLERANCE`) one time: the dashboard draws 3000 rows of a run, and a row costs ten times what a value in it costs.
+  The ``log_id`` of such a row has the places of its first and its last value, between which nothing is missing. A batch that
+  comes again may be cut elsewhere, so where that can be (in a run that was there before, after a write that failed) the
+  database is asked what it has. Fragments cannot be asked, and what a server does not have yet may be on its way
+  (``server._enqueue_write``): there each scalar is a row.
 - Media files are written where `TrackioMedia` writes them (``media/<project>/<run>/<step>/``), unchanged, under a name
   made from the event instead of a random one. A video is a GIF logged as `trackio.Image`: the dashboard shows a
   `trackio.Video` in ``<video>``, which plays no GIF in most browsers (``frontend/src/pages/Media.svelte``).
@@ -32,9 +38,11 @@ import json
 import math
 import os
 import shlex
+import sqlite3
 import sys
 import tempfile
 import weakref
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -44,7 +52,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import WALL_TOLERANCE, Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
@@ -78,6 +86,7 @@ class _Store(Protocol):
     """Where rows, media files and artifacts go."""
 
     keeps_time: bool
+    shares_rows: bool
 
     def runs(self) -> list[dict[str, Any]]: ...
     def config(self, run_id: str) -> dict[str, Any] | None: ...
@@ -100,7 +109,7 @@ class TrackioBackend(Backend):
     name = "trackio"
     module = "trackio"
     distribution = "trackio"
-    batch_events = 1000
+    batch_events = 2000
     options: ClassVar[Mapping[str, str]] = {
         "server_url": "URL of a self-hosted server, with or without its write_token; else TRACKIO_SERVER_URL",
         "write_token": "token of that server; else TRACKIO_WRITE_TOKEN",
@@ -112,8 +121,9 @@ class TrackioBackend(Backend):
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,
-            "metric, one row each; time to the µs (on a server as tracelet/wall_time); NaN and ±inf are kept as"
-            " Trackio's strings, which no chart draws; the dashboard draws up to 3000 rows of a run",
+            "metric; those of one step and (to 2 ms) one time share a row, which has the time of the first, to the µs; on a"
+            " server a row each, with the time as tracelet/wall_time; NaN and ±inf are kept as Trackio's strings, which no"
+            " chart draws; the dashboard draws up to 3000 rows of a run",
         ),
         ev.Histogram: Capability(
             Level.NATIVE, f"trackio.Histogram of {_BINS} uniform bins; the exact buckets are in the same row"
@@ -147,6 +157,8 @@ class TrackioBackend(Backend):
         self._handle: Any = None
         self._project = _DEFAULT_PROJECT
         self._rows: list[dict[str, Any]] = []
+        self._looks = self._was_row_each = False
+        self._there = set[ev.RecordId]()
         self._keys = Names(_ILLEGAL_KEY, 10_000)
         self._run_names = Names(_ILLEGAL_RUN, 150, in_bytes=True)
         self._artifacts = Names(_ILLEGAL_ID, 150)
@@ -205,6 +217,7 @@ class TrackioBackend(Backend):
         """Write to the run that the user has open: to the same place, under the same name and id."""
         user = self._joined
         self._project = user.project
+        self._looks = True
         self._store = self._connect(user._space_id, user._server_base_url, user._write_token)
         return _Target(user.id, user.name, dict(user.config), _iso(datetime.now(timezone.utc).timestamp()) or "")
 
@@ -219,6 +232,7 @@ class TrackioBackend(Backend):
             self._store = self._connect(None, base, _token(self.given, server) if server else None)
         run_id = run.resume or (Names(_ILLEGAL_ID, 64)(run.run_id) if run.run_id else run.session)
         found = {record["id"]: str(record["name"]) for record in self._store.runs()}
+        self._looks = self._was_row_each = run_id in found
         config = _plain(self._store.config(run_id) or {}) if run_id in found else {}
         name = found.get(run_id) or (self._run_names(run.exp_name) if run.exp_name else None)
         if name is None:
@@ -308,7 +322,8 @@ class TrackioBackend(Backend):
 
     def write(self, events: Sequence[ev.Event]) -> None:
         """Collect the rows of all events and store them at once; nothing is left for `flush` to do."""
-        self._rows = []
+        self._rows, self.written = [], 0
+        self._there = self._stored(events) if self._looks else set()
         try:
             super().write(events)
         finally:
@@ -345,32 +360,93 @@ class TrackioBackend(Backend):
         ]  # fmt: skip
         if heads or self._rows:
             assert self._store is not None
-            self._store.log([*heads, *self._rows])
+            try:
+                self._store.log([*heads, *self._rows])
+            except BaseException:
+                self._looks = True  # some of it may be there all the same
+                raise
         for target in targets:
             target.changed = False
         self._rows = []
 
     def _row(self, event: ev.Event, metrics: dict[str, Any], *, part: str = "", target: _Target | None = None) -> None:
-        """Add one row. `part` tells the rows of one event apart."""
+        """Add the row of one event. `part` tells the rows of one event apart."""
         run = target or self._main
         assert run is not None
+        self._add(event, _plain(metrics), _digest(run.id, *map(str, event.record), part), run)
+
+    def _add(self, event: ev.Event, values: dict[str, Any], log_id: str, run: _Target) -> None:
+        """Add a row of plain `values` at the step and time of `event`."""
         assert self._store is not None
-        values = _plain(metrics)
-        cut = [_plain(self._keys.shortened[key]) for key in metrics if key in self._keys.shortened]
-        if cut:
-            values[f"{_OWN}tag"] = cut
+        if self._keys.shortened and (cut := [key for key in values if key in self._keys.shortened]):
+            values[f"{_OWN}tag"] = [_plain(self._keys.shortened[key]) for key in cut]
         when = _iso(event.wall_time)
         if when is None or not self._store.keeps_time:
             values[f"{_OWN}wall_time"] = _plain(float(event.wall_time))
         self._rows.append({
             "project": self._project, "run": run.name, "run_id": run.id, "metrics": values, "step": int(event.step),
-            "timestamp": when or _EPOCH.isoformat(timespec="microseconds"), "config": None,
-            "log_id": _digest(run.id, *map(str, event.record), part),
+            "timestamp": when or _EPOCH.isoformat(timespec="microseconds"), "config": None, "log_id": log_id,
         })  # fmt: skip
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
+        assert self._store is not None
+        if not self._store.shares_rows:
+            for event in events:
+                self._row(event, {self._keys(event.path): float(event.value)})
+            return
+        there, first = self._there, events[0]
+        row: dict[str, Any] = {}
+        last = first.record
         for event in events:
-            self._row(event, {self._keys(event.path): float(event.value)})
+            record = event.record
+            if there and record in there:
+                continue
+            key = self._keys(event.path)
+            if row and (
+                event.step != first.step
+                or key in row
+                or not abs(event.wall_time - first.wall_time) <= WALL_TOLERANCE  # NaN is always apart
+                or not _follows(record, last)
+            ):
+                self._shared_row(first, last, row)
+                row = {}
+            if not row:
+                first = event
+            value, last = float(event.value), record
+            row[key] = value if math.isfinite(value) else _plain(value)
+        if row:
+            self._shared_row(first, last, row)
+
+    def _shared_row(self, first: ev.Scalar, last: ev.RecordId, values: dict[str, Any]) -> None:
+        assert self._main is not None
+        log_id = f"{_file_id(self._main.id, last.file)}{_place(first.record)}-{_place(last)}"
+        self._add(first, values, log_id, self._main)
+
+    def _stored(self, events: Sequence[ev.Event]) -> set[ev.RecordId]:
+        """Return the records of those scalars among `events` that the run has already."""
+        assert self._main is not None
+        there = set[ev.RecordId]()
+        store = self._store
+        if not isinstance(store, _Local) or not store.shares_rows:
+            return there
+        run_id, by_file = self._main.id, dict[str, list[ev.RecordId]]()
+        for event in events:
+            if isinstance(event, ev.Scalar):
+                by_file.setdefault(event.record.file, []).append(event.record)
+        for file, records in by_file.items():
+            rows = store.spans(_file_id(run_id, file), _place(min(records)), _place(max(records)))
+            starts = [first for first, _ in rows]
+            for record in records:
+                place = _place(record)
+                at = bisect_right(starts, place)
+                if at and place <= rows[at - 1][1]:
+                    there.add(record)
+        if self._was_row_each and by_file:
+            by_id = {_digest(run_id, *map(str, record), ""): record for group in by_file.values() for record in group}
+            known = store.known(list(by_id))
+            self._was_row_each = bool(known)  # what comes again comes first
+            there.update(by_id[log_id] for log_id in known)
+        return there
 
     def log_histogram(self, event: ev.Histogram) -> None:
         import numpy as np
@@ -544,6 +620,7 @@ class _Local:
         self._project = project
         with _on_stderr(utils):  # it may say that the directory is on a network file system
             self._fragments = FragmentWriter() if utils.get_storage_mode() == "jsonl" else None
+        self.shares_rows = self._fragments is None
 
     def runs(self) -> list[dict[str, Any]]:
         from trackio.sqlite_storage import SQLiteStorage
@@ -563,13 +640,40 @@ class _Local:
         if self._fragments is not None:
             self._fragments.write_local([metric_record(row) for row in rows])
             return
-        for run_id in dict.fromkeys(row["run_id"] for row in rows):
-            own = [row for row in rows if row["run_id"] == run_id]
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            runs.setdefault(row["run_id"], []).append(row)
+        for run_id, own in runs.items():
             columns = {name: [row[name] for row in own] for name in ("metrics", "step", "timestamp", "log_id")}
             SQLiteStorage.bulk_log(
                 self._project, own[0]["run"], columns["metrics"], columns["step"], columns["timestamp"],
                 config=own[0]["config"], log_ids=columns["log_id"], run_id=run_id,
             )  # fmt: skip
+
+    def known(self, log_ids: Sequence[str]) -> list[str]:
+        """Return those of `log_ids` that are in the database."""
+        found: list[str] = []
+        for start in range(0, len(log_ids), 500):
+            some = log_ids[start : start + 500]
+            found += self._select(f"log_id IN ({','.join('?' * len(some))})", *some)
+        return found
+
+    def spans(self, file_id: str, first: str, last: str) -> list[tuple[str, str]]:
+        """Return the (first, last) places of the shared rows of one event file that have one of `first` to `last`."""
+        before = f"{file_id}{first}"
+        found = self._select("log_id >= ? AND log_id < ? ORDER BY log_id DESC LIMIT 1", file_id, before)
+        found += self._select("log_id >= ? AND log_id <= ? ORDER BY log_id", before, f"{file_id}{last}~")
+        return [(span[0], span[2]) for span in (text.removeprefix(file_id).partition("-") for text in found)]
+
+    def _select(self, where: str, *values: str) -> list[str]:
+        """Return log_ids; not by `SQLiteStorage.query_project`, which makes a busy database a ValueError."""
+        from trackio.sqlite_storage import SQLiteStorage
+
+        path = SQLiteStorage.get_project_db_path(self._project)
+        if not path.exists():  # the user has deleted the project; the next write makes it again
+            return []
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+            return [str(row[0]) for row in connection.execute(f"SELECT log_id FROM metrics WHERE {where}", values)]  # noqa: S608
 
     def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any:
         from trackio.media import get_project_media_path
@@ -602,7 +706,7 @@ class _Local:
 class _Remote:
     """A server's HTTP API; the server of a Space or a self-hosted one."""
 
-    keeps_time = False
+    keeps_time = shares_rows = False
 
     def __init__(self, project: str, space: str | None, server: str | None, token: str | None) -> None:
         import huggingface_hub
@@ -703,6 +807,24 @@ def _iso(seconds: float) -> str | None:
         return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
     except (ValueError, OverflowError):
         return None
+
+
+def _follows(record: ev.RecordId, before: ev.RecordId) -> bool:
+    """True if `record` is the next value of the same record of a file, or the first of the next record."""
+    if record.position == before.position:
+        return record.index == before.index + 1 and record.file == before.file
+    return record.position == before.position + 1 and record.index == 0 and record.file == before.file
+
+
+@functools.lru_cache(1000)
+def _file_id(run_id: str, file: str) -> str:
+    """Return what the log_ids of all shared rows of an event file in a run begin with."""
+    return _digest(run_id, file)[:20]
+
+
+def _place(record: ev.RecordId) -> str:
+    """Return where a record's value is in its file, as a text that sorts as it."""
+    return f"{record.position:010x}{record.index:06x}"
 
 
 def _digest(*parts: str) -> str:

@@ -54,15 +54,12 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import WALL_TOLERANCE, Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
 
 __all__ = ["WandbBackend"]
 
 _log = logging.getLogger(__name__)
-
-WALL_TOLERANCE = 0.002
-"""Seconds by which the wall times of the scalars in one row may differ."""
 
 FLUSH_SECONDS = 0.2
 """How often W&B's service writes its log to disk (15 s by default); a kill loses what is younger."""
