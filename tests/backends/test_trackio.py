@@ -300,6 +300,17 @@ def test_scalars_of_one_step_share_a_row(home: Path) -> None:
         assert all(math.isnan(p.wall_time) or abs(p.wall_time - e.wall_time) < 0.0021 for p, e in zip(found, sent, strict=True))
 
 
+def test_batches_are_large_only_for_scalars(home: Path) -> None:
+    """After scalars the next batch may be large; after anything else, whose data may be, it is not."""
+    make, backend = Maker(), opened(project="batches")
+    small = backend.batch_events
+    sizes = []
+    for event in (make.scalar("x", 1.0), make.image("i"), make.scalar("x", 2.0)):
+        backend.write([event])
+        sizes.append(backend.batch_events > small)
+    assert sizes == [True, False, True]
+
+
 def stream(file: str, seed: int) -> list[ev.Scalar]:
     """Return scalars whose steps, keys and times make rows of all lengths; some records have several values."""
     random = np.random.default_rng(seed)

@@ -163,7 +163,8 @@ class Backend(ABC):
         distribution: the SDK's name on PyPI, for the version and the installation hint.
         capabilities: event type -> `Capability`, for every type in `tracelet_shim.events.EVENT_TYPES`.
         mirrors_event_files: True for a backend that wants every record, `Marker` events included.
-        batch_events, batch_seconds: a batch is written when it has so many events, or when its first event is so old.
+        batch_events, batch_seconds: a batch is written when it has so many events, or when its first event is so old. A
+            backend may change its own between two batches.
 
     Args:
         options: the user's ``options={"<name>": {...}}``. An unknown option is a ConfigurationError.
@@ -179,8 +180,8 @@ class Backend(ABC):
     """option name -> one line of documentation; also the list that unknown options are checked against."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
     mirrors_event_files: ClassVar[bool] = False
-    batch_events: ClassVar[int] = 500
-    batch_seconds: ClassVar[float] = 0.5
+    batch_events: int = 500
+    batch_seconds: float = 0.5
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         given = dict(options or {})
