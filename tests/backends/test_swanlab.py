@@ -243,6 +243,46 @@ def test_what_is_delivered_twice_is_there_once(tmp_path: Path, monkeypatch: pyte
     assert (len(r.texts("", "t")), len(r.scalars("", "acc")), len(r.scalars("", "loss"))) == (3, 1, 1)
 
 
+def test_what_stands_behind_a_refused_scalar_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scalar that SwanLab does not take is an error of its own; those behind it, that it took, are not stored again."""
+    from swanlab.sdk.internal.core_python.metrics import BaseMetric
+
+    make, accept = Maker(), BaseMetric.try_accept_step
+    events = [make.scalar("s", float(i), i) for i in range(10)]
+    backend = SwanLabBackend({"log_dir": str(tmp_path)})
+    backend.open(run_info())
+    monkeypatch.setattr(BaseMetric, "try_accept_step", lambda self, step: step != 7 and accept(self, step))
+    with pytest.raises(errors.EventRejectedError, match="step 7"):
+        backend.write(events)
+    assert backend.written == 7
+    with pytest.raises(errors.EventRejectedError, match="step 7"):
+        backend.write(events[7:8])
+    for event in events[8:]:
+        backend.write([event])
+    backend.write([make.scalar("s", 8.5, 8)])
+    backend.close("finished")
+    points = SwanLabReader(tmp_path).scalars("", "s")
+    assert [p.value for p in points if p.step != 8] == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert [p.value for p in points if p.step == 8] == [8, 8.5]
+
+
+def test_any_order_of_points_is_placed_alike(tmp_path: Path) -> None:
+    """However a stream with repeated, odd and infinite points is cut into batches, each point arrives, in one place."""
+    random = np.random.default_rng(3)
+    make = Maker()
+    steps = [-1, 0, 1, 2, 3, 2**48, 2**48 + 1]
+    values = [math.inf, -math.inf, math.nan, *map(float, range(20))]
+    drawn = [(*(int(random.integers(n)) for n in (3, len(values), len(steps))), WALL + i / 4) for i in range(700)]
+    events: list[ev.Event] = [make.scalar(f"k{tag}", values[v], steps[s], wall) for tag, v, s, wall in drawn]
+    found = []
+    for size in (1, 7, len(events)):
+        batches = [events[at : at + size] for at in range(0, len(events), size)]
+        r = write(tmp_path / str(size), *batches)
+        found.append({tag: r.scalars("", tag) for tag in ("k0", "k1", "k2")})
+    assert str(found[0]) == str(found[1]) == str(found[2])
+    assert sum(map(len, found[0].values())) == len(events)
+
+
 def test_resumed_run_continues_without_loss_or_doubles(tmp_path: Path) -> None:
     """A later session continues the run of its id in a further directory; what is delivered again is not doubled."""
     make = Maker()

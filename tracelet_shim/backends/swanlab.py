@@ -45,8 +45,8 @@ import struct
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,6 +78,7 @@ RECENT = 100_000
 """Points of an earlier session that are recognised when they are delivered again."""
 FINISH_SECONDS = 40.0  # the SDK itself would wait for a dead service without end
 BUFFER = 1 << 22  # holds more than one batch, so that a full disk shows when a batch is flushed, not within a record
+TOGETHER = 500  # scalars handed to the core at a time: much less than BUFFER
 BINS = 64
 CHART_POINTS = 5_000
 
@@ -146,7 +147,7 @@ class SwanLabBackend(Backend):
         self._main: _Run | None = None
         self._trials: dict[str, _Run] = {}
         self._ended: dict[str, list[Path]] = {}
-        self._taken: set[tuple[ev.RecordId, str, str]] = set()
+        self._taken: set[tuple[Any, ...]] = set()  # of scalars their records, of others (record, kind, part)
         self._joined = self._disabled = False
         self._was_quiet: bool | None = None
 
@@ -281,7 +282,6 @@ class SwanLabBackend(Backend):
         for run in (self._main, *self._trials.values()):
             if run is not None:
                 run.flush()
-        self._taken.clear()
 
     def close(self, status: Status) -> None:
         main = self._main
@@ -340,15 +340,22 @@ class SwanLabBackend(Backend):
             raise errors.BackendError("the program has finished the SwanLab run that it shared")
         if main.waiting() > MAX_WAITING:
             raise TimeoutError("SwanLab's service is behind")
+        done = False
         try:
             super().write(events)
             self._note_names()
+            done = True
         finally:
             try:
                 self.flush()
             except OSError:
                 self.written = 0  # in a buffer only: they will come again, and `_taken` knows them then
                 raise
+            if done:  # others, behind one that was refused before, may be there too, and will come
+                records = {event.record for event in events}
+                self._taken -= records
+                if self._taken:
+                    self._taken = {token for token in self._taken if token[0] not in records}
 
     def _once(self, event: ev.Event, deliver: Callable[[], None], part: str = "") -> None:
         """Call `deliver`, unless that was done in an earlier attempt at this batch."""
@@ -361,13 +368,17 @@ class SwanLabBackend(Backend):
         return f"{self._names(event.path)} ({event.kind})"
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
-        main = self._opened()
-        for event in events:
-            token = (event.record, event.kind, "")
-            if token not in self._taken:
-                main.scalar(self._names(event.path), event.step, event.value, event.wall_time)
-                self._taken.add(token)
-            self.written += 1
+        taken = self._taken
+        points = [
+            (event.record, self._names(event.path), event.step, event.value, event.wall_time)
+            for event in events
+            if event.record not in taken
+        ]
+        try:
+            self._opened().scalars(points, taken)
+        except BaseException:
+            self.written += sum(1 for _ in takewhile(lambda event: event.record in taken, events))
+            raise
 
     def _media(self, event: ev.Event, kind: str, items: Sequence[tuple[str, bytes]]) -> bool:
         """Deliver (suffix, content) as media of SwanLab's type `kind`; return False, and attach, what is too large."""
@@ -554,10 +565,12 @@ class _Run:
         self.about: dict[str, Any] = {}
         self._types, self._data, self._timestamp, self._media = ColumnType, data_pb2, Timestamp, adapter.medium
         self._recent: Counter[tuple[Any, ...]] | None = None
+        self._scalar = ColumnType.COLUMN_TYPE_SCALAR
+        self._together = TOGETHER if own else 1
         self._full: dict[str, int] = {}  # key -> latest step that has all its repeats: a program may know no other
         if not hasattr(core._metrics, "get") or not hasattr(core._store, "ensure_flushed"):
             raise errors.BackendError("this version of swanlab stores points in an unknown way; known: 0.10")
-        _one_at_a_time(core)
+        self._lock = _one_at_a_time(core)
         if own:
             name = core._store._fp.name
             core._store._fp.close()
@@ -565,7 +578,59 @@ class _Run:
 
     # -- points -----------------------------------------------------------------------------------------------------
 
+    def scalars(self, points: Iterable[tuple[ev.RecordId, str, int, float, float]], taken: set[tuple[Any, ...]]) -> None:
+        """Store points, each as (token, key, step, value, wall time), in order; the tokens of what is stored go to `taken`.
+
+        Raises:
+            EventRejectedError: SwanLab did not take one. Points behind it may have been stored.
+        """
+        metrics, scalar = self.core._metrics, self._scalar
+        make, number, timestamp = self._data.ScalarRecord, self._data.ScalarValue, self._timestamp
+        waiting: dict[tuple[str, int], tuple[Any, Any, Any]] = {}  # (key, step) -> token, record, metric
+        with self._lock:
+            for token, key, step, value, wall_time in points:
+                metric = metrics.get(key)
+                if (
+                    self._recent is None
+                    and metric is not None
+                    and metric.column_type == scalar
+                    and metric.min_step < step <= MAX_STEP
+                    and step >= 0
+                    and step not in metric.steps
+                    and (key, step) not in waiting
+                    and not math.isinf(value)
+                ):  # what `scalar` would do, for many at a time
+                    seconds, nanos = _when(wall_time)
+                    when = timestamp(seconds=seconds, nanos=nanos)
+                    record = make(key=key, step=step, type=scalar, value=number(number=value), timestamp=when)
+                    waiting[key, step] = token, record, metric
+                    if len(waiting) < self._together:
+                        continue
+                    self._put_all(waiting, taken)
+                else:
+                    self._put_all(waiting, taken)
+                    self.scalar(key, step, value, wall_time)
+                    taken.add(token)
+                waiting = {}
+            self._put_all(waiting, taken)
+
+    def _put_all(self, waiting: Mapping[tuple[str, int], tuple[Any, Any, Any]], taken: set[tuple[Any, ...]]) -> None:
+        if not waiting:
+            return
+        records = [record for _, record, _ in waiting.values()]
+        self.core.upsert_scalars(records)
+        refused = None
+        for (key, step), (token, _, metric) in waiting.items():
+            if step in metric.steps:
+                taken.add(token)
+            elif refused is None:
+                refused = key, step
+        if refused is not None:
+            self._check(*refused)
+        self.run._callbacker.on_scalar_flush(records)
+
     def scalar(self, key: str, step: int, value: float, wall_time: float) -> None:
+        """Store a point where SwanLab takes it."""
         when = _when(wall_time)
         if self._was_here((key, *when, struct.pack("<d", value))):
             return
@@ -868,8 +933,9 @@ def _readable_environment() -> Iterator[dict[str, str]]:
         os.environ.update(hidden)
 
 
-def _one_at_a_time(core: Any) -> None:
-    """Let one thread at a time into a run's core: the SDK's own thread delivers the config, and what the user logs."""
+def _one_at_a_time(core: Any) -> threading.RLock:
+    """Let one thread at a time into a run's core: the SDK's own thread delivers the config, and what the user logs. Return
+    the lock."""
     lock = threading.RLock()
 
     def locked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -882,6 +948,7 @@ def _one_at_a_time(core: Any) -> None:
     for kind in ("columns", "scalars", "media", "logs", "saves"):
         name = f"upsert_{kind}"
         setattr(core, name, locked(getattr(core, name)))
+    return lock
 
 
 def _answers(host: str) -> bool:
