@@ -19,7 +19,8 @@ from tracelet_shim.bus.channel import Channel
 
 __all__ = ["Bus"]
 
-_POLL = 0.05
+_POLL, _SHORT_POLL = 0.05, 0.005
+"""Seconds between two looks at the channel; the short one while somebody waits for an answer."""
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
 _FEW_QUEUED, _MOST_QUEUED = 10_000, 100_000
@@ -100,7 +101,7 @@ class Bus:
         self._gap_lock = threading.RLock()
         self._owed: deque[tuple[int, _Gap]] = deque()
         self._wake = threading.Event()
-        self._stopped = False
+        self._stopped = self._closing = False
         self._flush_ids = itertools.count(1)
         self._flushing: dict[int, threading.Event] = {}
         self._closed = threading.Event()
@@ -176,6 +177,7 @@ class Bus:
         until = time.monotonic() + message.deadline + _SLACK
         share = message.deadline - min(2.0, 0.2 * message.deadline)
         self.tell(msgspec.structs.replace(message, deadline=share))
+        self._closing = True
         self._wake.set()
         while True:
             try:
@@ -211,7 +213,7 @@ class Bus:
             channel = self._channel = self._make_channel()
             channel.on_reply = self._replied
             while not self._stopped:
-                self._wake.wait(_POLL)
+                self._wake.wait(_POLL if not (self._flushing or self._closing) else _SHORT_POLL)
                 self._wake.clear()
                 self._send_queued(channel)
                 channel.pump()

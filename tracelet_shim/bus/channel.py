@@ -29,7 +29,7 @@ class Channel(ABC):
 
     @abstractmethod
     def pump(self) -> None:
-        """Move what can be moved without waiting; called about twenty times a second."""
+        """Move what can be moved without waiting; called about twenty times a second, oftener at the end."""
 
     @property
     def backlog(self) -> int:
@@ -59,7 +59,10 @@ class ThreadChannel(Channel):
     def __init__(self, objects: Mapping[str, Backend] | None = None) -> None:
         from tracelet_shim.relay.dispatcher import Relay  # not needed where the relay is a process
 
-        self._relay = Relay(self._replied, objects)
+        self._relay = Relay(self._replied, objects, wake=self._tick_soon)
+        self._next_tick = 0.0
+
+    def _tick_soon(self) -> None:
         self._next_tick = 0.0
 
     def _replied(self, reply: msg.Reply) -> None:

@@ -59,27 +59,37 @@ class _Connection:
         self._write = write
         self._parent = parent
         self._term = term
+        self._bell, self._rope = os.pipe()
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._replies: collections.deque[msg.Reply] = collections.deque()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Message)
-        self.lost = False
-        for fd in (read, write, term):
+        self.rung = self.lost = False
+        for fd in (read, write, term, self._bell, self._rope):
             os.set_blocking(fd, False)
 
     def reply(self, reply: msg.Reply) -> None:
         """Queue a reply; from any thread."""
         self._replies.append(reply)
 
+    def ring(self) -> None:
+        """End the wait in `receive`; from any thread."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._rope, b"!")
+
     def hello(self) -> None:
         self._outgoing += FRAME.pack(0)
 
     def receive(self, timeout: float) -> list[msg.Message]:
-        """Wait a little for messages; sets `lost` when the parent's end is closed or the parent is gone."""
+        """Wait a little for messages; sets `rung` if `ring` was called, and `lost` when the parent's end is closed or the
+        parent is gone."""
         self.send()
-        readable, _, _ = select.select([self._read], [self._write] if self._outgoing else [], [], timeout)
-        if readable:
+        readable, _, _ = select.select([self._read, self._bell], [self._write] if self._outgoing else [], [], timeout)
+        self.rung = self._bell in readable
+        if self.rung:
+            os.read(self._bell, 1024)
+        if self._read in readable:
             data = os.read(self._read, 1 << 20)
             self._incoming += data
             self.lost = not data
@@ -122,7 +132,7 @@ def main() -> None:
     _step_back()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     connection = _Connection(read, write, parent, term)
-    relay = Relay(connection.reply)
+    relay = Relay(connection.reply, wake=connection.ring)
     connection.hello()
     code = 0
     try:
@@ -202,7 +212,7 @@ def _serve(connection: _Connection, relay: Relay) -> None:
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
             relay.handle(message)
-        if time.monotonic() >= next_tick:
+        if connection.rung or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
             relay.tick()
         if connection.lost and not relay.closing:

@@ -42,6 +42,7 @@ class Relay:
 
     Args:
         reply: takes each reply; called from several threads, must not block.
+        wake: called from any thread when `tick` should be called soon; must not block.
         objects: backend objects of the user's, by name, for specs that have no target.
         state: the state directory, where it is another than the root directory and the environment say.
         complete: True if nobody writes to the event files any more: a record that they lack is lost.
@@ -59,10 +60,12 @@ class Relay:
         reply: Callable[[msg.Reply], None],
         objects: Mapping[str, Backend] | None = None,
         *,
+        wake: Callable[[], None] = lambda: None,
         state: Path | None = None,
         complete: bool = False,
     ) -> None:
         self._reply = reply
+        self._wake = wake
         self._objects = objects or {}
         self._state = state
         self._complete = complete
@@ -172,7 +175,7 @@ class Relay:
         for spec in message.backends:
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
             mine = self._objects.get(spec.name)
-            self.workers.append(Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, mine))
+            self.workers.append(Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, self._wake, mine))
         if message.restarted:
             return
         if not _may_continue(message):

@@ -65,6 +65,7 @@ class Worker:
         log: where the events are.
         what_ran: what is attached to a run that this worker opens, and is not there yet.
         reply: takes replies; called from this worker's thread.
+        wake: called when a flush is done, and at the end.
         backend: a backend object, instead of the class that `spec` names.
     """
 
@@ -75,6 +76,7 @@ class Worker:
         log: Log,
         what_ran: WhatRan,
         reply: Callable[[msg.Reply], None],
+        wake: Callable[[], None],
         backend: Backend | None,
     ) -> None:
         self.name = spec.name
@@ -92,6 +94,8 @@ class Worker:
         self._unattached: list[ev.Blob] | None = None  # None: not known yet
         self._attach_at = 0.0
         self._reply = reply
+        self._wake = wake
+        self._ended = False
         self._flush_to = -1
         self._flushed = 0
         self._closing = threading.Event()
@@ -159,7 +163,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._ended
 
     def pending(self) -> int:
         """Return the number of events that are still to be delivered. What was read again from event files is counted when
@@ -190,6 +194,9 @@ class Worker:
         except BaseException as error:  # an SDK that raises SystemExit must not end this thread in silence
             self._fail(f"stopped by {type(error).__name__}: {error}", "internal")
             logger.exception("worker of %s stopped", self.name)
+        finally:
+            self._ended = True
+            self._wake()
 
     def _open(self) -> bool:
         """Open the run, trying again as long as that may help; return whether it is open."""
@@ -335,6 +342,7 @@ class Worker:
                 if self.state.state == "retrying":
                     self.state.state, self.state.error = "open", None
             self._flushed = self._flush_to
+            self._wake()
 
     def _wait_for_file(self) -> bool:
         if self._closing.is_set() and time.monotonic() > self._drain_until:
