@@ -259,6 +259,83 @@ def test_rows(directory: Path) -> None:
     assert reader.scalars("", "nan")[0].value == reader.scalars("", "inf")[0].value == 1.0
 
 
+def test_rows_are_those_of_run_log(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are handed over together become the same rows, steps and summary as with a `Run.log` for each."""
+    m = Maker()
+    numbers = [0.1, 1 / 3, math.nan, math.inf, -math.inf, -0.0, 5e-324, 1e300, 1e22, 1e16, 123456789.123456789, 2.0**62]
+    events: list[ev.Event] = [m.scalar(f"n{i}", number, -i, WALL + i) for i, number in enumerate(numbers)]
+    events += [m.scalar(f"a/{i % 5}", 0.1 * i, i // 5, WALL + i // 5) for i in range(50)]
+    events += [m.histogram("h", 1), m.image("i", 1), m.scalar('é."b*', 1.0, 2**62, math.nan)]
+    events += [m.scalar('é."b*', 2.0, 3, WALL), m.image("i", 2)]
+    found = []
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr("tracelet_shim.backends.wandb._Rows.of", lambda _: None)
+        backend = session(lambda backend: backend.write(events))
+        assert (backend._rows is not None) is together
+        run = WandbReader(directory, backend.handle.id).run()
+        rows = [{key: value for key, value in row.items() if key != "_runtime"} for row, _ in run.rows]
+        del rows[-3]["_timestamp"]  # a wall time of NaN: W&B's own clock
+        summary = {key: value for key, value in run.summary.items() if key not in ("_runtime", "_wandb")}
+        found.append([json.dumps(row, sort_keys=True) for row in [*rows, summary]])
+    assert len(found[0]) == 12 + 10 + 5 + 1
+    assert found[0] == found[1]
+
+
+def test_a_run_that_the_user_has_finished(directory: Path) -> None:
+    """Scalars for a run that the user has ended by hand are an error, and are not counted as written."""
+    backend = WandbBackend()
+    backend.open(run_info())
+    backend.handle.finish()
+    with pytest.raises(Exception, match="is finished"):
+        backend.write([Maker().scalar("s", 1.0, 1)])
+    assert backend.written == 0
+
+
+def test_a_version_with_other_rows(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the installed SDK encodes a row in another way than the known one, each goes through `Run.log`."""
+    from wandb.sdk.interface.interface import InterfaceBase
+
+    publish = InterfaceBase.publish_partial_history
+
+    def another_way(self: Any, run: Any, data: dict[str, Any], **fields: Any) -> None:
+        publish(self, run, {**data, "version": 2}, **fields)
+
+    monkeypatch.setattr(InterfaceBase, "publish_partial_history", another_way)
+    backend = session(lambda backend: backend.write([Maker().scalar("s", 0.1 * i, i) for i in range(3)]))
+    assert backend._rows is None
+    assert [(row["s"], row["version"]) for row, _ in WandbReader(directory).run().rows] == [(0.1 * i, 2) for i in range(3)]
+
+
+def test_rows_that_are_not_taken(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error between two rows, `written` counts the scalars of the rows that W&B's service has got."""
+    events = [Maker().scalar(f"a{i % 3}", float(i), i // 3) for i in range(30)]
+
+    def work(backend: WandbBackend) -> None:
+        assert backend._rows is not None
+        client, taken = backend._rows._client, itertools.count()
+        publish = client.publish
+
+        async def failing(request: Any) -> None:
+            if next(taken) == 4:
+                raise ConnectionResetError
+            await publish(request)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "publish", failing)
+            patch.setattr("tracelet_shim.backends.wandb.MAX_REOPENED", 0)
+            with pytest.raises(ConnectionResetError):
+                backend.write(events)
+        assert backend.written == 12
+        backend.write(events[backend.written :])
+
+    session(work)
+    reader = WandbReader(directory)
+    assert [[p.value for p in reader.scalars("", f"a{i}")] for i in range(3)] == [
+        [float(v) for v in range(i, 30, 3)] for i in range(3)
+    ]
+
+
 def test_hostile_tags(directory: Path) -> None:
     """No two tags collide, none leaves the run's directory, and W&B's service survives all of them, as any type."""
     m = Maker()

@@ -4,7 +4,8 @@ Rows. W&B's own step may only grow: a lower ``step=`` is dropped with a warning 
 without ``step=`` and carry TensorBoard's step as the value ``global_step``, which `define_metric` makes the x axis of
 every chart. Scalars that follow each other with one step and (to `WALL_TOLERANCE`) one wall time share a row, since a
 row costs twenty times what a value in it costs. ``_timestamp`` in a row replaces W&B's own
-(`sdk/interface/interface.py`, `publish_partial_history`).
+(`sdk/interface/interface.py`, `publish_partial_history`). The rows of a batch are handed to W&B's service together, see
+`_Rows`.
 
 Keys. W&B takes nearly any text, but a backslash stops the whole service process (wandb-core, `runmetric.go`, once
 `define_metric` is in use), ``_step``, ``_runtime`` and ``_timestamp`` are its own, the empty key is dropped, and the
@@ -28,8 +29,10 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import copy
 import hashlib
 import html
+import inspect
 import io
 import json
 import logging
@@ -78,6 +81,9 @@ MAX_CELLS = 500_000
 
 MAX_PARAM = 100_000
 """Characters of a parameter; W&B's documentation wants a config below 10 MB. A longer one is cut and attached whole."""
+
+_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""What JSON, as Python and W&B write it, has for the ``repr`` of a number, where it differs."""
 
 _BLOCK, _LOG_HEADER, _PIECE = 1 << 15, 7, struct.Struct("<IHB")
 
@@ -148,6 +154,7 @@ class WandbBackend(Backend):
         self._failed: Counter[str] = Counter()
         self._there: dict[tuple[str, int, str], list[float]] = {}  # what an earlier log has: key, step, value -> wall times
         self._run: Any = None
+        self._rows: _Rows | None = None
         self._info: RunInfo | None = None
         self._joined = False
         self._disabled = False
@@ -199,6 +206,8 @@ class WandbBackend(Backend):
         if not self._disabled:
             self._update(self._run, self._known(run))
             self._define(self._run, everything=not self._joined)
+            with _unread_settings():
+                self._rows = None if self._joined else _Rows.of(self._run)
         if run.resume is not None and self._run.offline and not self._joined:
             self._there = _end_of_log(os.path.dirname(self._run.dir), str(self._run.id))
         folder = shlex.quote(os.path.dirname(self._run.dir))
@@ -354,19 +363,31 @@ class WandbBackend(Backend):
             self._named = len(names)
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
-        row: dict[str, Any] = {}
-        first = events[0]
+        groups: list[tuple[ev.Scalar, dict[str, float]]] = []
+        keys: dict[tuple[str, str, str | None, str], str] = {}
+        row: dict[str, float] = {}
+        step, wall_time = 0, 0.0
         for event in events:
-            key = self._key(event.path, event.kind)
-            apart = abs(event.wall_time - first.wall_time) > WALL_TOLERANCE  # NaN is never apart
-            if row and (key in row or event.step != first.step or apart or math.isnan(event.wall_time)):
-                self._row(first, row)
-                self.written += len(row)
+            name = event.writer, event.tag, event.series, event.suffix
+            key = keys.get(name)
+            if key is None:
+                key = keys[name] = self._key(event.path, event.kind)
+            when = event.wall_time
+            apart = not abs(when - wall_time) <= WALL_TOLERANCE  # as NaN is from any other
+            if not row or key in row or event.step != step or apart:
                 row = {}
-            if not row:
-                first = event
-            row[key] = event.value
-        self._row(first, row)
+                groups.append((event, row))
+                step, wall_time = event.step, when
+            row[key] = float(event.value)
+        if self._rows is None or self._there or self._run._is_finished:  # the last by the user: `Run.log` raises
+            for first, values in groups:
+                self._row(first, values)
+                self.written += len(values)
+            return
+        try:
+            self._rows.publish([_row(first, values) for first, values in groups])
+        finally:
+            self.written += sum(len(values) for _, values in groups[: self._rows.sent])
 
     def log_histogram(self, event: ev.Histogram) -> None:
         import wandb
@@ -501,15 +522,12 @@ class WandbBackend(Backend):
             values = {key: value for key, value in values.items() if not self._is_there(key, event, value)}
             if not values:
                 return
-        row = {**values, "global_step": event.step}
-        if math.isfinite(event.wall_time):
-            row["_timestamp"] = event.wall_time
         if self._joined and run is None:
             for key in values.keys() - self._defined:
                 if not {".", "*"} & set(key):  # define_metric would take them for a path and for any text
                     self._run.define_metric(key, step_metric="global_step")
                 self._defined.add(key)
-        (run or self._run).log(row)
+        (run or self._run).log(_row(event, values))
 
     def _is_there(self, key: str, event: ev.Event, value: Any) -> bool:
         """True if an earlier log has this value, which is then told off."""
@@ -691,6 +709,80 @@ def _unread_settings() -> Iterator[None]:
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _row(event: ev.Event, values: Mapping[str, Any]) -> dict[str, Any]:
+    row = {**values, "global_step": event.step}
+    if math.isfinite(event.wall_time):
+        row["_timestamp"] = event.wall_time
+    return row
+
+
+class _Rows:
+    """Hands rows of numbers to W&B's service many at a time.
+
+    `Run.log` hands over one: it wakes W&B's thread for I/O and waits until that has written to the socket, which takes
+    longer than all the rest, the more so where other threads want the interpreter. Here all rows of a batch are handed
+    over in one such turn. The message is that of `Run.log` (`wandb_run.py`, `_partial_history_callback`;
+    `sdk/interface/interface.py`, `publish_partial_history`; `interface_sock.py`, `_publish`).
+
+    Attributes:
+        sent: rows of the latest `publish` that were handed over.
+    """
+
+    def __init__(self, run: Any) -> None:
+        """Raises an AttributeError or the like if the installed SDK has other messages, or sends them in another way."""
+        from wandb.proto.wandb_server_pb2 import ServerRequest
+
+        seen: list[Any] = []
+        interface = copy.copy(run._interface)
+        interface._publish = seen.append
+        row = {"a": 0.5, "n": math.nan, "i": -math.inf, "global_step": 3, "_timestamp": 1.5}
+        interface.publish_partial_history(run, dict(row), user_step=run._local_step)
+        interface._assign(seen[0])
+        self._request = ServerRequest
+        self._empty = ServerRequest(record_publish=seen[0])  # what stands in a message beside the row
+        self._empty.record_publish.request.partial_history.ClearField("item")
+        if self._message(row).record_publish != seen[0]:
+            raise ValueError("rows are encoded in another way")
+        self._run, self._asyncer, self._client = run, interface._asyncer, interface._client
+        if run._is_finished or not callable(self._asyncer.run) or not inspect.iscoroutinefunction(self._client.publish):
+            raise TypeError("messages are sent in another way")
+        self.sent = 0
+
+    @classmethod
+    def of(cls, run: Any) -> _Rows | None:
+        """Return the object for `run`; None if the installed SDK does not hand over rows as the known versions do."""
+        try:
+            return cls(run)
+        except (ImportError, AttributeError, TypeError, ValueError, IndexError) as error:
+            _log.info("rows are logged one by one, since W&B (known: 0.31) has another way for them: %s", error)
+            return None
+
+    def _message(self, row: Mapping[str, Any]) -> Any:
+        request = self._request()
+        request.CopyFrom(self._empty)
+        add = request.record_publish.request.partial_history.item.add
+        for key, value in row.items():
+            text = repr(value)
+            add(key=key, value_json=_JSON.get(text, text))
+        return request
+
+    def publish(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Do what ``run.log(row)`` does, for each row."""
+        self.sent = 0
+        now = {"_timestamp": time.time()}
+        requests = [self._message(row if "_timestamp" in row else row | now) for row in rows]
+
+        async def send() -> None:
+            for request in requests:
+                await self._client.publish(request)
+                self.sent += 1
+
+        try:
+            self._asyncer.run(send)
+        finally:
+            self._run._local_step += self.sent  # part of the names of media files
 
 
 def _identity(value: Any) -> str:
