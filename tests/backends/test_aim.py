@@ -500,6 +500,120 @@ def test_what_a_killed_process_wrote_is_kept(repo: Path) -> None:
     assert r.texts(str(running.pid), "t")
 
 
+def stored(directory: Path, run_id: str) -> dict[bytes, bytes]:
+    """Return all keys and values of a run's two stores, save those that hold the time, the session or the directory."""
+    from aim.storage.rockscontainer import RocksContainer
+
+    found = {}
+    for part in ("meta", "seqs"):
+        store = RocksContainer(str(directory / ".aim" / part / "chunks" / run_id), read_only=True)
+        found |= {key: bytes(value) for key, value in store.items()}
+        store.close()
+    other = (b"\xfeattrs\xfe", b"\xfeend_time\xfe", b"\xfeartifacts_uri\xfe")
+    return {key: value for key, value in found.items() if not any(name in key for name in other)}
+
+
+def test_appended_points_are_those_of_aim(empty_repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points that are appended by the batch leave exactly the keys and values that Aim's own tracker would have left."""
+    make = Maker()
+    events: list[ev.Event] = [make.scalar(f"a{i % 4}", math.sin(i), i // 4, wall=0.1 * i) for i in range(400)]
+    values = [0.5, math.nan, -math.inf, math.inf, -0.0, 5e-324, 1e300, 2.0**53 + 1, math.nan, 0.1]
+    steps = [-9, -1, 0, 5, 2**31, 2**40, 2**40 + 1, 2**53 + 1, 2**62, 2**63 - 1]
+    events += [make.scalar("odd", *point, wall=math.nan) for point in zip(values, steps, strict=True)]
+    events += [make.scalar("mixed", float(i), step) for i, step in enumerate([3, 4, 9, 9, 10, 5, 4, 11, 12, 12, 13, -1, 14])]
+    events += [make.scalar("series", float(i), i, series=key) for i in range(5) for key in ("x", "", "é")]
+    events += [Maker("train").scalar("a0", float(-i), i) for i in range(5)]
+    events += [make.histogram("a0", 1), make.text("a0", "t", 1), *(make.scalar("a0", float(i), 200 + i) for i in range(3))]
+    found = []
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr("tracelet_shim.backends.aim._Ends.of", lambda _: None)
+        directory = Path(shutil.copytree(empty_repo, tmp_path / str(together)))
+        half = len(events) // 2
+        for part in (events[:half], events[half - 20 :]):  # the second session knows what comes again
+            reader = write(directory, part, run_id="0123456789abcdef01234567")
+        assert len(reader.scalars("", "odd")) == len(values)
+        found.append(stored(directory, reader.run_id))
+    assert len(found[0]) > 4 * 450
+    assert found[0] == found[1]
+
+
+def test_a_version_that_stores_in_another_way(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the installed Aim writes a point in another way than the known one, its own tracker writes each."""
+    from aim.sdk.tracker import RunTracker
+
+    add = RunTracker._add_value
+
+    def another_way(self: RunTracker, info: object, value: object, step: int, *rest: object) -> None:
+        add(self, info, value, step, *rest)
+        self.meta_run_tree["points"] = step
+
+    monkeypatch.setattr(RunTracker, "_add_value", another_way)
+    backend = AimBackend({"repo": str(repo)})
+    backend.open(run_info())
+    assert backend._ends is None
+    backend.write([Maker().scalar("s", float(i), i) for i in range(3)])
+    assert backend.handle.meta_run_tree["points"] == 2
+    backend.close("finished")
+    assert [p[:2] for p in AimReader(repo).scalars("", "s")] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("broken", ["meta", "seqs"])
+def test_a_store_that_fails_for_a_while(repo: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """After an error of either store, `written` counts what is there; the rest is there once after a second attempt."""
+    from aimrocks.errors import RocksIOError
+
+    make, backend = Maker(), AimBackend({"repo": str(repo)})
+    run_id = backend.open(run_info()).run_id
+    events = [make.scalar("s", float(i), step) for i, step in enumerate([0, 1, 2, 3, 2, 4, 5, 6])]
+    backend.write(events[:1])
+    assert backend._ends is not None
+    store = backend._ends._about if broken == "meta" else backend._ends._series
+    commit, seen = store.commit, []
+
+    class Failing:
+        """The store, of which the second commit fails; Aim's classes take no attributes."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def commit(self, batch: object) -> None:
+            seen.append(batch)
+            if len(seen) == 2:
+                raise RocksIOError("no space")
+            commit(batch)
+
+    monkeypatch.setattr(backend._ends, "_about" if broken == "meta" else "_series", Failing())
+    with pytest.raises(RocksIOError) as caught:
+        backend.write(events[1:])
+    assert (backend.is_transient(caught.value), backend.written) == (True, 4)
+    backend.write(events[1 + backend.written :])
+    backend.close("finished")
+    r = AimReader(repo, run_id)
+    assert [p[:2] for p in r.scalars("", "s")] == [(0, 0), (1, 1), (2, 2), (2, 4), (3, 3), (4, 5), (5, 6), (6, 7)]
+    assert sorted(i["values"]["last_step"] for i in r.run.collect_sequence_info("metric")["metric"]) == [2, 6]
+
+
+def test_appended_points_outlive_the_process(repo: Path) -> None:
+    """A SIGKILL right after `write` takes no point of it, and the next session continues each sequence."""
+    code = """
+import os, signal, sys
+from tests.sample_events import Maker, run_info
+from tracelet_shim.backends.aim import AimBackend
+make, backend = Maker(), AimBackend({"repo": sys.argv[1]})
+backend.open(run_info(run_id="r"))
+assert backend._ends is not None
+backend.write([make.scalar(f"s{i % 3}", float(i), i // 3, wall=float(i)) for i in range(3000)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(repo)], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    make = Maker()
+    r = write(repo, [make.scalar(f"s{i % 3}", float(i), i // 3, wall=float(i)) for i in range(2700, 3300)], run_id="r")
+    for tag in range(3):
+        assert r.scalars("", f"s{tag}") == [Point(i // 3, float(i), float(i)) for i in range(tag, 3300, 3)]
+
+
 def test_a_run_that_another_process_holds_is_tried_again(repo: Path) -> None:
     """Opening a run that is still open raises an error that is worth a retry; the owner is not disturbed."""
     owner, other = (AimBackend({"repo": str(repo)}) for _ in range(2))

@@ -11,6 +11,8 @@ How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29)
   TensorBoard's step: a program that never passes a step must not make a context for each point. What is there already
   is asked of the store itself, so this costs no memory and a resumed run is continued rightly.
 - `Run.track` takes no time; `RunTracker._track`, which it calls, does. Hence the private call.
+- Aim writes a point as eight small transactions of RocksDB, each of which deletes a range first. Scalars that go to the
+  end of their sequences, in a local repository, are put there by the batch instead, see `_Ends`.
 - Distributions have uniform bins only: histograms are rebinned, mass preserving, and the exact buckets are put into the
   same object (``distribution.storage["tensorboard"]``).
 - PR curves, meshes and embeddings are Figures, which hold Plotly JSON and need no Plotly to be written.
@@ -22,9 +24,11 @@ How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29)
 from __future__ import annotations
 
 import base64
+import copy
 import gc
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -32,6 +36,7 @@ import struct
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -47,6 +52,8 @@ from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
 __all__ = ["AimBackend"]
+
+_log = logging.getLogger(__name__)
 
 _REPEATS = 8
 _BINS = 512  # aim.Distribution documents no more
@@ -95,6 +102,8 @@ class AimBackend(Backend):
         super().__init__(options)
         self._names = Names(_SURROGATES, 1000)
         self._noted: dict[int, int] = {}
+        self._sequences: dict[tuple[str, str, str | None], tuple[int, str]] = {}
+        self._ends: _Ends | None = None
         self._run: Any = None
         self._repo: Any = None
         self._trial: tuple[str, Any] | None = None
@@ -109,7 +118,7 @@ class AimBackend(Backend):
         except BaseException:  # a half opened run must not keep its lock from the next attempt
             if self._run is not None and not self._repo.is_remote_repo:  # a server might let us wait forever
                 self._end(self._run)
-            self._run = self._repo = None
+            self._run = self._repo = self._ends = None
             gc.collect()
             raise
 
@@ -121,6 +130,7 @@ class AimBackend(Backend):
         self._run = self._start(_hash_of(run), name)
         resumed = self._run.get("tracelet") is not None
         self._points = _Points(self._run, resumed=resumed)
+        self._ends = None if self._repo.is_remote_repo else _Ends.of(self._run)
         if run.notes:
             self._run.description = self._plain(run.notes)
         for key, value in run.tags.items():
@@ -238,7 +248,7 @@ class AimBackend(Backend):
             self._tag(status)
         run_hash = self._run.hash
         self._end(self._run)
-        self._run = None
+        self._run = self._ends = None
         del self._points
         try:
             self._index(run_hash)
@@ -362,16 +372,40 @@ class AimBackend(Backend):
     # -- sequences --------------------------------------------------------------------------------------------------
 
     def _put(self, event: ev.Event, value: Any, kind: str = "", **more: str) -> None:
-        context = {"writer": self._name(event.writer)} if event.writer else {}
+        context = self._context(event)
         if kind:
             context["type"] = kind
         self._points.put(value, self._name(event.tag), event.step, event.wall_time, {**context, **more})
 
+    def _context(self, event: ev.Event) -> dict[str, str]:
+        return {"writer": self._name(event.writer)} if event.writer else {}
+
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
-        for event in events:
-            series = {} if event.series is None else {"series": self._name(event.series)}
-            self._put(event, float(event.value), **series)
-            self.written += 1
+        before, ends = self.written, self._ends
+        for n, event in enumerate(events):
+            value = float(event.value)
+            if ends is not None:
+                if ends.append(self._sequence(event), value, event.step, event.wall_time):
+                    continue
+                ends.commit()
+                self.written = before + n
+            self._put(event, value, **self._series(event))
+            self.written = before + n + 1
+        if ends is not None:
+            ends.commit()
+
+    def _series(self, event: ev.Scalar) -> dict[str, str]:
+        return {} if event.series is None else {"series": self._name(event.series)}
+
+    def _sequence(self, event: ev.Scalar) -> tuple[int, str]:
+        """Return Aim's key of the event's sequence: the index of its context, and its name."""
+        place = event.writer, event.tag, event.series
+        sequence = self._sequences.get(place)
+        if sequence is None:
+            sequence = self._points.index({**self._context(event), **self._series(event)}), self._name(event.tag)
+            if len(self._sequences) < 10_000:
+                self._sequences[place] = sequence
+        return sequence
 
     def log_histogram(self, event: ev.Histogram) -> None:
         import aim
@@ -534,12 +568,12 @@ class _Points:
     ) -> None:
         """Store a point; with `same_is_known`, or in a resumed run, not again if it is there."""
         known = same_is_known or self.resumed
-        sequence = self._index(context), name
+        sequence = self.index(context), name
         latest = self._latest.get(sequence)
         first = latest[1] + 1 if latest and latest[0] == step and not same_is_known else 0
         for repeat in range(first, _REPEATS + 1):
             where = {**context, "repeat": repeat} if repeat else context
-            info = self._tracker.sequence_infos[self._index(where) if repeat else sequence[0], name]
+            info = self._tracker.sequence_infos[self.index(where) if repeat else sequence[0], name]
             key = self._find(info, step)
             if key is None:
                 self._store(info, value, name, step, wall_time, where)
@@ -549,7 +583,7 @@ class _Points:
         else:
             repeat = _REPEATS
             where = {**context, "repeat": "more"}
-            info = self._tracker.sequence_infos[self._index(where), name]
+            info = self._tracker.sequence_infos[self.index(where), name]
             count = info.count if info.initialized else 0
             if known and self._is_among(info, range(max(count - 2_000, 0), count), value, wall_time, step):
                 return
@@ -559,13 +593,14 @@ class _Points:
                 self._latest.clear()
             self._latest[sequence] = step, repeat
 
-    def _index(self, context: dict[str, Any]) -> int:
+    def index(self, context: Mapping[str, Any]) -> int:
+        """Return the number by which Aim stores a context."""
         key = tuple(context.items())
         index = self._indexes.get(key)
         if index is None:
             from aim.storage.context import Context
 
-            index = int(Context(context).idx)
+            index = int(Context(dict(context)).idx)
             if len(self._indexes) < 10_000:
                 self._indexes[key] = index
         return index
@@ -591,7 +626,7 @@ class _Points:
         self._tracker._track(value, wall_time, name, step, None, context=context)
         if begins_below_zero:
             info.count = step + 1
-            about = self._tree.subtree(("traces", self._index(context), name))
+            about = self._tree.subtree(("traces", self.index(context), name))
             about["last"], about["last_step"] = value, step
 
     def _is_among(self, info: Any, steps: range, value: Any, wall_time: float, epoch: int) -> bool:
@@ -610,6 +645,153 @@ class _Points:
         if isinstance(value, float):
             return isinstance(stored, (int, float)) and struct.pack("d", stored) == struct.pack("d", value)
         return bool(stored.storage["data"].load() == value.storage["data"].load())
+
+
+class _Ends:
+    """Appends numbers to sequences of one run in a local repository, many in one write to each of the run's two stores.
+
+    What is put there is what `RunTracker._track` puts there (`_update_sequence_info`, `_add_value`), save that what it
+    writes for the latest point only (the last value and step, the extremes) is written once. Aim deletes what is below a
+    key before it puts a value there; behind the last step of a sequence of numbers there is nothing to delete.
+
+    Args:
+        tracker: the run's `RunTracker`.
+        about, series: its stores (`aim.storage.rockscontainer.RocksContainer`).
+        about_prefix: where the run begins in `about`.
+    """
+
+    def __init__(self, tracker: Any, about: Any, about_prefix: bytes, series: Any) -> None:
+        from aim.storage.encoding import encode, encode_path
+
+        self._encode, self._path = encode, encode_path
+        self._none = encode(None)
+        self._infos = tracker.sequence_infos
+        self._about, self._about_prefix, self._series = about, about_prefix, series
+        self._batch = series.batch()
+        self._ends: dict[tuple[int, str], _End] = {}
+
+    @classmethod
+    def of(cls, run: Any) -> _Ends | None:
+        """Return the object for `run`; None if the installed Aim does not store a point as the known versions do."""
+        try:
+            _check_storage(run._tracker)
+            about, series = run.meta_run_tree.container, run.series_run_trees[2].container
+            return cls(run._tracker, about.parent, about.prefix, series.parent)
+        except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:
+            _log.info("points are stored one by one, since Aim (known: 3.29) has another way: %r", error)
+            return None
+
+    def append(self, sequence: tuple[int, str], value: float, step: int, wall_time: float) -> bool:
+        """Take a point for `commit`. False if it is none that goes behind the last one of a sequence of floats."""
+        end = self._ends.get(sequence)
+        if end is None:
+            info = self._infos.get(sequence)
+            # at 0 there may be points below zero only, and Aim writes of the first point again
+            if info is None or not info.initialized or info.version != 2 or info.dtype != "float" or info.count <= 0:
+                return False
+            end = self._ends[sequence] = _End(info)
+        if step < end.count:
+            return False
+        key = self._path((end.hash(step),))
+        put = self._batch.put
+        put(end.value_prefix + key, self._encode(value))
+        put(end.epoch_prefix + key, self._none)
+        put(end.time_prefix + key, self._encode(wall_time))
+        put(end.step_prefix + key, self._encode(step))
+        end.last, end.count = value, step + 1
+        end.max = max(end.max, value)
+        end.min = min(end.min, value)
+        return True
+
+    def commit(self) -> None:
+        """Store the points taken. After an error none of them counts as stored."""
+        ends, batch = self._ends, self._batch
+        if not ends:
+            return
+        self._ends, self._batch = {}, self._series.batch()
+        about = self._about.batch()
+        for (index, name), end in ends.items():
+            info = end.info
+            if end.count == info.count:
+                continue
+            what = {"last": end.last, "last_step": end.count - 1}
+            what |= {"max": end.max} if end.max != info.max else {}
+            what |= {"min": end.min} if end.min != info.min else {}
+            for field, value in what.items():
+                about.put(self._about_prefix + self._path(("traces", index, name, field)), self._encode(value))
+        self._about.commit(about)  # first, as Aim does it: a step that it names is looked up, one beyond is taken for free
+        self._series.commit(batch)
+        for end in ends.values():
+            end.info.count, end.info.max, end.info.min = end.count, end.max, end.min
+
+
+class _End:
+    """The end of a sequence, as it will be after the next `_Ends.commit`."""
+
+    __slots__ = (
+        "count", "epoch_prefix", "hash", "info", "last", "max", "min", "step_prefix", "time_prefix", "value_prefix",
+    )  # fmt: skip
+
+    def __init__(self, info: Any) -> None:
+        self.info = info
+        self.hash = info.step_hash_fn
+        self.count, self.max, self.min = info.count, info.max, info.min
+        self.last = math.nan
+        self.value_prefix = info.val_view.tree.container.prefix
+        self.epoch_prefix = info.epoch_view.tree.container.prefix
+        self.time_prefix = info.time_view.tree.container.prefix
+        self.step_prefix = info.step_view.tree.container.prefix
+
+
+def _check_storage(tracker: Any) -> None:
+    """Raise a ValueError or the like if the installed Aim's own tracker stores points in another way than `_Ends`."""
+    from aim.sdk.tracker import SequenceInfo
+    from aim.storage.container import Container
+    from aim.storage.context import Context
+    from aim.storage.prefixview import PrefixView
+
+    class Store(Container):  # type: ignore[misc]
+        """Keeps what is put into it, as a container and as a batch of one."""
+
+        def __init__(self) -> None:
+            self.found: dict[bytes, bytes] = {}
+
+        def put(self, key: bytes, value: bytes) -> None:
+            self.found[key] = value
+
+        def set(self, key: bytes, value: bytes, store_batch: Any = None) -> None:
+            self.found[key] = value
+
+        def delete_range(self, begin: bytes, end: bytes, store_batch: Any = None) -> None:
+            pass  # nothing is there
+
+        def batch(self) -> Store:
+            return self
+
+        def commit(self, batch: Store) -> None:
+            pass  # it is in place already
+
+        def view(self, prefix: bytes = b"") -> Any:
+            return PrefixView(prefix=prefix, container=self)
+
+    index, found = int(Context({}).idx), []
+    for own in (True, False):
+        about, series = Store(), Store()
+        probe = copy.copy(tracker)
+        probe.meta_tree, probe.meta_run_tree = about.view().tree(), about.view(b"run").tree()
+        probe.series_run_trees = dict.fromkeys((1, 2), series.view().tree())
+        probe.sequence_infos, probe.contexts = defaultdict(SequenceInfo), {}
+        ends, appended = _Ends(probe, about, b"run", series), 0
+        for value, step in ((0.25, 2), (1.0, 3), (-1.5, 7), (math.nan, 9)):
+            if own and ends.append((index, "name"), value, step, 0.5 + step):
+                appended += 1
+            else:
+                probe._track(value, 0.5 + step, "name", step, None, context={})
+        ends.commit()
+        state = {k: v for k, v in vars(probe.sequence_infos[index, "name"]).items() if not k.endswith("_view")}
+        found.append((about.found, series.found, state, appended))
+    if found[0] != (*found[1][:3], 3):
+        raise ValueError("points are stored in another way")
 
 
 def _hash_of(run: RunInfo) -> str | None:
