@@ -307,35 +307,6 @@ def test_a_version_with_other_rows(directory: Path, monkeypatch: pytest.MonkeyPa
     assert [(row["s"], row["version"]) for row, _ in WandbReader(directory).run().rows] == [(0.1 * i, 2) for i in range(3)]
 
 
-def test_rows_that_are_not_taken(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an error between two rows, `written` counts the scalars of the rows that W&B's service has got."""
-    events = [Maker().scalar(f"a{i % 3}", float(i), i // 3) for i in range(30)]
-
-    def work(backend: WandbBackend) -> None:
-        assert backend._rows is not None
-        client, taken = backend._rows._client, itertools.count()
-        publish = client.publish
-
-        async def failing(request: Any) -> None:
-            if next(taken) == 4:
-                raise ConnectionResetError
-            await publish(request)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(client, "publish", failing)
-            patch.setattr("tracelet_shim.backends.wandb.MAX_REOPENED", 0)
-            with pytest.raises(ConnectionResetError):
-                backend.write(events)
-        assert backend.written == 12
-        backend.write(events[backend.written :])
-
-    session(work)
-    reader = WandbReader(directory)
-    assert [[p.value for p in reader.scalars("", f"a{i}")] for i in range(3)] == [
-        [float(v) for v in range(i, 30, 3)] for i in range(3)
-    ]
-
-
 def test_hostile_tags(directory: Path) -> None:
     """No two tags collide, none leaves the run's directory, and W&B's service survives all of them, as any type."""
     m = Maker()
@@ -731,6 +702,42 @@ backend.close("finished")
     assert [point.step for point in reader.scalars("", "s")] == [0, 1]
     assert len(reader.images("", "i")) == 1
     assert reader.status() == "finished"
+
+
+@pytest.mark.parametrize("at", [0, 4, 9])
+def test_rows_that_are_not_taken(directory: Path, at: int) -> None:
+    """When the service is lost while a batch is handed over, none of it counts as written, and all is there once later."""
+    done = program(
+        directory,
+        f"at = {at}"
+        """
+backend = WandbBackend()
+backend.open(run_info())
+client = backend._rows._client
+publish, writer, handed = client.publish, client._writer, []
+async def failing(request):
+    if len(handed) == at:
+        time.sleep(0.5)  # W&B's service has stored what it has got
+        raise ConnectionResetError
+    handed.append(request)
+    await publish(request)
+client.publish = failing
+events = [m.scalar(f"a{i % 3}", float(i), i // 3, WALL + i // 3) for i in range(30)]
+try:
+    backend.write(events)
+except ConnectionResetError:
+    assert (backend.written, client._writer) == (0, writer)
+    backend.write(events)
+else:
+    raise SystemExit("the loss went unnoticed")
+backend.close("finished")
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    reader = WandbReader(directory)
+    assert [[p.value for p in reader.scalars("", f"a{i}")] for i in range(3)] == [
+        [float(v) for v in range(i, 30, 3)] for i in range(3)
+    ]
 
 
 def test_a_dead_server_can_be_retried(directory: Path) -> None:

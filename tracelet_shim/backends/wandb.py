@@ -384,10 +384,7 @@ class WandbBackend(Backend):
                 self._row(first, values)
                 self.written += len(values)
             return
-        try:
-            self._rows.publish([_row(first, values) for first, values in groups])
-        finally:
-            self.written += sum(len(values) for _, values in groups[: self._rows.sent])
+        self._rows.publish([_row(first, values) for first, values in groups])
 
     def log_histogram(self, event: ev.Histogram) -> None:
         import wandb
@@ -723,11 +720,9 @@ class _Rows:
 
     `Run.log` hands over one: it wakes W&B's thread for I/O and waits until that has written to the socket, which takes
     longer than all the rest, the more so where other threads want the interpreter. Here all rows of a batch are handed
-    over in one such turn. The message is that of `Run.log` (`wandb_run.py`, `_partial_history_callback`;
-    `sdk/interface/interface.py`, `publish_partial_history`; `interface_sock.py`, `_publish`).
-
-    Attributes:
-        sent: rows of the latest `publish` that were handed over.
+    over in one such turn, and in two writes. The messages are those of `Run.log` (`wandb_run.py`,
+    `_partial_history_callback`; `sdk/interface/interface.py`, `publish_partial_history`; `interface_sock.py`, `_publish`;
+    `lib/service/service_client.py`).
     """
 
     def __init__(self, run: Any) -> None:
@@ -746,9 +741,9 @@ class _Rows:
         if self._message(row).record_publish != seen[0]:
             raise ValueError("rows are encoded in another way")
         self._run, self._asyncer, self._client = run, interface._asyncer, interface._client
-        if run._is_finished or not callable(self._asyncer.run) or not inspect.iscoroutinefunction(self._client.publish):
+        ways = self._asyncer.run, self._client._writer.write, self._client._writer.drain
+        if run._is_finished or not all(map(callable, ways)) or not inspect.iscoroutinefunction(self._client.publish):
             raise TypeError("messages are sent in another way")
-        self.sent = 0
 
     @classmethod
     def of(cls, run: Any) -> _Rows | None:
@@ -769,20 +764,34 @@ class _Rows:
         return request
 
     def publish(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Do what ``run.log(row)`` does, for each row."""
-        self.sent = 0
+        """Do what ``run.log(row)`` does, for each row. After an error the service may have some of them."""
         now = {"_timestamp": time.time()}
-        requests = [self._message(row if "_timestamp" in row else row | now) for row in rows]
+        *requests, last = [self._message(row if "_timestamp" in row else row | now) for row in rows]
 
         async def send() -> None:
-            for request in requests:
-                await self._client.publish(request)
-                self.sent += 1
+            writer, frames = self._client._writer, _Frames()
+            self._client._writer = frames
+            try:
+                for request in requests:
+                    await self._client.publish(request)
+            finally:
+                self._client._writer = writer
+            writer.write(b"".join(frames.data))
+            await self._client.publish(last)  # waits until the socket takes more, and notes an error of it
 
-        try:
-            self._asyncer.run(send)
-        finally:
-            self._run._local_step += self.sent  # part of the names of media files
+        self._asyncer.run(send)
+        self._run._local_step += len(rows)  # part of the names of media files
+
+
+class _Frames:
+    """Keeps what the SDK's client writes; nothing else runs in its event loop meanwhile, since `drain` never waits."""
+
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+        self.write = self.data.append
+
+    async def drain(self) -> None:
+        pass
 
 
 def _identity(value: Any) -> str:
