@@ -116,7 +116,7 @@ def test_a_tracker_that_was_away(tmp_path: Path) -> None:
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.stderr
 
-    warning = program("left", "session(exit_timeout=2, tags={'a': 'b'})\nw = log(300)\nw.close()")
+    warning = program("left", "session(exit_timeout=4, tags={'a': 'b'})\nw = log(300)\nw.close()")
     kill = KILL_BOTH.format("w.flush()\nlog(7, w, 100)")
     program("killed", f"s = session()\nw = log(100)\nw.flush()\nlog(9, w, 200)\ntime.sleep(3){kill}")
     program("ending", KILL_AT_END)
