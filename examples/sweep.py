@@ -24,6 +24,6 @@ with tracelet.start_logging(backend="mlflow", project="sweep", exp_name="grid") 
 # The first trial gave the run itself its parameters; the others are nested runs in it.
 client = mlflow.MlflowClient()
 run = client.get_run(run_id)
-nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'", order_by=["start_time"])
+nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'", order_by=["run_name"])
 for each in (run, *nested):
     print(each.info.run_name, each.data.params, each.data.metrics)
