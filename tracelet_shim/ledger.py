@@ -26,7 +26,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -359,8 +359,8 @@ class Index:
         self._paths: tuple[Path, ...] = ()
         self.owned = True
         if directory is None:
-            self._entries: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115 - closed by close()
-            self._hints: Any = tempfile.TemporaryFile(prefix="tracelet-")  # noqa: SIM115
+            self._entries: Any = tempfile.TemporaryFile(prefix="tracelet-", buffering=0)  # noqa: SIM115 - closed by close()
+            self._hints: Any = tempfile.TemporaryFile(prefix="tracelet-", buffering=0)  # noqa: SIM115
             self.cursors = Cursors(None)
         else:
             self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "cursors"))
@@ -412,8 +412,9 @@ class Index:
         self._new_entries = bytearray()
         self.written = self.length
 
-    def read(self, start: int, stop: int) -> list[msg.Record]:
-        """Return the records from number `start` to before `stop`, without their data."""
+    def read(self, start: int, stop: int) -> Iterator[msg.Record]:
+        """Yield the records from number `start` to before `stop`, without their data. A hint, which may be large, is read when
+        its turn comes."""
         data = b""
         if start < self.written:
             count = min(stop, self.written) - start
@@ -421,11 +422,9 @@ class Index:
         if stop > self.written:
             first = max(start, self.written) - self.written
             data += self._new_entries[first * _ENTRY.size : (stop - self.written) * _ENTRY.size]
-        found = []
         for source, position, value, at in _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size]):
             number = value if source & _VALUED else None
-            found.append(msg.Record(source & ~_VALUED, position, None, number, self._hint(at) if at else None))
-        return found
+            yield msg.Record(source & ~_VALUED, position, None, number, self._hint(at) if at else None)
 
     def taken(self) -> dict[int, int]:
         """Return, by source, the position behind the last record."""

@@ -594,6 +594,39 @@ def test_a_store_that_fails_for_a_while(repo: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(i["values"]["last_step"] for i in r.run.collect_sequence_info("metric")["metric"]) == [2, 6]
 
 
+def test_an_error_between_points_that_are_appended(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points that were taken and not stored, because a later one of the batch failed, are there once after a second attempt."""
+    make, backend = Maker(), AimBackend({"repo": str(repo)})
+    run_id = backend.open(run_info()).run_id
+    backend.write([make.scalar("loss", 0.0, 0)])
+    batch = [*(make.scalar("loss", float(i), i) for i in range(1, 6)), make.scalar("new", 1.0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._points, "index", lambda context: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            backend.write(batch)
+    backend.write(batch[backend.written :])
+    backend.close("finished")
+    r = AimReader(repo, run_id)
+    assert [p[:2] for p in r.scalars("", "loss")] == [(i, float(i)) for i in range(6)]
+    assert [p[:2] for p in r.scalars("", "new")] == [(1, 1.0)]
+
+
+def test_the_user_tracks_while_a_batch_is_made(repo: Path) -> None:
+    """What the user puts behind the end of a sequence is neither set back nor written over by what follows."""
+    make, backend = Maker(), AimBackend({"repo": str(repo)})
+    run_id = backend.open(run_info()).run_id
+    backend.write([make.scalar("loss", 0.0, 0)])
+    assert backend._ends is not None
+    sequence = backend._sequence(make.scalar("loss", 0.0, 0))
+    assert backend._ends.append(sequence, 1.0, 1, 1.0)
+    backend.handle.track(99.0, name="loss", step=7)
+    assert not backend._ends.append(sequence, 7.0, 7, 7.0)
+    backend._ends.commit()
+    backend.write([make.scalar("loss", 7.0, 7), make.scalar("loss", 8.0, 8)])
+    backend.close("finished")
+    assert [p[:2] for p in AimReader(repo, run_id).scalars("", "loss")] == [(0, 0), (1, 1), (7, 99), (7, 7), (8, 8)]
+
+
 def test_appended_points_outlive_the_process(repo: Path) -> None:
     """A SIGKILL right after `write` takes no point of it, and the next session continues each sequence."""
     code = """

@@ -266,6 +266,21 @@ def test_what_stands_behind_a_refused_scalar_is_there_once(tmp_path: Path, monke
     assert [p.value for p in points if p.step == 8] == [8, 8.5]
 
 
+def test_what_counts_as_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error, only events that will come again are kept in mind."""
+    make, backend = Maker(), SwanLabBackend({"log_dir": str(tmp_path)})
+    backend.open(run_info())
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "_media", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        for part in range(3):
+            with pytest.raises(OSError, match="No space"):
+                backend.write([*(make.scalar("loss", float(i), 100 * part + i) for i in range(50)), make.image("i", part)])
+            assert backend.written == 50
+    assert backend._taken == set()
+    backend.close("finished")
+    assert len(SwanLabReader(tmp_path).scalars("", "loss")) == 150
+
+
 def test_any_order_of_points_is_placed_alike(tmp_path: Path) -> None:
     """However a stream with repeated, odd and infinite points is cut into batches, each point arrives, in one place."""
     random = np.random.default_rng(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 import tracelet_shim as tracelet
+from tracelet_shim import eventfile
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
@@ -117,13 +121,48 @@ def test_large_events_come_in_small_batches(writer: Any, monkeypatch: pytest.Mon
         assert sum(batch[:-1]) < 2_000_000 / 64
 
 
+def log_of(directory: Path, source: Path, records: int, *, complete: bool) -> Log:
+    """Return a log that has to read all its records, scalars, from an event file."""
+    decoder = Decoder(WriterNames(str(directory)))
+    decoder.add_source(msg.Source(0, str(source), str(directory)))
+    log = Log(decoder, complete=complete)
+    log.memory = 1e9
+    index = Index(None, "s")
+    index.append([msg.Record(0, position, None, position / 7) for position in range(records)])
+    log.open(index, 0)
+    return log
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_an_error_within_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool) -> None:
+    """After a read that failed in the middle of a record, each is read again, at its own place."""
+    file = tmp_path / "events"
+    about = [Summary(value=[Summary.Value(tag="x" * 6000, simple_value=i)]) for i in range(50)]
+    file.write_bytes(eventfile.joined(Event(step=i, summary=s).SerializeToString() for i, s in enumerate(about)))
+    log = log_of(tmp_path, file, 50, complete=complete)
+    reads = 0
+
+    class Failing(io.FileIO):
+        """A file, the fourth read of which fails."""
+
+        def readinto(self, buffer: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            if reads == 4:
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eventfile, "open", lambda path, mode: io.BufferedReader(Failing(path, mode)), raising=False)
+        entries = log.read(0, 50)
+        assert len(entries) < 50
+        entries += log.read(len(entries), 50)
+    assert [(e.number, e.events[0].step, e.lost) for e in entries] == [(i, i, False) for i in range(50)]
+    log.close(remove=True)
+
+
 def test_review_passes_over_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """Where an event file is there and cannot be read, its records are counted as one event each."""
-    decoder = Decoder(WriterNames(str(tmp_path)))
-    decoder.add_source(msg.Source(0, str(tmp_path), str(tmp_path)))  # a directory
-    log = Log(decoder, complete=True)
-    index = Index(None, "s")
-    index.append([msg.Record(0, position, None, 0.5) for position in range(3)])
-    log.open(index, 0)
+    log = log_of(tmp_path, tmp_path, 3, complete=True)  # a directory
     assert log.review() == [0, 1, 2, 3]
     log.close(remove=True)

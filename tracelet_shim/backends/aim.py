@@ -382,6 +382,8 @@ class AimBackend(Backend):
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         before, ends = self.written, self._ends
+        if ends is not None:
+            ends.discard()
         for n, event in enumerate(events):
             value = float(event.value)
             if ends is not None:
@@ -690,7 +692,7 @@ class _Ends:
             if info is None or not info.initialized or info.version != 2 or info.dtype != "float" or info.count <= 0:
                 return False
             end = self._ends[sequence] = _End(info)
-        if step < end.count:
+        if step < max(end.count, end.info.count):  # the user may track in the same run
             return False
         key = self._path((end.hash(step),))
         put = self._batch.put
@@ -703,6 +705,11 @@ class _Ends:
         end.min = min(end.min, value)
         return True
 
+    def discard(self) -> None:
+        """Forget points that were taken and not stored, because of an error between: they come again."""
+        if self._ends:
+            self._ends, self._batch = {}, self._series.batch()
+
     def commit(self) -> None:
         """Store the points taken. After an error none of them counts as stored."""
         ends, batch = self._ends, self._batch
@@ -712,17 +719,16 @@ class _Ends:
         about = self._about.batch()
         for (index, name), end in ends.items():
             info = end.info
-            if end.count == info.count:
-                continue
-            what = {"last": end.last, "last_step": end.count - 1}
-            what |= {"max": end.max} if end.max != info.max else {}
-            what |= {"min": end.min} if end.min != info.min else {}
+            what: dict[str, Any] = {"last": end.last, "last_step": end.count - 1} if end.count > info.count else {}
+            what |= {"max": end.max} if end.max > info.max else {}
+            what |= {"min": end.min} if end.min < info.min else {}
             for field, value in what.items():
                 about.put(self._about_prefix + self._path(("traces", index, name, field)), self._encode(value))
         self._about.commit(about)  # first, as Aim does it: a step that it names is looked up, one beyond is taken for free
         self._series.commit(batch)
         for end in ends.values():
-            end.info.count, end.info.max, end.info.min = end.count, end.max, end.min
+            info = end.info
+            info.count, info.max, info.min = max(info.count, end.count), max(info.max, end.max), min(info.min, end.min)
 
 
 class _End:

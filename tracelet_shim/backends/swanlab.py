@@ -340,22 +340,23 @@ class SwanLabBackend(Backend):
             raise errors.BackendError("the program has finished the SwanLab run that it shared")
         if main.waiting() > MAX_WAITING:
             raise TimeoutError("SwanLab's service is behind")
-        done = False
         try:
             super().write(events)
             self._note_names()
-            done = True
         finally:
             try:
                 self.flush()
             except OSError:
                 self.written = 0  # in a buffer only: they will come again, and `_taken` knows them then
                 raise
-            if done:  # others, behind one that was refused before, may be there too, and will come
-                records = {event.record for event in events}
-                self._taken -= records
-                if self._taken:
-                    self._taken = {token for token in self._taken if token[0] not in records}
+            self._forget(events[: self.written])
+
+    def _forget(self, events: Sequence[ev.Event]) -> None:
+        """These have been stored, and do not come again. Others, behind one that was refused, may be stored too, and do."""
+        if self._taken:
+            records = {event.record for event in events}
+            self._taken -= records
+            self._taken = {token for token in self._taken if token[0] not in records}
 
     def _once(self, event: ev.Event, deliver: Callable[[], None], part: str = "") -> None:
         """Call `deliver`, unless that was done in an earlier attempt at this batch."""

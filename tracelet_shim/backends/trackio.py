@@ -328,6 +328,9 @@ class TrackioBackend(Backend):
         self._there = self._stored(events) if self._looks else set()
         try:
             super().write(events)
+        except BaseException:
+            self._looks = True  # some of what comes again is sent now
+            raise
         finally:
             taken, self.written = self.written, 0
             self._send()

@@ -162,7 +162,7 @@ class Log:
             first = self._kept[0].number if self._kept else self.length
             if number >= first:
                 return self._share(islice(self._kept, number - first, number - first + limit))
-        return self._share(self._read_again(number, min(first, number + limit)))
+        return self._read_again(number, min(first, number + limit))
 
     def _share(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return of `entries` what one tracker may hold: what it has in hand is not forgotten when memory is short."""
@@ -179,23 +179,25 @@ class Log:
         """Decode what the index has, once and in order, for the sake of what the decoder has to remember. Return the
         number of events, that backends count, before each record, and before the next one to come."""
         counted = [0]
-        while len(counted) <= self.length:
-            done = len(counted) - 1
-            for entry in self._read_again(done, min(done + 1000, self.length)):
+        while (done := len(counted) - 1) < self.length:
+            stop = min(done + 1000, self.length)
+            for entry in self._read_again(done, stop):
                 counted.append(counted[-1] + entry.counted)
             if len(counted) - 1 == done:  # in a file that cannot be read now; nearly every record has one event
-                counted.append(counted[-1] + 1)
+                counted += range(counted[-1] + 1, counted[-1] + 1 + stop - done)
         return counted
 
-    def _read_again(self, start: int, stop: int) -> Iterator[Entry]:
-        with self._decoding:
-            records = self._index.read(start, stop) if self._index is not None else []
-        for number, record in enumerate(records, start):
-            with self._decoding:
+    def _read_again(self, start: int, stop: int) -> list[Entry]:
+        with self._decoding:  # for all of it: the trackers share the readers of the event files, each from its own place
+            return self._share(self._again(start, stop))
+
+    def _again(self, start: int, stop: int) -> Iterator[Entry]:
+        if self._index is not None:
+            for number, record in enumerate(self._index.read(start, stop), start):
                 entry = self._entry_again(number, record)
-            if entry is None:
-                break
-            yield entry
+                if entry is None:
+                    return
+                yield entry
 
     def _entry_again(self, number: int, record: msg.Record) -> Entry | None:
         if not _is_whole(record):
@@ -228,6 +230,9 @@ class Log:
         except FileNotFoundError:
             raise _GoneError(path) from None
         except OSError as error:
+            broken = self._readers.pop(record.source, None)  # nobody knows where in the file it stands
+            if broken is not None:
+                broken.close()
             raise _UnreadableError(path) from error
 
     @property
