@@ -108,6 +108,37 @@ def without(event: ev.Event, *names: str) -> dict[str, Any]:
     return {name: getattr(event, name) for name in event.__struct_fields__ if name not in names}
 
 
+def test_scalars_of_one_tag(live: Files) -> None:
+    """A scalar is what its own bytes say, whatever came before it with the same tag in the same file."""
+    numbers = {live.add(): "", live.add("/logs/train"): "train"}
+    steps = [1, 2, 127, 128, 300, 2**21, 2**35, 2**63 - 1, -1, -(2**63), 0, 5]
+    for tag in ("a", "", "x/y", "\x15abcd", "é" * 70, "long" * 5000):
+        for step, value in zip(steps * 2, [0.1, 0.0, np.nan, np.inf, -np.inf] * 5, strict=False):
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            for number, writer in numbers.items():
+                for series in (None, "key"):
+                    hint = msg.Series(series) if series else None
+                    found = only(live.decode(number, Event(step=step, wall_time=step / 3, summary=summary), value, hint))
+                    assert (found.writer, found.tag, found.step, found.wall_time) == (writer, tag, step, step / 3)
+                    assert (repr(found.value), found.series) == (repr(value), series)
+
+
+def test_records_that_begin_like_a_scalar(live: Files) -> None:
+    """What is no bare scalar is never taken for one of the tag that came before it, nor remembered as one."""
+    source = live.add()
+    bare = Event(step=3, wall_time=1.5, summary=Summary(value=[Summary.Value(tag="a", simple_value=0.5)]))
+    data = bare.SerializeToString()
+    assert only(live.decode(source, data, 0.5)).tag == "a"
+    two = Event(step=3, wall_time=1.5, summary=Summary(value=[*bare.summary.value, Summary.Value(tag="b", simple_value=1)]))
+    assert [event.tag for event in live.decode(source, two, 0.5)] == ["a", "b"]
+    for damaged in (data[:-1], data[:9], data[:11], b"\x09" + b"\xff" * 8 + b"\x10" + b"\xff" * 30 + b"\x15abcd"):
+        assert not isinstance(only(live.decode(source, damaged, 0.5)), ev.Scalar)
+    unknown = data + b"\x15abcd"  # a field of another type behind the last one, which protobuf passes over
+    for _ in range(2):
+        assert only(live.decode(source, unknown, 0.5)).step == 3
+    assert isinstance(only(live.decode(source, unknown[:-4] + b"ab", 0.5)), ev.Blob)
+
+
 # -- TensorFlow 2 -----------------------------------------------------------------------------------------------------
 
 

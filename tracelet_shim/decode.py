@@ -29,6 +29,7 @@ __all__ = ["Decoder"]
 
 _TEXT_SUFFIX = "/text_summary"
 _MOST_CURVES = 20_000
+_DOUBLE = struct.Struct("<d")
 
 
 class Decoder:
@@ -47,7 +48,8 @@ class Decoder:
         self._plugins: dict[tuple[int, str], str] = {}
         self._trials = _Trials(lambda source: self._home(source) if source.replay else source.logdir)
         self._paths = _Paths()
-        self._curves: dict[tuple[int, str, str | None], tuple[str, str, str | None, str]] = {}
+        self._curves: dict[tuple[int, bytes, str | None], tuple[str, str, str | None, str]] = {}
+        self._step = b"", 0
 
     def add_source(self, source: msg.Source) -> None:
         """Take note of an event file; its writer gets its name now, in the order of creation."""
@@ -96,39 +98,51 @@ class Decoder:
         if isinstance(hint, msg.Embedded):
             return (_embedding(hint, self._names(logdir), ev.RecordId(source.path, record.position)),)
         data = record.data or b""
+        plain = not source.replay and record.value is not None and (hint is None or isinstance(hint, msg.Series))
+        if plain and (scalar := self._known_scalar(record, source, data)) is not None:
+            return (scalar,)
         try:
             event = _event_class().FromString(data)
         except Exception:  # protobuf's DecodeError has no stable import path across its implementations
             broken = ev.RecordId(source.path, record.position)
             base = {"writer": self._names(logdir), "tag": "", "step": 0, "wall_time": 0.0}
             return (ev.Blob(**base, record=broken, source=data, data=data, name="damaged_event.pb"),)  # type: ignore[arg-type]
-        if source.replay:
-            if record.position > 1:  # before, it is not known yet, and there is book-keeping only
-                logdir = self._trials.home(source) or logdir
-        elif record.value is not None and (hint is None or isinstance(hint, msg.Series)):
-            values = event.summary.value
-            if len(values) == 1 and (value := values[0]).HasField("simple_value") and not value.HasField("metadata"):
-                # What `_events` comes to for nearly everything that is logged, at a fifth of the time
-                key = (record.source, value.tag, None if hint is None else hint.key)
-                writer, tag, series, suffix = self._curves.get(key) or self._curve(key)
-                return (
-                    ev.Scalar(
-                        writer=writer, tag=tag, step=event.step, wall_time=event.wall_time,
-                        record=ev.RecordId(source.path, record.position), suffix=suffix, source=data, value=record.value,
-                        series=series,
-                    ),
-                )  # fmt: skip
-        return tuple(self._paths.distinct(e) for e in self._events(record, event, source, self._names(logdir), data))
+        if source.replay and record.position > 1:  # before, it is not known yet, and there is book-keeping only
+            logdir = self._trials.home(source) or logdir
+        writer = self._names(logdir)
+        events = tuple(self._paths.distinct(e) for e in self._events(record, event, source, writer, data))
+        if plain and len(events) == 1 and isinstance(events[0], ev.Scalar):
+            self._remember(record, event, events[0])
+        return events
 
-    def _curve(self, key: tuple[int, str, str | None]) -> tuple[str, str, str | None, str]:
-        """Return the writer, tag, series and suffix of all scalars of a source with this tag and series."""
-        number, tag, series = key
-        source = self._sources[number]
-        writer = self._names(source.parent or source.logdir)
+    def _known_scalar(self, record: msg.Record, source: msg.Source, data: bytes) -> ev.Scalar | None:
+        """Return the scalar in a record whose bytes differ from those of an earlier one in time, step and value only. That is
+        nearly everything that is logged, and takes a quarter of the time."""
+        parts = _parts(data)
+        if parts is None:
+            return None
+        step, rest = parts
+        curve = self._curves.get((record.source, rest, record.hint.key if isinstance(record.hint, msg.Series) else None))
+        if curve is None or record.value is None:
+            return None
+        if step != self._step[0]:  # often that of the record before
+            self._step = step, _varint(step)
+        writer, tag, series, suffix = curve
+        return ev.Scalar(
+            writer=writer, tag=tag, step=self._step[1], wall_time=_DOUBLE.unpack_from(data, 1)[0],
+            record=ev.RecordId(source.path, record.position), suffix=suffix, source=data, value=record.value, series=series,
+        )  # fmt: skip
+
+    def _remember(self, record: msg.Record, event: Any, scalar: ev.Scalar) -> None:
+        """Take note of what the bytes of a scalar say beside time, step and value, if they say nothing else."""
+        bare = _event_class()(wall_time=event.wall_time, step=event.step)
+        bare.summary.value.add(tag=scalar.tag, simple_value=event.summary.value[0].simple_value)
+        parts = _parts(scalar.source)
+        if parts is None or bare.SerializeToString() != scalar.source:
+            return
         if len(self._curves) >= _MOST_CURVES:  # a program that makes up tags
             self._curves.clear()
-        curve = self._curves[key] = (writer, tag, series, self._paths.suffix(writer, tag, series))
-        return curve
+        self._curves[record.source, parts[1], scalar.series] = scalar.writer, scalar.tag, scalar.series, scalar.suffix
 
     def _home(self, source: msg.Source) -> str | None:
         """Return the nearest directory, from that of `source` upwards, with the event file of a writer. None: there is
@@ -232,6 +246,24 @@ class Decoder:
                 base["writer"] = self._names(parent)
                 series = last[len(prefix) :]
         return ev.Scalar(**base, value=number, series=series)
+
+
+def _parts(data: bytes) -> tuple[bytes, bytes] | None:
+    """Return of a serialised event the step, and what stands between it and the last five bytes. In one of a scalar, before
+    these are a key, eight bytes of time and a key, and the last five are a key and the value. None if it is another one."""
+    if len(data) < 22 or data[0] != 0x09 or data[9] != 0x10 or data[-5] != 0x15:
+        return None
+    end = 11
+    while data[end - 1] > 0x7F:
+        end += 1
+        if end > 20:
+            return None
+    return data[10:end], data[end:-5]
+
+
+def _varint(data: bytes) -> int:
+    value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(data))
+    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 @lru_cache(1)

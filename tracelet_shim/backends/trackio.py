@@ -403,13 +403,17 @@ class TrackioBackend(Backend):
                 self._row(event, {self._keys(event.path): float(event.value)})
             return
         there, first = self._there, events[0]
+        keys: dict[tuple[str, str, str | None, str], str] = {}
         row: dict[str, Any] = {}
         last = first.record
         for event in events:
             record = event.record
             if there and record in there:
                 continue
-            key = self._keys(event.path)
+            name = event.writer, event.tag, event.series, event.suffix
+            key = keys.get(name)
+            if key is None:
+                key = keys[name] = self._keys(event.path)
             if row and (
                 event.step != first.step
                 or key in row
@@ -819,9 +823,10 @@ def _iso(seconds: float) -> str | None:
 
 def _follows(record: ev.RecordId, before: ev.RecordId) -> bool:
     """True if `record` is the next value of the same record of a file, or the first of the next record."""
-    if record.position == before.position:
-        return record.index == before.index + 1 and record.file == before.file
-    return record.position == before.position + 1 and record.index == 0 and record.file == before.file
+    file, position, index = record
+    if position == before.position + 1:
+        return index == 0 and file == before.file
+    return position == before.position and index == before.index + 1 and file == before.file
 
 
 @functools.lru_cache(1000)

@@ -24,7 +24,7 @@ __all__ = ["Entry", "Log"]
 
 _OVERHEAD = 700  # bytes that a small decoded event takes in memory beyond its payload, measured
 _MAX_READERS = 32
-_SHARE = 64
+_SHARE = 32
 """A tracker may hold so large a part of the memory in the batch that it is writing, besides what is kept for all."""
 
 
