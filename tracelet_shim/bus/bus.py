@@ -24,7 +24,6 @@ _POLL, _SHORT_POLL = 0.05, 0.005
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
 _FEW_QUEUED, _MOST_QUEUED = 10_000, 100_000
-_RECORD_BYTES = 300  # of a small record in the queue, measured
 _SLACK = 0.5
 """Seconds for an answer to come back, where the deadline itself is zero or nearly so."""
 _LAST_WORDS = 3.0
@@ -93,7 +92,7 @@ class Bus:
         self._make_channel = make_channel
         self._channel: Channel | None = None
         self._memory = memory // 3
-        self._most_queued = min(_MOST_QUEUED, max(_FEW_QUEUED, self._memory // _RECORD_BYTES))
+        self._most_queued = min(_MOST_QUEUED, max(_FEW_QUEUED, self._memory // msg.RECORD_BYTES))
         self._on_reply = on_reply
         self._queue: deque[msg.Message | msg.Record | _Gaps] = deque()
         self._waiting_bytes = 0

@@ -193,6 +193,10 @@ class Record(msgspec.Struct, tag="record", array_like=True):
     hint: Hint | None = None
 
 
+RECORD_BYTES = 300
+"""What a record takes in memory beyond its data, measured."""
+
+
 class Records(msgspec.Struct, tag="records"):
     records: list[Record]
 

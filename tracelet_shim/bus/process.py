@@ -41,7 +41,6 @@ _RESTARTS, _RESTART_SECONDS = 3, 600.0
 """A relay that dies is started again so many times within so many seconds."""
 _PAUSE = 5.0
 """Seconds, growing, before another attempt if it cannot be started at all."""
-_RECORD_BYTES = 300  # of a record beyond its data, measured
 
 logger = logging.getLogger("tracelet_shim")
 
@@ -142,7 +141,7 @@ class ProcessChannel(Channel):
         size = len(data)
         if isinstance(message, msg.Records):
             self._count += len(message.records)
-            size += _RECORD_BYTES * len(message.records)
+            size += msg.RECORD_BYTES * len(message.records)
         self._window.append((self._count, message, size))
         self._window_bytes += size
         if not self._continuing:
