@@ -30,6 +30,13 @@ __all__ = ["Decoder"]
 _TEXT_SUFFIX = "/text_summary"
 _MOST_CURVES = 20_000
 _DOUBLE = struct.Struct("<d")
+_TIME_KEY, _STEP_KEY, _VALUE_KEY = 0x09, 0x10, 0x15
+"""Of an event's time and step, and of a summary value's number (``event.proto``, ``summary.proto``)."""
+
+_Curve = tuple[str, str, str, "str | None", str]
+"""What is the same for all values of a scalar: event file, writer, tag, series, suffix."""
+
+_tuple = tuple.__new__  # RecordId's own takes three times as long
 
 
 class Decoder:
@@ -48,8 +55,8 @@ class Decoder:
         self._plugins: dict[tuple[int, str], str] = {}
         self._trials = _Trials(lambda source: self._home(source) if source.replay else source.logdir)
         self._paths = _Paths()
-        self._curves: dict[tuple[int, bytes, str | None], tuple[str, str, str | None, str]] = {}
-        self._step = b"", 0
+        self._curves: dict[tuple[int, bytes, str | None], _Curve] = {}
+        self._step_end, self._step_bytes, self._step = 10, b"", 0  # of the scalar before, as `_known_scalar` needs them
 
     def add_source(self, source: msg.Source) -> None:
         """Take note of an event file; its writer gets its name now, in the order of creation."""
@@ -92,15 +99,14 @@ class Decoder:
 
         A record that cannot be decoded becomes one `Blob` with its bytes.
         """
+        if record.value is not None and (scalar := self._known_scalar(record)) is not None:
+            return (scalar,)
         source = self._sources[record.source]
         hint = record.hint
         logdir = source.parent or source.logdir
         if isinstance(hint, msg.Embedded):
             return (_embedding(hint, self._names(logdir), ev.RecordId(source.path, record.position)),)
         data = record.data or b""
-        plain = not source.replay and record.value is not None and (hint is None or isinstance(hint, msg.Series))
-        if plain and (scalar := self._known_scalar(record, source, data)) is not None:
-            return (scalar,)
         try:
             event = _event_class().FromString(data)
         except Exception:  # protobuf's DecodeError has no stable import path across its implementations
@@ -111,38 +117,47 @@ class Decoder:
             logdir = self._trials.home(source) or logdir
         writer = self._names(logdir)
         events = tuple(self._paths.distinct(e) for e in self._events(record, event, source, writer, data))
-        if plain and len(events) == 1 and isinstance(events[0], ev.Scalar):
+        if record.value is not None and not source.replay and len(events) == 1 and isinstance(events[0], ev.Scalar):
             self._remember(record, event, events[0])
         return events
 
-    def _known_scalar(self, record: msg.Record, source: msg.Source, data: bytes) -> ev.Scalar | None:
+    def _known_scalar(self, record: msg.Record) -> ev.Scalar | None:
         """Return the scalar in a record whose bytes differ from those of an earlier one in time, step and value only. That is
-        nearly everything that is logged, and takes a quarter of the time."""
-        parts = _parts(data)
-        if parts is None:
+        nearly everything that is logged, and takes a sixth of the time."""
+        data, hint = record.data, record.hint
+        if not data or data[0] != _TIME_KEY:
             return None
-        step, rest = parts
-        curve = self._curves.get((record.source, rest, record.hint.key if isinstance(record.hint, msg.Series) else None))
+        end = self._step_end
+        if data[9:end] != self._step_bytes:  # often it is that of the record before
+            end = _behind_step(data)
+            if not end:
+                return None
+            self._step_end, self._step_bytes, self._step = end, data[9:end], _varint(data[10:end])
+        series = hint.key if type(hint) is msg.Series else None
+        curve = self._curves.get((record.source, data[end:-4], series))
         if curve is None or record.value is None:
             return None
-        if step != self._step[0]:  # often that of the record before
-            self._step = step, _varint(step)
-        writer, tag, series, suffix = curve
+        file, writer, tag, series, suffix = curve
         return ev.Scalar(
-            writer=writer, tag=tag, step=self._step[1], wall_time=_DOUBLE.unpack_from(data, 1)[0],
-            record=ev.RecordId(source.path, record.position), suffix=suffix, source=data, value=record.value, series=series,
+            writer=writer, tag=tag, step=self._step, wall_time=_DOUBLE.unpack_from(data, 1)[0],
+            record=_tuple(ev.RecordId, (file, record.position, 0)), suffix=suffix, source=data, value=record.value,
+            series=series,
         )  # fmt: skip
 
     def _remember(self, record: msg.Record, event: Any, scalar: ev.Scalar) -> None:
         """Take note of what the bytes of a scalar say beside time, step and value, if they say nothing else."""
+        if record.hint is not None and not isinstance(record.hint, msg.Series):
+            return
         bare = _event_class()(wall_time=event.wall_time, step=event.step)
         bare.summary.value.add(tag=scalar.tag, simple_value=event.summary.value[0].simple_value)
-        parts = _parts(scalar.source)
-        if parts is None or bare.SerializeToString() != scalar.source:
+        data = scalar.source
+        end = _behind_step(data)
+        if not end or data[0] != _TIME_KEY or data[-5] != _VALUE_KEY or bare.SerializeToString() != data:
             return
         if len(self._curves) >= _MOST_CURVES:  # a program that makes up tags
             self._curves.clear()
-        self._curves[record.source, parts[1], scalar.series] = scalar.writer, scalar.tag, scalar.series, scalar.suffix
+        curve = scalar.record.file, scalar.writer, scalar.tag, scalar.series, scalar.suffix
+        self._curves[record.source, data[end:-4], scalar.series] = curve
 
     def _home(self, source: msg.Source) -> str | None:
         """Return the nearest directory, from that of `source` upwards, with the event file of a writer. None: there is
@@ -248,17 +263,17 @@ class Decoder:
         return ev.Scalar(**base, value=number, series=series)
 
 
-def _parts(data: bytes) -> tuple[bytes, bytes] | None:
-    """Return of a serialised event the step, and what stands between it and the last five bytes. In one of a scalar, before
-    these are a key, eight bytes of time and a key, and the last five are a key and the value. None if it is another one."""
-    if len(data) < 22 or data[0] != 0x09 or data[9] != 0x10 or data[-5] != 0x15:
-        return None
+def _behind_step(data: bytes) -> int:
+    """Return the offset behind the step of a serialised event that begins with a key, eight bytes of time, a key and the step;
+    0 if there is none."""
+    if len(data) < 22 or data[9] != _STEP_KEY:
+        return 0
     end = 11
     while data[end - 1] > 0x7F:
         end += 1
         if end > 20:
-            return None
-    return data[10:end], data[end:-5]
+            return 0
+    return end
 
 
 def _varint(data: bytes) -> int:

@@ -35,18 +35,20 @@ def records(file: BinaryIO) -> Iterator[bytes]:
 
     The file's offset is left at the start of that record, so that iteration can be tried again when the file has grown.
     """
-    size = 0
+    size = 0  # of the file, and where this is in it, are asked for as seldom as may be: system calls take longest
+    start = file.tell()
     while True:
-        start = file.tell()
         header = file.read(_HEADER.size)
         if len(header) == _HEADER.size:
             length, _ = _HEADER.unpack(header)
-            if start + _FRAME + length > size:  # asked for as seldom as may be: a system call for each record takes longest
+            end = start + _FRAME + length
+            if end > size:
                 size = os.fstat(file.fileno()).st_size
             # A damaged length may ask for more than there is memory.
-            if start + _FRAME + length <= size:
+            if end <= size:
                 data = file.read(length)
                 if len(data) == length and len(file.read(4)) == 4:
+                    start = end
                     yield data
                     continue
         file.seek(start)
@@ -163,16 +165,10 @@ class EventFileReader:
         known = min(position // self._STRIDE, len(self._places) - 1)
         if position < self._next or known * self._STRIDE > self._next:
             self._file.seek(self._places[known])
+            self._records = records(self._file)
             self._next = known * self._STRIDE
-        while self._next < position:
-            start = self._file.tell()
-            header = self._file.read(_HEADER.size)
-            end = start + _FRAME + _HEADER.unpack(header)[0] if len(header) == _HEADER.size else None
-            if end is None or end > os.fstat(self._file.fileno()).st_size:
-                self._file.seek(start)
-                return None
-            self._file.seek(end)
-            self._passed()
+        if not self._pass_over(position):
+            return None
         data = next(self._records, None)
         if data is None:  # it has ended, at the end of the file as it was then or with an error
             self._records = records(self._file)
@@ -180,6 +176,22 @@ class EventFileReader:
         if data is not None:
             self._passed()
         return data
+
+    def _pass_over(self, position: int) -> bool:
+        """Go on to the record at `position`; return False if the file does not reach so far."""
+        if self._next == position:
+            return True
+        at, size = self._file.tell(), os.fstat(self._file.fileno()).st_size
+        while self._next < position:
+            header = self._file.read(_HEADER.size)
+            end = at + _FRAME + _HEADER.unpack(header)[0] if len(header) == _HEADER.size else size + 1
+            if end > size:
+                break
+            at = self._file.seek(end)
+            self._passed()
+        self._file.seek(at)
+        self._records = records(self._file)
+        return self._next == position
 
     def _passed(self) -> None:
         self._next += 1

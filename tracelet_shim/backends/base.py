@@ -35,15 +35,12 @@ from tracelet_shim.backends import files
 from tracelet_shim.backends.names import file_names
 
 __all__ = [
-    "WALL_TOLERANCE", "WHAT_RAN", "Backend", "Capability", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
+    "WHAT_RAN", "Backend", "Capability", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
 ]  # fmt: skip
 
 Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
 WHAT_RAN: tuple[Part, ...] = get_args(Part)
 """What can be recorded of the program and its machine."""
-
-WALL_TOLERANCE = 0.002
-"""Seconds by which the wall times of scalars may differ that share a row, on trackers where a row has one time."""
 
 Status = str
 """How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""

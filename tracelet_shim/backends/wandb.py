@@ -57,8 +57,9 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import WALL_TOLERANCE, Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
+from tracelet_shim.backends.rows import WALL_TOLERANCE, rows
 
 __all__ = ["WandbBackend"]
 
@@ -363,28 +364,13 @@ class WandbBackend(Backend):
             self._named = len(names)
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
-        groups: list[tuple[ev.Scalar, dict[str, float]]] = []
-        keys: dict[tuple[str, str, str | None, str], str] = {}
-        row: dict[str, float] = {}
-        step, wall_time = 0, 0.0
-        for event in events:
-            name = event.writer, event.tag, event.series, event.suffix
-            key = keys.get(name)
-            if key is None:
-                key = keys[name] = self._key(event.path, event.kind)
-            when = event.wall_time
-            apart = not abs(when - wall_time) <= WALL_TOLERANCE  # as NaN is from any other
-            if not row or key in row or event.step != step or apart:
-                row = {}
-                groups.append((event, row))
-                step, wall_time = event.step, when
-            row[key] = float(event.value)
+        found = rows(events, lambda event: self._key(event.path, event.kind))
         if self._rows is None or self._there or self._run._is_finished:  # the last by the user: `Run.log` raises
-            for first, values in groups:
+            for first, values in found:
                 self._row(first, values)
                 self.written += len(values)
             return
-        self._rows.publish([_row(first, values) for first, values in groups])
+        self._rows.publish([_row(first, values) for first, values in found])
 
     def log_histogram(self, event: ev.Histogram) -> None:
         import wandb

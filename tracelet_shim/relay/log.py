@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from operator import attrgetter
 
 import msgspec
 
@@ -24,8 +25,9 @@ __all__ = ["Entry", "Log"]
 
 _OVERHEAD = 700  # bytes that a small decoded event takes in memory beyond its payload, measured
 _MAX_READERS = 32
-_SHARE = 32
-"""A tracker may hold so large a part of the memory in the batch that it is writing, besides what is kept for all."""
+_IN_HAND, _PAYLOAD = 0.3, 1 / 48
+"""Parts of the memory: what the trackers together may hold in the batches that they are writing, besides what is kept for all;
+and what one batch may have of payload, of which SDKs make copies."""
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -103,30 +105,37 @@ class Log:
         Raises:
             OSError: the index cannot be written for now. Nothing is lost by that as long as this process lives.
         """
-        entries: list[Entry | None] = []
+        entries: list[Entry] = []
+        events = 0
+        has_gap = False
         with self._decoding:
+            decode = self._decoder.decode
             for number, record in enumerate(records, self.length):
-                has_data = record.data is not None or _is_whole(record)
-                entries.append(_entry(number, self._decoder.decode(record)) if has_data else None)
+                if record.data is not None or _is_whole(record):
+                    entry = _entry(number, decode(record))
+                    entries.append(entry)
+                    events += entry.counted
+                else:
+                    events += 0 if isinstance(record.hint, msg.Nested) else 1
+                    entries.clear()  # what is kept has no gaps: the older records are read from the files too
+                    has_gap = True
         try:
             if self._index is not None:
                 self._index.append(records)
         finally:
-            self._keep(records, entries)
+            self._keep(entries, len(records), events, has_gap)
 
-    def _keep(self, records: list[msg.Record], entries: list[Entry | None]) -> None:
+    def _keep(self, entries: list[Entry], records: int, events: int, has_gap: bool) -> None:
+        """Add `entries`, the last of so many `records`; to what is there already, unless there is a gap between them."""
         with self._grown:
             kept = self._kept
-            for record, entry in zip(records, entries, strict=True):
-                if entry is None:
-                    self.events += 0 if isinstance(record.hint, msg.Nested) else 1
-                    kept.clear()  # what is kept has no gaps: the older records are read from the files too
-                    self._kept_bytes = 0
-                else:
-                    self.events += entry.counted
-                    kept.append(entry)
-                    self._kept_bytes += entry.size
-            self.length += len(records)
+            if has_gap:
+                kept.clear()
+                self._kept_bytes = 0
+            kept.extend(entries)
+            self._kept_bytes += sum(map(_bytes_of, entries))
+            self.length += records
+            self.events += events
             slowest = self._slowest()
             while kept and (kept[0].number < slowest or self._kept_bytes > self.memory):
                 self._kept_bytes -= kept.popleft().size
@@ -161,17 +170,18 @@ class Log:
         with self._lock:
             first = self._kept[0].number if self._kept else self.length
             if number >= first:
-                return self._share(islice(self._kept, number - first, number - first + limit))
+                return self._cut(islice(self._kept, number - first, number - first + limit))
         return self._read_again(number, min(first, number + limit))
 
-    def _share(self, entries: Iterable[Entry]) -> list[Entry]:
+    def _cut(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return of `entries` what one tracker may hold: what it has in hand is not forgotten when memory is short."""
-        left = self.memory / _SHARE
+        left, payload = _IN_HAND * self.memory / max(1, len(self._cursors)), _PAYLOAD * self.memory
         found = []
         for entry in entries:
             found.append(entry)
             left -= entry.size
-            if left <= 0:
+            payload -= entry.size - _OVERHEAD
+            if left <= 0 or payload <= 0:
                 break
         return found
 
@@ -189,7 +199,7 @@ class Log:
 
     def _read_again(self, start: int, stop: int) -> list[Entry]:
         with self._decoding:  # for all of it: the trackers share the readers of the event files, each from its own place
-            return self._share(self._again(start, stop))
+            return self._cut(self._again(start, stop))
 
     def _again(self, start: int, stop: int) -> Iterator[Entry]:
         if self._index is not None:
@@ -255,6 +265,9 @@ class Log:
             if self._index is not None:
                 self._index.close(remove=remove)
                 self._index = None
+
+
+_bytes_of = attrgetter("size")
 
 
 def _entry(number: int, events: tuple[ev.Event, ...]) -> Entry:

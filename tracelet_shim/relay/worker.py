@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -30,6 +32,8 @@ _LONGEST_TURN = 10.0
 _MOST_REFUSED = 10_000
 """So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
 _TAGS_SECONDS = 5.0
+
+_events_of, _counted, _is_lost = attrgetter("events"), attrgetter("counted"), attrgetter("lost")
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -260,7 +264,7 @@ class Worker:
         if not entries:  # its event file does not reach so far yet
             return self._wait_for_file()
         self._write(backend, entries)
-        lost = sum(entry.lost for entry in entries)
+        lost = sum(map(_is_lost, entries))
         if lost:
             self.state.failed += lost
             self.state.error = f"{lost} events did not fit into memory and cannot be read from their event files"
@@ -354,7 +358,9 @@ class Worker:
         """Deliver the events of `entries`, whatever it takes: retry what may pass, set aside what cannot. When there is no
         time left, the cursor stays at the first event that was not delivered."""
         attempt = 0
-        batch = [event for entry in entries for event in _wanted(backend, entry)]
+        batch = list(chain.from_iterable(map(_events_of, entries)))
+        if not backend.mirrors_event_files and len(batch) != sum(map(_counted, entries)):
+            batch = [event for event in batch if not isinstance(event, ev.Marker)]
         batch = batch[self.at[1] :]
         while batch and not self._give_up.is_set():
             backend.written = 0
@@ -408,7 +414,7 @@ class Worker:
         return batch
 
     def _count(self, delivered: list[ev.Event]) -> None:
-        self.state.delivered += sum(type(event) is not ev.Marker for event in delivered)
+        self.state.delivered += len(delivered) - list(map(type, delivered)).count(ev.Marker)
 
     def _set_aside(self, event: ev.Event, error: Exception) -> None:
         self.state.failed += 1

@@ -1,0 +1,39 @@
+"""Which scalars share a row, on trackers that keep rows: W&B and Trackio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from tracelet_shim import events as ev
+
+__all__ = ["WALL_TOLERANCE", "rows"]
+
+WALL_TOLERANCE = 0.002
+"""Seconds by which the wall times of scalars may differ that share a row: a row has one time."""
+
+
+def rows(events: Iterable[ev.Scalar], key_of: Callable[[ev.Scalar], str]) -> Iterator[tuple[ev.Scalar, dict[str, float]]]:
+    """Yield (its first event, its values by key) of each row: of scalars that follow each other with one step and (to
+    `WALL_TOLERANCE`) one wall time, none with a key of another.
+
+    Args:
+        events: scalars, in order.
+        key_of: gives the key; called once for all scalars of one path.
+    """
+    keys: dict[tuple[str, str, str | None, str], str] = {}
+    row: dict[str, float] = {}
+    first: ev.Scalar | None = None
+    step, wall_time = 0, 0.0
+    for event in events:
+        name = event.writer, event.tag, event.series, event.suffix
+        key = keys.get(name)
+        if key is None:
+            key = keys[name] = key_of(event)
+        apart = not abs(event.wall_time - wall_time) <= WALL_TOLERANCE  # as NaN is from any other
+        if first is None or event.step != step or apart or key in row:
+            if first is not None:
+                yield first, row
+            first, row, step, wall_time = event, {}, event.step, event.wall_time
+        row[key] = float(event.value)
+    if first is not None:
+        yield first, row
