@@ -29,7 +29,7 @@ from tracelet_shim.relay.worker import Worker
 __all__ = ["Relay"]
 
 _SAVE_SECONDS = 0.5
-_KEPT = 0.7
+_KEPT = 0.65
 """The part of the memory that events may take which wait; the rest is for those that are being received and written."""
 _ORPHAN_SECONDS = 300.0
 """How long the relay of an earlier start of a job may still be at work."""
