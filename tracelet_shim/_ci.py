@@ -21,17 +21,19 @@ import contextlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from tracelet_shim._display import say
 from tracelet_shim._program import as_utf8
 from tracelet_shim._secrets import mask_text
 
 if TYPE_CHECKING:
     from tracelet_shim.bus.messages import BackendState
 
-__all__ = ["Job", "detect", "report", "tags"]
+__all__ = ["Job", "detect", "report", "tags", "tell"]
 
 Environment = Mapping[str, str]
 
@@ -203,6 +205,24 @@ _PROVIDERS = {
 
 
 # -- what is told to the job ------------------------------------------------------------------------------------------
+
+
+def tell(
+    environment: Environment,
+    title: str,
+    urls: Mapping[str, str | None],
+    states: Mapping[str, BackendState],
+    remedy: str | None,
+    *,
+    quiet: bool,
+) -> None:
+    """Tell the job, if there is one, what became of a session: its summary, and annotations. Arguments as of `report`."""
+    lines, problem = report(environment, title, urls, states, remedy, quiet=quiet)
+    if problem is not None:
+        say(f"warning: the summary of the CI job cannot be written: {problem}")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # as in `say`
+        sys.stderr.write("".join(f"{line}\n" for line in lines))  # providers look for commands at the start of a line
+        sys.stderr.flush()
 
 
 def report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import shlex
 import socket
@@ -52,13 +53,7 @@ def has_other_owner() -> bool:
     host, _, pid = os.environ.get(OWNER, "").rpartition(":")
     if not pid.isdigit() or host != socket.gethostname() or int(pid) == os.getpid():
         return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it lives, and is another user's
-        return True
-    return True
+    return _report.is_alive(int(pid), math.inf)
 
 
 class Session:
@@ -382,12 +377,7 @@ class Session:
         """Tell the CI job, if there is one, what became of this session."""
         title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
         urls = {name: self._opened[name].url for name in states if name in self._opened}
-        lines, problem = _ci.report(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
-        if problem is not None:
-            say(f"warning: the summary of the CI job cannot be written: {problem}")
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # as in `say`
-            sys.stderr.write("".join(f"{line}\n" for line in lines))  # providers look for commands at the start of a line
-            sys.stderr.flush()
+        _ci.tell(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
         _report.add(session=self.id, told=True)
 
     def _account(self, states: dict[str, msg.BackendState] | None) -> None:

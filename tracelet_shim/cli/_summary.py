@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -140,10 +139,7 @@ def tell_job(found: list[Account], environment: Mapping[str, str], *, quiet: boo
         }
         urls = {name: run["url"] for name, run in runs.items()}
         title = account.name or account.session
-        lines, problem = _ci.report(environment, title, urls, states, account.resume, quiet=quiet)
-        if problem is not None:
-            say(f"warning: the summary of the CI job cannot be written: {problem}")
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        _ci.tell(environment, title, urls, states, account.resume, quiet=quiet)
 
 
 def print_summary(found: list[Account], *, quiet: bool) -> None:
