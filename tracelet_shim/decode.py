@@ -277,7 +277,7 @@ def _behind_step(data: bytes) -> int:
 
 
 def _varint(data: bytes) -> int:
-    value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(data))
+    value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(data)) & (1 << 64) - 1
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -34,6 +34,7 @@ def records(file: BinaryIO) -> Iterator[bytes]:
     """Yield the data of each complete record from the current offset; end at the first incomplete one.
 
     The file's offset is left at the start of that record, so that iteration can be tried again when the file has grown.
+    Between two records nobody else may move it.
     """
     size = 0  # of the file, and where this is in it, are asked for as seldom as may be: system calls take longest
     start = file.tell()

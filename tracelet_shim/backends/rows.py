@@ -6,21 +6,27 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tracelet_shim import events as ev
 
-__all__ = ["WALL_TOLERANCE", "rows"]
+__all__ = ["WALL_TOLERANCE", "Keys", "rows"]
 
 WALL_TOLERANCE = 0.002
 """Seconds by which the wall times of scalars may differ that share a row: a row has one time."""
 
 
-def rows(events: Iterable[ev.Scalar], key_of: Callable[[ev.Scalar], str]) -> Iterator[tuple[ev.Scalar, dict[str, float]]]:
-    """Yield (its first event, its values by key) of each row: of scalars that follow each other with one step and (to
-    `WALL_TOLERANCE`) one wall time, none with a key of another.
+class Keys(dict[tuple[str, str, "str | None", str], str]):
+    """The keys of a batch by (writer, tag, series, suffix), what makes up a scalar's path: each is asked for once.
 
     Args:
-        events: scalars, in order.
-        key_of: gives the key; called once for all scalars of one path.
+        key_of: gives the key of a scalar.
     """
-    keys: dict[tuple[str, str, str | None, str], str] = {}
+
+    def __init__(self, key_of: Callable[[ev.Scalar], str]) -> None:
+        super().__init__()
+        self.key_of = key_of
+
+
+def rows(events: Iterable[ev.Scalar], keys: Keys) -> Iterator[tuple[ev.Scalar, dict[str, float]]]:
+    """Yield (its first event, its values by key) of each row: of scalars that follow each other with one step and (to
+    `WALL_TOLERANCE`) one wall time, none with a key of another."""
     row: dict[str, float] = {}
     first: ev.Scalar | None = None
     step, wall_time = 0, 0.0
@@ -28,7 +34,7 @@ def rows(events: Iterable[ev.Scalar], key_of: Callable[[ev.Scalar], str]) -> Ite
         name = event.writer, event.tag, event.series, event.suffix
         key = keys.get(name)
         if key is None:
-            key = keys[name] = key_of(event)
+            key = keys[name] = keys.key_of(event)
         apart = not abs(event.wall_time - wall_time) <= WALL_TOLERANCE  # as NaN is from any other
         if first is None or event.step != step or apart or key in row:
             if first is not None:

@@ -9,7 +9,7 @@ Decisions, with the place in Trackio 0.43 that a rule comes from:
   (``idx_metrics_log_id``): a repeated delivery counts once. A server stamps the time of arrival, and the time column
   holds no NaN and no year 10000; there the true time is in the row as ``tracelet/wall_time``.
 - In the local database, scalars share a row that follow each other in one event file and have one step and (to
-  `WALL_TOLERANCE`) one time: the dashboard draws 3000 rows of a run, and a row costs ten times what a value in it costs.
+  `rows.WALL_TOLERANCE`) one time: the dashboard draws 3000 rows of a run, and a row costs ten times what a value in it costs.
   The ``log_id`` of such a row has the places of its first and its last value, between which nothing is missing. A batch that
   comes again may be cut elsewhere, so where that can be (in a run that was there before, after a write that failed) the
   database is asked what it has. Fragments cannot be asked, and what a server does not have yet may be on its way
@@ -55,7 +55,7 @@ from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
-from tracelet_shim.backends.rows import rows
+from tracelet_shim.backends.rows import Keys, rows
 
 __all__ = ["TrackioBackend"]
 
@@ -405,9 +405,10 @@ class TrackioBackend(Backend):
             return
         if self._there:
             events = [event for event in events if event.record not in self._there]
+        keys = Keys(lambda event: self._keys(event.path))
         for group in _without_gaps(events):
             at = 0
-            for first, values in rows(group, lambda event: self._keys(event.path)):
+            for first, values in rows(group, keys):
                 at += len(values)
                 self._shared_row(first, group[at - 1].record, values)
 

@@ -59,7 +59,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
-from tracelet_shim.backends.rows import WALL_TOLERANCE, rows
+from tracelet_shim.backends.rows import WALL_TOLERANCE, Keys, rows
 
 __all__ = ["WandbBackend"]
 
@@ -364,7 +364,7 @@ class WandbBackend(Backend):
             self._named = len(names)
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
-        found = rows(events, lambda event: self._key(event.path, event.kind))
+        found = rows(events, Keys(lambda event: self._key(event.path, event.kind)))
         if self._rows is None or self._there or self._run._is_finished:  # the last by the user: `Run.log` raises
             for first, values in found:
                 self._row(first, values)

@@ -25,9 +25,13 @@ __all__ = ["Entry", "Log"]
 
 _OVERHEAD = 700  # bytes that a small decoded event takes in memory beyond its payload, measured
 _MAX_READERS = 32
-_IN_HAND, _PAYLOAD = 0.3, 1 / 48
-"""Parts of the memory: what the trackers together may hold in the batches that they are writing, besides what is kept for all;
-and what one batch may have of payload, of which SDKs make copies."""
+_MOST_READ = 5000  # records that are read again in one go, for which what arrives meanwhile has to wait
+_ALONE, _ONE_OF_MANY, _PAYLOAD = 1 / 12, 1 / 32, 1 / 48
+"""Parts of the memory, beside what is kept for all: what the batch may take that a tracker is writing, which is all there is, or
+one of many; and what that may have of payload. SDKs make copies of both, which take twice as much and more."""
+
+
+_bytes_of = attrgetter("size")
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -171,16 +175,17 @@ class Log:
             first = self._kept[0].number if self._kept else self.length
             if number >= first:
                 return self._cut(islice(self._kept, number - first, number - first + limit))
-        return self._read_again(number, min(first, number + limit))
+        return self._read_again(number, min(first, number + limit, number + _MOST_READ))
 
     def _cut(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return of `entries` what one tracker may hold: what it has in hand is not forgotten when memory is short."""
-        left, payload = _IN_HAND * self.memory / max(1, len(self._cursors)), _PAYLOAD * self.memory
+        share = max(_ALONE / max(1, len(self._cursors)), _ONE_OF_MANY)
+        left, payload = share * self.memory, _PAYLOAD * self.memory
         found = []
         for entry in entries:
             found.append(entry)
             left -= entry.size
-            payload -= entry.size - _OVERHEAD
+            payload -= max(0, entry.size - _OVERHEAD)
             if left <= 0 or payload <= 0:
                 break
         return found
@@ -267,13 +272,10 @@ class Log:
                 self._index = None
 
 
-_bytes_of = attrgetter("size")
-
-
 def _entry(number: int, events: tuple[ev.Event, ...]) -> Entry:
     if len(events) == 1 and type(events[0]) is ev.Scalar:  # nearly always
         return Entry(number, events, _OVERHEAD + len(events[0].source), 1)
-    size = _OVERHEAD * max(len(events), 1) + sum(map(_size, events))
+    size = _OVERHEAD * max(len(events), 1) + sum(map(_size, events)) + (len(events[0].source) if events else 0)
     return Entry(number, events, size, sum(type(event) is not ev.Marker for event in events))
 
 
@@ -283,17 +285,17 @@ def _is_whole(record: msg.Record) -> bool:
 
 
 def _size(event: ev.Event) -> int:
-    size = len(event.source)
+    """Return the bytes of an event's own payload, without the record that it shares with others."""
     if isinstance(event, ev.Histogram):
-        return size + 80 * len(event.limits)
+        return 80 * len(event.limits)
     if isinstance(event, (ev.Image, ev.Video, ev.Audio, ev.Blob)):
-        return size + len(event.data)
+        return len(event.data)
     if isinstance(event, ev.Text):
-        return size + sys.getsizeof(event.text)
+        return sys.getsizeof(event.text)
     if isinstance(event, ev.Tensor):
-        return size + len(event.value.data)
+        return len(event.value.data)
     if isinstance(event, ev.Embedding):
-        return size + len(event.matrix.data) + len(event.sprite or b"") + 100 * len(event.metadata or ())
+        return len(event.matrix.data) + len(event.sprite or b"") + 100 * len(event.metadata or ())
     if isinstance(event, ev.Mesh):
-        return size + sum(len(part.data) for part in (event.vertices, event.faces, event.colors) if part is not None)
-    return size
+        return sum(len(part.data) for part in (event.vertices, event.faces, event.colors) if part is not None)
+    return 0
