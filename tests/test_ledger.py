@@ -62,9 +62,9 @@ def test_index_reads_on_while_the_disk_is_full(tmp_path: Path) -> None:
 def test_cursors_are_ahead_of_the_ledger(tmp_path: Path) -> None:
     """Where a tracker stands is on disk after each batch, for a run that the ledger knows."""
     index = Index(tmp_path, "s")
-    index.cursors.mark("mlflow", (7, 2), 30, 1)
-    index.cursors.mark("aim", (5, 0), 5, 0)
-    index.cursors.mark("mlflow", (9, 0), 40, 1)
+    index.cursors.mark("mlflow", (7, 2, 30, 1))
+    index.cursors.mark("aim", (5, 0, 5, 0))
+    index.cursors.mark("mlflow", (9, 0, 40, 1))
     index.close(remove=False)
     rows = [RunRow("mlflow", "r", None, 3, 12, 0, "open", None), RunRow("aim", None, None, 0, 0, 0, "opening", None)]
     mlflow, aim = moved_on(tmp_path, "s", rows)

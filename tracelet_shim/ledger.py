@@ -298,15 +298,16 @@ class Cursors:
         data = os.pread(self._file.fileno(), 1 << 16, 0)
         return list(_MARK.iter_unpack(data[: len(data) // _MARK.size * _MARK.size]))
 
-    def mark(self, backend: str, at: tuple[int, int], delivered: int, failed: int) -> None:
-        """Note where a tracker stands: the number of the next record and how many of its events it has; from any thread."""
+    def mark(self, backend: str, standing: tuple[int, int, int, int]) -> None:
+        """Note where a tracker stands, from any thread: the number of the next record, how many of its events it has, and how
+        many events have been delivered and refused in all."""
         if self._file is None:
             return
         key = _key(backend)
         with self._lock:
             place = self._places.setdefault(key, len(self._places))
         with contextlib.suppress(OSError, ValueError):  # the disk is full, or it is closed: the ledger has it soon
-            os.pwrite(self._file.fileno(), _MARK.pack(key, *at, delivered, failed), place * _MARK.size)
+            os.pwrite(self._file.fileno(), _MARK.pack(key, *standing), place * _MARK.size)
 
     def moved_on(self, rows: Iterable[RunRow]) -> list[RunRow]:
         """Return what the ledger says, where it is behind brought up to date. (A run that the ledger does not know yet cannot

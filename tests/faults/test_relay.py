@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conformance.test_trackers import READERS, reader_class
@@ -137,6 +138,43 @@ log(2000, 3000)
     for reader in readers:
         steps = [point.step for point in reader(places[reader.backend]).scalars("", "loss")]
         assert sorted(steps) == list(range(3000)), reader.backend
+
+
+@pytest.mark.parametrize("killed", ["relay", "service"])
+def test_wandb_is_killed_with_what_it_was_handed(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    """W&B's service is a process of its own, which stores what it was handed later. What it has not stored when the relay is
+    killed, or it itself, is handed over again, and every point is there once."""
+    reader = reader_class("wandb")
+    for name, value in reader.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    program = train(
+        """
+session = begin("wandb", project="p", exit_timeout=60)
+log(0, 300)
+assert session.flush(60)
+reach("first"); wait_for("stopped")
+log(300, 1500)
+while session.status()["wandb"].delivered < 700:  # a batch, and what the service's socket takes of the next
+    time.sleep(0.01)
+reach("handed"); wait_for("killed")
+log(1500, 2000)
+""",
+        exit_timeout=60,
+    )
+    program.wait_for("first")
+    (service,) = (child for child in psutil.Process(program.relay()).children(recursive=True) if "wandb-core" in child.name())
+    service.suspend()
+    program.go("stopped")
+    program.wait_for("handed")
+    if killed == "relay":
+        os.kill(program.relay(), signal.SIGKILL)
+    service.kill()
+    program.go("killed")
+    said = program.end(2000)
+    assert said.count("starting it again") == (killed == "relay")
+    assert sorted(point.step for point in reader(tmp_path).scalars("", "loss")) == list(range(2000))
 
 
 def mlflow_points(directory: Path) -> list[tuple[str, int, float]]:

@@ -36,6 +36,7 @@ from tracelet_shim.backends.names import file_names
 
 __all__ = [
     "WHAT_RAN", "Backend", "Capability", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
+    "UnsettledLostError",
 ]  # fmt: skip
 
 Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
@@ -151,6 +152,11 @@ class OpenedRun(msgspec.Struct, frozen=True):
     url: str | None = None
 
 
+class UnsettledLostError(Exception):
+    """Raised by `Backend.write`: besides this batch, what was `Backend.unsettled` before it is lost. Both are to be written
+    again, and `write` recognises what has been stored all the same."""
+
+
 class Backend(ABC):
     """Base of all backends.
 
@@ -242,6 +248,11 @@ class Backend(ABC):
 
     def flush(self) -> None:  # noqa: B027 - most trackers have nothing to flush
         """Hand everything that was written to the tracker's storage or server."""
+
+    def unsettled(self) -> int:
+        """Return how many of the latest written events would be lost if this process, or one that it has started, were killed
+        now. They are written again after that. Asked after each batch, and from time to time until it is 0."""
+        return 0
 
     @property
     def handle(self) -> Any:

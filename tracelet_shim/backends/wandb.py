@@ -17,8 +17,9 @@ of active runs, since a later plain ``wandb.init()`` of the user would return it
 `most_recent_active_run`). Nothing of the console, the machine, git or the source code is recorded unless
 ``options["settings"]`` asks for it. A trial of a sweep is a run of its own; its group is the id of the session's run.
 
-After a crash. What a killed relay had handed over of its last batch may be in the log of that process or not. An
-offline run that is continued looks at the end of that log and does not write such rows again.
+After a crash. W&B's service, a process of its own that ends with the relay, stores what it was handed some time later:
+it is asked whether it has come so far (`WandbBackend.unsettled`), and what it had not may be in its log or not. An offline
+run that is continued looks at the end of that log and does not write such rows again.
 
 Joined runs. In a run of the user's, each of our rows moves W&B's step on by one. Rows that the user then logs with a
 ``step=`` below it are dropped by W&B, with its own warning; without ``step=`` nothing is lost. Only our own keys get
@@ -45,7 +46,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,7 +58,7 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, UnsettledLostError
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.rows import WALL_TOLERANCE, Keys, rows
 
@@ -68,11 +69,17 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.2
 """How often W&B's service writes its log to disk (15 s by default); a kill loses what is younger."""
 
+ASK_SECONDS = 0.25
+"""How often W&B's service is asked whether it has come to what it was handed."""
+
+MAX_UNSETTLED = 50_000
+"""Events that may be with W&B's service and not yet on disk."""
+
 MAX_BINS = 512
 """`wandb.Histogram.MAX_LENGTH`."""
 
-TAIL = 8 << 20
-"""Bytes at the end of an earlier log that are looked through when a run is continued: far more than one batch."""
+TAIL = 16 << 20
+"""Bytes at the end of an earlier log that are looked through when a run is continued: as much as `MAX_UNSETTLED` may take."""
 
 MAX_THUMBNAILS = 500
 """Label images of an embedding that become cells of its table; beyond, the sprite is attached as it is."""
@@ -154,6 +161,10 @@ class WandbBackend(Backend):
         self._trials: dict[str, Any] = {}
         self._failed: Counter[str] = Counter()
         self._there: dict[tuple[str, int, str], list[float]] = {}  # what an earlier log has: key, step, value -> wall times
+        self._again = 0  # so many events that come may be there
+        self._handed = 0  # events that the service was handed since it was asked how far it is
+        self._asked = 0.0
+        self._settling: deque[tuple[float, int]] = deque()  # events that it has come to, and when they will be on disk
         self._run: Any = None
         self._rows: _Rows | None = None
         self._info: RunInfo | None = None
@@ -211,6 +222,7 @@ class WandbBackend(Backend):
                 self._rows = None if self._joined else _Rows.of(self._run)
         if run.resume is not None and self._run.offline and not self._joined:
             self._there = _end_of_log(os.path.dirname(self._run.dir), str(self._run.id))
+            self._again = MAX_UNSETTLED + self.batch_events
         folder = shlex.quote(os.path.dirname(self._run.dir))
         return OpenedRun(str(self._run.id), f"wandb sync {folder}" if self._run.offline else self._run.url)
 
@@ -292,6 +304,28 @@ class WandbBackend(Backend):
         if self._run is not None and not self._disabled:
             self._run.summary.keys()  # answered by W&B's service after all that was sent before
             time.sleep(FLUSH_SECONDS)
+            self._handed = 0
+            self._settling.clear()
+
+    def unsettled(self) -> int:
+        if self._run is None or self._disabled or self._joined:
+            return 0
+        if self._handed and (time.monotonic() - self._asked > ASK_SECONDS or 2 * self._handed > MAX_UNSETTLED):
+            self._ask()
+        while self._settling and self._settling[0][0] < time.monotonic():
+            self._settling.popleft()
+        return self._handed + sum(events for _, events in self._settling)
+
+    def _ask(self) -> None:
+        """Wait until W&B's service has come to what it was handed. If it cannot be asked, the next `write` finds that out."""
+        try:
+            self._run.summary.keys()
+        except Exception:
+            _log.debug("W&B's service does not answer", exc_info=True)
+        else:
+            self._settling.append((time.monotonic() + 2 * FLUSH_SECONDS, self._handed))
+            self._handed = 0
+        self._asked = time.monotonic()
 
     def close(self, status: Status) -> None:
         unsent = []
@@ -347,17 +381,28 @@ class WandbBackend(Backend):
         if self._disabled:  # the user switched W&B off (WANDB_MODE=disabled)
             self.written = len(events)
             return
+        while self.unsettled() > MAX_UNSETTLED and self._settling:  # else it does not answer
+            time.sleep(FLUSH_SECONDS / 4)
         try:
             with _unread_settings():
                 super().write(events)
         except Exception as error:
+            lost = self._handed or self._settling
+            self._handed += self.written
             if _lost(error) and not self._joined and self._info is not None and self._reopened < MAX_REOPENED:
                 self._reopened += 1
                 _restart_service()
                 self._trials.clear()
                 self.open(msgspec.structs.replace(self._info, resume=str(self._run.id)))
+                self._handed = 0
+                self._settling.clear()
+                if lost:
+                    raise UnsettledLostError(f"W&B's service has died ({error})") from error
             raise
-        self._there = {}  # only the first batch can be in part in the log of a process that was killed
+        self._handed += len(events)
+        self._again -= len(events)
+        if self._again <= 0:
+            self._there = {}
         names = {**self._names.shortened, **self._table_names.shortened, **self._param_names.shortened}
         if len(names) > self._named:
             self._save(self._run, "names.json", json.dumps(names, indent=1).encode())
@@ -793,7 +838,7 @@ def _end_of_log(folder: str, run_id: str) -> dict[tuple[str, int, str], list[flo
     """
     own = os.path.join(folder, f"run-{run_id}.wandb")
     logs = [log for log in Path(folder).parent.glob(f"*run-*-{run_id}/run-{run_id}.wandb") if str(log) != own]
-    found: dict[tuple[str, int, str], list[float]] = {}
+    values: deque[tuple[tuple[str, int, str], float]] = deque(maxlen=2 * MAX_UNSETTLED)
     if logs:
         for history in _histories(max(logs, key=lambda log: log.stat().st_mtime_ns)):
             row: dict[str, Any] = {}
@@ -804,7 +849,10 @@ def _end_of_log(folder: str, run_id: str) -> dict[tuple[str, int, str], list[flo
             for key, value in row.items():
                 if isinstance(step, int) and not key.startswith("_"):
                     number = float(value) if value in ("NaN", "Infinity", "-Infinity") else value
-                    found.setdefault((key, step, _identity(number)), []).append(when)
+                    values.append(((key, step, _identity(number)), when))
+    found: dict[tuple[str, int, str], list[float]] = {}
+    for name, when in values:
+        found.setdefault(name, []).append(when)
     return found
 
 

@@ -350,8 +350,8 @@ class Relay:
         for worker in self.workers:
             s = worker.state
             run_id, url = (worker.opened.run_id, worker.opened.url) if worker.opened else (worker.continues, None)
-            cursor, part = worker.at
-            rows.append(RunRow(worker.name, run_id, url, cursor, s.delivered, s.failed, s.state, s.error, part))
+            safe = worker.safe
+            rows.append(RunRow(worker.name, run_id, url, safe.number, safe.delivered, safe.failed, s.state, s.error, safe.part))
         now = (self._log.events, self._log.length, *rows)
         session = self._session.run.session
         try:
@@ -411,7 +411,7 @@ class Relay:
                 logger.warning("%s missed the deadline", worker.name)
         self._save()
         states = self.states()
-        everything = all(worker.cursor >= self._log.length for worker in self.workers)
+        everything = all(worker.safe.number >= self._log.length for worker in self.workers)
         self.clean = everything and all(state.state == "closed" and not state.failed for state in states.values())
         if self._ledger is not None and self._session is not None:
             try:

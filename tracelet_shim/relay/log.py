@@ -255,11 +255,11 @@ class Log:
         """The number of records that a successor could continue from, if this process were killed."""
         return self._index.written if self._index is not None else self.length
 
-    def mark(self, backend: str, at: tuple[int, int], delivered: int, failed: int) -> None:
-        """Note on disk where a tracker stands, for whoever goes on if this process is killed."""
+    def mark(self, backend: str, standing: tuple[int, int, int, int]) -> None:
+        """Note on disk where a tracker stands (`worker.Standing`), for whoever goes on if this process is killed."""
         index = self._index
         if index is not None:
-            index.cursors.mark(backend, at, delivered, failed)
+            index.cursors.mark(backend, standing)
 
     def close(self, *, remove: bool) -> None:
         """Let go of the files; `remove` the index if nothing is left to deliver."""

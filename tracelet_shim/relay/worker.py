@@ -7,17 +7,18 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, RunInfo
+from tracelet_shim.backends.base import Backend, RunInfo, UnsettledLostError
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import RunRow
@@ -60,6 +61,16 @@ def _one_at_a_time(patience: Callable[[], float]) -> Iterator[None]:
             _opening.release()
 
 
+class Standing(NamedTuple):
+    """How far a tracker is: the number of the record that comes next, how many of its events have been delivered, and how many
+    events have been delivered and refused in all."""
+
+    number: int
+    part: int
+    delivered: int
+    failed: int
+
+
 class Worker:
     """Delivers the log to one tracker.
 
@@ -71,6 +82,10 @@ class Worker:
         reply: takes replies; called from this worker's thread.
         wake: called when a flush is done, and at the end.
         backend: a backend object, instead of the class that `spec` names.
+
+    Attributes:
+        at: the number of the record that comes next, and how many of its events have been delivered.
+        safe: how far the tracker is with what no kill can take from it; who goes on after one goes on from here.
     """
 
     def __init__(
@@ -86,7 +101,9 @@ class Worker:
         self.name = spec.name
         self.state = msg.BackendState()
         self.backend = backend
-        self.at = (0, 0)  # the number of the record that comes next, and how many of its events have been delivered
+        self.at = (0, 0)
+        self.safe = Standing(0, 0, 0, 0)
+        self._unsafe: deque[Standing] = deque()
         self.opened: msg.Opened | None = None
         self._refused: list[tuple[Any, ...]] = []
         self._errors: dict[type[BaseException], int] = {}
@@ -121,6 +138,7 @@ class Worker:
         """Before `start`: go on where an earlier worker of this session stopped, in the run that it had opened."""
         self.at = (row.cursor, row.part)
         self.state.delivered, self.state.failed = row.delivered, row.failed
+        self.safe = Standing(*self.at, row.delivered, row.failed)
         if row.run_id is not None:
             self.opened = msg.Opened(self.name, row.run_id, row.url)
             self._run = msgspec.structs.replace(self._run, resume=row.run_id)
@@ -139,6 +157,7 @@ class Worker:
     def recount(self, events: int) -> None:
         """Before `start`: before the cursor there are so many events. What the ledger says may be half a second old."""
         self.state.delivered = max(0, events + self.at[1] - self.state.failed)
+        self.safe = self.safe._replace(delivered=self.state.delivered)
 
     def take_refused(self) -> list[tuple[Any, ...]]:
         """Return the events set aside since the last time, for the ledger."""
@@ -257,7 +276,9 @@ class Worker:
             self._caught_up(backend)
             if self._closing.is_set() and self.cursor >= self._log.length:
                 return False
-            self._log.wait(self.cursor, 1.0 if self._flush_to <= self.cursor else 0.02)
+            if self._unsafe:
+                self._settle()
+            self._log.wait(self.cursor, 0.02 if self._flush_to > self.cursor else 0.2 if self._unsafe else 1.0)
             return True
         self._gather(backend)
         entries = self._log.read(self.cursor, backend.batch_events)
@@ -320,7 +341,24 @@ class Worker:
 
     def _stand(self, number: int, part: int) -> None:
         self.at = (number, part)
-        self._log.mark(self.name, self.at, self.state.delivered, self.state.failed)
+        self._unsafe.append(Standing(number, part, self.state.delivered, self.state.failed))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Note on disk how far the tracker is with what is safe."""
+        assert self.backend is not None
+        settled = self.state.delivered - self.backend.unsettled()
+        before = self.safe
+        while self._unsafe and self._unsafe[0].delivered <= settled:
+            self.safe = self._unsafe.popleft()
+        if self.safe is not before:
+            self._log.mark(self.name, self.safe)
+
+    def _go_back(self) -> None:
+        """Stand where everything is safe; what comes after that is delivered again."""
+        number, part, self.state.delivered, self.state.failed = self.safe
+        self.at = (number, part)
+        self._unsafe.clear()
 
     def _gather(self, backend: Backend) -> None:
         """Let a batch fill: by count, or for `batch_seconds`, unless a flush or the end is waiting."""
@@ -366,6 +404,12 @@ class Worker:
             backend.written = 0
             try:
                 backend.write(batch)
+            except UnsettledLostError as error:
+                self._go_back()
+                self._note("written events were lost", error)
+                self._retrying(_text(error), "retry")
+                self._pause(1)
+                return
             except BaseException as error:
                 done = backend.written
                 self._count(batch[:done])
@@ -462,9 +506,13 @@ class Worker:
         assert backend is not None
         if self._give_up.is_set():
             return
-        self._attempt("flushing", backend, backend.flush)
+        if self._attempt("flushing", backend, backend.flush) and self._unsafe:
+            self._settle()
         if self._attempt("closing", backend, lambda: backend.close(self._status)):
             self.state.state = "closed"  # whatever became of the flush before
+            if self._unsafe:
+                self.safe = self._unsafe.pop()
+                self._log.mark(self.name, self.safe)
 
     def _attempt(self, what: str, backend: Backend, do: Callable[[], None]) -> bool:
         """Do one of the last things, again and again if that may help, until the deadline; return whether it was done."""
