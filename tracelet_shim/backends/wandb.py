@@ -69,16 +69,16 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.2
 """How often W&B's service writes its log to disk (15 s by default); a kill loses what is younger."""
 
-ASK_SECONDS = 0.25
+ASK_SECONDS = 0.5
 """How often W&B's service is asked whether it has come to what it was handed."""
 
-MAX_UNSETTLED = 50_000
+MAX_UNSETTLED = 100_000
 """Events that may be with W&B's service and not yet on disk."""
 
 MAX_BINS = 512
 """`wandb.Histogram.MAX_LENGTH`."""
 
-TAIL = 16 << 20
+TAIL = 32 << 20
 """Bytes at the end of an earlier log that are looked through when a run is continued: as much as `MAX_UNSETTLED` may take."""
 
 MAX_THUMBNAILS = 500
@@ -838,7 +838,7 @@ def _end_of_log(folder: str, run_id: str) -> dict[tuple[str, int, str], list[flo
     """
     own = os.path.join(folder, f"run-{run_id}.wandb")
     logs = [log for log in Path(folder).parent.glob(f"*run-*-{run_id}/run-{run_id}.wandb") if str(log) != own]
-    values: deque[tuple[tuple[str, int, str], float]] = deque(maxlen=2 * MAX_UNSETTLED)
+    values: deque[tuple[tuple[str, int, str], float]] = deque(maxlen=MAX_UNSETTLED + WandbBackend.batch_events)
     if logs:
         for history in _histories(max(logs, key=lambda log: log.stat().st_mtime_ns)):
             row: dict[str, Any] = {}

@@ -116,8 +116,7 @@ class Log:
             decode = self._decoder.decode
             for number, record in enumerate(records, self.length):
                 if record.data is not None or _is_whole(record):
-                    entry = _entry(number, decode(record))
-                    entries.append(entry)
+                    entries.append(entry := _entry(number, decode(record)))
                     events += entry.counted
                 else:
                     events += 0 if isinstance(record.hint, msg.Nested) else 1
@@ -273,8 +272,8 @@ class Log:
 
 
 def _entry(number: int, events: tuple[ev.Event, ...]) -> Entry:
-    if len(events) == 1 and type(events[0]) is ev.Scalar:  # nearly always
-        return Entry(number, events, _OVERHEAD + len(events[0].source), 1)
+    if len(events) == 1 and type(event := events[0]) is ev.Scalar:  # nearly always
+        return Entry(number, events, _OVERHEAD + len(event.source), 1)
     size = _OVERHEAD * max(len(events), 1) + sum(map(_size, events)) + (len(events[0].source) if events else 0)
     return Entry(number, events, size, sum(type(event) is not ev.Marker for event in events))
 
