@@ -17,6 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 import tracelet_shim as tracelet
 from tracelet_shim import eventfile
 from tracelet_shim import events as ev
+from tracelet_shim.backends.base import UnsettledLostError
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
 from tracelet_shim.ledger import Index
@@ -88,6 +89,49 @@ def test_stop_waits_for_what_only_the_queue_of_the_writer_has(writer: Any, monke
     backend.go.set()
     tracelet.stop_logging()
     assert [(e.step, e.value) for e in backend.events] == [(s, s / 7) for s in range(100)]
+
+
+class Forgetful(SlowBackend):
+    """Keeps what it is given in memory until it is flushed. It refuses a step, so that the events round it come one by one, and
+    loses its memory behind that, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[ev.Event] = []
+        self.has_lost = False
+
+    def unsettled(self) -> int:
+        return len(self.held)
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        self.go.wait(60)
+        steps = [event.step for event in events]
+        if 250 in steps:
+            raise ValueError("no 250")
+        if 260 in steps and not self.has_lost:
+            self.has_lost = True
+            self.held.clear()
+            raise UnsettledLostError("the memory is gone")
+        self.held += events
+
+    def flush(self) -> None:
+        self.events += self.held
+        self.held.clear()
+
+
+def test_what_a_tracker_forgets_comes_again(writer: Any) -> None:
+    """What a tracker had not stored when it lost it is written again, also while the events of a refused batch come one by one;
+    only what it refuses is set aside, once."""
+    backend = Forgetful()
+    session = tracelet.start_logging(backend=backend)
+    for step in range(600):
+        writer.add_scalar("loss", step / 7, step)
+    backend.go.set()
+    assert session.flush(60)
+    state = session.status()["slow"]
+    assert backend.has_lost
+    assert [event.step for event in backend.events] == [step for step in range(600) if step != 250]
+    assert (state.delivered, state.failed, state.pending) == (599, 1, 0)
 
 
 class Batches(SlowBackend):

@@ -284,7 +284,14 @@ class Worker:
         entries = self._log.read(self.cursor, backend.batch_events)
         if not entries:  # its event file does not reach so far yet
             return self._wait_for_file()
-        self._write(backend, entries)
+        try:
+            self._write(backend, entries)
+        except UnsettledLostError as error:
+            self._go_back()
+            self._note("written events were lost", error)
+            self._retrying(_text(error), "retry")
+            self._pause(1)
+            return True
         lost = sum(map(_is_lost, entries))
         if lost:
             self.state.failed += lost
@@ -394,7 +401,11 @@ class Worker:
 
     def _write(self, backend: Backend, entries: list[Entry]) -> None:
         """Deliver the events of `entries`, whatever it takes: retry what may pass, set aside what cannot. When there is no
-        time left, the cursor stays at the first event that was not delivered."""
+        time left, the cursor stays at the first event that was not delivered.
+
+        Raises:
+            UnsettledLostError: as of `Backend.write`.
+        """
         attempt = 0
         batch = list(chain.from_iterable(map(_events_of, entries)))
         if not backend.mirrors_event_files and len(batch) != sum(map(_counted, entries)):
@@ -404,12 +415,8 @@ class Worker:
             backend.written = 0
             try:
                 backend.write(batch)
-            except UnsettledLostError as error:
-                self._go_back()
-                self._note("written events were lost", error)
-                self._retrying(_text(error), "retry")
-                self._pause(1)
-                return
+            except UnsettledLostError:
+                raise
             except BaseException as error:
                 done = backend.written
                 self._count(batch[:done])
@@ -448,6 +455,8 @@ class Worker:
         while batch and isinstance(batch[0], ev.Scalar) and not self._give_up.is_set():
             try:
                 backend.write(batch[:1])
+            except UnsettledLostError:
+                raise
             except Exception as error:
                 if backend.is_transient(error):
                     return batch
