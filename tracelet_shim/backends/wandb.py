@@ -387,8 +387,8 @@ class WandbBackend(Backend):
             with _unread_settings():
                 super().write(events)
         except Exception as error:
-            lost = self._handed or self._settling
             self._handed += self.written
+            lost = self._handed or self._settling
             if _lost(error) and not self._joined and self._info is not None and self._reopened < MAX_REOPENED:
                 self._reopened += 1
                 _restart_service()
