@@ -65,7 +65,7 @@ class Files:
         data = event if isinstance(event, bytes) else event.SerializeToString()
         record = msg.Record(source, self._next[source], data, value, hint)
         self._next[source] += 1
-        events = self.decoder.decode(record)
+        events, _ = self.decoder.decode([record])
         self._decoded.append((record, events))
         assert all(event.source == data for event in events)
         place = (self.decoder.source(source).path, record.position)
@@ -75,7 +75,7 @@ class Files:
     def check(self) -> None:
         for order in (self._decoded, self._decoded[::-1]):
             for record, events in order:
-                assert repr(self.decoder.decode(record)) == repr(events)  # repr: NaN equals NaN
+                assert repr(self.decoder.decode([record])[0]) == repr(events)  # repr: NaN equals NaN
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ def test_an_embedding_arrives_without_pictures_that_cannot_be_drawn(live: Files)
     images = ev.Array.of(np.zeros((2, 3, 3, 5), np.uint8))
     hint = msg.Embedded("e", 3, 12.5, ev.Array.of(np.ones((2, 2))), [["a"], ["b"]], None, images)
     source = live.add()
-    event = only(live.decoder.decode(msg.Record(source, 0, None, None, hint)))
+    event = only(live.decoder.decode([msg.Record(source, 0, None, None, hint)])[0])
     assert isinstance(event, ev.Embedding)
     assert (event.tag, event.step, event.metadata, event.sprite) == ("e", 3, (("a",), ("b",)), None)
 
@@ -580,7 +580,7 @@ def test_a_replay_gives_what_the_live_session_got(tmp_path: Path) -> None:
         event
         for number, path in enumerate(paths)
         for position, data in enumerate(native.records(path))
-        for event in decoder.decode(msg.Record(number, position, data))
+        for event in decoder.decode([msg.Record(number, position, data)])[0]
         if not isinstance(event, ev.Marker)
     ]
     assert {event.writer for event in events} == {""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import tracelet_shim as tracelet
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, tensorboard_steps
+from tracelet_shim import events as ev
 from tracelet_shim.backends.base import OpenedRun, RunInfo
 from tracelet_shim.testing import RecordingBackend
 
@@ -146,6 +148,46 @@ def test_flush_and_close_are_tried_again(tmp_path: Path) -> None:
     tracelet.stop_logging()
     assert backend.status == "finished"
     assert session.status()["flaky"].state == "closed"
+
+
+class BusyBackend(RecordingBackend):
+    """While it writes, more is logged."""
+
+    name = "busy"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more: Callable[[], None] = lambda: None
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        super().write(events)
+        self.more()
+
+
+def test_flush_while_more_is_logged_all_the_time(tmp_path: Path) -> None:
+    """A flush waits for what was logged before it, not for a moment in which nothing else waits."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    backend = BusyBackend()
+    session = tracelet.start_logging(backend=backend)
+    with SummaryWriter(str(tmp_path / "x")) as writer:
+        writer.add_scalar("loss", 1.0, 0)
+        eventually(lambda: backend.events, 20)
+        log: Any = session._bus._channel._relay._log
+
+        def more() -> None:
+            there = log.length
+            writer.add_scalar("loss", 1.0, there)
+            eventually(lambda: log.length > there, 20)
+
+        backend.more = more
+        writer.add_scalar("loss", 2.0, 1)
+        try:
+            assert session.flush(20)
+        finally:
+            backend.more = lambda: None
+        assert 2.0 in [event.value for event in backend.events if isinstance(event, ev.Scalar)]
+    tracelet.stop_logging()
 
 
 class StuckBackend(RecordingBackend):

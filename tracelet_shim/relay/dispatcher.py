@@ -104,8 +104,7 @@ class Relay:
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
-            for record in message.records:
-                self.taken[record.source] = record.position + 1
+            self.taken.update({record.source: record.position + 1 for record in message.records})
             try:
                 self._log.append(message.records)
             except OSError as error:
@@ -115,7 +114,7 @@ class Relay:
             else:
                 self._index_behind = False
         elif isinstance(message, msg.Source):
-            self._decoder.add_source(message)
+            self._log.add_source(message)
             self._add_writer(message.parent or message.logdir)
             self._keep_state(lambda ledger, session: ledger.add_source(session, message))
         elif isinstance(message, msg.Writer):
@@ -337,7 +336,7 @@ class Relay:
     def _recount(self) -> None:
         """Find out exactly what is missing. (With event files that are still being written to this cannot be done.)"""
         events = [self._earlier_events + number for number in self._log.review()]
-        self._log.events = events[-1]
+        self._log.recount(events[-1])
         for worker in self.workers:
             worker.recount(events[min(worker.cursor, len(events) - 1)])
 

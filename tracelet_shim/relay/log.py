@@ -1,6 +1,7 @@
 """The session's records in order, shared by all trackers; each worker reads them from where it stands.
 
-Events are kept in memory once for all trackers, within a byte budget. What does not fit is forgotten and, when a slow
+They are kept in memory once for all trackers, within a byte budget, and are decoded by the first worker that gets there: what
+one thread makes and another one uses has to go from processor to processor. What does not fit is forgotten and, when a slow
 tracker gets there, read again from the event file, which has it anyway; `tracelet_shim.ledger.Index` tells where.
 """
 
@@ -8,9 +9,10 @@ from __future__ import annotations
 
 import sys
 import threading
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, islice
 from operator import attrgetter
 
 import msgspec
@@ -21,35 +23,83 @@ from tracelet_shim.decode import Decoder
 from tracelet_shim.eventfile import EventFileReader
 from tracelet_shim.ledger import Index
 
-__all__ = ["Entry", "Log"]
+__all__ = ["Batch", "Log"]
 
 _OVERHEAD = 700  # bytes that a small decoded event takes in memory beyond its payload, measured
+_BATCH_BYTES = 300  # that a batch takes beside its events
+_DECODED = 4  # the times that a record which is no scalar takes its own bytes when it is decoded: a copy, lists of floats
 _MAX_READERS = 32
-_MOST_READ = 5000  # records that are read again in one go, for which what arrives meanwhile has to wait
+_MOST_READ = 5000  # records that are read again in one go, for which other trackers have to wait
 _ALONE, _ONE_OF_MANY, _PAYLOAD = 1 / 12, 1 / 32, 1 / 48
 """Parts of the memory, beside what is kept for all: what the batch may take that a tracker is writing, which is all there is, or
 one of many; and what that may have of payload. SDKs make copies of both, which take twice as much and more."""
 
 
-_bytes_of = attrgetter("size")
+_data_of, _hint_of, _source_of = attrgetter("data"), attrgetter("hint"), attrgetter("source")
 
 
-class Entry(msgspec.Struct, gc=False):
-    """A record's events with its number in the session.
+class Batch(msgspec.Struct, frozen=True):
+    """The events of records that follow each other.
 
     Attributes:
-        number: 0 for the session's first record.
-        events: its events.
-        size: bytes that they take in memory, about.
-        counted: how many of them are delivered to every backend: all but `events.Marker`.
-        lost: True if it fitted into no memory and its event file is gone.
+        start: the number of the first record; the session's first has 0.
+        stop: the number behind the last record.
+        events: their events, in order.
+        counts: how many events each record has; None if each has one.
+        markers: how many of the events are `events.Marker`, which are not delivered to every backend.
+        lost: how many of the records fitted into no memory, and their event file is gone.
     """
 
-    number: int
-    events: tuple[ev.Event, ...]
-    size: int
-    counted: int
-    lost: bool = False
+    start: int
+    stop: int
+    events: list[ev.Event]
+    counts: list[int] | None = None
+    markers: int = 0
+    lost: int = 0
+
+    @property
+    def counted(self) -> int:
+        """The number of events that are delivered to every backend."""
+        return len(self.events) - self.markers
+
+    def place(self, events: int) -> tuple[int, int]:
+        """Return where the batch goes on behind so many of its events: at which record, and how many events of that are done."""
+        if self.counts is None:
+            return self.start + events, 0
+        ends = list(accumulate(self.counts))
+        record = bisect_right(ends, events)
+        return self.start + record, events - (ends[record - 1] if record else 0) if record < len(ends) else 0
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the batch of the records from `start` to before `stop`; itself, if it has no others."""
+        if start <= self.start and stop >= self.stop:
+            return self
+        first, last = max(start, self.start) - self.start, min(stop, self.stop) - self.start
+        if self.counts is None:
+            events, counts = self.events[first:last], None
+        else:
+            counts = self.counts[first:last]
+            before = sum(self.counts[:first])
+            events = self.events[before : before + sum(counts)]
+        return _batch(self.start + first, self.start + last, events, counts)
+
+    def without_markers(self) -> Batch:
+        """Return the batch without events that are not delivered to every backend."""
+        if not self.markers:
+            return self
+        groups = self.groups()
+        counts = [sum(type(event) is not ev.Marker for event in group) for group in groups]
+        events = [event for event in self.events if type(event) is not ev.Marker]
+        return Batch(self.start, self.stop, events, counts, 0, self.lost)
+
+    def groups(self) -> list[list[ev.Event]]:
+        """Return the events of each record."""
+        events = iter(self.events)
+        return [list(islice(events, count)) for count in self.counts or [1] * len(self.events)]
+
+
+def _batch(start: int, stop: int, events: list[ev.Event], counts: list[int] | None) -> Batch:
+    return Batch(start, stop, events, counts, list(map(type, events)).count(ev.Marker))
 
 
 class _GoneError(Exception):
@@ -68,9 +118,8 @@ class Log:
         complete: True if nobody writes to the event files any more: a record that they lack is passed over.
 
     Attributes:
-        memory: bytes that the kept events may take.
+        memory: bytes that the kept records and events may take.
         length: number of records so far.
-        events: number of events in them that backends count.
     """
 
     def __init__(self, decoder: Decoder, *, complete: bool = False) -> None:
@@ -80,11 +129,12 @@ class Log:
         self.memory: float = 0
         self._lock = threading.Lock()
         self._grown = threading.Condition(self._lock)
-        self._kept: deque[Entry] = deque()
+        self._decoded: deque[tuple[Batch, int]] = deque()  # with the bytes of each
+        self._waiting: deque[msg.Record] = deque()  # to be decoded: what comes behind those, up to the last record
         self._kept_bytes = 0
         self._index: Index | None = None
         self.length = 0
-        self.events = 0
+        self._counted_to = self._surplus = 0  # of the records before this, how many more events than records there are
         self._readers: dict[int, EventFileReader] = {}
         self._cursors: list[Callable[[], int]] = []
 
@@ -97,61 +147,84 @@ class Log:
         """
         self._index = index
         self.length = index.length
-        self.events = events
+        self.recount(events)
+
+    def recount(self, events: int) -> None:
+        """Take note that there are so many events that backends count in the records so far."""
+        self._counted_to, self._surplus = self.length, events - self.length
+
+    @property
+    def events(self) -> int:
+        """The number of events that backends count; a record that nobody has decoded yet counts as one."""
+        return self.length + self._surplus
 
     def add_cursor(self, position: Callable[[], int]) -> None:
         """Register a reader; what all readers have passed is forgotten."""
         self._cursors.append(position)
 
+    def add_source(self, source: msg.Source) -> None:
+        """Take note of an event file. What a replayed record says depends on which files there are, so what came before is
+        decoded before."""
+        if not source.replay:
+            self._decoder.add_source(source)
+            return
+        with self._decoding:
+            while self._decode_next(self.length, self.length) is not None:
+                pass
+            self._decoder.add_source(source)
+
     def append(self, records: list[msg.Record]) -> None:
-        """Decode records and keep them.
+        """Keep records.
 
         Raises:
             OSError: the index cannot be written for now. Nothing is lost by that as long as this process lives.
         """
-        entries: list[Entry] = []
-        events = 0
-        has_gap = False
-        with self._decoding:
-            decode = self._decoder.decode
-            for number, record in enumerate(records, self.length):
-                if record.data is not None or _is_whole(record):
-                    entries.append(entry := _entry(number, decode(record)))
-                    events += entry.counted
-                else:
-                    events += 0 if isinstance(record.hint, msg.Nested) else 1
-                    entries.clear()  # what is kept has no gaps: the older records are read from the files too
-                    has_gap = True
         try:
             if self._index is not None:
                 self._index.append(records)
         finally:
-            self._keep(entries, len(records), events, has_gap)
+            kept = records
+            if None in map(_data_of, records):
+                gaps = (at for at, record in enumerate(records) if record.data is None and not _is_whole(record))
+                kept = records[max(gaps, default=-1) + 1 :]
+            size = _raw_bytes(kept)
+            with self._grown:
+                if len(kept) < len(records):  # what is kept has no gaps: the older records are read from the files too
+                    self._decoded.clear()
+                    self._waiting.clear()
+                    self._kept_bytes = 0
+                self._waiting.extend(kept)
+                self._kept_bytes += size
+                self.length += len(records)
+                self._forget()
+                self._grown.notify_all()
 
-    def _keep(self, entries: list[Entry], records: int, events: int, has_gap: bool) -> None:
-        """Add `entries`, the last of so many `records`; to what is there already, unless there is a gap between them."""
-        with self._grown:
-            kept = self._kept
-            if has_gap:
-                kept.clear()
-                self._kept_bytes = 0
-            kept.extend(entries)
-            self._kept_bytes += sum(map(_bytes_of, entries))
-            self.length += records
-            self.events += events
-            slowest = self._slowest()
-            while kept and (kept[0].number < slowest or self._kept_bytes > self.memory):
-                self._kept_bytes -= kept.popleft().size
-            self._grown.notify_all()
+    def _forget(self) -> None:
+        """Forget what every reader has passed, and what there is no memory for; to be called with the lock held."""
+        decoded, waiting, slowest = self._decoded, self._waiting, self._slowest()
+        while decoded and (decoded[0][0].stop <= slowest or self._kept_bytes > self.memory):
+            self._kept_bytes -= decoded.popleft()[1]
+        while waiting and (self._frontier < slowest or self._kept_bytes > self.memory):
+            self._kept_bytes -= _raw_bytes((waiting.popleft(),))
 
     def _slowest(self) -> int:
         return min((position() for position in self._cursors), default=self.length)
 
     @property
+    def _frontier(self) -> int:
+        """The number of the first record that waits to be decoded."""
+        return self.length - len(self._waiting)
+
+    @property
+    def _first(self) -> int:
+        """The number of the first record that is in memory."""
+        return self._decoded[0][0].start if self._decoded else self._frontier
+
+    @property
     def spilled(self) -> bool:
         """True if some reader will have to go to the event files."""
         with self._lock:
-            first = self._kept[0].number if self._kept else self.length
+            first = self._first
         return self._slowest() < first
 
     def wait(self, number: int, timeout: float) -> bool:
@@ -167,27 +240,83 @@ class Log:
         with self._grown:
             self._grown.notify_all()
 
-    def read(self, number: int, limit: int) -> list[Entry]:
-        """Return up to `limit` entries from `number` on; fewer if they are large, and fewer, or none, where an event file has
-        not got them yet."""
-        with self._lock:
-            first = self._kept[0].number if self._kept else self.length
-            if number >= first:
-                return self._cut(islice(self._kept, number - first, number - first + limit))
-        return self._read_again(number, min(first, number + limit, number + _MOST_READ))
+    def read(self, number: int, limit: int) -> Batch:
+        """Return the events of up to `limit` records from `number` on; of fewer if they are large, and of fewer, or none, where
+        an event file has not got them yet."""
+        while True:
+            with self._lock:
+                first = self._first
+                if first <= number < self._frontier:
+                    return self._cut(number, limit)
+            if number < first:
+                return self._read_again(number, min(first, number + limit, number + _MOST_READ))
+            with self._decoding:
+                batch = self._decode_next(number, limit)
+            if batch is not None and number < batch.stop:
+                return batch.part(number, number + limit)
 
-    def _cut(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return of `entries` what one tracker may hold: what it has in hand is not forgotten when memory is short."""
-        share = max(_ALONE / max(1, len(self._cursors)), _ONE_OF_MANY)
-        left, payload = share * self.memory, _PAYLOAD * self.memory
-        found = []
-        for entry in entries:
-            found.append(entry)
-            left -= entry.size
-            payload -= max(0, entry.size - _OVERHEAD)
-            if left <= 0 or payload <= 0:
+    def _decode_next(self, number: int, limit: int) -> Batch | None:
+        """Decode records that wait, and keep them, unless they have been forgotten meanwhile. Return None if none waits, or if
+        `number` has been decoded; to be called with the decoder's lock held."""
+        with self._lock:
+            self._forget()  # what has been delivered makes room for what is decoded now
+            start = self._frontier
+            if number < start or not self._waiting:
+                return None
+            records = self._within(islice(self._waiting, limit))
+        batch = self._decode(start, records)
+        size, raw = _bytes(batch.events), _raw_bytes(records)
+        with self._lock:
+            if self._frontier == start:
+                for _ in records:
+                    self._waiting.popleft()
+                self._decoded.append((batch, size))
+                self._kept_bytes += size - raw
+                self._forget()
+        return batch
+
+    def _decode(self, start: int, records: list[msg.Record], lost: Collection[int] = ()) -> Batch:
+        """Return the events of the records from number `start` on; those with a number in `lost` count, and have none."""
+        events, counts = self._decoder.decode(records)
+        stop = start + len(records)
+        batch = _batch(start, stop, events, None if counts.count(1) == len(counts) else counts)
+        before = self._counted_to
+        if start <= before < stop:
+            new = batch.part(before, stop)
+            self._surplus += new.counted + sum(number >= before for number in lost) - (stop - before)
+            self._counted_to = stop
+        return batch
+
+    def _within(self, records: Iterable[msg.Record]) -> list[msg.Record]:
+        """Return of `records` what one tracker may hold: what it has in hand is not forgotten when memory is short."""
+        share, payload = self._share()
+        most = share // _OVERHEAD
+        found: list[msg.Record] = []
+        for record in records:
+            found.append(record)
+            data = record.data
+            payload -= len(data) if data is not None and record.value is not None else _DECODED * _payload(record)
+            if payload <= 0 or len(found) >= most:
                 break
         return found
+
+    def _cut(self, number: int, limit: int) -> Batch:
+        """Return what is decoded from `number` on, as much as one tracker may hold; to be called with the lock held."""
+        share, payload = self._share()
+        stop = number + limit
+        at = bisect_right(self._decoded, number, key=lambda kept: kept[0].start) - 1
+        parts: list[Batch] = []
+        for batch, size in islice(self._decoded, at, None):
+            share -= size
+            payload -= size - _OVERHEAD * len(batch.events) - _BATCH_BYTES
+            if parts and (share < 0 or payload < 0 or batch.start >= stop):
+                break
+            parts.append(batch.part(number, stop))
+        return _joined(parts)
+
+    def _share(self) -> tuple[float, float]:
+        """Return how many bytes one tracker may hold, and how many of them as payload."""
+        return max(_ALONE / max(1, len(self._cursors)), _ONE_OF_MANY) * self.memory, _PAYLOAD * self.memory
 
     def review(self) -> list[int]:
         """Decode what the index has, once and in order, for the sake of what the decoder has to remember. Return the
@@ -195,35 +324,34 @@ class Log:
         counted = [0]
         while (done := len(counted) - 1) < self.length:
             stop = min(done + 1000, self.length)
-            for entry in self._read_again(done, stop):
-                counted.append(counted[-1] + entry.counted)
+            for group in self._read_again(done, stop).groups():
+                counted.append(counted[-1] + sum(type(event) is not ev.Marker for event in group))
             if len(counted) - 1 == done:  # in a file that cannot be read now; nearly every record has one event
                 counted += range(counted[-1] + 1, counted[-1] + 1 + stop - done)
         return counted
 
-    def _read_again(self, start: int, stop: int) -> list[Entry]:
+    def _read_again(self, start: int, stop: int) -> Batch:
         with self._decoding:  # for all of it: the trackers share the readers of the event files, each from its own place
-            return self._cut(self._again(start, stop))
+            lost: list[int] = []
+            batch = self._decode(start, self._within(self._again(start, stop, lost)), lost)
+            return msgspec.structs.replace(batch, lost=len(lost)) if lost else batch
 
-    def _again(self, start: int, stop: int) -> Iterator[Entry]:
-        if self._index is not None:
-            for number, record in enumerate(self._index.read(start, stop), start):
-                entry = self._entry_again(number, record)
-                if entry is None:
+    def _again(self, start: int, stop: int, lost: list[int]) -> Iterator[msg.Record]:
+        """Yield records with their data, as far as the event files have got them; `lost` becomes the numbers of those that can
+        never be read."""
+        index = self._index
+        for number, record in enumerate(index.read(start, stop) if index is not None else (), start):
+            if not _is_whole(record):
+                try:
+                    record.data = self._from_file(record)
+                except _GoneError:
+                    lost.append(number)
+                except _UnreadableError:
                     return
-                yield entry
-
-    def _entry_again(self, number: int, record: msg.Record) -> Entry | None:
-        if not _is_whole(record):
-            try:
-                record.data = self._from_file(record)
-            except _GoneError:
-                return Entry(number, (), 0, 0, lost=True)
-            except _UnreadableError:
-                return None
-            if record.data is None:
-                return Entry(number, (), 0, 0) if self._complete else None
-        return _entry(number, self._decoder.decode(record))
+                else:
+                    if record.data is None and not self._complete:
+                        return
+            yield record
 
     def _from_file(self, record: msg.Record) -> bytes | None:
         """Return the data of a record; None as long as the file does not reach so far.
@@ -271,16 +399,53 @@ class Log:
                 self._index = None
 
 
-def _entry(number: int, events: tuple[ev.Event, ...]) -> Entry:
-    if len(events) == 1 and type(event := events[0]) is ev.Scalar:  # nearly always
-        return Entry(number, events, _OVERHEAD + len(event.source), 1)
-    size = _OVERHEAD * max(len(events), 1) + sum(map(_size, events)) + (len(events[0].source) if events else 0)
-    return Entry(number, events, size, sum(type(event) is not ev.Marker for event in events))
+def _joined(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    counts = None
+    if any(part.counts is not None for part in parts):
+        counts = [count for part in parts for count in part.counts or [1] * len(part.events)]
+    events = list(chain.from_iterable(part.events for part in parts))
+    return Batch(parts[0].start, parts[-1].stop, events, counts, sum(part.markers for part in parts))
 
 
 def _is_whole(record: msg.Record) -> bool:
     """True if the record needs no proto."""
     return isinstance(record.hint, msg.Embedded)
+
+
+def _raw_bytes(records: Sequence[msg.Record]) -> int:
+    """Return the bytes that records take in memory before they are decoded, about."""
+    data = map(_data_of, records)
+    if set(map(type, map(_hint_of, records))) <= {type(None), msg.Series} and None not in (whole := list(data)):
+        return msg.RECORD_BYTES * len(records) + sum(map(len, whole))
+    return msg.RECORD_BYTES * len(records) + sum(map(_payload, records))
+
+
+def _payload(record: msg.Record) -> int:
+    """Return the bytes of what a record carries."""
+    size = len(record.data) if record.data is not None else 0
+    hint = record.hint
+    if isinstance(hint, msg.Frames):
+        return size + len(hint.frames.data)
+    if isinstance(hint, msg.Embedded):
+        images = len(hint.images.data) if hint.images is not None else 0
+        return size + len(hint.matrix.data) + images + 100 * len(hint.metadata or ())
+    return size
+
+
+def _bytes(events: list[ev.Event]) -> int:
+    """Return the bytes that the events of a batch take in memory, about."""
+    size = _BATCH_BYTES + _OVERHEAD * len(events)
+    if set(map(type, events)) == {ev.Scalar}:  # nearly always
+        return size + sum(map(len, map(_source_of, events)))
+    source = b""
+    for event in events:
+        size += _size(event)
+        if event.source is not source:  # the events of one record share it
+            source = event.source
+            size += len(source)
+    return size
 
 
 def _size(event: ev.Event) -> int:

@@ -8,10 +8,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from itertools import chain
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,7 +20,7 @@ from tracelet_shim.backends.base import Backend, RunInfo, UnsettledLostError
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import RunRow
-from tracelet_shim.relay.log import Entry, Log
+from tracelet_shim.relay.log import Batch, Log
 from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
 __all__ = ["Worker"]
@@ -33,8 +31,6 @@ _LONGEST_TURN = 10.0
 _MOST_REFUSED = 10_000
 """So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
 _TAGS_SECONDS = 5.0
-
-_events_of, _counted, _is_lost = attrgetter("events"), attrgetter("counted"), attrgetter("lost")
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -272,8 +268,9 @@ class Worker:
         if self._give_up.is_set() or time.monotonic() > self._drain_until:
             return False
         self._attach(backend)
+        if self._flushed < self._flush_to <= self.cursor:  # whatever has come since
+            self._flush(backend)
         if not self._log.wait(self.cursor, 0.0):
-            self._caught_up(backend)
             if self._closing.is_set() and self.cursor >= self._log.length:
                 return False
             if self._unsafe:
@@ -281,21 +278,20 @@ class Worker:
             self._log.wait(self.cursor, 0.02 if self._flush_to > self.cursor else 0.2 if self._unsafe else 1.0)
             return True
         self._gather(backend)
-        entries = self._log.read(self.cursor, backend.batch_events)
-        if not entries:  # its event file does not reach so far yet
+        batch = self._log.read(self.cursor, backend.batch_events)
+        if batch.stop == batch.start:  # its event file does not reach so far yet
             return self._wait_for_file()
         try:
-            self._write(backend, entries)
+            self._write(backend, batch if backend.mirrors_event_files else batch.without_markers())
         except UnsettledLostError as error:
             self._go_back()
             self._note("written events were lost", error)
             self._retrying(_text(error), "retry")
             self._pause(1)
             return True
-        lost = sum(map(_is_lost, entries))
-        if lost:
-            self.state.failed += lost
-            self.state.error = f"{lost} events did not fit into memory and cannot be read from their event files"
+        if batch.lost:
+            self.state.failed += batch.lost
+            self.state.error = f"{batch.lost} events did not fit into memory and cannot be read from their event files"
             self._reply(msg.Trouble(self.name, "lost", self.state.error))
         return True
 
@@ -331,24 +327,11 @@ class Worker:
         if self._unattached or self._unattached is None:
             self._reply(msg.Trouble(self.name, "what-ran", "what ran was not attached to the run in time"))
 
-    def _advance(self, backend: Backend, entries: list[Entry], done: int) -> None:
-        """Stand behind the first `done` events of `entries`: what was delivered is not delivered again by whoever goes on
-        from here."""
-        number, part = self.at
-        for entry in entries:
-            if entry.number < number:
-                continue
-            before = part if entry.number == number else 0
-            left = len(_wanted(backend, entry)) - before
-            if done < left:
-                self._stand(entry.number, before + done)
-                return
-            done -= left
-        self._stand(entries[-1].number + 1, 0)
-
-    def _stand(self, number: int, part: int) -> None:
-        self.at = (number, part)
-        self._unsafe.append(Standing(number, part, self.state.delivered, self.state.failed))
+    def _stand(self, batch: Batch, done: int) -> None:
+        """Stand behind the first `done` events of a batch: what was delivered is not delivered again by whoever goes on from
+        here."""
+        self.at = batch.place(done)
+        self._unsafe.append(Standing(*self.at, self.state.delivered, self.state.failed))
         self._settle()
 
     def _settle(self) -> None:
@@ -378,20 +361,21 @@ class Worker:
         ):
             self._log.wait(self.cursor + backend.batch_events - 1, min(left, 0.1))
 
-    def _caught_up(self, backend: Backend) -> None:
-        if self._flush_to > self._flushed and self.cursor >= self._flush_to:
-            try:
-                backend.flush()
-            except Exception as error:
-                self._retrying(f"flush failed: {_text(error)}", "flush")
-                if backend.is_transient(error):
-                    self._give_up.wait(_FIRST_DELAY)
-                    return  # and again
-            else:
-                if self.state.state == "retrying":
-                    self.state.state, self.state.error = "open", None
-            self._flushed = self._flush_to
-            self._wake()
+    def _flush(self, backend: Backend) -> None:
+        """Flush the tracker: everything before the record that was asked for is delivered."""
+        number = self._flush_to
+        try:
+            backend.flush()
+        except Exception as error:
+            self._retrying(f"flush failed: {_text(error)}", "flush")
+            if backend.is_transient(error):
+                self._give_up.wait(_FIRST_DELAY)
+                return  # and again
+        else:
+            if self.state.state == "retrying":
+                self.state.state, self.state.error = "open", None
+        self._flushed = number
+        self._wake()
 
     def _wait_for_file(self) -> bool:
         if self._closing.is_set() and time.monotonic() > self._drain_until:
@@ -399,72 +383,72 @@ class Worker:
         self._closing.wait(0.2) if not self._closing.is_set() else time.sleep(0.1)
         return True
 
-    def _write(self, backend: Backend, entries: list[Entry]) -> None:
-        """Deliver the events of `entries`, whatever it takes: retry what may pass, set aside what cannot. When there is no
-        time left, the cursor stays at the first event that was not delivered.
+    def _write(self, backend: Backend, batch: Batch) -> None:
+        """Deliver the events of `batch`, whatever it takes: retry what may pass, set aside what cannot. When there is no time
+        left, the cursor stays at the first event that was not delivered.
 
         Raises:
             UnsettledLostError: as of `Backend.write`.
         """
         attempt = 0
-        batch = list(chain.from_iterable(map(_events_of, entries)))
-        if not backend.mirrors_event_files and len(batch) != sum(map(_counted, entries)):
-            batch = [event for event in batch if not isinstance(event, ev.Marker)]
-        batch = batch[self.at[1] :]
-        while batch and not self._give_up.is_set():
+        done = self.at[1]
+        events = batch.events[done:] if done else batch.events
+        while events and not self._give_up.is_set():
             backend.written = 0
             try:
-                backend.write(batch)
+                backend.write(events)
             except UnsettledLostError:
                 raise
             except BaseException as error:
-                done = backend.written
-                self._count(batch[:done])
-                self._advance(backend, entries, done)
-                batch = batch[done:]
+                written = backend.written
+                self._count(events[:written])
+                done += written
+                self._stand(batch, done)
+                events = events[written:]
                 if not isinstance(error, Exception):  # the end of this worker, but not to be delivered twice afterwards
                     raise
-                if done:
+                if written:
                     attempt = 0
-                if not batch:
+                if not events:
                     return
-                self._note(f"write failed at {batch[0].path[:200]}", error)
+                self._note(f"write failed at {events[0].path[:200]}", error)
                 if backend.is_transient(error):
                     self._retrying(_text(error), "retry")
                     attempt += 1
                     if not self._pause(attempt):
                         return
-                elif len(batch) > 1 and isinstance(batch[0], ev.Scalar) and isinstance(batch[1], ev.Scalar):
-                    left = self._one_by_one(backend, batch)
-                    self._advance(backend, entries, len(batch) - len(left))
-                    batch = left
+                    continue
+                if len(events) > 1 and isinstance(events[0], ev.Scalar) and isinstance(events[1], ev.Scalar):
+                    left = self._one_by_one(backend, events)
                 else:
-                    self._set_aside(batch[0], error)
-                    self._advance(backend, entries, 1)
-                    batch = batch[1:]
+                    self._set_aside(events[0], error)
+                    left = events[1:]
+                done += len(events) - len(left)
+                self._stand(batch, done)
+                events = left
             else:
-                self._count(batch)
-                batch = []
+                self._count(events)
+                events = []
                 if self.state.state == "retrying":
                     self.state.state, self.state.error = "open", None
-        if not batch:
-            self._stand(entries[-1].number + 1, 0)
+        if not events:
+            self._stand(batch, len(batch.events))
 
-    def _one_by_one(self, backend: Backend, batch: list[ev.Event]) -> list[ev.Event]:
+    def _one_by_one(self, backend: Backend, events: list[ev.Event]) -> list[ev.Event]:
         """A batch of scalars was refused as a whole: find the one that is to blame. Return what is left to write."""
-        while batch and isinstance(batch[0], ev.Scalar) and not self._give_up.is_set():
+        while events and isinstance(events[0], ev.Scalar) and not self._give_up.is_set():
             try:
-                backend.write(batch[:1])
+                backend.write(events[:1])
             except UnsettledLostError:
                 raise
             except Exception as error:
                 if backend.is_transient(error):
-                    return batch
-                self._set_aside(batch[0], error)
+                    return events
+                self._set_aside(events[0], error)
             else:
-                self._count(batch[:1])
-            batch = batch[1:]
-        return batch
+                self._count(events[:1])
+            events = events[1:]
+        return events
 
     def _count(self, delivered: list[ev.Event]) -> None:
         self.state.delivered += len(delivered) - list(map(type, delivered)).count(ev.Marker)
@@ -540,12 +524,6 @@ class Worker:
                 self._fail(f"{what} the run failed: {_text(error)}", "close")
                 return False
             return True
-
-
-def _wanted(backend: Backend, entry: Entry) -> Sequence[ev.Event]:
-    if backend.mirrors_event_files or entry.counted == len(entry.events):
-        return entry.events
-    return [event for event in entry.events if not isinstance(event, ev.Marker)]
 
 
 def _text(error: BaseException) -> str:
