@@ -377,6 +377,21 @@ def test_graphs_and_what_else_is_in_event_files(live: Files) -> None:
     ]  # fmt: skip
 
 
+def test_reading_again_does_not_lose_the_place(replayed: Files) -> None:
+    """While a file that `add_hparams` made is being decoded, a slow tracker has its begin read again: the metrics behind that are
+    metrics all the same."""
+    replayed.add()
+    trial = replayed.add("/logs/1234")
+    metrics = {"acc": 0.5, "f1": 0.25, "loss": 1.0}
+    for part in hparams({"lr": 0.1}, metrics):
+        replayed.decode(trial, part)
+    found = []
+    for tag, value in metrics.items():
+        found += replayed.decode(trial, scalar(tag, value))
+        replayed.check()
+    assert [event.metrics for event in found] == [{tag: value} for tag, value in metrics.items()]  # type: ignore[attr-defined]
+
+
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 

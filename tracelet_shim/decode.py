@@ -37,6 +37,8 @@ _TIME_KEY, _STEP_KEY, _VALUE_KEY = 0x09, 0x10, 0x15
 _Curve = tuple[str, str, str, "str | None", str]
 """What is the same for all values of a scalar: event file, writer, tag, series, suffix."""
 
+_NOTHING_OPEN: tuple[int, set[str], str | None] = (-1, set(), None)
+
 _tuple = tuple.__new__  # RecordId's own takes three times as long
 
 
@@ -356,7 +358,7 @@ class _Trials:
         self._own: dict[str, Any] | None = None
         self._by_record: dict[tuple[int, int], str | None] = {}
         self._names: set[str] = set()
-        self._homes: dict[int, str] = {}
+        self._homes: dict[int, str | None] = {}
         self._open: dict[int, tuple[int, set[str], str | None]] = {}  # replay: source -> next position, metrics, trial
         self._metrics: dict[int, set[str]] = {}
         self._metric_records: dict[tuple[int, int], str | None] = {}
@@ -393,20 +395,19 @@ class _Trials:
                 hint = record.hint
                 params, metrics, domain, run_name = hint.params, hint.metrics, hint.domain, hint.run_name
             trial = self._trial(record, params, run_name)
-            if home is not None:
+            if home is not None and record.position >= self._open.get(source.id, _NOTHING_OPEN)[0]:  # else it is read again
                 self._open[source.id] = (record.position + 1, self._metrics.get(source.id, set()), trial)
             return ev.HParams(**base, params=params, metrics=metrics, domain=domain, trial=trial)
         if kind == "experiment":
             if record.position == 1 and record.hint is None:
                 # The first thing in an event file of its own: what add_hparams makes. Lightning and others write
                 # theirs into the main file.
-                home = self._homes.get(source.id) or self._find_home(source)
-                if home is not None:
-                    self._homes[source.id] = home
+                if source.id not in self._homes:  # read again, it is what it was: there may be more files by now
+                    self._homes[source.id] = self._find_home(source)
                 self._metrics[source.id] = {info.name.tag for info in content.experiment.metric_infos}
         elif kind == "session_end_info" and source.id in self._open:
-            _, names, trial = self._open[source.id]
-            self._open[source.id] = (record.position + 1, names, trial)
+            expected, names, trial = self._open[source.id]
+            self._open[source.id] = (max(expected, record.position + 1), names, trial)
         return ev.Marker(**base, what="hparams")
 
     def metric(
@@ -415,7 +416,7 @@ class _Trials:
         """Return the event for a scalar that `add_hparams` wrote behind its frame, None for any other scalar."""
         key = (source.id, record.position)
         if key not in self._metric_records:
-            expected, names, trial = self._open.get(source.id, (-1, set(), None))
+            expected, names, trial = self._open.get(source.id, _NOTHING_OPEN)
             if record.position != expected or tag not in names:
                 return None
             self._open[source.id] = (expected + 1, names, trial)

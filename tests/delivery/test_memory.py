@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard.summary import hparams, scalar
 
 import tracelet_shim as tracelet
 from tracelet_shim import eventfile
@@ -212,3 +213,44 @@ def test_review_passes_over_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     log = log_of(tmp_path, tmp_path, 3, complete=True)  # a directory
     assert log.review() == [0, 1, 2, 3]
     log.close(remove=True)
+
+
+@pytest.mark.parametrize("memory", [0, 1e9])
+def test_what_memory_there_is_changes_no_event(tmp_path: Path, memory: float) -> None:
+    """What a replayed record says depends on the event files that are known when it comes, not on when a tracker gets there."""
+    summaries = [*hparams({"lr": 0.1}, {"acc": 0.5}), scalar("acc", 0.5)]
+    data = [event.SerializeToString() for event in (Event(file_version="2"), *(Event(summary=s) for s in summaries))]
+    (tmp_path / "x").mkdir()
+    files = [tmp_path / "x" / "events", tmp_path / "events"]
+    for file in files:
+        file.write_bytes(eventfile.joined(data))
+    log = Log(Decoder(WriterNames(str(tmp_path))), complete=True)
+    log.memory = memory
+    log.open(Index(None, "s"), 0)
+    log.add_cursor(lambda: 0)
+    log.add_source(msg.Source(0, str(files[0]), str(files[0].parent), replay=True))
+    log.append([msg.Record(0, position, each) for position, each in enumerate(data)])
+    log.add_source(msg.Source(1, str(files[1]), str(files[1].parent), replay=True))
+    for _ in range(2):
+        found: list[ev.Event] = []
+        number = 0
+        while number < log.length:
+            batch = log.read(number, 10)
+            found += batch.events
+            number = batch.stop
+        assert [(event.kind, event.writer) for event in found[1:]] == [
+            ("marker", "x"), ("hparams", "x"), ("marker", "x"), ("scalar", "x"),
+        ]  # fmt: skip
+    log.close(remove=True)
+
+
+def test_values_of_one_summary_share_its_bytes(tmp_path: Path) -> None:
+    """A summary of a thousand values takes its bytes in memory once."""
+    log = Log(Decoder(WriterNames(str(tmp_path))))
+    log.memory = 1e7
+    log.add_cursor(lambda: 0)
+    log.add_source(msg.Source(0, str(tmp_path / "events"), str(tmp_path)))
+    many = Summary(value=[Summary.Value(tag=f"layer{i}/gradient", simple_value=i) for i in range(1000)])
+    log.append([msg.Record(0, 0, Event(summary=many).SerializeToString())])
+    assert len(log.read(0, 10).events) == 1000
+    assert not log.spilled

@@ -169,8 +169,11 @@ class Log:
             self._decoder.add_source(source)
             return
         with self._decoding:
-            while self._decode_next(self.length, self.length) is not None:
-                pass
+            while (number := self._counted_to) < self.length:
+                if number >= self._frontier:
+                    self._decode_next(number, self.length)
+                elif self._decode_again(number, min(self._frontier, number + _MOST_READ)).stop == number:
+                    break  # in a file that cannot be read now
             self._decoder.add_source(source)
 
     def append(self, records: list[msg.Record]) -> None:
@@ -265,7 +268,7 @@ class Log:
                 return None
             records = self._within(islice(self._waiting, limit))
         batch = self._decode(start, records)
-        size, raw = _bytes(batch.events), _raw_bytes(records)
+        size, raw = _bytes(batch), _raw_bytes(records)
         with self._lock:
             if self._frontier == start:
                 for _ in records:
@@ -332,9 +335,12 @@ class Log:
 
     def _read_again(self, start: int, stop: int) -> Batch:
         with self._decoding:  # for all of it: the trackers share the readers of the event files, each from its own place
-            lost: list[int] = []
-            batch = self._decode(start, self._within(self._again(start, stop, lost)), lost)
-            return msgspec.structs.replace(batch, lost=len(lost)) if lost else batch
+            return self._decode_again(start, stop)
+
+    def _decode_again(self, start: int, stop: int) -> Batch:
+        lost: list[int] = []
+        batch = self._decode(start, self._within(self._again(start, stop, lost)), lost)
+        return msgspec.structs.replace(batch, lost=len(lost)) if lost else batch
 
     def _again(self, start: int, stop: int, lost: list[int]) -> Iterator[msg.Record]:
         """Yield records with their data, as far as the event files have got them; `lost` becomes the numbers of those that can
@@ -434,13 +440,13 @@ def _payload(record: msg.Record) -> int:
     return size
 
 
-def _bytes(events: list[ev.Event]) -> int:
+def _bytes(batch: Batch) -> int:
     """Return the bytes that the events of a batch take in memory, about."""
-    size = _BATCH_BYTES + _OVERHEAD * len(events)
-    if set(map(type, events)) == {ev.Scalar}:  # nearly always
-        return size + sum(map(len, map(_source_of, events)))
+    size = _BATCH_BYTES + _OVERHEAD * len(batch.events)
+    if batch.counts is None and set(map(type, batch.events)) == {ev.Scalar}:  # nearly always
+        return size + sum(map(len, map(_source_of, batch.events)))
     source = b""
-    for event in events:
+    for event in batch.events:
         size += _size(event)
         if event.source is not source:  # the events of one record share it
             source = event.source
