@@ -190,6 +190,32 @@ def test_flush_while_more_is_logged_all_the_time(tmp_path: Path) -> None:
     tracelet.stop_logging()
 
 
+def test_flush_while_others_flush(tmp_path: Path) -> None:
+    """A flush waits for no other flush that was asked for later."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    backend = BusyBackend()
+    session = tracelet.start_logging(backend=backend)
+    with SummaryWriter(str(tmp_path / "x")) as writer:
+        writer.add_scalar("loss", 1.0, 0)
+        eventually(lambda: backend.events, 20)
+        relay: Any = session._bus._channel._relay
+
+        def more() -> None:
+            there = relay._log.length
+            writer.add_scalar("loss", 1.0, there)
+            session.flush(0.01)
+            eventually(lambda: relay._flushes and relay._flushes[-1][1] > there, 20)
+
+        backend.more = more
+        writer.add_scalar("loss", 2.0, 1)
+        try:
+            assert session.flush(20)
+        finally:
+            backend.more = lambda: None
+    tracelet.stop_logging()
+
+
 class StuckBackend(RecordingBackend):
     """Opens no run before it is let go."""
 

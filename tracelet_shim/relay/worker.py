@@ -113,7 +113,7 @@ class Worker:
         self._reply = reply
         self._wake = wake
         self._ended = False
-        self._flush_to = -1
+        self._flushes: deque[int] = deque()  # asked for, and not done
         self._flushed = 0
         self._closing = threading.Event()
         self._give_up = threading.Event()
@@ -164,8 +164,9 @@ class Worker:
 
     def request_flush(self, number: int) -> None:
         """Ask that everything before record `number` is delivered without waiting for a batch to fill."""
-        self._flush_to = number
-        self._log.wake()
+        if number > self._flushed:
+            self._flushes.append(number)
+            self._log.wake()
 
     def has_flushed(self, number: int) -> bool:
         """True if everything before record `number` is delivered and flushed, or never will be."""
@@ -268,14 +269,14 @@ class Worker:
         if self._give_up.is_set() or time.monotonic() > self._drain_until:
             return False
         self._attach(backend)
-        if self._flushed < self._flush_to <= self.cursor:  # whatever has come since
+        if self._flushes and self._flushes[0] <= self.cursor:  # whatever has come since, or was asked for
             self._flush(backend)
         if not self._log.wait(self.cursor, 0.0):
             if self._closing.is_set() and self.cursor >= self._log.length:
                 return False
             if self._unsafe:
                 self._settle()
-            self._log.wait(self.cursor, 0.02 if self._flush_to > self.cursor else 0.2 if self._unsafe else 1.0)
+            self._log.wait(self.cursor, 0.02 if self._flushes else 0.2 if self._unsafe else 1.0)
             return True
         self._gather(backend)
         batch = self._log.read(self.cursor, backend.batch_events)
@@ -356,14 +357,13 @@ class Worker:
         while (
             self._log.length - self.cursor < backend.batch_events
             and not self._closing.is_set()
-            and self._flush_to <= self.cursor
+            and not (self._flushes and self._flushes[-1] > self.cursor)
             and (left := until - time.monotonic()) > 0
         ):
             self._log.wait(self.cursor + backend.batch_events - 1, min(left, 0.1))
 
     def _flush(self, backend: Backend) -> None:
-        """Flush the tracker: everything before the record that was asked for is delivered."""
-        number = self._flush_to
+        """Flush the tracker: everything before the cursor is delivered."""
         try:
             backend.flush()
         except Exception as error:
@@ -374,7 +374,9 @@ class Worker:
         else:
             if self.state.state == "retrying":
                 self.state.state, self.state.error = "open", None
-        self._flushed = number
+        self._flushed = self.cursor
+        while self._flushes and self._flushes[0] <= self._flushed:
+            self._flushes.popleft()
         self._wake()
 
     def _wait_for_file(self) -> bool:
