@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from torch.utils.tensorboard.summary import hparams, scalar
 
+from tests.delivery.programs import eventually
 from tests.sample_events import run_info
+from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import Index, Ledger, RunRow, moved_on
+from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.testing import RecordingBackend
 
 
 @contextlib.contextmanager
@@ -113,3 +120,54 @@ def test_new_directory_at_each_start(tmp_path: Path) -> None:
     assert starts.begin(2, "/c") == "2"
     assert starts.begin(3, "/d", name="other") is None
     assert starts.begin(3, "/c", job="slurm:2") is None
+
+
+def relay_of(directory: Path, state: Path, *, restarted: bool) -> tuple[Relay, RecordingBackend]:
+    """Return a relay of a session with two writers, one in the directory of the other, and its tracker."""
+    backend = RecordingBackend()
+    relay = Relay(lambda _: None, {"recording": backend}, state=state)
+    run = msgspec.structs.replace(run_info(), root=str(directory), what_ran=())
+    spec = msg.BackendSpec("recording", "", {})
+    relay.handle(msg.Open(run, [spec], 10**8, str(directory), restarted=restarted))
+    for number, logdir in enumerate((directory, directory / "train")):
+        relay.handle(msg.Source(number, str(logdir / "events"), str(logdir)))
+    return relay, backend
+
+
+def end(relay: Relay) -> None:
+    relay.handle(msg.Close("finished", 20))
+    eventually(lambda: relay.tick() or relay.closed, 20)
+
+
+def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
+    """A relay that is killed in the moment in which a tracker has the first of two equal paths, and the run's own parameters, is
+    continued with the second path and with a trial."""
+
+    def record(source: int, position: int, tag: str) -> msg.Record:
+        return msg.Record(source, position, Event(summary=scalar(tag, 1.0)).SerializeToString(), 1.0)
+
+    def trial(position: int, name: str, lr: float) -> msg.Record:
+        summary = hparams({"lr": lr}, {})[1]
+        return msg.Record(0, position, Event(summary=summary).SerializeToString(), None, msg.Trial(name, {"lr": lr}, {}, {}))
+
+    state, left = tmp_path / "state", tmp_path / "left"
+    relay, before = relay_of(tmp_path, state, restarted=False)
+    eventually(lambda: relay.workers[0].opened, 20)
+    relay.tick()
+    relay.handle(msg.Records([record(0, 0, "train/loss"), trial(1, "one", 0.1)]))
+    (cursors,) = state.glob("*.cursors")
+    eventually(lambda: cursors.stat().st_size, 20)
+    shutil.copytree(state, left)
+    end(relay)
+    relay, after = relay_of(tmp_path, left, restarted=True)
+    relay.handle(msg.Continue())
+    relay.handle(msg.Records([record(1, 0, "loss"), trial(2, "two", 0.2)]))
+    end(relay)
+    events = before.events + after.events
+    assert [event.path for event in events if isinstance(event, ev.Scalar)] == ["train/loss", "train/loss~2"]
+    assert [event.trial for event in events if isinstance(event, ev.HParams)] == [None, "two"]
+    ledger = Ledger(left)
+    session = relay.workers[0]._run.session
+    assert [(path, suffix) for path, *_, suffix in ledger.paths(session)] == [("train/loss", ""), ("train/loss", "~2")]
+    assert [name for _, _, name, _ in ledger.trials(session)] == [None, "two"]
+    ledger.close()

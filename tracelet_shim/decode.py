@@ -14,7 +14,6 @@ import contextlib
 import io
 import os.path
 import struct
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -310,14 +309,15 @@ class _Paths:
     def __init__(self) -> None:
         self._suffixes: dict[tuple[str, str, str | None], str] = {}
         self._owners: dict[str, int] = {}
-        self._new: deque[tuple[str, str, str, str | None, str]] = deque()
+        self._new: list[tuple[str, str, str, str | None, str]] = []
 
     def remember(self, path: str, writer: str, tag: str, series: str | None, suffix: str) -> None:
         self._suffixes[writer, tag, series] = suffix
         self._owners[path] = self._owners.get(path, 0) + 1
 
     def take_new(self) -> list[tuple[str, str, str, str | None, str]]:
-        return [self._new.popleft() for _ in range(len(self._new))]  # another thread may be decoding
+        new, self._new = self._new, []
+        return new
 
     def distinct(self, event: ev.Event) -> ev.Event:
         """Return the event, with a suffix if its path belongs to another one."""
@@ -362,7 +362,7 @@ class _Trials:
         self._open: dict[int, tuple[int, set[str], str | None]] = {}  # replay: source -> next position, metrics, trial
         self._metrics: dict[int, set[str]] = {}
         self._metric_records: dict[tuple[int, int], str | None] = {}
-        self._new: deque[tuple[int, int, str | None, dict[str, Any]]] = deque()
+        self._new: list[tuple[int, int, str | None, dict[str, Any]]] = []
 
     def remember(self, source: int, position: int, trial: str | None, params: dict[str, Any]) -> None:
         self._by_record[source, position] = trial
@@ -372,7 +372,8 @@ class _Trials:
             self._names.add(trial)
 
     def take_new(self) -> list[tuple[int, int, str | None, dict[str, Any]]]:
-        return [self._new.popleft() for _ in range(len(self._new))]  # another thread may be decoding
+        new, self._new = self._new, []
+        return new
 
     def home(self, source: msg.Source) -> str | None:
         """Return the log directory of the writer whose `add_hparams` made this event file; None for any other file."""

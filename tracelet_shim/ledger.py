@@ -9,6 +9,7 @@ In the state directory (``.tracelet`` in the session's root directory, or ``TRAC
     <session>.what-ran   what is attached to a run that could not be opened yet (`tracelet_shim.relay.what_ran`), msgpack
     <session>.hints      what calls knew that their protos lost (`tracelet_shim.bus.messages.Hint`), msgpack
     <session>.cursors    how far each tracker is, written after each batch; the ledger follows twice a second
+    <session>.decoded    which paths and trials were told apart, written before a tracker is told; the ledger follows likewise
 
 The data itself stays where it is, in the event files. Options and credentials are never written here. The files
 of a session are removed when everything has been delivered.
@@ -36,6 +37,11 @@ from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 
 __all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "indexed", "moved_on", "state_directory"]
+
+ToldTrial = tuple[int, int, "str | None", dict[str, Any]]
+"""Which hparams are the run's own and which a trial's: source, position, trial, params."""
+GivenPath = tuple[str, str, str, "str | None", str]
+"""Which writer, tag and series has which path: path, writer, tag, series, suffix."""
 
 _ENTRY = struct.Struct("<IQdQ")
 _MARK = struct.Struct("<16sQQQQ")
@@ -362,11 +368,12 @@ class Index:
         if directory is None:
             self._entries: Any = tempfile.TemporaryFile(prefix="tracelet-", buffering=0)  # noqa: SIM115 - closed by close()
             self._hints: Any = tempfile.TemporaryFile(prefix="tracelet-", buffering=0)  # noqa: SIM115
+            self._decoded: Any = None
             self.cursors = Cursors(None)
         else:
-            self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "cursors"))
-            self._entries, self._hints = (open(path, "a+b", buffering=0) for path in self._paths[:2])  # noqa: SIM115
-            self.cursors = Cursors(self._paths[2])
+            self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "decoded", "cursors"))
+            self._entries, self._hints, self._decoded = (open(path, "a+b", buffering=0) for path in self._paths[:3])  # noqa: SIM115
+            self.cursors = Cursors(self._paths[3])
             self.owned = _lock(self._entries)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[msg.Hint] = msgspec.msgpack.Decoder(msg.Hint)
@@ -437,6 +444,25 @@ class Index:
                 found[number] = max(found.get(number, 0), position + 1)
         return found
 
+    def note(self, trials: list[ToldTrial], paths: list[GivenPath]) -> None:
+        """Keep what the decoder has told apart, for whoever goes on if this process is killed before the ledger has it."""
+        if self._decoded is not None:
+            with contextlib.suppress(OSError):  # the disk is full: the ledger has it soon
+                self._decoded.write(b"\n" + json.dumps([trials, paths]).encode())
+
+    def noted(self) -> tuple[list[ToldTrial], list[GivenPath]]:
+        """Return what `note` was given, in order."""
+        trials: list[ToldTrial] = []
+        paths: list[GivenPath] = []
+        if self._decoded is not None:
+            self._decoded.seek(0)
+            for line in self._decoded.readall().split(b"\n"):
+                with contextlib.suppress(ValueError):  # cut off
+                    new_trials, new_paths = json.loads(line)
+                    trials += map(tuple, new_trials)
+                    paths += map(tuple, new_paths)
+        return trials, paths
+
     def _hint(self, at: int) -> msg.Hint:
         if at > self._hints_end:
             start = at - 1 - self._hints_end
@@ -450,6 +476,8 @@ class Index:
         """Close the files; remove them if nothing is left to deliver."""
         self._entries.close()
         self._hints.close()
+        if self._decoded is not None:
+            self._decoded.close()
         self.cursors.close()
         if remove:
             for path in self._paths:

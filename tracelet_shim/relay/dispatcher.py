@@ -307,8 +307,13 @@ class Relay:
         assert self._what_ran is not None
         self._what_ran.restore(directory / f"{session}.what-ran")
         self._log.open(index, known.events + max(0, index.length - known.records))
-        self._decoder.restore_trials(self._ledger.trials(session))
-        self._decoder.restore_paths(self._ledger.paths(session))
+        trials, paths = index.noted()
+        known_paths = dict.fromkeys(self._ledger.paths(session))
+        new_paths = [path for path in paths if path not in known_paths]
+        self._decoder.restore_trials([*self._ledger.trials(session), *trials])
+        self._decoder.restore_paths([*known_paths, *new_paths])
+        self._keep_state(lambda ledger, session: ledger.add_trials(session, trials))
+        self._keep_state(lambda ledger, session: ledger.add_paths(session, new_paths))
         rows = {row.backend: row for row in index.cursors.moved_on(self._ledger.runs(session))}
         self.taken = self._ledger.taken(session)
         for source, position in index.taken().items():
@@ -354,8 +359,9 @@ class Relay:
         now = (self._log.events, self._log.length, *rows)
         session = self._session.run.session
         try:
-            self._ledger.add_trials(session, self._decoder.new_trials())
-            self._ledger.add_paths(session, self._decoder.new_paths())
+            for trials, paths in self._log.take_news():
+                self._ledger.add_trials(session, trials)
+                self._ledger.add_paths(session, paths)
             self._ledger.set_aside(session, refused)
             if now != self._saved:
                 self._ledger.save(session, self._log.events, self._log.length, rows)

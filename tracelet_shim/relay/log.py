@@ -21,7 +21,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
 from tracelet_shim.eventfile import EventFileReader
-from tracelet_shim.ledger import Index
+from tracelet_shim.ledger import GivenPath, Index, ToldTrial
 
 __all__ = ["Batch", "Log"]
 
@@ -137,6 +137,7 @@ class Log:
         self._counted_to = self._surplus = 0  # of the records before this, how many more events than records there are
         self._readers: dict[int, EventFileReader] = {}
         self._cursors: list[Callable[[], int]] = []
+        self._news: deque[tuple[list[ToldTrial], list[GivenPath]]] = deque()
 
     def open(self, index: Index, events: int) -> None:
         """Continue behind what the index has already.
@@ -161,6 +162,10 @@ class Log:
     def add_cursor(self, position: Callable[[], int]) -> None:
         """Register a reader; what all readers have passed is forgotten."""
         self._cursors.append(position)
+
+    def take_news(self) -> list[tuple[list[ToldTrial], list[GivenPath]]]:
+        """Return which trials and paths have been told apart since the last time, for the ledger."""
+        return [self._news.popleft() for _ in range(len(self._news))]
 
     def add_source(self, source: msg.Source) -> None:
         """Take note of an event file. What a replayed record says depends on which files there are, so what came before is
@@ -281,6 +286,11 @@ class Log:
     def _decode(self, start: int, records: list[msg.Record], lost: Collection[int] = ()) -> Batch:
         """Return the events of the records from number `start` on; those with a number in `lost` count, and have none."""
         events, counts = self._decoder.decode(records)
+        news = self._decoder.new_trials(), self._decoder.new_paths()
+        if any(news):
+            if self._index is not None:
+                self._index.note(*news)
+            self._news.append(news)
         stop = start + len(records)
         batch = _batch(start, stop, events, None if counts.count(1) == len(counts) else counts)
         before = self._counted_to
