@@ -216,6 +216,27 @@ def test_flush_while_others_flush(tmp_path: Path) -> None:
     tracelet.stop_logging()
 
 
+class ClosedBackend(RecordingBackend):
+    """Opens no run."""
+
+    name = "closed"
+
+    def open(self, run: RunInfo) -> OpenedRun:
+        raise ValueError("no")
+
+
+def test_what_was_not_delivered_is_counted_in_events(tmp_path: Path) -> None:
+    """A tracker that opens no run lacks as many events as it would have got: an `add_hparams` is one, of several records."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    session = tracelet.start_logging(backend=ClosedBackend())
+    with SummaryWriter(str(tmp_path / "x")) as writer:
+        writer.add_hparams({"lr": 0.1}, {"acc": 0.5, "loss": 0.25})
+        writer.add_scalars("group", {"a": 1.0, "b": 2.0}, 1)
+    tracelet.stop_logging()
+    assert session.status()["closed"].pending == 3
+
+
 class StuckBackend(RecordingBackend):
     """Opens no run before it is let go."""
 

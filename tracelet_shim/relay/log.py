@@ -134,7 +134,9 @@ class Log:
         self._kept_bytes = 0
         self._index: Index | None = None
         self.length = 0
-        self._counted_to = self._surplus = 0  # of the records before this, how many more events than records there are
+        self._counted_to = 0  # the records before this have been decoded once
+        self._surplus = 0  # how many more events than records there are
+        self._counting = threading.Lock()
         self._readers: dict[int, EventFileReader] = {}
         self._cursors: list[Callable[[], int]] = []
         self._news: deque[tuple[list[ToldTrial], list[GivenPath]]] = deque()
@@ -156,7 +158,8 @@ class Log:
 
     @property
     def events(self) -> int:
-        """The number of events that backends count; a record that nobody has decoded yet counts as one."""
+        """The number of events that backends count; a record that nobody has decoded yet counts as one, or none if it
+        is a part of an `add_hparams`."""
         return self.length + self._surplus
 
     def add_cursor(self, position: Callable[[], int]) -> None:
@@ -196,6 +199,7 @@ class Log:
                 gaps = (at for at, record in enumerate(records) if record.data is None and not _is_whole(record))
                 kept = records[max(gaps, default=-1) + 1 :]
             size = _raw_bytes(kept)
+            nested = _nested(records)
             with self._grown:
                 if len(kept) < len(records):  # what is kept has no gaps: the older records are read from the files too
                     self._decoded.clear()
@@ -204,6 +208,9 @@ class Log:
                 self._waiting.extend(kept)
                 self._kept_bytes += size
                 self.length += len(records)
+                if nested:
+                    with self._counting:
+                        self._surplus -= nested
                 self._forget()
                 self._grown.notify_all()
 
@@ -296,7 +303,9 @@ class Log:
         before = self._counted_to
         if start <= before < stop:
             new = batch.part(before, stop)
-            self._surplus += new.counted + sum(number >= before for number in lost) - (stop - before)
+            guessed = stop - before - _nested(records[before - start :])
+            with self._counting:
+                self._surplus += new.counted + sum(number >= before for number in lost) - guessed
             self._counted_to = stop
         return batch
 
@@ -428,6 +437,11 @@ def _joined(parts: list[Batch]) -> Batch:
 def _is_whole(record: msg.Record) -> bool:
     """True if the record needs no proto."""
     return isinstance(record.hint, msg.Embedded)
+
+
+def _nested(records: Sequence[msg.Record]) -> int:
+    """Return how many of the records are but parts of an `add_hparams`: they become events that are not counted."""
+    return list(map(type, map(_hint_of, records))).count(msg.Nested)
 
 
 def _raw_bytes(records: Sequence[msg.Record]) -> int:
