@@ -327,6 +327,13 @@ def test_meshes_are_joined(live: Files) -> None:
     assert (points.faces, points.colors, points.config) == (None, None, "{}")
 
 
+@pytest.mark.parametrize(("tag", "written"), [(None, "None"), ("", "")])
+def test_a_mesh_without_a_tag(live: Files, tag: str | None, written: str) -> None:
+    """None is the tag that the event file has, as for every other kind of data."""
+    event = only(live.decode(live.add(), mesh(tag, torch.rand(1, 2, 3), None, None, None)))
+    assert (event.kind, event.tag) == ("mesh", written)
+
+
 def test_meshes_beside_other_values(live: Files) -> None:
     """Merged summaries hold several meshes, parts without vertices, and scalars: each stays what it is, in order."""
     two = [mesh(name, torch.rand(1, 3, 3), None, torch.tensor([[[0, 1, 2]]]), None) for name in ("a", "b")]

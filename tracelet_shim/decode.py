@@ -562,10 +562,13 @@ def _meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) 
 
     parts: dict[str, dict[int, tuple[int, Any]]] = {}
     config: dict[str, str] = {}
+    tags: dict[str, str] = {}
     for index, value in values.items():
         about = MeshPluginData.FromString(value.metadata.plugin_data.content)
         parts.setdefault(about.name, {})[about.content_type] = index, value.tensor
         config[about.name] = about.json_config or "{}"
+        if about.content_type == MeshPluginData.VERTEX:  # a tag of None has no name, and is written as "None_VERTEX"
+            tags[about.name] = about.name or value.tag.removesuffix("_VERTEX")
     for name, tensors in parts.items():
         first = min(index for index, _ in tensors.values())
         if MeshPluginData.VERTEX not in tensors:
@@ -578,7 +581,7 @@ def _meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) 
         )
         with np.errstate(all="ignore"):  # NaN as a colour
             yield ev.Mesh(
-                **base(name, first), config=config[name], vertices=ev.Array.of(np.asarray(vertices, np.float32)),
+                **base(tags[name], first), config=config[name], vertices=ev.Array.of(np.asarray(vertices, np.float32)),
                 faces=ev.Array.of(faces.astype(np.int32)) if faces is not None else None,
                 colors=ev.Array.of(colors.clip(0, 255).astype(np.uint8)) if colors is not None else None,
             )  # fmt: skip
