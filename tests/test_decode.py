@@ -327,9 +327,9 @@ def test_meshes_are_joined(live: Files) -> None:
     assert (points.faces, points.colors, points.config) == (None, None, "{}")
 
 
-@pytest.mark.parametrize(("tag", "written"), [(None, "None"), ("", "")])
-def test_a_mesh_without_a_tag(live: Files, tag: str | None, written: str) -> None:
-    """None is the tag that the event file has, as for every other kind of data."""
+@pytest.mark.parametrize(("tag", "written"), [(None, "None"), (b"x", "b'x'"), ("", "")])
+def test_a_mesh_with_an_odd_tag(live: Files, tag: Any, written: str) -> None:
+    """The tag is the one that the event file has, as for every other kind of data."""
     event = only(live.decode(live.add(), mesh(tag, torch.rand(1, 2, 3), None, None, None)))
     assert (event.kind, event.tag) == ("mesh", written)
 

@@ -567,8 +567,8 @@ def _meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) 
         about = MeshPluginData.FromString(value.metadata.plugin_data.content)
         parts.setdefault(about.name, {})[about.content_type] = index, value.tensor
         config[about.name] = about.json_config or "{}"
-        if about.content_type == MeshPluginData.VERTEX:  # a tag of None has no name, and is written as "None_VERTEX"
-            tags[about.name] = about.name or value.tag.removesuffix("_VERTEX")
+        if about.content_type == MeshPluginData.VERTEX:  # the name is not the tag where that is None or bytes
+            tags[about.name] = value.tag.removesuffix("_VERTEX")
     for name, tensors in parts.items():
         first = min(index for index, _ in tensors.values())
         if MeshPluginData.VERTEX not in tensors:
