@@ -164,34 +164,9 @@ class BusyBackend(RecordingBackend):
         self.more()
 
 
-def test_flush_while_more_is_logged_all_the_time(tmp_path: Path) -> None:
-    """A flush waits for what was logged before it, not for a moment in which nothing else waits."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    backend = BusyBackend()
-    session = tracelet.start_logging(backend=backend)
-    with SummaryWriter(str(tmp_path / "x")) as writer:
-        writer.add_scalar("loss", 1.0, 0)
-        eventually(lambda: backend.events, 20)
-        log: Any = session._bus._channel._relay._log
-
-        def more() -> None:
-            there = log.length
-            writer.add_scalar("loss", 1.0, there)
-            eventually(lambda: log.length > there, 20)
-
-        backend.more = more
-        writer.add_scalar("loss", 2.0, 1)
-        try:
-            assert session.flush(20)
-        finally:
-            backend.more = lambda: None
-        assert 2.0 in [event.value for event in backend.events if isinstance(event, ev.Scalar)]
-    tracelet.stop_logging()
-
-
-def test_flush_while_others_flush(tmp_path: Path) -> None:
-    """A flush waits for no other flush that was asked for later."""
+@pytest.mark.parametrize("others_flush", [False, True])
+def test_flush_while_more_is_logged_all_the_time(tmp_path: Path, others_flush: bool) -> None:
+    """A flush waits for what was logged before it, not for a moment in which nothing else waits, nor for a later flush."""
     from torch.utils.tensorboard import SummaryWriter
 
     backend = BusyBackend()
@@ -204,8 +179,11 @@ def test_flush_while_others_flush(tmp_path: Path) -> None:
         def more() -> None:
             there = relay._log.length
             writer.add_scalar("loss", 1.0, there)
-            session.flush(0.01)
-            eventually(lambda: relay._flushes and relay._flushes[-1][1] > there, 20)
+            if others_flush:
+                session.flush(0.01)
+                eventually(lambda: relay._flushes and relay._flushes[-1][1] > there, 20)
+            else:
+                eventually(lambda: relay._log.length > there, 20)
 
         backend.more = more
         writer.add_scalar("loss", 2.0, 1)
@@ -213,6 +191,7 @@ def test_flush_while_others_flush(tmp_path: Path) -> None:
             assert session.flush(20)
         finally:
             backend.more = lambda: None
+        assert 2.0 in [event.value for event in backend.events if isinstance(event, ev.Scalar)]
     tracelet.stop_logging()
 
 
