@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ __all__ = ["activate_from_environment", "get_session", "start_logging", "stop_lo
 _lock = threading.RLock()
 _session: Session | None = None
 _hooked = _fork_hooked = False
-
-_undelivered = False
 
 DEFAULT_BACKEND = "mlflow"
 UNDELIVERED = 3
@@ -315,9 +313,10 @@ def _at_exit() -> None:
     except KeyboardInterrupt:
         return  # said by the session; a traceback of ours would tell nobody anything
     except errors.DeliveryError as error:
-        global _undelivered
-        _undelivered = status == "finished"  # a program that failed by itself keeps its exit code
+        _verdict.undelivered = status == "finished"  # a program that failed by itself keeps its exit code
         say(f"error: {error}")
+    if status == "finished" and session.settings.strict:
+        _verdict.session = session
 
 
 def _fail_the_job() -> None:
@@ -326,11 +325,36 @@ def _fail_the_job() -> None:
     An exception in an atexit handler changes no exit code, so the process is ended here; what is left to run then are
     only handlers that were registered before the session began.
     """
-    if _undelivered:
+    if _verdict.is_bad:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         os._exit(UNDELIVERED)
+
+
+class _Verdict:
+    """Whether the process is to have an exit code of ours. It is asked once more when the interpreter lets go of this module: by
+    then handlers that were registered before ours have run, and may have logged.
+
+    Attributes:
+        undelivered: something was not delivered.
+        session: the one that the end of the program has ended, under strict.
+    """
+
+    def __init__(self) -> None:
+        self.undelivered = False
+        self.session: Session | None = None
+
+    @property
+    def is_bad(self) -> bool:
+        return self.undelivered or (self.session is not None and self.session.is_late)
+
+    def __del__(self, exit_now: Callable[[int], NoReturn] = os._exit, code: int = UNDELIVERED) -> None:
+        if self.is_bad:
+            exit_now(code)
+
+
+_verdict = _Verdict()
 
 
 def _interrupted_after_all() -> None:

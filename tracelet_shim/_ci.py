@@ -249,12 +249,8 @@ def report(
     """
     job = detect(environment)
     lines: list[str] = []
-    missing = {name: s.pending + s.failed for name, s in states.items() if s.pending + s.failed or s.state == "failed"}
     linked = [f"{name}: {url}" for name, url in urls.items() if url]
-    warnings = [
-        f"{name}: {count} events were not delivered" + (f" ({states[name].error})" if states[name].error else "")
-        for name, count in missing.items()
-    ]
+    warnings = [f"{name}: {s.shortfall}" for name, s in states.items() if not s.complete]
     if job is not None and job.provider == "github":
         if linked and not quiet:
             lines.append(f"::notice title=tracelet-shim::{_github_text(chr(10).join(linked))}")

@@ -65,6 +65,7 @@ class Session:
         active: False if this process does not log (another rank does), or after `stop`.
         objects: the backends that were given as objects, by name.
         from_environment: True if no call asked for it: it begins with the first writer.
+        is_late: True if something was logged after the end of the program had ended the session.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Session:
         self._troubles: list[msg.Trouble] = []
         self._job = _job(settings)
         self._stopped_as: str | None = None
+        self.is_late = False
         self._spilled = False
         self._root: str | None = None
         self.exit_watch = ExitWatch()
@@ -242,16 +244,17 @@ class Session:
             timeout: seconds to wait at most.
 
         Returns:
-            False if the time ran out, or delivery to a tracker has failed for good.
+            False if the time ran out, delivery to a tracker has failed for good, or one has refused an event.
         """
         if self._bus is None:
             return True
-        return self._bus.flush(timeout) and not any(s.state == "failed" for s in self._states.values())
+        return self._bus.flush(timeout) and not any(s.state == "failed" or s.failed for s in self.status().values())
 
     def status(self) -> dict[str, msg.BackendState]:
-        """Return, by tracker: its state, how many events are delivered, pending and failed, and the latest error."""
-        with self._news:
-            return dict(self._states)
+        """Return, by tracker: its state, how many events are delivered, pending and failed, and the latest error. Pending is
+        all that was logged and is not in the tracker, wherever it is."""
+        bus = self._bus
+        return bus.states(self._states) if bus is not None else dict(self._states)
 
     @property
     def urls(self) -> dict[str, str | None]:
@@ -317,7 +320,8 @@ class Session:
     def _repr_html_(self) -> str:
         """What a notebook shows: the runs and how far each is, as far as is known now."""
         with self._news:
-            opened, states = dict(self._opened), dict(self._states)
+            opened = dict(self._opened)
+        states = self.status()
         title = f"tracelet-shim session {self.id}: {self._stopped_as or ('active' if self.active else 'inactive')}"
         return html_table(title, ((name, opened[name].url if name in opened else None, s) for name, s in states.items()))
 
@@ -340,10 +344,10 @@ class Session:
         if self._stopped_as is not None or not self.active:
             return
         self._stopped_as = status
-        if intercept.sink() is self:
-            intercept.set_sink(None)
         self.active = False
-        if self._bus is not None:
+        if self._bus is None:
+            self._let_go(at_exit=at_exit)
+        else:
             deadline = self.settings.exit_timeout if timeout is None else timeout
             drain = Drain(self.status, deadline, quiet=self.settings.quiet)
             flushed = False
@@ -365,13 +369,50 @@ class Session:
                 raise
             finally:
                 drain.close()
+                self._let_go(at_exit=at_exit)
             if os.environ.get(OWNER) == owner_mark():
                 del os.environ[OWNER]
             try:
-                self._account(states)
+                self._account(answered=states is not None)
             finally:
                 if self.settings.ci:
-                    self._tell_job(states if states is not None else self.status())
+                    self._tell_job(self.status())
+
+    def _let_go(self, *, at_exit: bool) -> None:
+        """Take nothing more. While the end waited, what other threads logged was taken; what comes after the end of the program
+        has begun, from them or from handlers of that end, is named at least."""
+        if intercept.sink() is self:
+            intercept.set_sink(Late(self) if at_exit and self._bus is not None else None)
+
+    def came_late(self) -> None:
+        """Take note of an event that was logged after the end; one line says so."""
+        if not self.is_late:
+            self.is_late = True
+            self._too_late("events are logged after the end of the session")
+
+    def _too_late(self, what: str) -> None:
+        """Say of events that they are in the event files only, and let a resumed delivery find them there."""
+        remedy = self._files_remedy()
+        if remedy is not None:
+            self._leave_open()
+        later = f"; to deliver them: {remedy}" if remedy is not None else ""
+        self._on_trouble(msg.Trouble(None, "late", f"{what}; they are in the event files only{later}"))
+
+    def _leave_open(self) -> None:
+        """Note in the ledger that the event files have more than was handed over."""
+        import sqlite3  # not needed in any other case, and so not imported
+
+        from tracelet_shim.ledger import Ledger, state_directory
+
+        assert self._root is not None
+        directory = state_directory(self._root, os.environ)
+        try:
+            if (directory / "ledger.db").is_file():
+                ledger = Ledger(directory)
+                ledger.leave_open(self.id)
+                ledger.close()
+        except (OSError, sqlite3.Error) as error:
+            self._on_trouble(msg.Trouble(None, "ledger", f"cannot write the ledger in {directory} ({error})"))
 
     def _tell_job(self, states: Mapping[str, msg.BackendState]) -> None:
         """Tell the CI job, if there is one, what became of this session."""
@@ -380,34 +421,37 @@ class Session:
         _ci.tell(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
         _report.add(session=self.id, told=True)
 
-    def _account(self, states: dict[str, msg.BackendState] | None) -> None:
+    def _account(self, *, answered: bool) -> None:
         """Say what did not arrive; raise under strict."""
-        if states is None:  # a relay that stands still, or died; what it has is not known
-            if not self._troubles_of_ours():
-                silent = "the relay did not answer at the end; the last events may be missing"
-                self._on_trouble(msg.Trouble(None, "silent", silent))
-            states = self.status()
-        missing = {name: s.pending + s.failed for name, s in states.items() if s.pending + s.failed or s.state == "failed"}
-        for name, count in missing.items():
-            error = f" ({states[name].error})" if states[name].error else ""
-            say(f"warning: {name}: {count} events were not delivered{error}")
-        for name, state in states.items():
-            if state.state == "abandoned" and name not in missing:
-                say(f"warning: {name}: it has everything, but its run was not ended in time")
+        late = self._bus.unsent() if self._bus is not None else 0
+        if answered and late:
+            intercept.flush_files()  # so that they are there for a resumed delivery, however the program goes on
+            self._too_late(f"{late} events were logged while the end waited, and came too late for the trackers")
+        elif not answered and not self._troubles_of_ours():  # a relay that stands still, or died
+            silent = "the relay did not answer at the end; what is missing is told as of its last report"
+            self._on_trouble(msg.Trouble(None, "silent", silent))
+        states = self.status()
+        missing = {name: s.missing for name, s in states.items() if not s.complete}
+        for name in missing:
+            say(f"warning: {name}: {states[name].shortfall}")
         remedy = self._remedy(states)
         if remedy is not None:
             say(f"what is missing is in the event files; to deliver it: {remedy}")
         if self.settings.strict and (missing or self._troubles_of_ours()):
-            names = ", ".join(f"{name}: {count}" for name, count in missing.items()) or "see the warnings above"
+            names = ", ".join(f"{name}: {count or states[name].state}" for name, count in missing.items())
             later = f"; to deliver it: {remedy}" if remedy is not None else ""
-            raise errors.DeliveryError(f"not everything was delivered ({names}){later}", missing)
+            raise errors.DeliveryError(f"not everything was delivered ({names or 'see the warnings above'}){later}", missing)
 
     def _remedy(self, states: Mapping[str, msg.BackendState]) -> str | None:
-        """Return the command that delivers what is missing; None if nothing is, or if it would find no state or no files."""
+        """Return the command that delivers what is missing; None if nothing is that it could deliver."""
         split = not all(spec.here or not spec.target for spec in self._specs) and self.settings.delivery == "process"
         in_ledger = [spec.name for spec in self._specs if spec.target and not (spec.here and split)]
         complete = all(states[name].state == "closed" and not states[name].pending for name in in_ledger)
-        if self._root is None or "://" in self._root or complete:
+        return None if complete else self._files_remedy()
+
+    def _files_remedy(self) -> str | None:
+        """Return the command that delivers what is in the event files only; None if it would find no state or no files."""
+        if self._root is None or "://" in self._root:
             return None
         directory = os.environ.get("TRACELET_STATE_DIR")
         state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""
@@ -423,6 +467,34 @@ class Session:
             self._bus.after_fork()
         self._bus = None
         self._stopped_as = "forked"
+
+
+class Late:
+    """The sink behind a session that the end of the program has ended: threads go on, and handlers of that end come after ours.
+
+    Args:
+        session: the session.
+    """
+
+    accelerates = False
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def writer_created(self, logdir: str) -> None:
+        """Nothing is opened any more."""
+
+    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
+        return 0
+
+    def publish(self, record: msg.Record) -> None:
+        self._session.came_late()
+
+    def nudge(self) -> None:
+        """Nothing is waited for any more."""
+
+    def problem(self, error: Exception) -> None:
+        self._session.problem(error)
 
 
 def _borrow(spec: msg.BackendSpec) -> None:

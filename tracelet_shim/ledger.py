@@ -169,6 +169,10 @@ class Ledger:
                 (time.time(), status, cut_off, session),
             )
 
+    def leave_open(self, session: str) -> None:
+        """Enter that the event files have more than the session was handed, after its end."""
+        self._db.execute("UPDATE sessions SET cut_off = 1 WHERE id = ?", (session,))
+
     def add_source(self, session: str, source: msg.Source) -> None:
         row = (session, source.id, source.path, source.logdir, source.parent, source.replay)
         self._db.execute(

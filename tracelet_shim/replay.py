@@ -81,9 +81,7 @@ class Outcome(NamedTuple):
     @property
     def undelivered(self) -> dict[str, int]:
         """Number of events that are missing, by tracker."""
-        return {
-            name: s.pending + s.failed for name, s in self.states.items() if s.pending + s.failed or s.state != "closed"
-        }
+        return {name: s.missing for name, s in self.states.items() if not s.complete}
 
 
 class View(Protocol):
@@ -354,17 +352,17 @@ class Missing(NamedTuple):
 
     Attributes:
         runs: the runs that are not complete.
-        tail: True if the event files have records that the session never got.
+        tail: how many records the event files have that the session never got.
         backends: all trackers of the session.
     """
 
     runs: tuple[RunRow, ...]
-    tail: bool
+    tail: int
     backends: tuple[str, ...]
 
     @property
     def anything(self) -> bool:
-        return bool(self.runs) or self.tail
+        return bool(self.runs or self.tail)
 
 
 def missing(ledger: Ledger, session: SessionRow, root: str) -> Missing:
@@ -380,11 +378,11 @@ def missing(ledger: Ledger, session: SessionRow, root: str) -> Missing:
     backends = tuple(row.backend for row in rows)
     behind = tuple(row for row in rows if row.state != "closed" or row.cursor < records)
     if session.ended is not None and not session.cut_off:
-        return Missing(behind, False, backends)
+        return Missing(behind, 0, backends)
     files = _Known(ledger, session, root, taken)
-    tail = any(_count(source.path) > files.taken[source.path] for source in files.sources) or any(
-        files.is_new(os.path.join(directory, name)) for directory, names in walk(files.root) for name in names
-    )
+    tail = sum(_beyond(path, files.taken[path]) for path in {source.path for source in files.sources})
+    found = (os.path.join(directory, name) for directory, names in walk(files.root) for name in names)
+    tail += sum(_beyond(path, 0) for path in found if files.is_new(path))
     return Missing(rows if tail else behind, tail, backends)
 
 
@@ -446,10 +444,12 @@ class _Known:
         )
 
 
-def _count(path: str) -> int:
-    """Return how many records, or embeddings, a file has."""
+def _beyond(path: str, taken: int) -> int:
+    """Return how many records, or embeddings, a file has from position `taken` on; the first record says only what it is."""
     try:
-        return len(projector_config(path)) if os.path.basename(path) == PROJECTOR else count_records(path)
+        if os.path.basename(path) == PROJECTOR:
+            return max(0, len(projector_config(path)) - taken)
+        return max(0, count_records(path) - max(1, taken))
     except (OSError, ValueError):
         return 0
 

@@ -336,6 +336,8 @@ class WandbBackend(Backend):
                 self._update(self._run, _about({"status": status}))
                 unsent += self._finish(self._run, status)
                 self._settle()
+                self._handed = 0
+                self._settling.clear()
         finally:
             if self._tmp is not None:
                 self._tmp.cleanup()

@@ -69,7 +69,8 @@ class ThreadChannel(Channel):
         self.on_reply(reply)
 
     def send(self, message: msg.Message) -> None:
-        self._relay.handle(message)
+        if not self._relay.closed:
+            self._relay.handle(message)
 
     def pump(self) -> None:
         if time.monotonic() >= self._next_tick and not self._relay.closed:
@@ -89,6 +90,8 @@ class ThreadChannel(Channel):
 class SplitChannel(Channel):
     """Two hostings at once: some trackers in the relay process, some, by name, in this one.
 
+    Each has taken so many of the records, so the counters of each are passed on for themselves.
+
     Args:
         here: hosts the backends in `names`.
         there: hosts all others.
@@ -97,10 +100,9 @@ class SplitChannel(Channel):
     def __init__(self, here: Channel, names: set[str], there: Channel) -> None:
         self._parts = (here, there)
         self._names = names
-        self._states: list[dict[str, msg.BackendState]] = [{}, {}]
         self._spilled = [False, False]
         self._root: str | None = None
-        self._flushed: dict[int, int] = {}
+        self._flushed: dict[int, bool] = {}
         self._closed = 0
         for index, part in enumerate(self._parts):
             part.on_reply = lambda reply, index=index: self._replied(index, reply)  # type: ignore[misc]
@@ -136,17 +138,17 @@ class SplitChannel(Channel):
         """Pass on what is one part's, join what both have to say."""
         if isinstance(reply, msg.Flushed):
             if reply.id not in self._flushed:
-                self._flushed[reply.id] = index
+                self._flushed[reply.id] = reply.whole
                 return
-            del self._flushed[reply.id]
+            reply = msg.Flushed(reply.id, self._flushed.pop(reply.id) and reply.whole)
         elif isinstance(reply, msg.Counters):
-            self._states[index], self._spilled[index] = reply.backends, reply.spilled
+            self._spilled[index] = reply.spilled
             self._root = reply.root or self._root
-            reply = msg.Counters({**self._states[0], **self._states[1]}, reply.records, any(self._spilled), self._root)
+            reply = msgspec.structs.replace(reply, spilled=any(self._spilled), root=self._root)
         elif isinstance(reply, msg.Closed):
-            self._states[index] = reply.backends
+            self.on_reply(msg.Counters(reply.backends, spilled=any(self._spilled), root=self._root, taken=reply.taken))
             self._closed += 1
             if self._closed < len(self._parts):
                 return
-            reply = msg.Closed({**self._states[0], **self._states[1]})
+            reply = msg.Closed({})
         self.on_reply(reply)

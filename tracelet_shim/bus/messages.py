@@ -253,10 +253,11 @@ class BackendState(msgspec.Struct):
 
     Attributes:
         state: ``"opening"``, ``"open"``, ``"retrying"``, ``"failed"``, ``"closed"``, ``"abandoned"`` (missed the deadline).
-        delivered: taken by the tracker.
-        pending: on the way.
-        failed: set aside, because the tracker refused them.
+        delivered: stored by the tracker, as far as that can be known.
+        pending: on the way, wherever.
+        failed: set aside, because the tracker refused them, or lost.
         error: the latest trouble.
+        unconfirmed: how many of the pending ones the tracker has been handed, and has not acknowledged.
     """
 
     state: str = "opening"
@@ -264,6 +265,30 @@ class BackendState(msgspec.Struct):
     pending: int = 0
     failed: int = 0
     error: str | None = None
+    unconfirmed: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many events the tracker has not got."""
+        return self.pending + self.failed
+
+    @property
+    def complete(self) -> bool:
+        """True if the tracker has everything and its run was ended: nothing less is success, for whoever asks at the end."""
+        return self.state == "closed" and not self.missing
+
+    @property
+    def shortfall(self) -> str:
+        """What a tracker that is not complete lacks, in words."""
+        if self.missing:
+            text = f"{self.missing} events were not delivered"
+        elif self.state == "opening":
+            text = "its run was not opened in time"
+        elif self.state == "failed":
+            text = "nothing is missing, but its run was not opened, or not ended"
+        else:
+            text = "it has everything, but its run was not ended in time"
+        return text + (f" ({self.error})" if self.error else "")
 
 
 class Counters(msgspec.Struct, tag="counters"):
@@ -271,6 +296,7 @@ class Counters(msgspec.Struct, tag="counters"):
 
     Attributes:
         records: number of records of the training's that the relay has taken and could continue from.
+        taken: number of records of the training's that the counts are of.
         spilled: True if events wait that are to be read from the event files.
         root: the root directory, where `tracelet-shim replay --resume` finds what is left to deliver; None if no state
             could be kept.
@@ -280,6 +306,7 @@ class Counters(msgspec.Struct, tag="counters"):
     records: int = 0
     spilled: bool = False
     root: str | None = None
+    taken: int = 0
 
 
 class Continued(msgspec.Struct, tag="continued"):
@@ -289,13 +316,21 @@ class Continued(msgspec.Struct, tag="continued"):
 
 
 class Flushed(msgspec.Struct, tag="flushed"):
+    """Everything before the flush is delivered, or never will be.
+
+    Attributes:
+        whole: True if every tracker has all of it.
+    """
+
     id: int
+    whole: bool = True
 
 
 class Closed(msgspec.Struct, tag="closed"):
-    """The last reply."""
+    """The last reply; `taken` as of `Counters`."""
 
     backends: dict[str, BackendState]
+    taken: int = 0
 
 
 Reply = Union[Opened, Trouble, Counters, Continued, Flushed, Closed]  # noqa: UP007

@@ -78,6 +78,8 @@ class ProcessChannel(Channel):
         self._count = 0
         self._indexed = 0  # records that the relay has entered in its index
         self._lost = 0  # records that predecessors had entered in an index which is gone
+        self._gone: dict[str, int] = {}  # by tracker, how many of their events it may not have got
+        self._latest: dict[str, msg.BackendState] = {}
         self._continuing = predecessor is not None
         self._waiting: tuple[RelayDiedError, float] | None = None
         self._outgoing = bytearray()
@@ -120,6 +122,7 @@ class ProcessChannel(Channel):
         """Tell the new relay what the old one had been told; `_continued` sends what it had not kept."""
         self._window, self._window_bytes = predecessor._window, predecessor._window_bytes
         self._count, self._indexed, self._lost = predecessor._count, predecessor._indexed, predecessor._lost
+        self._latest, self._gone = predecessor._latest, predecessor._gone
         for message in predecessor._told:
             self.send(msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message)
         self._transmit(msg.Continue())
@@ -151,7 +154,10 @@ class ProcessChannel(Channel):
         """The relay has so many records of its predecessor's: send the rest."""
         self._continuing = False
         # Without state, or if its disk was full, it has less than its predecessor had said: that is not to be had again.
-        self._lost = max(self._lost, self._indexed - records)
+        lost = self._indexed - records - self._lost
+        if lost > 0:
+            self._lost += lost
+            self._gone = {name: self._gone.get(name, 0) + min(lost, state.pending) for name, state in self._latest.items()}
         records += self._lost
         for end, message, _ in self._window:
             if isinstance(message, msg.Records):
@@ -168,6 +174,14 @@ class ProcessChannel(Channel):
             or (self._window[0][0] == records and isinstance(self._window[0][1], msg.Records))
         ):
             self._window_bytes -= self._window.popleft()[2]
+
+    def _complete(self, reply: msg.Counters | msg.Closed) -> None:
+        """A successor knows nothing of what its predecessors had in an index which is gone."""
+        self._latest = reply.backends
+        if self._lost:
+            reply.taken += self._lost
+            for name, state in reply.backends.items():
+                state.failed += self._gone.get(name, 0)
 
     def _transmit(self, message: msg.Message) -> None:
         self._write_frame(self._encoder.encode(message))
@@ -234,6 +248,8 @@ class ProcessChannel(Channel):
                 continue
             if isinstance(reply, msg.Counters):
                 self._acknowledged(reply.records)
+            if isinstance(reply, (msg.Counters, msg.Closed)):
+                self._complete(reply)
             self._closed = self._closed or isinstance(reply, msg.Closed)
             self.on_reply(reply)
         if ended:

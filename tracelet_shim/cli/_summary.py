@@ -6,10 +6,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracelet_shim import _report
 from tracelet_shim._display import say
+
+if TYPE_CHECKING:
+    from tracelet_shim.bus.messages import BackendState
 
 __all__ = ["Account", "accounts", "print_summary", "tell_job", "wait_for_relays"]
 
@@ -98,7 +101,7 @@ class Account:
         self.runs.update({run["backend"]: run for run in about["runs"]})
         self.resume = about["resume"]
         if about["not_recorded"]:
-            self.troubles.append("the event files have records that were never handed over")
+            self.troubles.append(f"the event files have {about['not_recorded']} records that were never handed over")
         if about["status"] == "running":
             self.troubles.append("it is still running")
         elif about["status"] == "cut off":
@@ -106,11 +109,14 @@ class Account:
 
     @property
     def complete(self) -> bool:
-        """True if every tracker has everything."""
-        return not self.troubles and all(
-            run is not None and run["state"] != "failed" and not run["pending"] and not run["set_aside"]
-            for run in self.runs.values()
-        )
+        """True if every tracker has everything, and its run was ended."""
+        return not self.troubles and all(run is not None and _state(run).complete for run in self.runs.values())
+
+
+def _state(run: dict[str, Any]) -> BackendState:
+    from tracelet_shim.bus.messages import BackendState
+
+    return BackendState(run["state"], run["delivered"], run["pending"], run["set_aside"], run["error"])
 
 
 def accounts(path: str) -> list[Account]:
@@ -127,16 +133,12 @@ def accounts(path: str) -> list[Account]:
 def tell_job(found: list[Account], environment: Mapping[str, str], *, quiet: bool) -> None:
     """Tell the CI job of the sessions that could not: their programs were killed."""
     from tracelet_shim import _ci
-    from tracelet_shim.bus.messages import BackendState
 
     for account in found:
         runs = {name: run for name, run in account.runs.items() if run is not None}
         if account.told or not runs:
             continue
-        states = {
-            name: BackendState(run["state"], run["delivered"], run["pending"], run["set_aside"], run["error"])
-            for name, run in runs.items()
-        }
+        states = {name: _state(run) for name, run in runs.items()}
         urls = {name: run["url"] for name, run in runs.items()}
         title = account.name or account.session
         _ci.tell(environment, title, urls, states, account.resume, quiet=quiet)

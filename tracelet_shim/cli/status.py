@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tracelet_shim.ledger import Ledger, SessionRow
+    from tracelet_shim.ledger import Ledger, RunRow, SessionRow
 
 __all__ = ["sessions", "status"]
 
@@ -112,7 +112,7 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
                 "url": row.url,
                 "state": row.state,
                 "delivered": row.delivered,
-                "pending": 0 if row.cursor >= session.records else max(1, session.events - row.delivered - row.failed),
+                "pending": _behind(row, session) + (left.tail if left is not None else 0),
                 "set_aside": row.failed,
                 "error": row.error,
             }
@@ -122,9 +122,14 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
             dict(zip(("backend", "file", "position", "kind", "path", "step", "message"), refused, strict=True))
             for refused in ledger.refused(session.id)
         ],
-        "not_recorded": left.tail if left is not None else False,
+        "not_recorded": left.tail if left is not None else 0,
         "resume": command,
     }
+
+
+def _behind(row: RunRow, session: SessionRow) -> int:
+    """Return how many of the events that were recorded the tracker of a run lacks."""
+    return 0 if row.cursor >= session.records else max(1, session.events - row.delivered - row.failed)
 
 
 def _print(sessions: list[dict[str, Any]]) -> None:
@@ -165,7 +170,7 @@ def _print_session(console: Console, session: dict[str, Any]) -> None:
     if more > 0:
         _line(console, f"  and {more} more set aside; all of them: tracelet-shim status --json")
     if session["not_recorded"]:
-        _line(console, "  the event files have records that were never handed over")
+        _line(console, f"  the event files have {session['not_recorded']} records that were never handed over")
     if session["resume"]:
         _line(console, f"  to deliver what is missing: {session['resume']}")
     console.print()

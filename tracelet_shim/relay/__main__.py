@@ -34,6 +34,7 @@ import msgspec
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.process import FRAME, frames
+from tracelet_shim.relay import said
 from tracelet_shim.relay.dispatcher import Relay
 
 _TICK = 0.1
@@ -131,6 +132,7 @@ def main() -> None:
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
     _step_back()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    said.listen()
     connection = _Connection(read, write, parent, term)
     relay = Relay(connection.reply, wake=connection.ring)
     connection.hello()
@@ -215,6 +217,8 @@ def _serve(connection: _Connection, relay: Relay) -> None:
         if connection.rung or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
             relay.tick()
+        if connection.lost:
+            relay.parent_is_gone()
         if connection.lost and not relay.closing:
             if not opened:
                 return

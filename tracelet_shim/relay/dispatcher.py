@@ -89,6 +89,7 @@ class Relay:
         self.taken: dict[int, int] = {}
         self.owned = True
         self._flushes: list[tuple[int, int]] = []
+        self._silent: set[tuple[str, str]] = set()
         self._reported: tuple[object, ...] = ()
         self._saved: tuple[object, ...] = ()
         self._next_save = 0.0
@@ -137,11 +138,13 @@ class Relay:
         the deadline is over; to be called about ten times a second."""
         while self._flushes and all(worker.has_flushed(self._flushes[0][1]) for worker in self.workers):
             self._report()
-            self._reply(msg.Flushed(self._flushes.pop(0)[0]))
+            number, length = self._flushes.pop(0)
+            self._reply(msg.Flushed(number, all(worker.has_all(length) for worker in self.workers)))
         if self._waiting and self._predecessor is not None:
             self._start_after_predecessor()
         self._sample()
         self._report()
+        self._name_the_silent()
         if time.monotonic() >= self._next_save:
             self._save()
         if self.closing and not self.closed and not (self._alive() and time.monotonic() < self._deadline):
@@ -158,9 +161,11 @@ class Relay:
 
     def states(self) -> dict[str, msg.BackendState]:
         """Return where each tracker stands now."""
-        for worker in self.workers:
-            worker.state.pending = worker.pending()
-        return {worker.name: worker.state for worker in self.workers}
+        return {worker.name: worker.report() for worker in self.workers}
+
+    def parent_is_gone(self) -> None:
+        """The training process is gone before it had the last reply: it may have logged on, to its event files."""
+        self._cut_off = True
 
     def _open(self, message: msg.Open) -> None:
         asked_for = message.run
@@ -382,13 +387,21 @@ class Relay:
 
     def _report(self) -> None:
         states = self.states()
-        now = (self._log.safe, self._log.length, *((s.state, s.delivered, s.pending, s.failed, s.error) for s in states.values()))
+        now = (self._log.safe, self._log.length, *map(msgspec.structs.astuple, states.values()))
         if now != self._reported:
             self._reported = now
-            # A copy: the workers go on counting in the original.
-            copies = {name: msgspec.structs.replace(state) for name, state in states.items()}
             root = self._names.root if self._ledger is not None else None
-            self._reply(msg.Counters(copies, self._log.safe - self._own_records, self._log.spilled, root))
+            safe, taken = self._log.safe - self._own_records, self._log.length - self._own_records
+            self._reply(msg.Counters(states, safe, self._log.spilled, root, taken))
+
+    def _name_the_silent(self) -> None:
+        """Say, once for each thing that a tracker is asked to do, that it does not answer."""
+        for worker in self.workers:
+            silence = worker.silence()
+            if silence is not None and (worker.name, silence.kind) not in self._silent:
+                self._silent.add((worker.name, silence.kind))
+                logger.warning("%s: %s", worker.name, silence.text)
+                self._reply(msg.Trouble(worker.name, f"silent-{silence.kind}", silence.text))
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
@@ -417,7 +430,7 @@ class Relay:
         self._save()
         states = self.states()
         everything = all(worker.safe.number >= self._log.length for worker in self.workers)
-        self.clean = everything and all(state.state == "closed" and not state.failed for state in states.values())
+        self.clean = everything and all(state.complete for state in states.values())
         if self._ledger is not None and self._session is not None:
             try:
                 session = self._session.run.session
@@ -437,11 +450,11 @@ class Relay:
             self._temporary.cleanup()
         if everything and self.directory is not None and self._session is not None:
             (self.directory / f"{self._session.run.session}.what-ran").unlink(missing_ok=True)
-        self._reply(msg.Closed(states))
+        self._reply(msg.Closed(states, self._log.length - self._own_records))
         self.closed = True
 
     def _last_word(self, worker: Worker) -> dict[str, object]:
-        s, opened = worker.state, worker.opened
+        s, opened = worker.report(), worker.opened
         return {
             "backend": worker.name, "run_id": opened and opened.run_id, "url": opened and opened.url, "state": s.state,
             "delivered": s.delivered, "pending": s.pending, "set_aside": s.failed, "error": s.error and s.error[:500],

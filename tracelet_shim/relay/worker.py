@@ -21,6 +21,7 @@ from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import RunRow
 from tracelet_shim.relay.log import Batch, Log
+from tracelet_shim.relay.said import why
 from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
 __all__ = ["Worker"]
@@ -31,6 +32,9 @@ _LONGEST_TURN = 10.0
 _MOST_REFUSED = 10_000
 """So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
 _TAGS_SECONDS = 5.0
+_SILENT_SECONDS = 10.0
+"""A tracker that takes longer to answer is named."""
+_ASK_SECONDS = 0.2
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -65,6 +69,27 @@ class Standing(NamedTuple):
     part: int
     delivered: int
     failed: int
+
+
+class Silence(NamedTuple):
+    """What a tracker does not answer.
+
+    Attributes:
+        kind: ``"open"``, ``"write"``, ``"flush"`` or ``"close"``.
+        what: what it was asked, in words.
+        seconds: for how long there has been no answer.
+        why: what is known of the reason; may be empty.
+    """
+
+    kind: str
+    what: str
+    seconds: float
+    why: str
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return f"it has not answered for {self.seconds:.0f} s: {self.what}" + (f" ({self.why})" if self.why else "")
 
 
 class Worker:
@@ -115,6 +140,11 @@ class Worker:
         self._ended = False
         self._flushes: deque[int] = deque()  # asked for, and not done
         self._flushed = 0
+        self._unflushed = False  # the latest flush has failed for good
+        self._doing: tuple[str, str, float] | None = None
+        self._moved: tuple[int, float] = (0, 0.0)
+        self._end = 0  # what is to be delivered before the end
+        self._rounds = 1
         self._closing = threading.Event()
         self._give_up = threading.Event()
         self._deadline = self._drain_until = float("inf")
@@ -172,12 +202,17 @@ class Worker:
         """True if everything before record `number` is delivered and flushed, or never will be."""
         return self._flushed >= number or self.state.state in ("failed", "closed", "abandoned")
 
+    def has_all(self, number: int) -> bool:
+        """True if the tracker has stored everything before record `number`, and has refused nothing so far."""
+        return self._flushed >= number and not self._unflushed and not self.state.failed
+
     def close(self, status: str, deadline: float) -> None:
         """Begin to end: drain, close the run with `status`, at the latest at `deadline` (monotonic seconds)."""
         self._status = status
         self._deadline = deadline
         left = deadline - time.monotonic()
         self._drain_until = deadline - min(3.0, 0.2 * left)  # the rest is for closing the run
+        self._end = self._log.length
         self._closing.set()
         self._log.wake()
 
@@ -185,12 +220,44 @@ class Worker:
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._ended
 
-    def pending(self) -> int:
-        """Return the number of events that are still to be delivered. What was read again from event files is counted when
-        it is there, so this may be too small, but is 0 only if nothing is missing."""
-        if self.cursor >= self._log.length:
-            return 0
-        return max(1, self._log.events - self.state.delivered - self.state.failed)
+    def report(self) -> msg.BackendState:
+        """Return where this tracker stands. What it has been handed is pending until it has stored that. What was read again
+        from event files is counted when it is there, so the pending may be too few, but are 0 only if nothing is missing."""
+        delivered = self.safe.delivered
+        unconfirmed = max(0, self.state.delivered - delivered)
+        left = 0
+        if self.cursor < self._log.length:
+            left = max(1, self._log.events - delivered - unconfirmed - self.state.failed)
+        silence = self.silence() if self.state.error is None else None
+        return msgspec.structs.replace(
+            self.state, delivered=delivered, pending=left + unconfirmed, unconfirmed=unconfirmed,
+            error=self.state.error if silence is None else silence.text,
+        )  # fmt: skip
+
+    def silence(self, patience: float = _SILENT_SECONDS) -> Silence | None:
+        """Return what the tracker has been asked and not answered for so many seconds; None if it answers, or has nothing to
+        do."""
+        doing = self._doing
+        if doing is None:
+            return None
+        now = time.monotonic()
+        written = self.backend.written if self.backend is not None else 0
+        if written != self._moved[0]:  # a batch of large events goes on
+            self._moved = (written, now)
+        seconds = now - max(doing[2], self._moved[1])
+        if seconds < patience:
+            return None
+        kind, what, since = doing
+        return Silence(kind, what, seconds, why(self._thread, self.backend.module if self.backend is not None else "", since))
+
+    @contextlib.contextmanager
+    def _asking(self, kind: str, what: str) -> Iterator[None]:
+        """Remember since when the tracker is at it."""
+        self._doing = (kind, what, time.monotonic())
+        try:
+            yield
+        finally:
+            self._doing = None
 
     def join(self) -> bool:
         """Wait for the end, up to the deadline; return whether it ended. An SDK that hangs is left behind."""
@@ -199,6 +266,9 @@ class Worker:
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             self._give_up.set()
+            silence = self.silence(0.0)
+            if silence is not None and self.state.error is None:
+                self.state.error = silence.text
             self.state.state = "abandoned"
         return not self._thread.is_alive()
 
@@ -231,7 +301,7 @@ class Worker:
                 if self.backend is None:
                     module, _, name = self._spec.target.partition(":")
                     self.backend = validate(getattr(import_module(module), name))(self._spec.options)
-                with _one_at_a_time(self._patience):
+                with _one_at_a_time(self._patience), self._asking("open", "opening its run"):
                     opened = self.backend.open(self._run)
             except Exception as error:
                 transient = self.backend is not None and self.backend.is_transient(error)
@@ -269,14 +339,14 @@ class Worker:
         if self._give_up.is_set() or time.monotonic() > self._drain_until:
             return False
         self._attach(backend)
+        if self._has_ended():
+            return False
         if self._flushes and self._flushes[0] <= self.cursor:  # whatever has come since, or was asked for
             self._flush(backend)
         if not self._log.wait(self.cursor, 0.0):
-            if self._closing.is_set() and self.cursor >= self._log.length:
-                return False
             if self._unsafe:
                 self._settle()
-            self._log.wait(self.cursor, 0.02 if self._flushes else 0.2 if self._unsafe else 1.0)
+            self._log.wait(self.cursor, 0.02 if self._flushes else _ASK_SECONDS if self._unsafe else 1.0)
             return True
         self._gather(backend)
         batch = self._log.read(self.cursor, backend.batch_events)
@@ -296,6 +366,16 @@ class Worker:
             self._reply(msg.Trouble(self.name, "lost", self.state.error))
         return True
 
+    def _has_ended(self) -> bool:
+        """True if the end was asked for, and what was logged before it is delivered, and what has come meanwhile. What comes
+        after that is not waited for: a thread that logs on and on would hold up the end until the deadline."""
+        if not self._closing.is_set() or self.cursor < self._end:
+            return False
+        if self._rounds:
+            self._rounds -= 1
+            self._end = self._log.length
+        return self.cursor >= self._end
+
     def _attach(self, backend: Backend) -> bool:
         """Attach what ran, as soon as that is known; return whether it may be tried again. No event waits for a second try."""
         if self._unattached is None:
@@ -303,7 +383,8 @@ class Worker:
         while self._unattached and time.monotonic() >= self._attach_at:
             event = self._unattached[0]
             try:
-                backend.attach(event.tag, event.data, event)
+                with self._asking("write", f"attaching {event.tag}"):
+                    backend.attach(event.tag, event.data, event)
             except Exception as error:
                 logger.warning("%s: %s was not attached", self.name, event.tag, exc_info=True)
                 if backend.is_transient(error):
@@ -365,16 +446,24 @@ class Worker:
     def _flush(self, backend: Backend) -> None:
         """Flush the tracker: everything before the cursor is delivered."""
         try:
-            backend.flush()
+            with self._asking("flush", "flushing what it was given"):
+                backend.flush()
         except Exception as error:
             self._retrying(f"flush failed: {_text(error)}", "flush")
             if backend.is_transient(error):
                 self._give_up.wait(_FIRST_DELAY)
                 return  # and again
+            self._unflushed = True
         else:
+            self._unflushed = False
+            if self._unsafe:
+                self._settle()
             if self.state.state == "retrying":
                 self.state.state, self.state.error = "open", None
-        self._flushed = self.cursor
+            if self._unsafe and self.safe.number < self._flushes[0]:  # not stored yet, and may be lost
+                self._give_up.wait(_ASK_SECONDS)
+                return
+        self._flushed = self.safe.number if self._unsafe and not self._unflushed else self.cursor
         while self._flushes and self._flushes[0] <= self._flushed:
             self._flushes.popleft()
         self._wake()
@@ -398,7 +487,8 @@ class Worker:
         while events and not self._give_up.is_set():
             backend.written = 0
             try:
-                backend.write(events)
+                with self._asking("write", f"writing {len(events)} events"):
+                    backend.write(events)
             except UnsettledLostError:
                 raise
             except BaseException as error:
@@ -440,7 +530,8 @@ class Worker:
         """A batch of scalars was refused as a whole: find the one that is to blame. Return what is left to write."""
         while events and isinstance(events[0], ev.Scalar) and not self._give_up.is_set():
             try:
-                backend.write(events[:1])
+                with self._asking("write", "writing an event"):
+                    backend.write(events[:1])
             except UnsettledLostError:
                 raise
             except Exception as error:
@@ -506,15 +597,18 @@ class Worker:
         if self._attempt("closing", backend, lambda: backend.close(self._status)):
             self.state.state = "closed"  # whatever became of the flush before
             if self._unsafe:
-                self.safe = self._unsafe.pop()
-                self._log.mark(self.name, self.safe)
+                self._settle()
+            if self._unsafe:
+                count = self.state.delivered - self.safe.delivered
+                self.state.error = f"its run was ended before it had acknowledged {count} events"
 
     def _attempt(self, what: str, backend: Backend, do: Callable[[], None]) -> bool:
         """Do one of the last things, again and again if that may help, until the deadline; return whether it was done."""
         attempt = 0
         while True:
             try:
-                do()
+                with self._asking("close", f"{what} its run"):
+                    do()
             except Exception as error:
                 self._note(f"{what} the run failed", error)
                 attempt += 1
