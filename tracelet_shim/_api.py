@@ -87,7 +87,8 @@ def start_logging(
         it stops that one first.
 
     Raises:
-        UnknownBackendError, ConfigurationError, BackendUnavailableError: what can be known at once.
+        UnknownBackendError, ConfigurationError, BackendUnavailableError: what can be known at once, and under `strict` that a
+            tracker refuses to open the run.
         TypeError: there is no such argument.
     """
     for name in unknown:
@@ -107,7 +108,21 @@ def start_logging(
             session.begin()
             if session.settings.strict:
                 session.wait_opened()
+                _check_opened(session)
         return session
+
+
+def _check_opened(session: Session) -> None:
+    """Raise if a tracker will not open a run, whatever is waited for: it ends the session that has just begun."""
+    from tracelet_shim import errors
+
+    problems = session.unopened()
+    if problems:
+        with contextlib.suppress(errors.DeliveryError):  # which names the same
+            stop_logging("failed")
+        name = next(iter(problems))
+        others = "".join(f"; {other}: {problem}" for other, problem in problems.items() if other != name)
+        raise errors.BackendUnavailableError(name, problems[name] + others)
 
 
 def stop_logging(status: str = "finished", *, timeout: float | None = None) -> None:

@@ -294,6 +294,12 @@ class Session:
             )
             return dict(self._opened)
 
+    def unopened(self) -> dict[str, str]:
+        """Return why no run could be opened, by tracker, for those that will have none."""
+        with self._news:
+            failed = {name: state.error or "" for name, state in self._states.items() if state.state == "failed"}
+            return {name: error for name, error in failed.items() if name not in self._opened}
+
     def __enter__(self) -> Session:  # noqa: PYI034 - nobody subclasses it
         return self
 

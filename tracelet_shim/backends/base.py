@@ -21,6 +21,7 @@ import errno
 import hashlib
 import importlib.util
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -36,7 +37,7 @@ from tracelet_shim.backends.names import file_names
 
 __all__ = [
     "WHAT_RAN", "Backend", "Capability", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
-    "UnsettledLostError",
+    "UnsettledLostError", "is_refusal",
 ]  # fmt: skip
 
 Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
@@ -157,6 +158,21 @@ class UnsettledLostError(Exception):
     again, and `write` recognises what has been stored all the same."""
 
 
+_REFUSAL = re.compile(
+    r"not logged in|login failed|unauthori[sz]ed|unauthenticated|not authenticated|(cannot|could not|failed to) authenticate"
+    r"|authentication (failed|error|credentials)|(invalid|incorrect|unknown|wrong) (api[ _-]?)?(key|token|credentials|password)"
+    r"|api[ _-]?key|access denied|permission denied|forbidden|credential configuration|no password supplied"
+    r"|\b(role|database) .{1,80} does not exist|unknown database",
+    re.IGNORECASE,
+)
+
+
+def is_refusal(text: str) -> bool:
+    """True if an error says that a key, a login or a right is missing or wrong: no waiting changes that. For SDKs and servers
+    that have no type or code of their own for it."""
+    return _REFUSAL.search(text) is not None
+
+
 class Backend(ABC):
     """Base of all backends.
 
@@ -182,6 +198,8 @@ class Backend(ABC):
     options: ClassVar[Mapping[str, str]] = {}
     """option name -> one line of documentation; also the list that unknown options are checked against."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
+    credentials: ClassVar[str] = ""
+    """What to do about a key or login that the tracker does not take."""
     mirrors_event_files: ClassVar[bool] = False
     batch_events: int = 500
     batch_seconds: float = 0.5
@@ -251,7 +269,8 @@ class Backend(ABC):
 
     def unsettled(self) -> int:
         """Return how many of the latest written events would be lost if this process, or one that it has started, were killed
-        now. They are written again after that. Asked after each batch, and from time to time until it is 0."""
+        now. They are written again after that. Asked after each batch, from time to time until it is 0, and after `close`:
+        what is not 0 then counts as missing."""
         return 0
 
     @property
@@ -271,6 +290,12 @@ class Backend(ABC):
             lasting = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
             return not lasting and error.errno not in (errno.ENAMETOOLONG, errno.EINVAL)
         return False
+
+    def advice(self, error: BaseException) -> str:
+        """Return what can be done about an error that keeps a run from being opened; empty if that is not known."""
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return f"pip install {error.name}"
+        return self.credentials if is_refusal(str(error)) else ""
 
     # -- events -----------------------------------------------------------------------------------------------------
 

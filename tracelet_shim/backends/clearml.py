@@ -228,6 +228,10 @@ class ClearMLBackend(Backend):
     name = "clearml"
     module = "clearml"
     distribution = "clearml"
+    credentials = (
+        "check the credentials (`clearml-init`, CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY), or stay local "
+        "with CLEARML_OFFLINE_MODE=1"
+    )
     options: ClassVar[Mapping[str, str]] = {
         "api_host": "API server; default: CLEARML_API_HOST, then clearml.conf",
         "web_host": "web server, for the link to the run; default: CLEARML_WEB_HOST, then clearml.conf",

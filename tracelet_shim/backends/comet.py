@@ -339,6 +339,7 @@ class CometBackend(Backend):
     name = "comet"
     module = "comet_ml"
     distribution = "comet_ml"
+    credentials = "check the API key (`comet login`, COMET_API_KEY), or stay local with COMET_START_ONLINE=false"
     batch_events = 2000
     options: ClassVar[Mapping[str, str]] = {
         "api_key": "API key; default: COMET_API_KEY, then .comet.config",

@@ -41,7 +41,7 @@ from xml.sax.saxutils import escape as xml_escape
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, is_refusal
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
@@ -71,6 +71,8 @@ _TRANSIENT_CODES = {
     "RESOURCE_CONFLICT", "ABORTED", "CANCELLED",
 }  # fmt: skip
 
+_DATABASES = ("postgresql", "mysql", "mssql")
+
 
 class _Recent(OrderedDict[int, int]):
     """The latest entries; the oldest make room."""
@@ -86,6 +88,10 @@ class MLflowBackend(Backend):
     name = "mlflow"
     module = "mlflow"
     distribution = "mlflow"
+    credentials = (
+        "check user, password or token (MLFLOW_TRACKING_USERNAME and _PASSWORD, MLFLOW_TRACKING_TOKEN, "
+        "DATABRICKS_HOST and _TOKEN, or in the tracking URI)"
+    )
     batch_events = _MAX_BATCH
     options: ClassVar[Mapping[str, str]] = {
         "tracking_uri": "where to log: sqlite:///file.db, http://host:5000, ...; else MLFLOW_TRACKING_URI",
@@ -296,13 +302,13 @@ class MLflowBackend(Backend):
     def is_transient(self, error: BaseException) -> bool:
         code = getattr(error, "error_code", None)  # MlflowException; the codes are in mlflow/exceptions.py
         if isinstance(code, str):
-            return code in _TRANSIENT_CODES
+            return code in _TRANSIENT_CODES and not (code == "INTERNAL_ERROR" and is_refusal(str(error)))
         response = getattr(error, "response", None)  # requests.HTTPError, from uploading a file
         if response is not None:
             return response.status_code in (408, 425, 429) or response.status_code >= 500
         cause = getattr(error, "orig", None)  # sqlalchemy.exc.DBAPIError, from opening the database
         if cause is not None and not isinstance(cause, sqlite3.Error):
-            return type(error).__name__ in ("OperationalError", "InterfaceError")
+            return type(error).__name__ in ("OperationalError", "InterfaceError") and not is_refusal(str(error))
         error = cause or error
         return super().is_transient(error)
 
@@ -611,6 +617,8 @@ def _connect(uri: str) -> Any:
     level = notices.level
     notices.setLevel(logging.WARNING)
     try:
+        if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+            _knock(uri)
         problem: Exception | None = None
         for pause in (0.5, 1, 2, 4, 0):
             try:
@@ -623,6 +631,17 @@ def _connect(uri: str) -> Any:
         raise errors.BackendError(f"the MLflow database cannot be used: {problem}") from problem
     finally:
         notices.setLevel(level)
+
+
+def _knock(uri: str) -> None:
+    """Connect to a database server once: MLflow tries for minutes whatever it is, a wrong password too."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _svg(points: list[tuple[float, float]], title: str, across: str, up: str) -> bytes:

@@ -58,7 +58,7 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, UnsettledLostError
+from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, UnsettledLostError, is_refusal
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.rows import WALL_TOLERANCE, Keys, rows
 
@@ -118,6 +118,10 @@ class WandbBackend(Backend):
     name = "wandb"
     module = "wandb"
     distribution = "wandb"
+    credentials = (
+        "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with "
+        "WANDB_MODE=offline"
+    )
     options: ClassVar[Mapping[str, str]] = {
         "entity": "user or team that owns the project",
         "mode": "online, offline or disabled",
@@ -374,7 +378,7 @@ class WandbBackend(Backend):
         if kinds & {"AuthenticationError", "UsageError"}:
             return False
         if _lost(error) or kinds & {"CommError", "ServicePollForTokenError"}:
-            return not _PERMANENT.search(str(error))
+            return not (_PERMANENT.search(str(error)) or is_refusal(str(error)))
         return super().is_transient(error)
 
     # -- events -----------------------------------------------------------------------------------------------------

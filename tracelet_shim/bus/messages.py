@@ -284,7 +284,7 @@ class BackendState(msgspec.Struct):
             text = f"{self.missing} events were not delivered"
         elif self.state == "opening":
             text = "its run was not opened in time"
-        elif self.state == "failed":
+        elif self.state == "failed" or not self.delivered:
             text = "nothing is missing, but its run was not opened, or not ended"
         else:
             text = "it has everything, but its run was not ended in time"

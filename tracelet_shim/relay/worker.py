@@ -313,7 +313,8 @@ class Worker:
                     self._unattached = None
                     continue
                 if not transient:
-                    self._fail(f"cannot open a run: {_text(error)}", "open")
+                    advice = self.backend.advice(error) if self.backend is not None else ""
+                    self._fail(f"cannot open a run: {_text(error)}" + (f"; remedy: {advice}" if advice else ""), "open")
                     return False
                 self._retrying(f"cannot open a run yet: {_text(error)}", "open")
                 attempt += 1
