@@ -52,7 +52,7 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
 
 __all__ = ["CometBackend"]
@@ -403,6 +403,14 @@ class CometBackend(Backend):
         active = _active()
         return str(active.id) if active is not None else None
 
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        import comet_ml
+
+        experiment = comet_ml.CometExperiment  # an experiment that is begun ends the one before, not by `end`
+        names = ["_on_end"] if hasattr(experiment, "_on_end") else ["end"]
+        return [Ending(experiment, name, lambda experiment, *_: str(experiment.id)) for name in names]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -413,6 +421,8 @@ class CometBackend(Backend):
             self._sink = _Sink(active, own=False)
             self._directory = getattr(active, "offline_directory", None)
             self._project = active.project_name
+        elif run.borrowed:
+            raise errors.BackendError(f"your Comet experiment {run.resume} has ended")
         else:
             self._project = self._names(run.project) if run.project else None
             self._directory = self._offline_directory(run)

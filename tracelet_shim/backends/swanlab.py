@@ -55,7 +55,7 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, Program, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Program, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
@@ -178,11 +178,17 @@ class SwanLabBackend(Backend):
         run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
         return str(run.id) if run is not None and run.alive else None
 
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        return [Ending(sys.modules["swanlab.sdk.internal.run"].Run, "finish", lambda run, *_: str(run.id))]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
         self._info = run
         self._joined = run.resume is not None and self.borrowed() == run.resume
+        if run.borrowed and not self._joined:
+            raise errors.BackendError(f"your SwanLab run {run.resume} has ended")
         if self._joined:
             opened = sys.modules["swanlab.sdk.internal.run"]._current_run
         else:
