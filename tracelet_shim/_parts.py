@@ -134,6 +134,7 @@ class Parts:
         self._writers: dict[_Key, list[str]] = {}
         self._sources: list[tuple[msg.Source, Home]] = []
         self._closed = False
+        self._silent = False  # a relay did not answer at the end of its run
         self.on_problem = plan.on_problem
         self.routes: list[Route] = []
         self.ids: list[str] = []
@@ -147,7 +148,8 @@ class Parts:
 
     def writer_created(self, logdir: str, home: Home) -> None:
         with self._lock:
-            self._over.difference_update(home)  # it is active: if it was ended before, it has been resumed since
+            for key in self._over.intersection(home):  # it is active: it has been resumed since it was ended
+                self._reopen(key)
             for part in self._join(home):
                 part.bus.tell(msg.Writer(logdir))
             self._remember(logdir, home)
@@ -253,7 +255,8 @@ class Parts:
                     seconds = f"up to {self._plan.exit_timeout:.0f} s"
                     say(f"{name}: your run {run_id} ends when what was logged into it has arrived, {seconds}")
 
-        part.bus.close(msg.Close("finished", self._plan.exit_timeout), waiting, last_words=0.0)
+        answer = part.bus.close(msg.Close("finished", self._plan.exit_timeout), waiting, last_words=0.0)
+        self._silent = self._silent or answer is None
         state = part.states[name]
         if state.state != "closed" or state.pending:
             missing = f"{state.pending} events" if state.pending else "its last events"
@@ -337,10 +340,8 @@ class Parts:
         flushed = [part.bus.flush(max(0.0, until - time.monotonic())) for part in list(self._parts)]
         return all(flushed)
 
-    def close(
-        self, message: msg.Close, progress: Callable[[], None] | None = None
-    ) -> dict[str, msg.BackendState] | None:
-        """As `Bus.close`, for all parts; None if one of the relays did not answer in time."""
+    def close(self, message: msg.Close, progress: Callable[[], None] | None = None) -> dict[str, msg.BackendState] | None:
+        """As `Bus.close`, for all parts; None if one of the relays, or of those before, did not answer in time."""
         with self._lock:
             self._closed = True
             parts = list(self._parts)
@@ -348,7 +349,7 @@ class Parts:
         for part in parts:
             part.bus.begin_close(message)
         answers = [part.bus.close(message, progress) for part in parts]
-        return self.states() if None not in answers else None
+        return None if self._silent or None in answers else self.states()
 
     def after_fork(self) -> None:
         """In a forked child: this is the parent's."""

@@ -909,7 +909,8 @@ def _is_offline(options: Mapping[str, Any], *, default: bool) -> bool:
 def _active() -> Any:
     """Return the experiment that the user has active in this process, or None."""
     running = getattr(sys.modules.get("comet_ml.config"), "get_running_experiment", None)
-    experiment = running() if running is not None else None
+    hidden = list(_hidden)
+    experiment = hidden[0] if hidden else running() if running is not None else None
     return experiment if experiment is not None and experiment.alive and not experiment.ended else None
 
 
@@ -935,18 +936,24 @@ def _import_sdk() -> None:
     sys.excepthook = hook
 
 
+_hidden: list[Any] = []
+"""The user's experiment, or None, while it is hidden: another thread may ask for it then."""
+
+
 @contextlib.contextmanager
 def _sdk_alone() -> Iterator[None]:
     """Hide the process's experiment from the SDK while another one is made, and that one afterwards."""
     from comet_ml.config import get_global_experiment, set_global_experiment
 
     before = get_global_experiment()
+    _hidden.append(before)
     set_global_experiment(None)
     try:
         with _environment():
             yield
     finally:
         set_global_experiment(before)
+        _hidden.remove(before)
 
 
 @functools.cache
