@@ -162,9 +162,16 @@ class Session:
     def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
         run = self._run_info(session)
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
-            run = msgspec.structs.replace(run, job=None, what_ran=())
+            run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = _ci.tags(os.environ) if self.settings.ci else {}
         return msg.Open(run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics)
+
+    def _project_of(self, name: str) -> str | None:
+        try:
+            return registry.find(name).borrowed_project()
+        except Exception as error:  # an SDK that has changed: only a later `replay --resume` needs it
+            self.problem(error)
+            return None
 
     def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""

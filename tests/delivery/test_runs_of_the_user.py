@@ -16,7 +16,7 @@ from tests.readers.comet import CometReader
 from tests.readers.mlflow import MLflowReader
 from tests.readers.swanlab import SwanLabReader
 from tests.readers.trackio import TrackioReader
-from tests.readers.wandb import WandbReader
+from tests.readers.wandb import WandbReader, _log_records
 from tracelet_shim.testing import Reader
 
 
@@ -321,3 +321,35 @@ def test_several_threads_end_a_run(run_python: RunPython, tmp_path: Path) -> Non
     done = run_python(program(TRACKERS["wandb"], TWICE), env=environment("wandb", tmp_path))
     (run,) = ids(done.stdout)
     assert points("wandb", tmp_path, run) == logged(0, 60)
+
+
+KILLED = """
+import os, signal, time
+run = begin("killed")
+print("ids", json.dumps([RUN_ID]), flush=True)
+writer = log("killed")
+import tracelet_shim
+session = tracelet_shim.get_session()
+assert session.flush(100)
+log("killed", 60, writer=writer)
+writer.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("name", ["wandb", "clearml", "swanlab", "trackio"])
+def test_a_run_that_dies_with_its_program(name: str, run_python: RunPython, tmp_path: Path) -> None:
+    """What a killed program took with it is put into the same run of the user's by `replay --resume`; but what W&B had taken
+    in a run of the user's, it keeps for up to 15 seconds, and loses."""
+    done = run_python(program(TRACKERS[name], KILLED), env=environment(name, tmp_path), check=False)
+    (run,) = ids(done.stdout)
+    command = ["replay", "runs/killed", "--resume"]
+    resume = f"import runpy, sys; sys.argv[1:] = {command}; runpy.run_module('tracelet_shim', run_name='__main__')"
+    run_python(resume, env=TRACKERS[name].reader.environment(tmp_path), timeout=300)
+    steps = [step for step, _ in points(name, tmp_path, run)]
+    assert steps == sorted(set(steps))
+    assert set(range(60 if name == "wandb" else 0, 120)) <= set(steps)
+    assert TRACKERS[name].reader(tmp_path).run_ids() == [run]
+    if name == "wandb":
+        logs = [record for path in tmp_path.rglob("*.wandb") for record in _log_records(path)]
+        assert {record.run.project for record in logs if record.WhichOneof("record_type") == "run"} == {"p"}

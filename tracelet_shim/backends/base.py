@@ -253,6 +253,11 @@ class Backend(ABC):
         return ()
 
     @classmethod
+    def borrowed_project(cls) -> str | None:
+        """Return the project of that run, where its id alone does not find it again; None elsewhere."""
+        return None
+
+    @classmethod
     def joins_from_outside(cls) -> bool:
         """True if a run that is active in the training process can be written to from another process by its id."""
         return False

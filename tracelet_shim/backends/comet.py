@@ -404,6 +404,11 @@ class CometBackend(Backend):
         return str(active.id) if active is not None else None
 
     @classmethod
+    def borrowed_project(cls) -> str | None:
+        active = _active()
+        return None if active is None else active.project_name or None
+
+    @classmethod
     def ends(cls) -> Sequence[Ending]:
         import comet_ml
 

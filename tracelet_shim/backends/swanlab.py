@@ -179,6 +179,11 @@ class SwanLabBackend(Backend):
         return str(run.id) if run is not None and run.alive else None
 
     @classmethod
+    def borrowed_project(cls) -> str | None:
+        run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
+        return None if run is None else run._ctx.config.settings.project.name
+
+    @classmethod
     def ends(cls) -> Sequence[Ending]:
         return [Ending(sys.modules["swanlab.sdk.internal.run"].Run, "finish", lambda run, *_: str(run.id))]
 
@@ -270,7 +275,8 @@ class SwanLabBackend(Backend):
     @staticmethod
     def _known(run: RunInfo) -> dict[str, Any]:
         """Return what the user said of the run, unchanged: SwanLab's own fields cannot hold all of it."""
-        said: dict[str, Any] = {"project": run.project, "exp_name": run.exp_name, "run_id": run.run_id}
+        said: dict[str, Any] = {"exp_name": run.exp_name, "run_id": run.run_id}
+        said |= {"project": None if run.borrowed else run.project}
         said |= {"tags": run.tags or None, "notes": run.notes, "group": run.group, "root": run.root}
         return {"session": run.session, **{k: v for k, v in said.items() if v is not None}}
 

@@ -197,6 +197,11 @@ class TrackioBackend(Backend):
         return str(run.id)
 
     @classmethod
+    def borrowed_project(cls) -> str | None:
+        run_id = cls.borrowed()
+        return None if run_id is None else str(cls._lent[run_id].project)
+
+    @classmethod
     def ends(cls) -> Sequence[Ending]:
         from trackio.run import Run
 

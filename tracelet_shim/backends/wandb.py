@@ -206,6 +206,11 @@ class WandbBackend(Backend):
         return run_id
 
     @classmethod
+    def borrowed_project(cls) -> str | None:
+        run = getattr(sys.modules.get("wandb"), "run", None)
+        return None if run is None else run.project or None
+
+    @classmethod
     def ends(cls) -> Sequence[Ending]:
         import wandb
 
