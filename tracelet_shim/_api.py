@@ -269,17 +269,25 @@ def _hook_process(session: Session) -> None:
         _hooked = True
         atexit.register(_fail_the_job)
         atexit.register(_at_exit)
+    if session.hosts_trackers:
+        _hook_hosting()
+    else:
+        session.on_hosting = _hook_hosting
+
+
+def _hook_hosting() -> None:
+    """Come before the SDKs that live in this process, at its end."""
     register = getattr(threading, "_register_atexit", None)
-    if session.hosts_trackers and register is not None:
+    if register is not None:
         # Where SDKs live in this process, their own atexit handlers must not come first: they would end what is still
         # being opened or drained. Handlers of the threading module run before all of atexit's; among themselves the
         # latest first, so those that shut executors down have to be registered by now (and later they cannot be).
         import concurrent.futures.process
         import concurrent.futures.thread  # noqa: F401
 
-        register(_at_exit)
-    if session.hosts_trackers:
-        _handle_sigterm()
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending already
+            register(_at_exit)
+    _handle_sigterm()
 
 
 def _handle_sigterm() -> None:

@@ -63,9 +63,9 @@ def test_what_does_not_fit_is_read_again(writer: Any, monkeypatch: pytest.Monkey
             writer.add_video("video", np.full((1, 2, 3, 4, 4), step % 255, np.uint8), step)
             writer.add_embedding(np.full((3, 2), float(step)), ["a", "b", "c"], global_step=step)
     until = time.monotonic() + 20
-    while session._bus._channel is None and time.monotonic() < until:  # made by the sender thread
+    while session._bus._parts[0].bus._channel is None and time.monotonic() < until:  # made by the sender thread
         time.sleep(0.05)
-    log = session._bus._channel._relay._log
+    log = session._bus._parts[0].bus._channel._relay._log
     while log.length < 2080 and time.monotonic() < until:
         time.sleep(0.05)
     assert log._kept_bytes <= 50_000

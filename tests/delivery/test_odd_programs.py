@@ -37,7 +37,7 @@ signal.signal(signal.SIGTERM, lambda *a: calls.append(1))
 w = log(10)
 s.flush(30)
 os.kill(os.getpid(), signal.SIGTERM)
-os.kill(s._bus._channel._now._process.pid, signal.SIGKILL)
+os.kill(s._bus._parts[0].bus._channel._now._process.pid, signal.SIGKILL)
 time.sleep(1)
 log(10, w, 10)
 s.flush(30)
@@ -174,7 +174,7 @@ def test_flush_while_more_is_logged_all_the_time(tmp_path: Path, others_flush: b
     with SummaryWriter(str(tmp_path / "x")) as writer:
         writer.add_scalar("loss", 1.0, 0)
         eventually(lambda: backend.events, 20)
-        relay: Any = session._bus._channel._relay
+        relay: Any = session._bus._parts[0].bus._channel._relay
 
         def more() -> None:
             there = relay._log.length
@@ -240,8 +240,8 @@ def test_an_event_file_that_is_gone_holds_nobody_up(tmp_path: Path, monkeypatch:
     with SummaryWriter(str(tmp_path / "x")) as writer:
         for step in range(3000):
             writer.add_scalar("loss", 1.0, step)
-    eventually(lambda: session._bus._channel is not None, 20)  # made by the sender thread
-    log: Any = session._bus._channel._relay._log
+    eventually(lambda: session._bus._parts[0].bus._channel is not None, 20)  # made by the sender thread
+    log: Any = session._bus._parts[0].bus._channel._relay._log
     eventually(lambda: log.length == 3000, 20)
     for file in (tmp_path / "x").glob("*tfevents*"):
         file.unlink()

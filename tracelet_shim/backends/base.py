@@ -23,7 +23,7 @@ import importlib.util
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from itertools import groupby
 from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
@@ -36,7 +36,7 @@ from tracelet_shim.backends import files
 from tracelet_shim.backends.names import file_names
 
 __all__ = [
-    "WHAT_RAN", "Backend", "Capability", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
+    "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
     "UnsettledLostError", "is_refusal",
 ]  # fmt: skip
 
@@ -153,6 +153,20 @@ class OpenedRun(msgspec.Struct, frozen=True):
     url: str | None = None
 
 
+class Ending(NamedTuple):
+    """A function of an SDK that ends a run.
+
+    Attributes:
+        owner: the class or module that has it.
+        function: its name there.
+        run_id: (self or None, args, kwargs) -> the id of the run that such a call ends, or None.
+    """
+
+    owner: Any
+    function: str
+    run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]
+
+
 class UnsettledLostError(Exception):
     """Raised by `Backend.write`: besides this batch, what was `Backend.unsettled` before it is lost. Both are to be written
     again, and `write` recognises what has been stored all the same."""
@@ -245,8 +259,20 @@ class Backend(ABC):
     def borrowed(cls) -> str | None:
         """Return the id of a run that the user has active in *this* process, or None.
 
-        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`.
+        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`, and each time that
+        a writer is made, in its thread: it must take no noticeable time.
         """
+        return None
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        """Return the SDK's functions that end a run of the user's. A call of one first waits until what was logged into
+        that run has arrived. Called when one of his runs has been joined, so the SDK is imported."""
+        return ()
+
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        """Return the project of that run, where its id alone does not find it again; None elsewhere."""
         return None
 
     @classmethod

@@ -46,7 +46,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
 
 __all__ = ["ClearMLBackend"]
@@ -313,6 +313,12 @@ class ClearMLBackend(Backend):
         main = _main_task()
         return str(main.id) if main is not None else None
 
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        task_class = sys.modules["clearml"].Task
+        names = ("close", "mark_completed", "mark_failed", "mark_stopped")
+        return [Ending(task_class, name, lambda task, *_: str(task.id)) for name in names]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -331,6 +337,8 @@ class ClearMLBackend(Backend):
 
         main = _main_task()
         self._own = main is None or run.resume != main.id
+        if self._own and run.borrowed:
+            raise errors.BackendError(f"your ClearML task {run.resume} has ended")
         if self._own:
             self._connect(run, main)
         self._offline = bool(Task._offline_mode)

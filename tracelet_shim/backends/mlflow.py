@@ -41,7 +41,7 @@ from xml.sax.saxutils import escape as xml_escape
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, is_refusal
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, is_refusal
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
@@ -151,6 +151,25 @@ class MLflowBackend(Backend):
     @classmethod
     def joins_from_outside(cls) -> bool:
         return True
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        """`end_run` where it is found: the module's own name is used by ``with start_run()`` and at exit. What else ends a
+        run calls `set_terminated`."""
+        import mlflow
+        from mlflow.tracking import fluent
+
+        def active(*_: Any) -> str | None:
+            return cls.borrowed()
+
+        def given(_: Any, args: Any, kwargs: Any) -> str | None:
+            run_id = kwargs.get("run_id", args[0] if args else None)
+            return None if run_id is None else str(run_id)
+
+        return (
+            Ending(mlflow, "end_run", active), Ending(fluent, "end_run", active),
+            Ending(mlflow.MlflowClient, "set_terminated", given),
+        )  # fmt: skip
 
     # -- the run ----------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, Program, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Program, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 
@@ -179,11 +179,22 @@ class SwanLabBackend(Backend):
         run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
         return str(run.id) if run is not None and run.alive else None
 
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
+        return None if run is None else run._ctx.config.settings.project.name
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        return [Ending(sys.modules["swanlab.sdk.internal.run"].Run, "finish", lambda run, *_: str(run.id))]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
         self._info = run
         self._joined = run.resume is not None and self.borrowed() == run.resume
+        if run.borrowed and not self._joined:
+            raise errors.BackendError(f"your SwanLab run {run.resume} has ended")
         if self._joined:
             opened = sys.modules["swanlab.sdk.internal.run"]._current_run
         else:
@@ -265,7 +276,8 @@ class SwanLabBackend(Backend):
     @staticmethod
     def _known(run: RunInfo) -> dict[str, Any]:
         """Return what the user said of the run, unchanged: SwanLab's own fields cannot hold all of it."""
-        said: dict[str, Any] = {"project": run.project, "exp_name": run.exp_name, "run_id": run.run_id}
+        said: dict[str, Any] = {"exp_name": run.exp_name, "run_id": run.run_id}
+        said |= {"project": None if run.borrowed else run.project}
         said |= {"tags": run.tags or None, "notes": run.notes, "group": run.group, "root": run.root}
         return {"session": run.session, **{k: v for k, v in said.items() if v is not None}}
 

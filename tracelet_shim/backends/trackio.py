@@ -52,7 +52,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.rows import Keys, rows
@@ -197,6 +197,17 @@ class TrackioBackend(Backend):
         cls._lent[run.id] = run
         return str(run.id)
 
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        run_id = cls.borrowed()
+        return None if run_id is None else str(cls._lent[run_id].project)
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        from trackio.run import Run
+
+        return [Ending(Run, "finish", lambda run, *_: str(run.id))]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -204,6 +215,8 @@ class TrackioBackend(Backend):
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         if self._main is None:
             self._joined = self._lent.get(run.resume) if run.resume else None
+            if run.borrowed and self._joined is None:
+                raise errors.BackendError(f"your Trackio run {run.resume} has ended")
             self._main = self._join() if self._joined is not None else self._find(run)
         main = self._main
         if self._joined is None:

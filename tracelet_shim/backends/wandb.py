@@ -46,6 +46,7 @@ import struct
 import sys
 import tempfile
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,17 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, UnsettledLostError, is_refusal
+from tracelet_shim.backends.base import (
+    Backend,
+    Capability,
+    Ending,
+    Level,
+    OpenedRun,
+    RunInfo,
+    Status,
+    UnsettledLostError,
+    is_refusal,
+)  # fmt: skip
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.rows import WALL_TOLERANCE, Keys, rows
 
@@ -148,6 +159,9 @@ class WandbBackend(Backend):
         ev.Blob: Capability(Level.FILE, "saved with the run"),
     }
 
+    _lent: ClassVar[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+    """The user's active runs that `borrowed` has seen in this process, by id; `wandb.run` may be another one by now."""
+
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
         mode = self.given.get("mode")
@@ -199,15 +213,34 @@ class WandbBackend(Backend):
     @classmethod
     def borrowed(cls) -> str | None:
         run = getattr(sys.modules.get("wandb"), "run", None)
-        return None if run is None else str(run.id)
+        if run is None:
+            return None
+        run_id = str(run.id)
+        cls._lent[run_id] = run
+        return run_id
+
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        run = getattr(sys.modules.get("wandb"), "run", None)
+        return None if run is None else run.project or None
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        import wandb
+
+        names = ["_finish"] if hasattr(wandb.Run, "_finish") else ["finish", "__exit__"]  # both of the others call the first
+        return [Ending(wandb.Run, name, lambda run, *_: str(run.id)) for name in names]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
         self._info = run
-        self._joined = run.resume is not None and self.borrowed() == run.resume
+        lent = self._lent.get(run.resume) if run.resume is not None else None
+        self._joined = lent is not None and not lent._is_finished
+        if run.borrowed and not self._joined:
+            raise errors.BackendError(f"your W&B run {run.resume} has ended")
         if self._joined:
-            self._run = sys.modules["wandb"].run
+            self._run = lent
             _log.warning("joined the active W&B run %s: what it logs with step= may be dropped by W&B", run.resume)
         else:
             self.check(offline=run.offline, options=self.given)  # W&B would ask for a key on a terminal, and wait

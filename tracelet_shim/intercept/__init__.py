@@ -7,8 +7,8 @@ time whether a sink is set. `set_sink` is all that a session needs.
 from __future__ import annotations
 
 from tracelet_shim.intercept._accelerate import use_fast_crc
-from tracelet_shim.intercept._sink import Sink, set_sink, sink
+from tracelet_shim.intercept._sink import Home, Sink, set_sink, sink
 from tracelet_shim.intercept._tap import absolute, flush_files
 from tracelet_shim.intercept._wrapt import install
 
-__all__ = ["Sink", "absolute", "flush_files", "install", "set_sink", "sink", "use_fast_crc"]
+__all__ = ["Home", "Sink", "absolute", "flush_files", "install", "set_sink", "sink", "use_fast_crc"]

@@ -87,11 +87,15 @@ def _patch(module: Any) -> None:
 
 
 def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
-    result = wrapped(*args, **kwargs)
+    _tap.making.now = True
+    try:
+        result = wrapped(*args, **kwargs)
+    finally:
+        _tap.making.now = False
     sink = current.sink
     if sink is not None and writer is not None and _calls.now.call is None:  # else it is the nested one of add_hparams
         try:
-            sink.writer_created(_tap.absolute(writer.log_dir))
+            sink.writer_created(_tap.absolute(writer.log_dir), _tap.home_of(writer, sink))
         except Exception as error:
             sink.problem(error)
     return result

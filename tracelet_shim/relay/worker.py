@@ -177,8 +177,8 @@ class Worker:
 
     @property
     def continues(self) -> str | None:
-        """The id of the run that this worker continues, or is about to."""
-        return self._run.resume if not self._run.borrowed else None
+        """The id of the run that this worker continues or joins, or is about to."""
+        return self._run.resume
 
     def recount(self, events: int) -> None:
         """Before `start`: before the cursor there are so many events. What the ledger says may be half a second old."""
