@@ -171,6 +171,19 @@ class MLflowBackend(Backend):
             Ending(mlflow.MlflowClient, "set_terminated", given),
         )  # fmt: skip
 
+    def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
+        super().check(offline=offline, options=options)
+        uri = str(options.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or "")
+        if uri.partition(":")[0] != "databricks":
+            return
+        known = any(name.startswith(("DATABRICKS_", "ARM_")) for name in os.environ)  # of the unified login, Azure's too
+        file = os.environ.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg"
+        if not known and not os.path.exists(os.path.expanduser(file)):
+            raise errors.BackendUnavailableError(
+                cls.name, f"no credentials for the tracking URI {uri!r}; remedy: `databricks auth login`, or set DATABRICKS_HOST "
+                "and DATABRICKS_TOKEN",
+            )  # fmt: skip
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:

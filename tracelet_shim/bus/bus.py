@@ -386,6 +386,9 @@ class Bus:
             self._on_reply(msg.Counters(reply.backends, taken=reply.taken))
             self._closed_states = reply.backends
             self._closed.set()
+        elif isinstance(reply, msg.More):
+            self.tell(msg.Rest(reply.backend))
+            self._wake.set()
         else:
             if isinstance(reply, msg.Counters):
                 self._learn(reply.backends, reply.taken)

@@ -28,12 +28,14 @@ __all__ = [
     "Frames",
     "Hint",
     "Message",
+    "More",
     "Nested",
     "Open",
     "Opened",
     "Record",
     "Records",
     "Reply",
+    "Rest",
     "Series",
     "Source",
     "Trial",
@@ -208,7 +210,8 @@ class Flush(msgspec.Struct, tag="flush"):
 
 
 class Close(msgspec.Struct, tag="close"):
-    """The last message: drain, then close every run with this status, all within `deadline` seconds.
+    """The end: drain, then close every run with this status, all within `deadline` seconds. What comes behind it is delivered
+    as well, as long as there is a tracker that has not got so far as to ask for `More` and had its answer.
 
     Attributes:
         at_exit: True if nobody asked for the end and the status was read off the way the program ended.
@@ -222,7 +225,13 @@ class Close(msgspec.Struct, tag="close"):
     cut_off: bool = False
 
 
-Message = Union[Open, Continue, Writer, Source, Records, Flush, Close]  # noqa: UP007
+class Rest(msgspec.Struct, tag="rest"):
+    """The answer to `More`: this is behind all that had been logged then."""
+
+    backend: str
+
+
+Message = Union[Open, Continue, Writer, Source, Records, Flush, Close, Rest]  # noqa: UP007
 
 
 # -- from the relay ---------------------------------------------------------------------------------------------------
@@ -333,4 +342,10 @@ class Closed(msgspec.Struct, tag="closed"):
     taken: int = 0
 
 
-Reply = Union[Opened, Trouble, Counters, Continued, Flushed, Closed]  # noqa: UP007
+class More(msgspec.Struct, tag="more"):
+    """After `Close`: this tracker has everything that came before that. What has been logged meanwhile is wanted too, once."""
+
+    backend: str
+
+
+Reply = Union[Opened, Trouble, Counters, Continued, Flushed, Closed, More]  # noqa: UP007

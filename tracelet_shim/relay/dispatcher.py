@@ -130,6 +130,10 @@ class Relay:
             self._open(message)
         elif isinstance(message, msg.Continue):
             self._continue()
+        elif isinstance(message, msg.Rest):
+            for worker in self.workers:
+                if worker.name == message.backend:
+                    worker.end_at(self._log.length)
         else:
             self._begin_close(message)
 
@@ -166,6 +170,8 @@ class Relay:
     def parent_is_gone(self) -> None:
         """The training process is gone before it had the last reply: it may have logged on, to its event files."""
         self._cut_off = True
+        for worker in self.workers:
+            worker.end_at(self._log.length)
 
     def _open(self, message: msg.Open) -> None:
         asked_for = message.run
@@ -417,7 +423,7 @@ class Relay:
         if self._waiting:
             self._start()
         for worker in self.workers:
-            worker.close(message.status, self._deadline)
+            worker.close(message.status, self._deadline, is_last=message.cut_off or self._complete)
         self._keep_state(lambda ledger, session: ledger.will_end(session, message.status))
 
     def _alive(self) -> bool:

@@ -56,7 +56,7 @@ def why(thread: threading.Thread, library: str, since: float) -> str:
         return f"importing {imported}"
     lines = [_said[key] for key in (library, thread.ident) if key in _said]
     at, line = max(lines, default=(0.0, ""))
-    return f"its SDK says: {line}" if at >= since else ""
+    return f"its SDK says: {line}" if line and at >= since else ""
 
 
 def _importing(thread: threading.Thread) -> str | None:

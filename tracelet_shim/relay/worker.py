@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -143,8 +144,8 @@ class Worker:
         self._unflushed = False  # the latest flush has failed for good
         self._doing: tuple[str, str, float] | None = None
         self._moved: tuple[int, float] = (0, 0.0)
-        self._end = 0  # what is to be delivered before the end
-        self._rounds = 1
+        self._end = 0  # the number of records that are to be delivered before the end
+        self._asks = True  # for what is logged while the end waits
         self._closing = threading.Event()
         self._give_up = threading.Event()
         self._deadline = self._drain_until = float("inf")
@@ -206,14 +207,21 @@ class Worker:
         """True if the tracker has stored everything before record `number`, and has refused nothing so far."""
         return self._flushed >= number and not self._unflushed and not self.state.failed
 
-    def close(self, status: str, deadline: float) -> None:
-        """Begin to end: drain, close the run with `status`, at the latest at `deadline` (monotonic seconds)."""
+    def close(self, status: str, deadline: float, *, is_last: bool) -> None:
+        """Begin to end: drain, close the run with `status`, at the latest at `deadline` (monotonic seconds). `is_last` if nothing
+        more can come."""
         self._status = status
         self._deadline = deadline
         left = deadline - time.monotonic()
         self._drain_until = deadline - min(3.0, 0.2 * left)  # the rest is for closing the run
         self._end = self._log.length
+        self._asks = not is_last
         self._closing.set()
+        self._log.wake()
+
+    def end_at(self, number: int) -> None:
+        """What comes behind record `number` came too late."""
+        self._end, self._asks = number, False
         self._log.wake()
 
     @property
@@ -234,9 +242,9 @@ class Worker:
             error=self.state.error if silence is None else silence.text,
         )  # fmt: skip
 
-    def silence(self, patience: float = _SILENT_SECONDS) -> Silence | None:
-        """Return what the tracker has been asked and not answered for so many seconds; None if it answers, or has nothing to
-        do."""
+    def silence(self, patience: float | None = None) -> Silence | None:
+        """Return what the tracker has been asked and not answered for so many seconds (default: ten); None if it answers, or has
+        nothing to do."""
         doing = self._doing
         if doing is None:
             return None
@@ -245,7 +253,7 @@ class Worker:
         if written != self._moved[0]:  # a batch of large events goes on
             self._moved = (written, now)
         seconds = now - max(doing[2], self._moved[1])
-        if seconds < patience:
+        if seconds < (_SILENT_SECONDS if patience is None else patience):
             return None
         kind, what, since = doing
         return Silence(kind, what, seconds, why(self._thread, self.backend.module if self.backend is not None else "", since))
@@ -372,9 +380,10 @@ class Worker:
         after that is not waited for: a thread that logs on and on would hold up the end until the deadline."""
         if not self._closing.is_set() or self.cursor < self._end:
             return False
-        if self._rounds:
-            self._rounds -= 1
-            self._end = self._log.length
+        if self._asks:
+            self._asks, self._end = False, sys.maxsize  # until the answer is there
+            self._reply(msg.More(self.name))
+            self._wake()
         return self.cursor >= self._end
 
     def _attach(self, backend: Backend) -> bool:
