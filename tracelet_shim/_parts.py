@@ -401,7 +401,7 @@ def _unwatch(parts: Parts) -> None:
         _watching.remove(parts)
 
 
-class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+class _Wrapper(intercept.Wrapper):
     """To be told from wrappers of others'."""
 
 
