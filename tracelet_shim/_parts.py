@@ -224,10 +224,14 @@ class Parts:
 
     # -- the end of a run of the user's -------------------------------------------------------------------------------
 
-    def end(self, name: str, run_id: str) -> None:
-        """The user is about to end a run: deliver what was logged into it, if it is one of ours, within `exit_timeout`."""
+    def end(self, name: str, run_id: str) -> Callable[[], None]:
+        """The user is about to end a run: deliver what was logged into it, if it is one of ours, within `exit_timeout`.
+
+        Returns:
+            What is to be called when he has ended it. Until then other threads that end it wait too: they find it ended.
+        """
         if self._pid != os.getpid():
-            return
+            return _nothing
         key = (name, run_id)
         with self._lock:
             mine = self._by_key.pop(key, None)
@@ -240,10 +244,15 @@ class Parts:
         if mine is not None:
             try:
                 self._wait(mine, name, run_id)
+            except BaseException:
+                mine.ended.set()
+                raise
             finally:
                 self._let_go(key, mine)
-        elif part is not None and part.ender != threading.get_ident():  # else a signal handler, in the middle of it
-            part.ended.wait(self._plan.exit_timeout)
+            return mine.ended.set
+        if part is not None and part.ender != threading.get_ident():  # else a signal handler, in the middle of it
+            part.ended.wait(2 * self._plan.exit_timeout)
+        return _nothing
 
     def _wait(self, part: _Part, name: str, run_id: str) -> None:
         """Deliver what is left, and end the part; Ctrl-C while this waits is the user's."""
@@ -270,7 +279,6 @@ class Parts:
             self._plan.on_reply(msg.Trouble(name, f"ended-{run_id}", text))
 
     def _let_go(self, key: _Key, part: _Part) -> None:
-        part.ended.set()
         with self._lock:
             del self._ending[key]
             if self._closed:  # the session counts what it has now
@@ -416,7 +424,7 @@ def _unwatch(parts: Parts) -> None:
         _watching.remove(parts)
 
 
-class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+class _Wrapper(intercept.Wrapper):
     """To be told from wrappers of others'."""
 
 
@@ -426,14 +434,23 @@ def _waiting_for(name: str, ending: Ending) -> Callable[..., Any]:
 
     def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
         # Our own threads deliver: they must never wait for themselves.
-        if _watching and not threading.current_thread().name.startswith("tracelet-"):
-            for parts in tuple(_watching):
-                try:
-                    run_id = ending.run_id(instance, args, kwargs)
-                    if run_id is not None:
-                        parts.end(name, run_id)
-                except Exception as error:
-                    parts.on_problem(error)
-        return wrapped(*args, **kwargs)
+        ours = threading.current_thread().name.startswith("tracelet-")
+        ended = []
+        for parts in () if ours else tuple(_watching):
+            try:
+                run_id = ending.run_id(instance, args, kwargs)
+                if run_id is not None:
+                    ended.append(parts.end(name, run_id))
+            except Exception as error:
+                parts.on_problem(error)
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            for tell in ended:
+                tell()
 
     return wrapper
+
+
+def _nothing() -> None:
+    """Nobody waits."""

@@ -282,8 +282,12 @@ def test_ctrl_c_ends_the_wait(run_python: RunPython, tmp_path: Path) -> None:
     text = (
         STUCK
         + """
-timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
-timer.start()
+def interrupt():
+    while not session._bus._ending:
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
 try:
     mlflow.end_run()
 except KeyboardInterrupt:
@@ -310,6 +314,9 @@ import threading
 run = begin("twice")
 print("ids", json.dumps([run.id]))
 log("twice")
+import pickle
+finish = pickle.loads(pickle.dumps(wandb.Run._finish))  # patched by now
+assert finish.__wrapped__ is wandb.Run._finish.__wrapped__
 ends = [threading.Thread(target=run.finish) for _ in range(3)]
 for end in ends: end.start()
 for end in ends: end.join()
@@ -317,7 +324,7 @@ for end in ends: end.join()
 
 
 def test_several_threads_end_a_run(run_python: RunPython, tmp_path: Path) -> None:
-    """A run that several threads end at once has everything."""
+    """A run that several threads end at once has everything; a patched function is pickled as ever."""
     done = run_python(program(TRACKERS["wandb"], TWICE), env=environment("wandb", tmp_path))
     (run,) = ids(done.stdout)
     assert points("wandb", tmp_path, run) == logged(0, 60)

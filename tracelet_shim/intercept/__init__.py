@@ -9,6 +9,6 @@ from __future__ import annotations
 from tracelet_shim.intercept._accelerate import use_fast_crc
 from tracelet_shim.intercept._sink import Home, Sink, set_sink, sink
 from tracelet_shim.intercept._tap import absolute, flush_files
-from tracelet_shim.intercept._wrapt import install
+from tracelet_shim.intercept._wrapt import Wrapper, install
 
-__all__ = ["Home", "Sink", "absolute", "flush_files", "install", "set_sink", "sink", "use_fast_crc"]
+__all__ = ["Home", "Sink", "Wrapper", "absolute", "flush_files", "install", "set_sink", "sink", "use_fast_crc"]

@@ -12,7 +12,7 @@ import wrapt
 from tracelet_shim.intercept import _calls, _tap
 from tracelet_shim.intercept._sink import current
 
-__all__ = ["install"]
+__all__ = ["Wrapper", "install"]
 
 _MODULE = "torch.utils.tensorboard.writer"
 _installed = False
@@ -36,7 +36,9 @@ class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
         return repr(self.__wrapped__)
 
 
-class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+class Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+    """A patched function, which is copied, pickled by reference and shown as the function itself is."""
+
     __bound_function_wrapper__ = _Bound
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -83,7 +85,7 @@ def _patch(module: Any) -> None:
     for target, wrapper in wrap.items():
         owner, _, method = target.partition(".")
         if hasattr(getattr(module, owner), method):  # an older torch may lack one
-            wrapt.wrap_object(module, target, _Wrapper, (wrapper,))
+            wrapt.wrap_object(module, target, Wrapper, (wrapper,))
 
 
 def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
