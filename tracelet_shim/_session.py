@@ -407,11 +407,12 @@ class Session:
         split = not all(spec.here or not spec.target for spec in self._specs) and self.settings.delivery == "process"
         in_ledger = [spec.name for spec in self._specs if spec.target and not (spec.here and split)]
         complete = all(states[name].state == "closed" and not states[name].pending for name in in_ledger)
-        if self._root is None or "://" in self._root or complete:
+        refused = any(states[name].failed > states[name].lost for name in in_ledger)
+        if self._root is None or "://" in self._root or (complete and not refused):
             return None
         directory = os.environ.get("TRACELET_STATE_DIR")
         state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""
-        return f"{state}tracelet-shim replay {shlex.quote(self._root)} --resume"
+        return f"{state}tracelet-shim replay {shlex.quote(self._root)} --resume{' --retry-refused' if refused else ''}"
 
     def _troubles_of_ours(self) -> bool:
         return any(trouble.backend is None and trouble.kind not in _HARMLESS for trouble in self._troubles)

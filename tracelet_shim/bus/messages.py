@@ -255,8 +255,9 @@ class BackendState(msgspec.Struct):
         state: ``"opening"``, ``"open"``, ``"retrying"``, ``"failed"``, ``"closed"``, ``"abandoned"`` (missed the deadline).
         delivered: taken by the tracker.
         pending: on the way.
-        failed: set aside, because the tracker refused them.
+        failed: set aside, because the tracker refused them, or lost.
         error: the latest trouble.
+        lost: those of `failed` that their event file does not have, and that are nowhere else.
     """
 
     state: str = "opening"
@@ -264,6 +265,7 @@ class BackendState(msgspec.Struct):
     pending: int = 0
     failed: int = 0
     error: str | None = None
+    lost: int = 0
 
 
 class Counters(msgspec.Struct, tag="counters"):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tracelet_shim import _report
+from tracelet_shim import _report, errors
 from tracelet_shim._display import say
 
 __all__ = ["Account", "accounts", "print_summary", "tell_job", "wait_for_relays"]
@@ -91,12 +91,15 @@ class Account:
             if not Path(directory, "ledger.db").is_file():
                 raise FileNotFoundError("it is gone")
             (about,) = sessions(Path(directory), self.session)
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except (OSError, sqlite3.Error, ValueError, errors.StateError) as error:
             self.troubles.append(f"the ledger in {directory} cannot be read ({error})")
             return
         self.name = "/".join(part for part in (about["project"], about["exp_name"]) if part)
         self.runs.update({run["backend"]: run for run in about["runs"]})
         self.resume = about["resume"]
+        for lost in about["lost"]:
+            what = f"{lost['events']} events are lost: {lost['file']} has fewer records than were logged, or is gone"
+            self.troubles.append(f"{lost['backend']}: {what}")
         if about["not_recorded"]:
             self.troubles.append("the event files have records that were never handed over")
         if about["status"] == "running":
@@ -108,7 +111,7 @@ class Account:
     def complete(self) -> bool:
         """True if every tracker has everything."""
         return not self.troubles and all(
-            run is not None and run["state"] != "failed" and not run["pending"] and not run["set_aside"]
+            run is not None and run["state"] != "failed" and not (run["pending"] or run["set_aside"] or run["lost"])
             for run in self.runs.values()
         )
 
@@ -134,7 +137,9 @@ def tell_job(found: list[Account], environment: Mapping[str, str], *, quiet: boo
         if account.told or not runs:
             continue
         states = {
-            name: BackendState(run["state"], run["delivered"], run["pending"], run["set_aside"], run["error"])
+            name: BackendState(
+                run["state"], run["delivered"], run["pending"], run["set_aside"] + run["lost"], run["error"], run["lost"]
+            )
             for name, run in runs.items()
         }
         urls = {name: run["url"] for name, run in runs.items()}
@@ -161,6 +166,7 @@ def _print(account: Account) -> None:
             say(f"  {backend}: nothing is known of it")
             continue
         counts = f"{run['delivered']} delivered, {run['pending']} pending, {run['set_aside']} set aside"
+        counts += f", {run['lost']} lost" if run["lost"] else ""
         state = "" if run["state"] == "closed" else f" ({run['state']})"
         error = f" ({run['error']})" if run["error"] and not account.complete else ""
         say(f"  {backend}{state}: {counts}: {run['url'] or run['run_id'] or 'no run was opened'}{error}")
