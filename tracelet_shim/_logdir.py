@@ -247,9 +247,16 @@ def is_event_file(name: str) -> bool:
     return "tfevents" in name and not name.endswith(".profile-empty")
 
 
-def run_directories(logdir: str) -> list[tuple[str, bool]]:
+def run_directories(logdir: str, *, sessions: bool = False) -> list[tuple[str, bool]]:
     """Return what ``--runs`` makes runs of: each sub-directory with event files somewhere in it, and the directory itself if
-    it has some (False: without what is below)."""
+    it has some (False: without what is below). With `sessions`, those in which a session was recorded."""
+
+    def has_session(path: str) -> bool:
+        return os.path.exists(os.path.join(path, STATE, "ledger.db"))
+
+    if sessions and "TRACELET_STATE_DIR" not in os.environ:
+        below = [os.path.join(logdir, name) for name in sorted(os.listdir(logdir)) if name != STATE]
+        return [(path, True) for path in (logdir, *below) if has_session(path)]
     found = [(logdir, False)] if any(is_event_file(name) for name in os.listdir(logdir)) else []
     for name in sorted(os.listdir(logdir)):
         path = os.path.join(logdir, name)

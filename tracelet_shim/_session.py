@@ -485,7 +485,9 @@ class Session:
 
     def _remedy(self) -> str | None:
         """Return the command that delivers what is missing; None if nothing is that it could deliver."""
-        return _resuming(self._bus.to_resume() if self._bus is not None else ())
+        if self._bus is None:
+            return None
+        return _resuming(self._bus.to_resume(), refused=any(state.refused for state in self.status().values()))
 
     def _troubles_of_ours(self) -> bool:
         return any(trouble.backend is None and trouble.kind not in _HARMLESS for trouble in self._troubles)
@@ -500,12 +502,13 @@ class Session:
         self._stopped_as = "forked"
 
 
-def _resuming(roots: Iterable[str]) -> str | None:
+def _resuming(roots: Iterable[str], *, refused: bool = False) -> str | None:
     """Return the command that delivers what is in the event files only; None where it would find no state or no files."""
     directory = os.environ.get("TRACELET_STATE_DIR")
     state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""
+    retry = " --retry-refused" if refused else ""
     found = (root for root in dict.fromkeys(roots) if "://" not in root)
-    return "; ".join(f"{state}tracelet-shim replay {shlex.quote(root)} --resume" for root in found) or None
+    return "; ".join(f"{state}tracelet-shim replay {shlex.quote(root)} --resume{retry}" for root in found) or None
 
 
 class Late:

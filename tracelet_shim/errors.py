@@ -4,6 +4,7 @@
     ├── ConfigurationError            a setting, an option or a name that cannot be right
     │   ├── UnknownBackendError       no backend of that name; lists the known ones
     │   └── InvalidBackendError       a backend class or object that breaks the contract
+    ├── StateError                    what a session left on disk is not there, or cannot be used; names place and remedy
     ├── BackendUnavailableError       the tracker is not installed, or a credential is missing
     ├── BackendError                  the tracker refused or failed
     │   └── EventRejectedError        one event the tracker will never take; the rest goes on
@@ -22,6 +23,7 @@ __all__ = [
     "DeliveryError",
     "EventRejectedError",
     "InvalidBackendError",
+    "StateError",
     "TraceletError",
     "UnknownBackendError",
 ]
@@ -59,6 +61,10 @@ class InvalidBackendError(ConfigurationError):
     def __init__(self, backend: object, problem: str) -> None:
         self.backend = backend
         super().__init__(f"backend {backend!r} cannot be used: {problem}")
+
+
+class StateError(TraceletError):
+    """What a session left on disk is not there, or cannot be used; the message names the place and the remedy."""
 
 
 class BackendUnavailableError(TraceletError):

@@ -171,6 +171,7 @@ class MLflowBackend(Backend):
             Ending(mlflow.MlflowClient, "set_terminated", given),
         )  # fmt: skip
 
+    @classmethod
     def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
         super().check(offline=offline, options=options)
         uri = str(options.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or "")

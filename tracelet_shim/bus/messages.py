@@ -267,6 +267,7 @@ class BackendState(msgspec.Struct):
         failed: set aside, because the tracker refused them, or lost.
         error: the latest trouble.
         unconfirmed: how many of the pending ones the tracker has been handed, and has not acknowledged.
+        lost: those of `failed` that their event file does not have, and that are nowhere else.
     """
 
     state: str = "opening"
@@ -275,11 +276,17 @@ class BackendState(msgspec.Struct):
     failed: int = 0
     error: str | None = None
     unconfirmed: int = 0
+    lost: int = 0
 
     @property
     def missing(self) -> int:
         """How many events the tracker has not got."""
         return self.pending + self.failed
+
+    @property
+    def refused(self) -> int:
+        """How many events it has refused; they are set aside, and can be offered to it again."""
+        return self.failed - self.lost
 
     @property
     def complete(self) -> bool:

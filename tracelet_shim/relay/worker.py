@@ -8,10 +8,11 @@ import random
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,18 +21,20 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, RunInfo, UnsettledLostError
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.ledger import RunRow
+from tracelet_shim.ledger import Refused, RunRow
 from tracelet_shim.relay.log import Batch, Log
 from tracelet_shim.relay.said import why
 from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
-__all__ = ["Worker"]
+__all__ = ["Offer", "Worker"]
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _LONGEST_TURN = 10.0
 _MOST_REFUSED = 10_000
-"""So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
+"""So many events that a tracker refused are kept in the ledger with its messages; of all others, only their places."""
+_GAP = 16
+"""So many records that were not refused are read again between two that were, rather than to read twice."""
 _TAGS_SECONDS = 5.0
 _SILENT_SECONDS = 10.0
 """A tracker that takes longer to answer is named."""
@@ -93,6 +96,28 @@ class Silence(NamedTuple):
         return f"it has not answered for {self.seconds:.0f} s: {self.what}" + (f" ({self.why})" if self.why else "")
 
 
+class Offer(NamedTuple):
+    """A refused event that is offered to its tracker again.
+
+    Attributes:
+        number: of its record.
+        key: under which the ledger keeps it.
+        refused: what it keeps.
+    """
+
+    number: int
+    key: int
+    refused: Refused
+
+    def among(self, events: list[ev.Event]) -> ev.Event | None:
+        """Return the event, of those of its record."""
+        r = self.refused
+        for event in events:
+            if (event.record.index == r.part) if r.part is not None else ((event.kind, event.path[:1000]) == (r.kind, r.tag)):
+                return event
+        return None
+
+
 class Worker:
     """Delivers the log to one tracker.
 
@@ -127,7 +152,11 @@ class Worker:
         self.safe = Standing(0, 0, 0, 0)
         self._unsafe: deque[Standing] = deque()
         self.opened: msg.Opened | None = None
-        self._refused: list[tuple[Any, ...]] = []
+        self._refused: list[Refused] = []
+        self._offers: deque[Offer] = deque()
+        self._offered: tuple[int, list[int], list[Offer]] | None = None
+        self._accepted: list[int] = []
+        self._lost: deque[tuple[int, int, int]] = deque()  # behind which record, event file, events
         self._errors: dict[type[BaseException], int] = {}
         self._spec = spec
         self._run = msgspec.structs.replace(run, resume=spec.resume, borrowed=spec.borrowed) if spec.resume else run
@@ -146,6 +175,7 @@ class Worker:
         self._moved: tuple[int, float] = (0, 0.0)
         self._end = 0  # the number of records that are to be delivered before the end
         self._asks = True  # for what is logged while the end waits
+        self._waits_at = -1  # the record that its event file has not got
         self._closing = threading.Event()
         self._give_up = threading.Event()
         self._deadline = self._drain_until = float("inf")
@@ -161,10 +191,10 @@ class Worker:
         """The number of records that are done with."""
         return self.at[0]
 
-    def restore(self, row: RunRow) -> None:
+    def restore(self, row: RunRow, lost: int = 0) -> None:
         """Before `start`: go on where an earlier worker of this session stopped, in the run that it had opened."""
         self.at = (row.cursor, row.part)
-        self.state.delivered, self.state.failed = row.delivered, row.failed
+        self.state.delivered, self.state.failed, self.state.lost = row.delivered, row.failed, lost
         self.safe = Standing(*self.at, row.delivered, row.failed)
         if row.run_id is not None:
             self.opened = msg.Opened(self.name, row.run_id, row.url)
@@ -186,10 +216,28 @@ class Worker:
         self.state.delivered = max(0, events + self.at[1] - self.state.failed)
         self.safe = self.safe._replace(delivered=self.state.delivered)
 
-    def take_refused(self) -> list[tuple[Any, ...]]:
+    def offer(self, offers: list[Offer]) -> None:
+        """Before `start`: offer these again, which the tracker has refused, before anything else. Until each has been taken, or
+        refused once more, it is pending."""
+        self._offers = deque(sorted(offers, key=lambda offer: offer.number))
+        self.state.failed -= len(offers)
+
+    def take_refused(self) -> list[Refused]:
         """Return the events set aside since the last time, for the ledger."""
         refused, self._refused = self._refused, []
         return refused
+
+    def take_accepted(self) -> list[int]:
+        """Return the keys of what was set aside and is with the tracker now, for the ledger."""
+        accepted, self._accepted = self._accepted, []
+        return accepted
+
+    def take_lost(self, safe: Standing) -> list[tuple[str, int, int]]:
+        """Return what has been lost up to there and since the last time, for the ledger: (tracker, event file, events)."""
+        lost = []
+        while self._lost and self._lost[0][0] <= safe.number:
+            lost.append((self.name, *self._lost.popleft()[1:]))
+        return lost
 
     # -- called from the dispatcher's thread --------------------------------------------------------------------------
 
@@ -233,7 +281,7 @@ class Worker:
         from event files is counted when it is there, so the pending may be too few, but are 0 only if nothing is missing."""
         delivered = self.safe.delivered
         unconfirmed = max(0, self.state.delivered - delivered)
-        left = 0
+        left = len(self._offers)
         if self.cursor < self._log.length:
             left = max(1, self._log.events - delivered - unconfirmed - self.state.failed)
         silence = self.silence() if self.state.error is None else None
@@ -293,6 +341,7 @@ class Worker:
             self._fail(f"stopped by {type(error).__name__}: {error}", "internal")
             logger.exception("worker of %s stopped", self.name)
         finally:
+            self._put_back()
             self._ended = True
             self._wake()
 
@@ -346,8 +395,12 @@ class Worker:
         backend = self.backend
         assert backend is not None
         if self._give_up.is_set() or time.monotonic() > self._drain_until:
+            self._name_file()
             return False
         self._attach(backend)
+        if self._offers:
+            self._offer_again(backend)
+            return True
         if self._has_ended():
             return False
         if self._flushes and self._flushes[0] <= self.cursor:  # whatever has come since, or was asked for
@@ -361,18 +414,14 @@ class Worker:
         batch = self._log.read(self.cursor, backend.batch_events)
         if batch.stop == batch.start:  # its event file does not reach so far yet
             return self._wait_for_file()
+        if batch.gone:
+            self._pass_over(batch)
+            return True
         try:
             self._write(backend, batch if backend.mirrors_event_files else batch.without_markers())
         except UnsettledLostError as error:
             self._go_back()
-            self._note("written events were lost", error)
-            self._retrying(_text(error), "retry")
-            self._pause(1)
-            return True
-        if batch.lost:
-            self.state.failed += batch.lost
-            self.state.error = f"{batch.lost} events did not fit into memory and cannot be read from their event files"
-            self._reply(msg.Trouble(self.name, "lost", self.state.error))
+            self._forgotten(error)
         return True
 
     def _has_ended(self) -> bool:
@@ -385,6 +434,23 @@ class Worker:
             self._reply(msg.More(self.name))
             self._wake()
         return self.cursor >= self._end
+
+    def _forgotten(self, error: UnsettledLostError) -> None:
+        self._note("written events were lost", error)
+        self._retrying(_text(error), "retry")
+        self._pause(1)
+
+    def _pass_over(self, batch: Batch) -> None:
+        """Count what is nowhere any more, and name the files that should have had it."""
+        for source, records in Counter(batch.gone).items():
+            if source is not None:
+                self._lost.append((batch.stop, source, records))
+                what = self._log.lacks(source)
+                self._reply(msg.Trouble(self.name, f"lost-{source}", f"events are lost: {what}"))
+                self.state.error = f"events are lost: {what}"
+        self.state.failed += batch.lost
+        self.state.lost += batch.lost
+        self._stand(batch, 0)
 
     def _attach(self, backend: Backend) -> bool:
         """Attach what ran, as soon as that is known; return whether it may be tried again. No event waits for a second try."""
@@ -435,12 +501,18 @@ class Worker:
             self.safe = self._unsafe.popleft()
         if self.safe is not before:
             self._log.mark(self.name, self.safe)
+            self._release()
 
     def _go_back(self) -> None:
         """Stand where everything is safe; what comes after that is delivered again."""
         number, part, self.state.delivered, self.state.failed = self.safe
         self.at = (number, part)
         self._unsafe.clear()
+        while self._lost and self._lost[-1][0] > number:
+            self.state.lost -= self._lost.pop()[2]
+        if self._offered is not None:
+            self.offer(self._offered[2])
+            self._offered = None
 
     def _gather(self, backend: Backend) -> None:
         """Let a batch fill: by count, or for `batch_seconds`, unless a flush or the end is waiting."""
@@ -479,10 +551,15 @@ class Worker:
         self._wake()
 
     def _wait_for_file(self) -> bool:
-        if self._closing.is_set() and time.monotonic() > self._drain_until:
-            return False
+        self._waits_at = self.cursor
         self._closing.wait(0.2) if not self._closing.is_set() else time.sleep(0.1)
         return True
+
+    def _name_file(self) -> None:
+        """Time is up: if an event file has not got the next record, say which one."""
+        if self._waits_at == self.cursor < self._log.length and not self._give_up.is_set():
+            self.state.error = f"{self._log.lacks(number=self.cursor)}; delivery stands there"
+            self._reply(msg.Trouble(self.name, "file", self.state.error))
 
     def _write(self, backend: Backend, batch: Batch) -> None:
         """Deliver the events of `batch`, whatever it takes: retry what may pass, set aside what cannot. When there is no time
@@ -553,6 +630,102 @@ class Worker:
             events = events[1:]
         return events
 
+    # -- what was refused, once more ----------------------------------------------------------------------------------
+
+    def _offer_again(self, backend: Backend) -> None:
+        """Offer what was refused before. What is taken stays set aside in the ledger until it is safe with the tracker."""
+        offers, accepted = list(self._offers), list[int]()
+        try:
+            while self._offers and not self._give_up.is_set() and time.monotonic() <= self._drain_until:
+                if not self._offer(backend, self._next_offers(backend), accepted):
+                    break
+        except UnsettledLostError as error:
+            self._put_back()
+            self._go_back()
+            self.offer(offers)
+            self._forgotten(error)
+            return
+        self._put_back()
+        self._unsafe.append(Standing(*self.at, self.state.delivered, self.state.failed))
+        self._offered = self.state.delivered, accepted, offers
+        self._settle()
+
+    def _next_offers(self, backend: Backend) -> list[tuple[Offer, ev.Event]]:
+        """Return what is to be offered next, with its events; what is not in its event file any more is put back."""
+        start = stop = self._offers[0].number
+        for offer in islice(self._offers, backend.batch_events):
+            if offer.number > stop + _GAP:
+                break
+            stop = offer.number
+        batch = self._log.read(start, stop + 1 - start)
+        groups = batch.groups() if not batch.gone else []
+        found = []
+        for offer in list(islice(self._offers, backend.batch_events)):
+            if offer.number >= max(batch.stop, start + 1):
+                break
+            at = offer.number - start
+            event = offer.among(groups[at]) if at < len(groups) else None
+            if event is not None:
+                found.append((offer, event))
+                continue
+            self._offers.remove(offer)
+            self.state.failed += 1
+            self._reply(msg.Trouble(self.name, "not-offered", "an event that was refused is not in its event file any more"))
+        return found
+
+    def _offer(self, backend: Backend, found: list[tuple[Offer, ev.Event]], accepted: list[int]) -> bool:
+        """Offer events that are the next ones; return False when there is no time left. `accepted` gets the keys of those that
+        are taken."""
+        attempt, size = 0, len(found)
+        while found:
+            events = [event for _, event in found[:size]]
+            backend.written = 0
+            problem = None
+            try:
+                with self._asking("write", f"writing {len(events)} events that it refused"):
+                    backend.write(events)
+            except UnsettledLostError:
+                raise
+            except Exception as error:
+                events, problem = events[: backend.written], error
+            self._count(events)
+            accepted += [offer.key for offer, _ in found[: len(events)]]
+            for _ in events:
+                self._offers.popleft()
+            found = found[len(events) :]
+            if problem is None:
+                continue
+            if backend.is_transient(problem):
+                self._retrying(_text(problem), "retry")
+                attempt = 1 if events else attempt + 1
+                if not self._pause(attempt):
+                    return False
+            elif size > 1:
+                size = 1  # one of them is to blame
+            else:
+                self._refused_again(found.pop(0)[1], problem)
+        if self.state.state == "retrying":
+            self.state.state = "open"
+        return True
+
+    def _refused_again(self, event: ev.Event, error: Exception) -> None:
+        """It stays set aside as it is."""
+        self._offers.popleft()
+        self.state.failed += 1
+        self.state.error = f"{event.kind} {event.path[:80]!r} at step {event.step} was refused again: {_text(error)}"
+        self._reply(msg.Trouble(self.name, f"refused-{event.kind}", self.state.error))
+
+    def _put_back(self) -> None:
+        """What could not be offered stays set aside."""
+        self.state.failed += len(self._offers)
+        self._offers.clear()
+
+    def _release(self) -> None:
+        """What was taken of what was refused before is no longer set aside, once it is safe."""
+        if self._offered is not None and self.safe.delivered >= self._offered[0]:
+            self._accepted += self._offered[1]
+            self._offered = None
+
     def _count(self, delivered: list[ev.Event]) -> None:
         self.state.delivered += len(delivered) - list(map(type, delivered)).count(ev.Marker)
 
@@ -561,10 +734,12 @@ class Worker:
         message = f"{event.kind} {event.path[:80]!r} at step {event.step} was refused: {_text(error)}"
         self.state.error = message
         at = event.record
-        if self.state.failed <= _MOST_REFUSED:
-            self._refused.append(
-                (self.name, at.file, at.position, event.kind, event.path[:1000], event.step, _text(error), time.time())
-            )
+        refused = Refused(
+            self.name, at.file, at.position, event.kind, event.path[:1000], event.step, _text(error), time.time(), None, at.index
+        )
+        if self.state.failed > _MOST_REFUSED:
+            refused = refused._replace(kind=None, tag=None, step=None, message=None)
+        self._refused.append(refused)
         self._reply(msg.Trouble(self.name, f"refused-{event.kind}", message))
 
     def _pause(self, attempt: int) -> bool:
