@@ -27,6 +27,7 @@ class Writing(RecordingBackend):
             for event in events:
                 self.take(event)
                 file.write(json.dumps(event.step) + "\\n")
+                file.flush()
                 self.written += 1
 
     def take(self, event):
