@@ -64,7 +64,7 @@ def start_logging(
         notes: free text.
         config: parameters known at the start.
         offline: no network and no account, on trackers that have an offline mode.
-        strict: raise at the end if anything was not delivered.
+        strict: raise at the end if anything was not delivered, and here if a tracker refuses to open its run.
         ranks: ``"main"``: under torchrun, SLURM or MPI only rank 0 logs; ``"all"``: each rank has a run, grouped.
         root: the directory that writers' log directories are relative to. Default: the first writer's log directory,
             or its parent where that is named like a split (``train``, ``val``, ``test``, ...).

@@ -469,7 +469,7 @@ class Session:
             intercept.flush_files()  # so that they are there for a resumed delivery, however the program goes on
             self._too_late(f"{late} events were logged while the end waited, and came too late for the trackers")
         elif not answered and not self._troubles_of_ours():  # a relay that stands still, or died
-            silent = "the relay did not answer at the end; what is missing is told as of its last report"
+            silent = "the relay did not answer at the end; what is missing is told as of its last report, and may be less"
             self._on_trouble(msg.Trouble(None, "silent", silent))
         states = self.status()
         missing = {name: s.missing for name, s in states.items() if not s.complete}

@@ -39,7 +39,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         tags: name -> value; a bare label has the value ``""``.
         config: parameters known at the start.
         offline: use no network, on trackers that have an offline mode.
-        strict: raise at stop if anything was not delivered, and for configuration errors under environment activation.
+        strict: raise at stop if anything was not delivered, at `start_logging` if a tracker refuses to open its run, and for
+            configuration errors under environment activation.
         ranks: ``"main"`` logs from rank 0 only, ``"all"`` from every rank, each in a run of its own, grouped.
         root: directory that writers' log directories are relative to.
         delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one.

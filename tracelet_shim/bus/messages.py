@@ -217,12 +217,15 @@ class Close(msgspec.Struct, tag="close"):
         at_exit: True if nobody asked for the end and the status was read off the way the program ended.
         cut_off: True if the event files may have records that were never handed over: the program that wrote them is
             gone without a word.
+        since: when the seconds began, by this machine's `time.monotonic`: the relay may be busy, or just starting. None: when
+            this is read.
     """
 
     status: str
     deadline: float
     at_exit: bool = False
     cut_off: bool = False
+    since: float | None = None
 
 
 class Rest(msgspec.Struct, tag="rest"):

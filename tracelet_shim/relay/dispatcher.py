@@ -450,7 +450,8 @@ class Relay:
             self._sampler = None  # a sample that is being taken now would come after the trackers have everything
         self._status = message.status
         self._cut_off = message.cut_off
-        self._deadline = time.monotonic() + message.deadline
+        now = time.monotonic()
+        self._deadline = min(now, now if message.since is None else message.since) + message.deadline
         if self._waiting:
             self._start()
         for worker in self.workers:

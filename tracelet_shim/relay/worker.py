@@ -38,6 +38,8 @@ _GAP = 16
 _TAGS_SECONDS = 5.0
 _SILENT_SECONDS = 10.0
 """A tracker that takes longer to answer is named."""
+_MOVING_SECONDS = 0.2
+"""So much processor time in less than that is no waiting for an answer."""
 _ASK_SECONDS = 0.2
 
 logger = logging.getLogger("tracelet_shim.relay")
@@ -171,8 +173,11 @@ class Worker:
         self._flushes: deque[int] = deque()  # asked for, and not done
         self._flushed = 0
         self._unflushed = False  # the latest flush has failed for good
+        self._writing: tuple[Batch, int, list[ev.Event]] | None = None  # with how many events of the batch were done before
+        self._writing_lock = threading.Lock()
         self._doing: tuple[str, str, float] | None = None
-        self._moved: tuple[int, float] = (0, 0.0)
+        self._clock: int | None = None  # of the processor time of this worker's thread
+        self._moved: tuple[int, float, float] = (0, 0.0, 0.0)  # events written, processor time, when
         self._end = 0  # the number of records that are to be delivered before the end
         self._asks = True  # for what is logged while the end waits
         self._waits_at = -1  # the record that its event file has not got
@@ -297,14 +302,20 @@ class Worker:
         if doing is None:
             return None
         now = time.monotonic()
-        written = self.backend.written if self.backend is not None else 0
-        if written != self._moved[0]:  # a batch of large events goes on
-            self._moved = (written, now)
-        seconds = now - max(doing[2], self._moved[1])
+        written, used = self.backend.written if self.backend is not None else 0, self._used()
+        if written != self._moved[0] or used - self._moved[1] > _MOVING_SECONDS:
+            self._moved = (written, used, now)
+        seconds = now - max(doing[2], self._moved[2])
         if seconds < (_SILENT_SECONDS if patience is None else patience):
             return None
         kind, what, since = doing
         return Silence(kind, what, seconds, why(self._thread, self.backend.module if self.backend is not None else "", since))
+
+    def _used(self) -> float:
+        """Return the processor time of the thread: an SDK that is imported on a busy machine is slow, and waits for nobody."""
+        with contextlib.suppress(OSError):  # the thread is gone
+            return time.clock_gettime(self._clock) if self._clock is not None else 0.0
+        return 0.0
 
     @contextlib.contextmanager
     def _asking(self, kind: str, what: str) -> Iterator[None]:
@@ -325,12 +336,34 @@ class Worker:
             silence = self.silence(0.0)
             if silence is not None and self.state.error is None:
                 self.state.error = silence.text
+            self._count_what_was_taken()
             self.state.state = "abandoned"
         return not self._thread.is_alive()
+
+    def _count_what_was_taken(self) -> None:
+        """The tracker is left behind in the middle of a write: count what it has taken of that."""
+        writing = self._take_back()
+        if writing is None or self.backend is None:
+            return
+        batch, done, events = writing
+        taken = min(self.backend.written, len(events))
+        self._count(events[:taken])
+        self.at = batch.place(done + taken)
+        self._unsafe.append(Standing(*self.at, self.state.delivered, self.state.failed))
+        if type(self.backend).unsettled is Backend.unsettled:  # else it would have to be asked, and does not answer
+            self._settle()
+
+    def _take_back(self) -> tuple[Batch, int, list[ev.Event]] | None:
+        """Return what is being written, to who comes first: the write is over, or it is given up."""
+        with self._writing_lock:
+            writing, self._writing = self._writing, None
+        return writing
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
+        clock = getattr(time, "pthread_getcpuclockid", None)  # not on every system
+        self._clock = clock(threading.get_ident()) if clock is not None else None
         try:
             if self._open():
                 while self._deliver():
@@ -573,12 +606,16 @@ class Worker:
         events = batch.events[done:] if done else batch.events
         while events and not self._give_up.is_set():
             backend.written = 0
+            self._writing = (batch, done, events)
             try:
                 with self._asking("write", f"writing {len(events)} events"):
                     backend.write(events)
             except UnsettledLostError:
+                self._take_back()
                 raise
             except BaseException as error:
+                if self._take_back() is None:
+                    return
                 written = backend.written
                 self._count(events[:written])
                 done += written
@@ -606,6 +643,8 @@ class Worker:
                 self._stand(batch, done)
                 events = left
             else:
+                if self._take_back() is None:
+                    return
                 self._count(events)
                 events = []
                 if self.state.state == "retrying":
