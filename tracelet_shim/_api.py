@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracelet_shim.backends.base import Backend
     from tracelet_shim.bus.messages import BackendSpec
 
-__all__ = ["activate_from_environment", "get_session", "start_logging", "stop_logging"]
+__all__ = ["activate_from_environment", "get_session", "settle_at_exit", "start_logging", "stop_logging"]
 
 _lock = threading.RLock()
 _session: Session | None = None
@@ -153,6 +153,28 @@ def activate_from_environment() -> None:
         _prepare({}, lenient=True)
 
 
+def settle_at_exit() -> None:
+    """At the end of a program in which the environment could not activate us in time: say so, if this process was to log.
+    Under strict, the process ends here with a code of its own."""
+    from tracelet_shim import errors, intercept
+    from tracelet_shim._bootstrap import is_set
+    from tracelet_shim._session import say
+
+    reason = intercept.missed()
+    if reason is None:
+        return
+    try:
+        activate_from_environment()  # as it would have been: this may be a child, or a rank, that logs nothing
+    except errors.TraceletError as error:
+        global _undelivered
+        _undelivered = is_set("TRACELET_STRICT") and getattr(sys, "last_value", None) is None
+        say(f"error: {error}")
+    if _session is not None and _session.active:
+        _session.nothing_seen(reason)
+        _at_exit()
+    _fail_the_job()
+
+
 def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
     global _session
@@ -201,6 +223,8 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
         intercept.install()
         intercept.set_sink(session)
         _hook_process(session)
+        if settings.strict:
+            session.exit_watch.watch()  # a program that fails by itself keeps its code, whether or not there was a writer
     return session
 
 

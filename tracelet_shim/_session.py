@@ -343,7 +343,13 @@ class Session:
         if intercept.sink() is self:
             intercept.set_sink(None)
         self.active = False
-        if self._bus is not None:
+        reason = intercept.missed()
+        if reason is not None:
+            self.nothing_seen(reason)
+        if self._bus is None:
+            if self.settings.strict and self._troubles_of_ours():
+                raise errors.DeliveryError("nothing was delivered; see the warning above", {})
+        else:
             deadline = self.settings.exit_timeout if timeout is None else timeout
             drain = Drain(self.status, deadline, quiet=self.settings.quiet)
             flushed = False
@@ -379,6 +385,17 @@ class Session:
         urls = {name: self._opened[name].url for name in states if name in self._opened}
         _ci.tell(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
         _report.add(session=self.id, told=True)
+
+    def nothing_seen(self, reason: str) -> None:
+        """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
+        names = ",".join(spec.name for spec in self._specs)
+        text = (
+            f"nothing of torch.utils.tensorboard reaches {names} in this process ({reason}); to deliver what the event files "
+            f"have: tracelet-shim replay LOGDIR --backend {names}"
+        )
+        if self._bus is None:
+            _report.add(unseen=text, pid=os.getpid())
+        self._on_trouble(msg.Trouble(None, "unseen", text))
 
     def _account(self, states: dict[str, msg.BackendState] | None) -> None:
         """Say what did not arrive; raise under strict."""
