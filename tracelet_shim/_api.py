@@ -138,9 +138,12 @@ def get_session() -> Session | None:
     return _session
 
 
-def activate_from_environment() -> None:
+def activate_from_environment(*, ending: bool = False) -> None:
     """Prepare a session from ``TRACELET_*`` variables; it begins with the first writer. Nothing happens if this process
     has a session already, or is the child of one that has.
+
+    Args:
+        ending: True if the program is over, and this only tells what would have been.
 
     Raises:
         TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
@@ -150,7 +153,7 @@ def activate_from_environment() -> None:
     with _lock:
         if _session is not None or has_other_owner():
             return
-        _prepare({}, lenient=True)
+        _prepare({}, lenient=True, ending=ending)
 
 
 def settle_at_exit() -> None:
@@ -160,22 +163,19 @@ def settle_at_exit() -> None:
     from tracelet_shim._bootstrap import is_set
     from tracelet_shim._session import say
 
-    reason = intercept.missed()
-    if reason is None:
+    if intercept.missed() is None:
         return
     try:
-        activate_from_environment()  # as it would have been: this may be a child, or a rank, that logs nothing
+        activate_from_environment(ending=True)  # this may be a child, or a rank, that was to log nothing
     except errors.TraceletError as error:
         global _undelivered
         _undelivered = is_set("TRACELET_STRICT") and getattr(sys, "last_value", None) is None
         say(f"error: {error}")
-    if _session is not None and _session.active:
-        _session.nothing_seen(reason)
-        _at_exit()
+    _at_exit()
     _fail_the_job()
 
 
-def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
+def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
     global _session
     import importlib.util
@@ -219,7 +219,7 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     active = active and bool(specs)
     session = Session(settings, specs, objects, active=active, from_environment=lenient)
     _session = session
-    if active:
+    if active and not ending:
         intercept.install()
         intercept.set_sink(session)
         _hook_process(session)

@@ -186,7 +186,7 @@ def near_misses(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the variables that are ``TRACELET_BACKEND`` but for a slip, where that one is not there."""
     if "TRACELET_BACKEND" in environment:
         return []
-    suspects = [name for name in environment if name[:2].upper() == "TR" and "BACK" in name.upper()]  # as in the .pth file
+    suspects = [name for name in environment if name[:2] in ("TR", "tr") and "BACK" in name.upper()]  # as in the .pth file
     if not suspects:
         return []
     from tracelet_shim.errors import slip_of
