@@ -155,7 +155,7 @@ def test_the_module_is_loaded_again(run_python: RunPython, tmp_path: Path, again
     assert delivered(tmp_path), done.stderr
 
 
-@pytest.mark.parametrize("start", ["", "import tracelet_shim; tracelet_shim.start_logging()\n"], ids=["variable", "call"])
+@pytest.mark.parametrize("start", ["by the variable", "by a call before", "by a call meanwhile"])
 @pytest.mark.parametrize("fake", ["None", "mock.MagicMock()", "types.ModuleType(name)", "Slotted()", "with_spec()"])
 def test_a_mock_was_in_its_place(run_python: RunPython, tmp_path: Path, fake: str, start: str) -> None:
     """A test suite's stand-in is left alone and breaks nothing, and the real module is found when it comes."""
@@ -174,10 +174,13 @@ def with_spec():
     module.SummaryWriter = object
     return module
 
-{start}
+if "before" in {start!r}:
+    import tracelet_shim; tracelet_shim.start_logging()
 names = ("torch.utils.tensorboard", "torch.utils.tensorboard.writer")
 for name in names:
     sys.modules[name] = {fake}
+if "meanwhile" in {start!r}:
+    import tracelet_shim; tracelet_shim.start_logging()
 import this
 try:
     from torch.utils.tensorboard import SummaryWriter

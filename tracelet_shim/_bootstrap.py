@@ -100,7 +100,7 @@ class Lookout:
 
     def __call__(self, path: str) -> NoReturn:
         """Be a path hook, which claims no directory. Who searches the package's own is about to import a part of it."""
-        if path.replace(os.sep, "/").endswith("/torch/utils/tensorboard"):
+        if str(path).replace(os.sep, "/").endswith("/torch/utils/tensorboard"):
             # In place, and forward only: a loop over the list in another thread sees a finder twice, but skips none.
             sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if finder is not self)]
             self.look("")
