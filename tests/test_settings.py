@@ -61,6 +61,9 @@ def test_a_slip_in_the_file(text: str, meant: str) -> None:
     [
         ("TRACELET_PROJET", "TRACELET_PROJECT"),
         ("TRACELT_PROJECT", "TRACELET_PROJECT"),
+        ("TRACELETPROJECT", "TRACELET_PROJECT"),
+        ("tracelet_backend", "TRACELET_BACKEND"),
+        ("TRACLET_DISABLED", "TRACELET_DISABLED"),
         ("TRACELET_STATEDIR", "TRACELET_STATE_DIR"),
         ("TRACELET_MLFOW_TRACKING_URI", "TRACELET_MLFLOW_TRACKING_URI"),
     ],
@@ -80,7 +83,7 @@ def test_a_switch_that_is_neither_on_nor_off() -> None:
 def test_variables_of_others_are_left_alone() -> None:
     """What others call theirs is no slip of ours."""
     names = ("KERAS_BACKEND", "MPLBACKEND", "PROJECT", "TRACE_PROJECT", "SENTRY_TAGS", "NOTES", "TRACELET", "")
-    others = dict.fromkeys(names, "x")
+    others = dict.fromkeys([*names, "TRACE_SYSTEM_METRICS"], "x")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert resolve({}, registry.names(), others).project is None

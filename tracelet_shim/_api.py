@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracelet_shim.backends.base import Backend
     from tracelet_shim.bus.messages import BackendSpec
 
-__all__ = ["activate_from_environment", "get_session", "start_logging", "stop_logging"]
+__all__ = ["activate_from_environment", "get_session", "settle_at_exit", "start_logging", "stop_logging"]
 
 _lock = threading.RLock()
 _session: Session | None = None
@@ -151,9 +151,12 @@ def get_session() -> Session | None:
     return _session
 
 
-def activate_from_environment() -> None:
+def activate_from_environment(*, ending: bool = False) -> None:
     """Prepare a session from ``TRACELET_*`` variables; it begins with the first writer. Nothing happens if this process
     has a session already, or is the child of one that has.
+
+    Args:
+        ending: True if the program is over, and this only tells what would have been.
 
     Raises:
         TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
@@ -163,10 +166,28 @@ def activate_from_environment() -> None:
     with _lock:
         if _session is not None or has_other_owner():
             return
-        _prepare({}, lenient=True)
+        _prepare({}, lenient=True, ending=ending)
 
 
-def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
+def settle_at_exit() -> None:
+    """At the end of a program in which the environment could not activate us in time: say so, if this process was to log.
+    Under strict, the process ends here with a code of its own."""
+    from tracelet_shim import errors, intercept
+    from tracelet_shim._bootstrap import is_set
+    from tracelet_shim._session import say
+
+    if intercept.missed() is None:
+        return
+    try:
+        activate_from_environment(ending=True)  # this may be a child, or a rank, that was to log nothing
+    except errors.TraceletError as error:
+        _verdict.undelivered = is_set("TRACELET_STRICT") and getattr(sys, "last_value", None) is None
+        say(f"error: {error}")
+    _at_exit()
+    _fail_the_job()
+
+
+def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
     global _session
     import importlib.util
@@ -210,10 +231,12 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     active = active and bool(specs)
     session = Session(settings, specs, objects, active=active, from_environment=lenient)
     _session = session
-    if active:
+    if active and not ending:
         intercept.install()
         intercept.set_sink(session)
         _hook_process(session)
+        if settings.strict:
+            session.exit_watch.watch()  # a program that fails by itself keeps its code, whether or not there was a writer
     return session
 
 

@@ -385,8 +385,13 @@ class Session:
             return
         self._stopped_as = status
         self.active = False
+        reason = intercept.missed()
+        if reason is not None:
+            self.nothing_seen(reason)
         if self._bus is None:
             self._let_go(at_exit=at_exit)
+            if self.settings.strict and self._troubles_of_ours():
+                raise errors.DeliveryError("nothing was delivered; see the warning above", {})
         else:
             deadline = self.settings.exit_timeout if timeout is None else timeout
             drain = Drain(self.status, deadline, quiet=self.settings.quiet)
@@ -461,6 +466,17 @@ class Session:
         _ci.tell(os.environ, title, urls, states, self._remedy(), quiet=self.settings.quiet)
         for part in self._bus.ids if self._bus is not None else ():
             _report.add(session=part, told=True)
+
+    def nothing_seen(self, reason: str) -> None:
+        """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
+        names = ",".join(spec.name for spec in self._specs)
+        text = (
+            f"nothing of torch.utils.tensorboard reaches {names} in this process ({reason}); to deliver what the event files "
+            f"have: tracelet-shim replay LOGDIR --backend {names}"
+        )
+        if self._bus is None:
+            _report.add(unseen=text, pid=os.getpid())
+        self._on_trouble(msg.Trouble(None, "unseen", text))
 
     def _account(self, *, answered: bool) -> None:
         """Say what did not arrive; raise under strict."""

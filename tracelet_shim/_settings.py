@@ -7,7 +7,6 @@ process, measured; this module is on the way of every start.)
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 import warnings
@@ -19,7 +18,7 @@ import msgspec
 
 from tracelet_shim._program import as_utf8
 from tracelet_shim.backends.base import WHAT_RAN, Part
-from tracelet_shim.errors import ConfigurationError, did_you_mean
+from tracelet_shim.errors import ConfigurationError, did_you_mean, slip_of, unknown_variable
 
 __all__ = ["PREFIX", "Settings", "resolve"]
 
@@ -146,7 +145,9 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
     prefixes = {f"{PREFIX}{backend.upper().replace('-', '_')}_": backend for backend in known}
     for variable, value in sorted(environment.items()):
         if not variable.startswith(PREFIX):
-            _look_at_stranger(variable, plain)
+            meant = slip_of(variable, [*plain, *ignored])
+            if meant is not None:
+                _warn(unknown_variable(variable, [meant]))
             continue
         if variable in ignored:
             if variable == f"{PREFIX}DISABLED" and value.strip() and not isinstance(_flag(value), bool):
@@ -162,22 +163,10 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
         else:
             rest = variable[len(PREFIX) :].partition("_")[2]
             near = [*plain, *ignored, *(f"{prefix}{rest}" for prefix in prefixes if rest)]
-            _unknown(variable, near)
+            _warn(unknown_variable(variable, near))
     if options:
         values["options"] = options
     return values
-
-
-def _look_at_stranger(variable: str, plain: Iterable[str]) -> None:
-    """Say so if the variable is one of ours but for a slip in its first word."""
-    first, _, rest = variable.partition("_")
-    if PREFIX + rest in plain and difflib.SequenceMatcher(None, f"{first}_", PREFIX).ratio() > 0.8:
-        _unknown(variable, [PREFIX + rest])
-
-
-def _unknown(variable: str, near: Iterable[str]) -> None:
-    hint = did_you_mean(variable, near).replace("'", "")
-    _warn(f"environment variable {variable} is not known{hint}; it is ignored")
 
 
 def _warn(text: str) -> None:

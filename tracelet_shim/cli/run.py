@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tracelet_shim._bootstrap import name_near_misses
+
 if TYPE_CHECKING:
     from tracelet_shim._settings import Settings
     from tracelet_shim.cli._supervisor import Supervisor
@@ -95,6 +97,7 @@ def run(
             SYSTEM_METRICS=system_metrics,
         )
     )
+    name_near_misses()
     settings = _check(environment)
     if not environment.get("TRACELET_BACKEND"):
         environment["TRACELET_BACKEND"] = ",".join(settings.backend)  # without the variable, nothing is activated
@@ -216,6 +219,7 @@ def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
 
 def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str], settings: Settings) -> bool:
     """Wait for what is still being delivered, and print what became of it; return whether everything arrived."""
+    from tracelet_shim import _report
     from tracelet_shim._display import say
     from tracelet_shim.cli import _summary
 
@@ -224,9 +228,12 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
     _summary.print_summary(found, quiet=settings.quiet)
     if settings.ci:
         _summary.tell_job(found, environment, quiet=settings.quiet)
-    if not found and not settings.quiet and _logs_here(environment, settings):
+    unseen = [entry["pid"] for entry in _report.read(report) if "unseen" in entry]
+    for pid in unseen:
+        say(f"warning: process {pid} has used SummaryWriter, and nothing of that was delivered; it has said why")
+    if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
         say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
-    return all(account.complete for account in found)
+    return not unseen and all(account.complete for account in found)
 
 
 def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:
