@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
+from tracelet_shim._printable import printable
 from tracelet_shim._program import as_utf8
 from tracelet_shim.backends.base import WHAT_RAN, Part
 from tracelet_shim.errors import ConfigurationError, did_you_mean
@@ -181,7 +182,7 @@ def _unknown(variable: str, near: Iterable[str]) -> None:
 
 def _warn(text: str) -> None:
     with contextlib.suppress(UserWarning):  # where warnings are errors: a typo must not cost the data
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(printable(text), stacklevel=2)
 
 
 def _from_file(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:

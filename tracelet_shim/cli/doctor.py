@@ -443,12 +443,11 @@ def _state(report: _Report, settings: Settings) -> None:
 
 def _print(data: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200
+    from tracelet_shim._console import Console
+
+    console = Console()
     console.print(f"tracelet-shim {data['version']}, Python {data['python']['version']} ({data['python']['executable']})")
     table = Table("setting", "value", "from", box=box.SIMPLE_HEAD)
     for row in data["settings"]:
