@@ -12,7 +12,7 @@ In the state directory (``.tracelet`` in the session's root directory, or ``TRAC
     <session>.decoded    which paths and trials were told apart, written before a tracker is told; the ledger follows likewise
 
 The data itself stays where it is, in the event files. Options and credentials are never written here. The files
-of a session are removed when everything has been delivered.
+of a session are removed when everything has been delivered. All are 0600, in a directory that is 0700 if we have made it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tracelet_shim._private import make_directory, make_file, open_file, restrict
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 
@@ -139,7 +140,8 @@ class Ledger:
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
+        make_file(directory / "ledger.db")  # SQLite gives the rights of this file to those that it makes beside it
         self.directory = directory
         self._db = sqlite3.connect(directory / "ledger.db", timeout=5.0, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -147,6 +149,7 @@ class Ledger:
 
     def begin(self, run: RunInfo, root: str) -> None:
         """Enter a session; one that is there already (its relay was restarted) stays."""
+        restrict(self.directory / "ledger.db")
         p = run.program
         about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline, run.job)).decode()
         self._db.execute(
@@ -294,7 +297,7 @@ class Cursors:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._file: Any = open(path, "r+b" if path.exists() else "w+b", buffering=0) if path is not None else None  # noqa: SIM115
+        self._file: Any = open(open_file(path, os.O_RDWR), "r+b", buffering=0) if path is not None else None  # noqa: SIM115
         self._places = {key: i for i, (key, *_) in enumerate(self._read())}
         self._lock = threading.Lock()
 
@@ -372,7 +375,8 @@ class Index:
             self.cursors = Cursors(None)
         else:
             self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "decoded", "cursors"))
-            self._entries, self._hints, self._decoded = (open(path, "a+b", buffering=0) for path in self._paths[:3])  # noqa: SIM115
+            appended = [open_file(path, os.O_RDWR | os.O_APPEND) for path in self._paths[:3]]
+            self._entries, self._hints, self._decoded = (open(file, "a+b", buffering=0) for file in appended)  # noqa: SIM115
             self.cursors = Cursors(self._paths[3])
             self.owned = _lock(self._entries)
         self._encoder = msgspec.msgpack.Encoder()

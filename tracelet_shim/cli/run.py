@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tracelet_shim._display import say
+from tracelet_shim._private import make_file
 
 if TYPE_CHECKING:
     from tracelet_shim._settings import Settings
@@ -184,7 +185,7 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
         end_like(_start(command, environment).wait())
     with directory:
         report = os.path.join(directory.name, "report")
-        Path(report).touch()
+        make_file(report)
         supervisor = _start(command, {**environment, _report.VARIABLE: report})
         code = supervisor.wait()
         try:

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from tracelet_shim._private import open_file
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.process import FRAME, frames
 from tracelet_shim.relay.dispatcher import Relay
@@ -170,7 +171,7 @@ class _LogFile:
     def settle(self, directory: Path, session: str) -> None:
         path = directory / f"{session}.log"
         try:
-            file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+            file = open_file(path, os.O_WRONLY | os.O_APPEND)
         except OSError:
             logger.warning("no log file can be kept in %s", directory)
             return
