@@ -228,6 +228,7 @@ class ClearMLBackend(Backend):
     name = "clearml"
     module = "clearml"
     distribution = "clearml"
+    switches = ("offline", "store_diff", "packages")
     options: ClassVar[Mapping[str, str]] = {
         "api_host": "API server; default: CLEARML_API_HOST, then clearml.conf",
         "web_host": "web server, for the link to the run; default: CLEARML_WEB_HOST, then clearml.conf",

@@ -340,6 +340,7 @@ class CometBackend(Backend):
     module = "comet_ml"
     distribution = "comet_ml"
     batch_events = 2000
+    switches = ("offline",)
     options: ClassVar[Mapping[str, str]] = {
         "api_key": "API key; default: COMET_API_KEY, then .comet.config",
         "workspace": "workspace of the project; default: COMET_WORKSPACE, then the account's own",

@@ -104,6 +104,7 @@ class SwanLabBackend(Backend):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
+    switches = ("public",)
     options: ClassVar[Mapping[str, str]] = {
         "mode": "online, offline, local or disabled",
         "log_dir": "where runs are kept on disk; default: swanlog in the working directory",

@@ -113,6 +113,7 @@ class TrackioBackend(Backend):
     module = "trackio"
     distribution = "trackio"
     batch_events = _BATCH
+    switches = ("private",)
     options: ClassVar[Mapping[str, str]] = {
         "server_url": "URL of a self-hosted server, with or without its write_token; else TRACKIO_SERVER_URL",
         "write_token": "token of that server; else TRACKIO_WRITE_TOKEN",
