@@ -187,7 +187,9 @@ def _connect() -> None:
 
 
 def _say(error: Exception) -> None:
-    text = " ".join(str(error).split())
+    from tracelet_shim._printable import printable
+
+    text = printable(" ".join(str(error).split()))
     if type(error).__module__ != "tracelet_shim.errors":  # our own messages need no type in front of them
         text = f"{type(error).__name__}: {text}"
     _write(f"{text} (training goes on without it)")

@@ -16,6 +16,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from tracelet_shim._printable import printable
+
 __all__ = [
     "BackendError",
     "BackendUnavailableError",
@@ -31,6 +33,9 @@ __all__ = [
 
 class TraceletError(Exception):
     """Base of every exception raised by tracelet_shim."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # a traceback goes to a terminal, too
 
 
 class ConfigurationError(TraceletError, ValueError):

@@ -13,7 +13,7 @@ In the state directory (``.tracelet`` in the session's root directory, or ``TRAC
 
 The data itself stays where it is, in the event files. Options and credentials are never written here. The files
 of a session are removed when everything has been delivered; they stay as long as a tracker has refused something, which may
-be offered to it again.
+be offered to it again. All are 0600, in a directory that is 0700 if we have made it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tracelet_shim import errors
+from tracelet_shim._private import make_directory, make_file, open_file, restrict
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 
@@ -197,7 +198,7 @@ class Ledger:
         self._path = path = directory / "ledger.db"
         if existing and not path.is_file():
             raise errors.StateError(f"{path} is not there; {new_run(directory)}")
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         self._is_there = path.exists()
         if not self._is_there:
             return  # `begin` makes it
@@ -235,14 +236,17 @@ class Ledger:
         if not self._is_there:
             if self._make(run, root, trackers):
                 return None
+            make_file(self._path)
             self._db = _connected(self._path)
             self._is_there = True
+        restrict(self._path)  # SQLite gives the rights of this file to those that it makes beside it
         return self._enter(run, root, trackers)
 
     def _make(self, run: RunInfo, root: str, trackers: list[str]) -> bool:
         """Make the file aside and put it in its place as a whole, so that nobody finds half of one; return whether it is ours."""
         aside = self._path.with_name(f"ledger.db.{run.session}")
         try:
+            make_file(aside)
             self._db = _connected(aside)
             try:
                 self._enter(run, root, trackers)
@@ -497,7 +501,7 @@ class Cursors:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._file: Any = open(path, "r+b" if path.exists() else "w+b", buffering=0) if path is not None else None  # noqa: SIM115
+        self._file: Any = open(open_file(path, os.O_RDWR), "r+b", buffering=0) if path is not None else None  # noqa: SIM115
         self._places = {key: i for i, (key, *_) in enumerate(self._read())}
         self._lock = threading.Lock()
 
@@ -575,7 +579,8 @@ class Index:
             self.cursors = Cursors(None)
         else:
             self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "decoded", "cursors"))
-            self._entries, self._hints, self._decoded = (open(path, "a+b", buffering=0) for path in self._paths[:3])  # noqa: SIM115
+            appended = [open_file(path, os.O_RDWR | os.O_APPEND) for path in self._paths[:3]]
+            self._entries, self._hints, self._decoded = (open(file, "a+b", buffering=0) for file in appended)  # noqa: SIM115
             self.cursors = Cursors(self._paths[3])
             self.owned = _lock(self._entries)
         self._encoder = msgspec.msgpack.Encoder()

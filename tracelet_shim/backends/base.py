@@ -23,7 +23,7 @@ import importlib.util
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from itertools import groupby
 from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
@@ -43,6 +43,8 @@ __all__ = [
 Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
 WHAT_RAN: tuple[Part, ...] = get_args(Part)
 """What can be recorded of the program and its machine."""
+
+_SWITCH = frozenset({"1", "true", "yes", "on", "0", "false", "no", "off", "none", ""})
 
 Status = str
 """How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""
@@ -211,6 +213,8 @@ class Backend(ABC):
     distribution: ClassVar[str]
     options: ClassVar[Mapping[str, str]] = {}
     """option name -> one line of documentation; also the list that unknown options are checked against."""
+    switches: ClassVar[Collection[str]] = ()
+    """Those of the options that are on or off; another value is a ConfigurationError."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
@@ -226,6 +230,9 @@ class Backend(ABC):
                 raise errors.ConfigurationError(
                     f"backend {self.name!r} has no option {key!r}{errors.did_you_mean(key, self.options)}; its options: {known}"
                 )
+        for key in self.switches:
+            if str(given.get(key, "")).strip().lower() not in _SWITCH:
+                raise errors.ConfigurationError(f"backend {self.name!r}: option {key}={given[key]!r} is neither true nor false")
         self.given = given
         self.written = 0
         self._paths = file_names()

@@ -232,6 +232,7 @@ class ClearMLBackend(Backend):
         "check the credentials (`clearml-init`, CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY), or stay local "
         "with CLEARML_OFFLINE_MODE=1"
     )
+    switches = ("offline", "store_diff", "packages")
     options: ClassVar[Mapping[str, str]] = {
         "api_host": "API server; default: CLEARML_API_HOST, then clearml.conf",
         "web_host": "web server, for the link to the run; default: CLEARML_WEB_HOST, then clearml.conf",

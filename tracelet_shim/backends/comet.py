@@ -341,6 +341,7 @@ class CometBackend(Backend):
     distribution = "comet_ml"
     credentials = "check the API key (`comet login`, COMET_API_KEY), or stay local with COMET_START_ONLINE=false"
     batch_events = 2000
+    switches = ("offline",)
     options: ClassVar[Mapping[str, str]] = {
         "api_key": "API key; default: COMET_API_KEY, then .comet.config",
         "workspace": "workspace of the project; default: COMET_WORKSPACE, then the account's own",

@@ -105,6 +105,7 @@ class SwanLabBackend(Backend):
     module = "swanlab"
     distribution = "swanlab"
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
+    switches = ("public",)
     options: ClassVar[Mapping[str, str]] = {
         "mode": "online, offline, local or disabled",
         "log_dir": "where runs are kept on disk; default: swanlog in the working directory",

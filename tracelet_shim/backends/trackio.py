@@ -114,6 +114,7 @@ class TrackioBackend(Backend):
     distribution = "trackio"
     credentials = "check the token (`hf auth login`, HF_TOKEN; of a server of your own, TRACKIO_WRITE_TOKEN)"
     batch_events = _BATCH
+    switches = ("private",)
     options: ClassVar[Mapping[str, str]] = {
         "server_url": "URL of a self-hosted server, with or without its write_token; else TRACKIO_SERVER_URL",
         "write_token": "token of that server; else TRACKIO_WRITE_TOKEN",

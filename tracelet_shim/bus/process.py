@@ -1,4 +1,4 @@
-"""The relay in a process of its own: `python -m tracelet_shim.relay`, over two pipes.
+"""The relay, `tracelet_shim.relay`, in a process of its own, over two pipes.
 
 Frames are a 4-byte little-endian length and a msgpack message. Everything here runs on the bus's sender thread and never
 waits for more than a moment, however slow the relay is: what the pipe does not take stays in `backlog`, and the bus then
@@ -39,6 +39,9 @@ _LAST_WORDS = 2.5
 """Seconds that a relay may take to end after its last reply."""
 _RESTARTS, _RESTART_SECONDS = 3, 600.0
 """A relay that dies is started again so many times within so many seconds."""
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FLAGS = {"I": "isolated", "E": "ignore_environment", "s": "no_user_site"}
+"""What the training process's interpreter does not look at, the relay's does not look at either."""
 _PAUSE = 5.0
 """Seconds, growing, before another attempt if it cannot be started at all."""
 
@@ -415,28 +418,48 @@ def relay_command(term_read: int) -> list[str]:
     """Return the command line of the relay."""
     if not sys.executable or getattr(sys, "frozen", False) or not os.access(sys.executable, os.X_OK):
         raise RelayDiedError(f"no Python interpreter to start it with (sys.executable is {sys.executable!r})", started=False)
-    return [sys.executable, "-m", "tracelet_shim.relay", str(os.getpid()), str(term_read)]
+    flags = [f"-{flag}" for flag, name in _FLAGS.items() if getattr(sys.flags, name)]
+    start = os.path.join(_PACKAGE, "relay", "_start.py")
+    return [sys.executable, *flags, start, "-m", "tracelet_shim.relay", str(os.getpid()), str(term_read)]
 
 
 def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the relay's environment: the user's, never activated itself, with our import path.
+    """Return the relay's environment: the user's, never activated itself, with our import path, in its order.
 
     The script's own directory goes to the end of the path: a ``wandb/`` folder or a ``click.py`` beside the user's script
-    must not stand in front of a package that an SDK imports.
+    must not stand in front of a package that an SDK imports. PYTHONPATH would also reach what an SDK starts.
     """
     new = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")}
     if "PYTHONHOME" in environment:
         new["PYTHONHOME"] = environment["PYTHONHOME"]
     entries: list[Any] = list(sys.path)
-    known = [entry or _cwd() for entry in entries if isinstance(entry, str)]  # Python itself passes over what is no str
-    first, rest = known[:1], known[1:]
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = rest + first if first and not _is_library(first[0]) else first + rest
-    new["_TRACELET_PATH"] = json.dumps(path)
-    new["PYTHONPATH"] = package
-    new["PYTHONSAFEPATH"] = "1"
+    path = [entry or _cwd() for entry in entries if isinstance(entry, str)]  # Python itself passes over what is no str
+    own = _own_directory()
+    if own in path and not _is_library(own):
+        path.remove(own)
+        path.append(own)
+    home = os.path.dirname(_PACKAGE)  # with the packages that ours needs, if it is on no path any more
+    new["_TRACELET_PATH"] = json.dumps(list(dict.fromkeys([*path, home])))
     new["TRACELET_DISABLED"] = "1"
     return new
+
+
+def _own_directory() -> str:
+    """Return the directory that Python itself has put in front of the path: the script's, else the working directory of then,
+    which a module run with ``-m`` was found in."""
+    if getattr(sys.flags, "safe_path", False):
+        return ""
+    main = sys.modules.get("__main__")
+    file: str | None = getattr(main, "__file__", None)
+    spec: Any = getattr(main, "__spec__", None)
+    if not file:
+        return _cwd()
+    if spec is None:
+        return os.path.dirname(os.path.realpath(file))
+    found = os.path.abspath(file)
+    for _ in range(spec.name.count(".") + 1):
+        found = os.path.dirname(found)
+    return _cwd() if _is_library(found) else found
 
 
 def _cwd() -> str:

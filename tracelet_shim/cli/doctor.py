@@ -159,17 +159,20 @@ def _settings(report: _Report) -> Settings | None:
     from tracelet_shim.backends import registry
 
     known = registry.names()
+    problems: list[_settings.Problem] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            settings = _settings.resolve({}, known)
+            settings = _settings.resolve({}, known, problems=problems)
             sources = {
-                "file": _settings._from_file(os.environ, known),  # noqa: SLF001 - the same package
+                "file": _settings._from_file(os.environ, known, []),  # noqa: SLF001 - the same package
                 "environment": _settings._from_environment(os.environ, known),  # noqa: SLF001
             }
         except errors.ConfigurationError as error:
             report.find("error", "settings", str(error), "correct the value; the documentation has the list of settings")
             return None
+    for problem in problems:
+        report.find("error", "settings", str(problem.error), "correct the value; the documentation has the list of settings")
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         report.find("warning", "settings", text, "correct the name, or unset it")
     rows = {}
@@ -493,12 +496,11 @@ def _state(report: _Report, settings: Settings) -> None:
 
 def _print(data: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200
+    from tracelet_shim._console import Console
+
+    console = Console()
     console.print(f"tracelet-shim {data['version']}, Python {data['python']['version']} ({data['python']['executable']})")
     table = Table("setting", "value", "from", box=box.SIMPLE_HEAD)
     for row in data["settings"]:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
+from tracelet_shim._display import say
+from tracelet_shim._printable import printable
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -187,7 +190,7 @@ def _options(given: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _refuse(problem: str) -> NoReturn:
-    typer.echo(f"tracelet-shim: {problem}", err=True)
+    say(problem)
     raise typer.Exit(2)
 
 
@@ -203,13 +206,14 @@ class _View:
     second of them ends at once."""
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from tracelet_shim._console import Console
 
-        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(stderr=True, soft_wrap=True)
         self._bars: Any = None
         self._tasks: dict[str, TaskID] = {}
         self._stopped = False
         self._next_line = time.monotonic() + _LINE_SECONDS
+        self._line = ""
 
     def __enter__(self) -> _View:  # noqa: PYI034 - nobody subclasses it
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -217,7 +221,7 @@ class _View:
         if self._console.is_terminal:
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
             self._bars = Progress(*columns, console=self._console, transient=True)
             self._bars.start()
         return self
@@ -248,9 +252,13 @@ class _View:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
             states = [f"{name}: {s.delivered} delivered, {s.pending} pending" for name, s in progress.states.items()]
-            self.say("; ".join([f"read {progress.read / 1e6:.1f} of {progress.size / 1e6:.1f} MB", *states]))
+            line = "; ".join([f"read {progress.read / 1e6:.1f} of {progress.size / 1e6:.1f} MB", *states])
+            if line != self._line:  # a tracker that is down moves nothing for hours
+                self.say(line)
+            self._line = line
 
     def _show(self, name: str, completed: int, total: int, label: str | None = None) -> None:
+        label = printable(label or name)
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name)
-        self._bars.update(self._tasks[name], completed=completed, total=max(total, 1), description=label or name)
+            self._tasks[name] = self._bars.add_task(label)
+        self._bars.update(self._tasks[name], completed=completed, total=max(total, 1), description=label)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from tracelet_shim._display import say
 
+if TYPE_CHECKING:
+    from tracelet_shim._console import Console
     from tracelet_shim.ledger import Ledger, SessionRow
 
 __all__ = ["sessions", "status"]
@@ -44,7 +45,7 @@ def status(
         except (OSError, sqlite3.Error) as error:
             problems.append(f"cannot read the ledger in {directory}: {error}")
     for problem in problems:
-        typer.echo(f"tracelet-shim: {problem}", err=True)
+        say(problem)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -141,11 +142,9 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
 
 
 def _print(sessions: list[dict[str, Any]], *, anything: bool) -> None:
-    from rich.console import Console
+    from tracelet_shim._console import Console
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # in a file or a pipe, a wrapped command line is of no use
+    console = Console()
     if not sessions and not anything:
         console.print("no sessions found; name a log directory: tracelet-shim status LOGDIR")
     for session in sessions:

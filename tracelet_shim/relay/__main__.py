@@ -1,6 +1,4 @@
-"""The relay process. Started by `tracelet_shim.bus.process`; not for use by hand.
-
-    python -m tracelet_shim.relay PARENT_PID SIGTERM_FD
+"""The relay process. Started by `tracelet_shim.bus.process`, through `_start`; not for use by hand.
 
 Messages come on standard input, replies go to standard output; both are moved away before any SDK is imported, so that
 what an SDK prints cannot mix with them. Ends when told to, or when its parent is gone: then it delivers what it has and
@@ -13,7 +11,6 @@ import atexit
 import collections
 import contextlib
 import gc
-import json
 import logging
 import os
 import select
@@ -24,14 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-if "_TRACELET_PATH" in os.environ:
-    # The training process's import path, ours first. PYTHONPATH alone would also reach what an SDK starts.
-    sys.path[:] = list(dict.fromkeys([*sys.path[:1], *json.loads(os.environ.pop("_TRACELET_PATH")), *sys.path[1:]]))
-    os.environ.pop("PYTHONPATH", None)
-    os.environ.pop("PYTHONSAFEPATH", None)
-
 import msgspec
 
+from tracelet_shim._private import open_file
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.process import FRAME, frames
 from tracelet_shim.relay import said
@@ -181,7 +173,7 @@ class _LogFile:
     def settle(self, directory: Path, session: str) -> None:
         path = directory / f"{session}.log"
         try:
-            file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+            file = open_file(path, os.O_WRONLY | os.O_APPEND)
         except OSError:
             logger.warning("no log file can be kept in %s", directory)
             return
