@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tracelet_shim import errors
+from tracelet_shim._inside import is_inside, refusal
 from tracelet_shim._logdir import (
     CREATED,
     PROJECTOR,
@@ -31,6 +32,7 @@ from tracelet_shim._logdir import (
     Damage,
     EventFile,
     Projector,
+    elsewhere,
     is_event_file,
     projector_config,
     run_directories,
@@ -121,18 +123,21 @@ class _Directory:
         self._recursive = recursive
         self._wanted = wanted
         self.files: dict[str, EventFile | Projector] = {}
+        self._refused: dict[str, str] = {}
         self._sources = 0
 
     def know(self, source: msg.Source, start: int) -> None:
         """Add a file that the relay knows already."""
         kind = Projector if os.path.basename(source.path) == PROJECTOR else EventFile
-        file = self.files[source.path] = kind(source.path, source.logdir, start)
+        inside = self._top if self._top is not None and is_inside(source.path, self._top) else None
+        file = self.files[source.path] = kind(source.path, source.logdir, start, inside=inside)
         file.source = source.id
         self._sources = max(self._sources, source.id + 1)
 
     def scan(self) -> None:
         """Look for new files, and announce them."""
         new: dict[str, list[EventFile | Projector]] = {}
+        self._refused.clear()
         for directory, logdir, names in self._places():
             for name in names:
                 path = os.path.join(directory, name)
@@ -140,8 +145,12 @@ class _Directory:
                     continue
                 if self._wanted is not None and not self._wanted(path):
                     continue
+                problem = self._refusal(path)
+                if problem is not None:
+                    self._refused[path] = problem
+                    continue
                 kind = Projector if name == PROJECTOR else EventFile
-                new.setdefault(directory, []).append(kind(path, logdir))
+                new.setdefault(directory, []).append(kind(path, logdir, inside=self._top))
         ordered = [sorted((file.order(), file.path, file) for file in files) for files in new.values()]
         for files in sorted(ordered, key=lambda files: (files[0][0][1], files[0][1])):
             for _, path, file in files:
@@ -149,13 +158,23 @@ class _Directory:
                 self.files[path] = file
                 self._host.relay.handle(msg.Source(file.source, path, file.logdir, replay=True))
 
+    def _refusal(self, path: str) -> str | None:
+        """Return why this file is not read, if it is not: a link to somewhere else, a FIFO, ..."""
+        assert self._top is not None
+        if not is_inside(path, self._top):
+            return elsewhere(os.path.realpath(path), self._top)
+        return refusal(path, self._top)
+
     def _places(self) -> Iterator[tuple[str, str, list[str]]]:
         """Yield (directory, log directory, names of files); the two differ for system metrics, which lie with our state."""
-        for directory, names in walk(self._top, recursive=self._recursive) if self._top is not None else ():
+        if self._top is None:
+            return
+        for directory, names in walk(self._top, recursive=self._recursive, refused=self._refused.__setitem__):
             yield directory, directory, names
             system = os.path.join(directory, STATE, WRITER)
             if self._recursive and os.path.isdir(system):
-                yield system, os.path.join(directory, WRITER), os.listdir(system)
+                with contextlib.suppress(OSError):  # of another user's session
+                    yield system, os.path.join(directory, WRITER), os.listdir(system)
 
     def read(self) -> int:
         """Hand over what is new in the files; return the number of records."""
@@ -179,7 +198,8 @@ class _Directory:
         return count + len(batch)
 
     def damages(self) -> tuple[Damage, ...]:
-        return tuple(file.damage for file in self.files.values() if file.damage is not None)
+        left_out = [Damage(path, None, problem) for path, problem in self._refused.items()]
+        return (*left_out, *(damage for file in self.files.values() for damage in file.damages))
 
 
 # -- the relay, in this process ---------------------------------------------------------------------------------------
@@ -328,8 +348,8 @@ def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) ->
         script=None, module=None, argv=("tracelet-shim", "replay", logdir), cwd=os.getcwd(), executable=sys.executable,
         pid=0, host=socket.gethostname(),
     )  # fmt: skip
-    files = [EventFile(os.path.join(d, n), d) for d, ns in walk(logdir, recursive=recursive) for n in ns if is_event_file(n)]
-    firsts = [file.order()[1] for file in files]
+    places = [(d, n) for d, ns in walk(logdir, recursive=recursive) for n in ns if is_event_file(n)]
+    firsts = [EventFile(os.path.join(d, n), d, inside=logdir).order()[1] for d, n in places]
     started = min(firsts, default=math.inf)
     return RunInfo(
         session=uuid.uuid4().hex[:16], program=program, started=started if math.isfinite(started) else time.time(),
@@ -434,6 +454,8 @@ class _Known:
         session, name = self._session, os.path.basename(path)
         if path in self._others or not (is_event_file(name) or name == PROJECTOR):
             return False
+        if not is_inside(path, self.root) or not os.path.isfile(path):
+            return False  # it is never read
         if session.is_replay:
             return True
         if name == PROJECTOR:
@@ -487,8 +509,7 @@ def resume(logdir: str, arguments: Mapping[str, Any], view: View, *, session: st
             f"session {row.id} has lost its index in {directory}; what is missing cannot be told from what was delivered"
         )
     _check_files(files, row, view)
-    with contextlib.suppress(OSError):
-        os.chdir(row.cwd)  # SDKs have put their local stores relative to it
+    _go_to(row.cwd, view)
     settings = resolve(arguments, registry.names())
     about = msgspec.json.decode(row.about or "{}", type=About)
     names = _names(settings.backend if arguments.get("backend") else (), row, left)
@@ -518,6 +539,15 @@ def resume(logdir: str, arguments: Mapping[str, Any], view: View, *, session: st
         with contextlib.suppress(OSError):
             (directory / f"{row.id}.log").unlink(missing_ok=True)  # of the relay that did not come to its end
     return Outcome(row.id, root, states, tuple(damage for damage in rest.damages() if not damage.expected))
+
+
+def _go_to(cwd: str, view: View) -> None:
+    """SDKs have put their local stores relative to the working directory of the program. The ledger may be somebody else's, so
+    where that is does not go without saying."""
+    with contextlib.suppress(OSError):
+        if not os.path.samefile(cwd, "."):
+            os.chdir(cwd)
+            view.say(f"continuing in {cwd}, where the session ran")
 
 
 def _check_files(files: _Known, session: SessionRow, view: View) -> None:

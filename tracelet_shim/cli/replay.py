@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["replay"]
 
 _LINE_SECONDS = 5.0
+_SHOWN = 50  # files that could not be read
 
 
 def replay(
@@ -100,7 +101,11 @@ def _run(
         try:
             if not os.path.isdir(logdir):
                 raise errors.ConfigurationError(f"{logdir} is no directory")
-            places = engine.run_directories(logdir) if runs else [(logdir, True)]
+            refused: list[tuple[str, str]] = []
+            places = engine.run_directories(logdir, lambda *what: refused.append(what)) if runs else [(logdir, True)]
+            for path, problem in refused:
+                view.say(f"warning: {path}: {problem}")
+                code = 1
             if not places:
                 raise errors.ConfigurationError(f"no sub-directory of {logdir} has event files")
             for place, recursive in places:
@@ -126,8 +131,10 @@ def _account(outcome: Outcome, view: _View) -> int:
     if not outcome.session:
         view.say(f"nothing to resume in {outcome.root}: everything has been delivered")
         return 0
-    for damage in outcome.damages:
-        view.say(f"warning: {damage.path}: {damage.problem} at byte {damage.offset}; what comes before was delivered")
+    for damage in outcome.damages[:_SHOWN]:
+        view.say(f"warning: {damage}")
+    if len(outcome.damages) > _SHOWN:
+        view.say(f"warning: and {len(outcome.damages) - _SHOWN} more that could not be read")
     for name, state in outcome.states.items():
         error = f" ({state.error})" if state.error else ""
         view.say(f"{name}: {state.delivered} events delivered, {state.pending} pending, {state.failed} set aside{error}")
