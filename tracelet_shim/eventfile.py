@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from tracelet_shim import errors
+from tracelet_shim._inside import open_regular
 
 __all__ = [
     "DamagedRecordError",
@@ -31,6 +32,8 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER = struct.Struct("<QI")
 _FRAME = _HEADER.size + 4
+_LONGEST = (1 << 31) - 1
+"""Bytes that a serialised proto may have. A file can have a hole of any size, which takes no disk and all the memory."""
 
 
 def records(file: BinaryIO) -> Iterator[bytes]:
@@ -49,7 +52,7 @@ def records(file: BinaryIO) -> Iterator[bytes]:
             if end > size:
                 size = os.fstat(file.fileno()).st_size
             # A damaged length may ask for more than there is memory.
-            if end <= size:
+            if end <= size and length <= _LONGEST:
                 data = file.read(length)
                 if len(data) == length and file.read(4) == _CRC.pack(masked_crc32c(data)):
                     start = end
@@ -92,9 +95,14 @@ def checked_records(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, byte
         length, expected = _HEADER.unpack(start)
         if masked_crc32c(start[:8]) != expected:
             raise DamagedRecordError(offset, "the checksum of a record's length is wrong")
+        if length > _LONGEST:
+            raise DamagedRecordError(offset, f"a record says that it has {length:,} bytes, more than an event can have,")
         if offset + _FRAME + length > size:
             return
-        data, trailer = file.read(length), file.read(4)
+        try:
+            data, trailer = file.read(length), file.read(4)
+        except MemoryError:
+            raise DamagedRecordError(offset, f"there is no memory for a record of {length:,} bytes") from None
         if len(data) + len(trailer) < length + 4:  # cut while it was read
             return
         if masked_crc32c(data) != int.from_bytes(trailer, "little"):
@@ -143,9 +151,9 @@ def joined(records: Iterable[bytes]) -> bytes:
 
 def count_records(path: str) -> int:
     """Return the number of complete records in an event file, reading only their headers."""
-    size = os.path.getsize(path)
     count = offset = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         while True:
             length = _length(file.read(_HEADER.size))
             if length is None:
@@ -167,7 +175,7 @@ class EventFileReader:
     _STRIDE = 1000
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._file = open_regular(path)  # closed by close()
         self._records = records(self._file)
         self._next = 0
         self._places = [0]  # byte offset of each _STRIDE-th record, as far as it has been passed

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tracelet_shim import errors
+from tracelet_shim._inside import is_inside, refusal
 from tracelet_shim._logdir import (
     CREATED,
     PROJECTOR,
@@ -34,6 +35,7 @@ from tracelet_shim._logdir import (
     Damage,
     EventFile,
     Projector,
+    elsewhere,
     is_event_file,
     projector_config,
     run_directories,
@@ -132,18 +134,21 @@ class _Directory:
         self._recursive = recursive
         self._wanted = wanted
         self.files: dict[str, EventFile | Projector] = {}
+        self._refused: dict[str, str] = {}
         self._sources = 0
 
     def know(self, source: msg.Source, start: int) -> None:
         """Add a file that the relay knows already."""
         kind = Projector if os.path.basename(source.path) == PROJECTOR else EventFile
-        file = self.files[source.path] = kind(source.path, source.logdir, start)
+        inside = self._top if self._top is not None and is_inside(source.path, self._top) else None
+        file = self.files[source.path] = kind(source.path, source.logdir, start, inside=inside)
         file.source = source.id
         self._sources = max(self._sources, source.id + 1)
 
     def scan(self) -> None:
         """Look for new files, and announce them."""
         new: dict[str, list[EventFile | Projector]] = {}
+        self._refused.clear()
         for directory, logdir, names in self._places():
             for name in names:
                 path = os.path.join(directory, name)
@@ -151,8 +156,12 @@ class _Directory:
                     continue
                 if self._wanted is not None and not self._wanted(path):
                     continue
+                problem = self._refusal(path)
+                if problem is not None:
+                    self._refused[path] = problem
+                    continue
                 kind = Projector if name == PROJECTOR else EventFile
-                new.setdefault(directory, []).append(kind(path, logdir))
+                new.setdefault(directory, []).append(kind(path, logdir, inside=self._top))
         ordered = [sorted((file.order(), file.path, file) for file in files) for files in new.values()]
         for files in sorted(ordered, key=lambda files: (files[0][0][1], files[0][1])):
             for _, path, file in files:
@@ -160,13 +169,23 @@ class _Directory:
                 self.files[path] = file
                 self._host.relay.handle(msg.Source(file.source, path, file.logdir, replay=True))
 
+    def _refusal(self, path: str) -> str | None:
+        """Return why this file is not read, if it is not: a link to somewhere else, a FIFO, ..."""
+        assert self._top is not None
+        if not is_inside(path, self._top):
+            return elsewhere(os.path.realpath(path), self._top)
+        return refusal(path, self._top)
+
     def _places(self) -> Iterator[tuple[str, str, list[str]]]:
         """Yield (directory, log directory, names of files); the two differ for system metrics, which lie with our state."""
-        for directory, names in walk(self._top, recursive=self._recursive) if self._top is not None else ():
+        if self._top is None:
+            return
+        for directory, names in walk(self._top, recursive=self._recursive, refused=self._refused.__setitem__):
             yield directory, directory, names
             system = os.path.join(directory, STATE, WRITER)
             if self._recursive and os.path.isdir(system):
-                yield system, os.path.join(directory, WRITER), os.listdir(system)
+                with contextlib.suppress(OSError):  # of another user's session
+                    yield system, os.path.join(directory, WRITER), os.listdir(system)
 
     def read(self) -> int:
         """Hand over what is new in the files; return the number of records."""
@@ -190,7 +209,8 @@ class _Directory:
         return count + len(batch)
 
     def damages(self) -> tuple[Damage, ...]:
-        return tuple(file.damage for file in self.files.values() if file.damage is not None)
+        left_out = [Damage(path, None, problem) for path, problem in self._refused.items()]
+        return (*left_out, *(damage for file in self.files.values() for damage in file.damages))
 
 
 # -- the relay, in this process ---------------------------------------------------------------------------------------
@@ -348,7 +368,7 @@ def _wait_for_files(logdir: str, view: View, *, recursive: bool, until: float | 
 def _event_files(logdir: str, *, recursive: bool) -> list[EventFile]:
     """Return the event files that have something in them, be it damaged."""
     places = ((os.path.join(d, n), d) for d, ns in walk(logdir, recursive=recursive) for n in ns if is_event_file(n))
-    return [file for file in (EventFile(*place) for place in places) if file.size]
+    return [file for file in (EventFile(*place, inside=logdir) for place in places) if file.size]
 
 
 def _specs(settings: Settings) -> list[msg.BackendSpec]:
@@ -490,6 +510,8 @@ class _Known:
         session, name = self._session, os.path.basename(path)
         if path in self._others or not (is_event_file(name) or name == PROJECTOR):
             return False
+        if not is_inside(path, self.root) or not os.path.isfile(path):
+            return False  # it is never read
         if session.is_replay:
             return True
         if name == PROJECTOR:
@@ -626,7 +648,7 @@ def _as_it_is(row: SessionRow, root: str, left: Missing, wanted: tuple[str, ...]
     """Return what is missing of a session that cannot be continued; None if nothing is."""
     states = {
         run.backend: msg.BackendState(
-            run.state, run.delivered, 0, run.failed, run.error, run.failed - left.refused.get(run.backend, 0)
+            run.state, run.delivered, 0, run.failed, run.error, lost=run.failed - left.refused.get(run.backend, 0)
         )
         for run in left.rows
         if run.failed and run.backend in (wanted or left.backends)
@@ -658,7 +680,9 @@ def _go_to(row: SessionRow, root: str, view: View) -> None:
         places.append(root[: -len(within)])
     for place in places:
         with contextlib.suppress(OSError):
-            os.chdir(place)
+            if not os.path.samefile(place, "."):  # the ledger may be somebody else's: where this goes on is said
+                os.chdir(place)
+                view.say(f"continuing in {place}, where session {row.id} ran")
             return
     view.say(f"warning: {row.cwd}, where session {row.id} ran, is gone; local stores of trackers are looked for in {os.getcwd()}")
 

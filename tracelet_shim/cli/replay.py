@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["replay"]
 
 _LINE_SECONDS = 5.0
+_SHOWN = 50  # files that could not be read
 
 
 def replay(
@@ -108,7 +109,11 @@ class _Job(NamedTuple):
         logdir = os.path.abspath(logdir)
         with _View() as view:
             try:
-                for place, recursive in self._places(logdir):
+                places, refused = self._places(logdir)
+                for path, problem in refused:
+                    view.say(f"warning: {path}: {problem}")
+                    code = 1
+                for place, recursive in places:
                     if view.stopped():
                         break
                     if self.runs:
@@ -123,16 +128,20 @@ class _Job(NamedTuple):
                 return 2
         return code
 
-    def _places(self, logdir: str) -> list[tuple[str, bool]]:
+    def _places(self, logdir: str) -> tuple[list[tuple[str, bool]], list[tuple[str, str]]]:
+        """Return the directories that are runs, and those that are not gone into, with the reason."""
         from tracelet_shim import errors
         from tracelet_shim import replay as engine
 
         if not os.path.isdir(logdir):
             raise errors.ConfigurationError(f"{logdir} is no directory")
-        places = engine.run_directories(logdir, sessions=self.resume) if self.runs else [(logdir, True)]
+        if not self.runs:
+            return [(logdir, True)], []
+        refused: list[tuple[str, str]] = []
+        places = engine.run_directories(logdir, lambda *what: refused.append(what), sessions=self.resume)
         if not places:
             raise errors.StateError(f"no sub-directory of {logdir} has event files{' or a session' if self.resume else ''}")
-        return places
+        return places, refused
 
     def _do(self, place: str, view: _View, *, recursive: bool) -> int:
         from tracelet_shim import replay as engine
@@ -160,8 +169,10 @@ def _account(outcome: Outcome, view: _View) -> int:
     if outcome.problem is not None:
         view.say(f"error: {outcome.problem}")
         return 2
-    for damage in outcome.damages:
-        view.say(f"warning: {damage.path}: {damage.problem} at byte {damage.offset}; what comes before was delivered")
+    for damage in outcome.damages[:_SHOWN]:
+        view.say(f"warning: {damage}")
+    if len(outcome.damages) > _SHOWN:
+        view.say(f"warning: and {len(outcome.damages) - _SHOWN} more that could not be read")
     for name, state in outcome.states.items():
         error = f" ({state.error})" if state.error else ""
         lost = f", {state.lost} lost" if state.lost else ""
