@@ -390,6 +390,12 @@ class Relay:
             root = self._names.root if self._ledger is not None else None
             self._reply(msg.Counters(copies, self._log.safe - self._own_records, self._log.spilled, root))
 
+    def let_open(self, seconds: float) -> None:
+        """After the end, before the process ends: let trackers that are still being opened come to an end with that."""
+        until = time.monotonic() + seconds
+        for worker in self.workers:
+            worker.let_open(until)
+
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def _begin_close(self, message: msg.Close) -> None:
