@@ -28,12 +28,14 @@ import json
 import logging
 import math
 import os
+import shlex
 import sqlite3
 import tempfile
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape as xml_escape
@@ -43,6 +45,7 @@ from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, is_refusal
 from tracelet_shim.backends.bins import uniform_bins
+from tracelet_shim.backends.mlflow_file import make_whole, path_of, put_right
 from tracelet_shim.backends.names import Names
 
 __all__ = ["MLflowBackend"]
@@ -197,8 +200,9 @@ class MLflowBackend(Backend):
         self._secret = urlsplit(uri).netloc.rpartition("@")[0]
         if _is_file_store(uri):  # there a key is a file and its slashes are folders: "a" and "a/b" exclude each other
             self._keys = Names(_ILLEGAL_KEY + "|/", _MAX_KEY, in_bytes=True)
-        with self._without_secrets(), _alone(uri):
-            self._client = self._client or _connect(uri)
+        path = path_of(uri)
+        with self._without_secrets(), _alone(path) as alone:
+            self._client = self._client or _connect(uri, path, alone=alone)
             self._run = self._run or self._find(run) or self._create(run)
             self._run_id = self._run.info.run_id
             self._params[self._run_id] = dict(self._run.data.params)
@@ -617,51 +621,83 @@ _BEING_MADE = ("already exists", "out-of-date", "duplicate column", "no such")
 
 
 @contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _alone(path: Path | None) -> Iterator[bool]:
     """Let one of our processes at a time open a SQLite store: MLflow's first users of a new file break each other.
 
-    The lock is on the file's folder, so that it leaves nothing behind. It is waited for, but not for ever.
+    The lock is on the file's folder, so that it leaves nothing behind. It is waited for, but not for ever; what is yielded
+    tells whether it was got.
     """
-    folder = os.path.dirname(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:////") else ""
+    alone = False
     with contextlib.ExitStack() as stack:
-        if folder:
+        if path is not None:
             import fcntl
 
-            os.makedirs(folder, exist_ok=True)
-            handle = os.open(folder, os.O_RDONLY)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path.parent, os.O_RDONLY)
             stack.callback(os.close, handle)
             until = time.monotonic() + 60
             while time.monotonic() < until:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    alone = True
                     break
                 except BlockingIOError:
                     time.sleep(0.05)
                 except OSError:  # a file system without locks
                     break
-        yield
+        yield alone
 
 
-def _connect(uri: str) -> Any:
+def _connect(uri: str, path: Path | None, *, alone: bool) -> Any:
     """Return a client. Another program may be making the same database: its tables are waited for."""
     from mlflow import MlflowClient
 
-    notices = logging.getLogger("mlflow.store.db.utils")  # "Creating initial MLflow database tables..."
-    level = notices.level
-    notices.setLevel(logging.WARNING)
-    try:
+    with _quiet():
         if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
             _knock(uri)
         problem: Exception | None = None
-        for pause in (0.5, 1, 2, 4, 0):
+        for pause in (0.5, 1, 2, 4, 8, 0):
             try:
+                if path is not None:
+                    make_whole(path, uri, _make, alone=alone)
                 return MlflowClient(tracking_uri=uri)
             except Exception as error:
                 if not any(word in str(error) for word in _BEING_MADE):
                     raise
                 problem = error
-                time.sleep(pause)
-        raise errors.BackendError(f"the MLflow database cannot be used: {problem}") from problem
+                _let_go(uri)
+                if path is None or not put_right(path):
+                    time.sleep(pause)
+        said = str(problem).partition("\n")[0].partition(". Take a backup")[0]
+        remedy = f"; make a copy of {path}, then: mlflow db upgrade {shlex.quote(uri)}" if path is not None else ""
+        raise errors.BackendError(f"the MLflow database cannot be used: {said}{remedy}") from problem
+
+
+def _make(uri: str) -> None:
+    """Have MLflow make a database, as the first client of it does, and let go of it."""
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=uri)
+    _let_go(uri)
+
+
+def _let_go(uri: str) -> None:
+    """Close the connections that MLflow keeps for a later use: the file that they are to is about to get another name."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore._engine_map.pop(uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without "Creating initial MLflow database tables..."."""
+    notices = logging.getLogger("mlflow.store.db.utils")
+    level = notices.level
+    notices.setLevel(logging.WARNING)
+    try:
+        yield
     finally:
         notices.setLevel(level)
 

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -91,6 +92,7 @@ class ProcessChannel(Channel):
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Reply)
         self._greeted = False
         self._closed = False
+        self._unopened: set[str] = set()  # trackers that may be making their store just now
         try:
             self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - open as long as the relay may fail
             self._process = self._start()
@@ -141,6 +143,8 @@ class ProcessChannel(Channel):
             self.unsent.append(message)
         if isinstance(message, (msg.Open, msg.Writer, msg.Source)):
             self._told.append(message)
+            if isinstance(message, msg.Open):
+                self._unopened = {spec.name for spec in message.backends}
             if self._waiting is None:
                 self._write_frame(data)
             return
@@ -253,6 +257,7 @@ class ProcessChannel(Channel):
                 self._acknowledged(reply.records)
             if isinstance(reply, (msg.Counters, msg.Closed)):
                 self._complete(reply)
+            self._unopened -= _not_opening(reply)
             self._closed = self._closed or isinstance(reply, msg.Closed)
             self.on_reply(reply)
         if ended:
@@ -282,21 +287,35 @@ class ProcessChannel(Channel):
 
     def finish(self) -> None:
         """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its
-        deadline, and is killed."""
+        deadline, and is killed. Not so while a tracker may be making its store, which might be unusable for ever then: it
+        ends by itself."""
         self.release()
         if self._waiting is not None:
             return
         try:
             self._process.wait(_LAST_WORDS if self._closed else 0.1)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            if self._unopened:
+                self._process.send_signal(signal.SIGCONT)  # should somebody have stopped it
+                threading.Thread(target=self._process.wait, name="tracelet-relay-end", daemon=True).start()
+            else:
+                self._process.kill()
+                self._process.wait()
         self._log.close()
 
     def after_fork(self) -> None:
         """Close the child's copies of the pipes: the relay must see the end when the parent is gone."""
         self.release()
         self._process.returncode = 0  # not our child: keep Popen from waiting for it
+
+
+def _not_opening(reply: msg.Reply) -> set[str]:
+    """Return the trackers of which the reply says that they have opened their run, or do not try any more."""
+    if isinstance(reply, msg.Opened):
+        return {reply.backend}
+    if isinstance(reply, (msg.Counters, msg.Closed)):
+        return {name for name, backend in reply.backends.items() if backend.state in ("failed", "closed")}
+    return set()
 
 
 class RelayChannel(Channel):

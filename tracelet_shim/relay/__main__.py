@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -31,6 +32,8 @@ from tracelet_shim.relay.dispatcher import Relay
 
 _TICK = 0.1
 _ORPHAN_DEADLINE = 300.0
+_OPEN_SECONDS = 120.0
+"""How long a tracker that makes its store may go on with that, after the end of all the rest."""
 _CLEAN_UP_SECONDS = 2.0
 _YOUNG_OBJECTS = 50_000
 _NICENESS = 5
@@ -136,6 +139,7 @@ def main() -> None:
         code = 1
     finally:
         connection.send()
+        relay.let_open(_OPEN_SECONDS)
         _clean_up()
         logging.shutdown()
         with contextlib.suppress(OSError, ValueError):
@@ -205,6 +209,8 @@ def _serve(connection: _Connection, relay: Relay) -> None:
                 _settle(message)
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
+            if isinstance(message, msg.Close):
+                _end_for_certain(message.deadline)
             relay.handle(message)
         if connection.rung or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
@@ -216,9 +222,15 @@ def _serve(connection: _Connection, relay: Relay) -> None:
                 return
             status = "killed" if connection.terminated() else "failed"
             logger.warning("the training process is gone without a word; closing the runs as %s", status)
+            _end_for_certain(_ORPHAN_DEADLINE)
             relay.handle(msg.Close(status, _ORPHAN_DEADLINE, cut_off=True))
     if log is not None:
         log.end(keep=not relay.clean)
+
+
+def _end_for_certain(deadline: float) -> None:
+    """End this process some time after the deadline, whatever happens: an SDK may hang with the interpreter's lock held."""
+    faulthandler.dump_traceback_later(deadline + 2 * _OPEN_SECONDS, exit=True)
 
 
 def _settle(message: msg.Open) -> None:

@@ -440,6 +440,12 @@ class Relay:
                 logger.warning("%s: %s", worker.name, silence.text)
                 self._reply(msg.Trouble(worker.name, f"silent-{silence.kind}", silence.text))
 
+    def let_open(self, seconds: float) -> None:
+        """After the end, before the process ends: let trackers that are still being opened come to an end with that."""
+        until = time.monotonic() + seconds
+        for worker in self.workers:
+            worker.let_open(until)
+
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def _begin_close(self, message: msg.Close) -> None:

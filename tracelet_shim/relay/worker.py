@@ -170,6 +170,7 @@ class Worker:
         self._reply = reply
         self._wake = wake
         self._ended = False
+        self._opens = threading.Lock()  # held while the tracker may be making its store
         self._flushes: deque[int] = deque()  # asked for, and not done
         self._flushed = 0
         self._unflushed = False  # the latest flush has failed for good
@@ -359,6 +360,14 @@ class Worker:
             writing, self._writing = self._writing, None
         return writing
 
+    def let_open(self, until: float) -> None:
+        """After the end: wait until the tracker is out of its `open`, at the latest until then (monotonic seconds). A store of
+        which a part has been made may be unusable for ever."""
+        if self._opens.acquire(timeout=max(0.0, until - time.monotonic())):
+            self._opens.release()
+        else:
+            logger.warning("%s has not opened its run in time", self.name)
+
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
@@ -391,7 +400,9 @@ class Worker:
                 if self.backend is None:
                     module, _, name = self._spec.target.partition(":")
                     self.backend = validate(getattr(import_module(module), name))(self._spec.options)
-                with _one_at_a_time(self._patience), self._asking("open", "opening its run"):
+                with _one_at_a_time(self._patience), self._opens, self._asking("open", "opening its run"):
+                    if self._give_up.is_set():
+                        return False
                     opened = self.backend.open(self._run)
             except Exception as error:
                 transient = self.backend is not None and self.backend.is_transient(error)
