@@ -156,8 +156,12 @@ log(0, 300)
 assert session.flush(60)
 reach("first"); wait_for("stopped")
 log(300, 1500)
-while session.status()["wandb"].delivered < 700:  # a batch, and what the service's socket takes of the next
+def handed():
+    state = session.status()["wandb"]
+    return state.delivered + state.unconfirmed
+while handed() < 700:  # a batch, and what the service's socket takes of the next
     time.sleep(0.01)
+assert session.status()["wandb"].delivered == 300
 reach("handed"); wait_for("killed")
 log(1500, 2000)
 """,

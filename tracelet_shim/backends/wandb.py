@@ -339,7 +339,7 @@ class WandbBackend(Backend):
 
     def flush(self) -> None:
         if self._run is not None and not self._disabled:
-            self._run.summary.keys()  # answered by W&B's service after all that was sent before
+            self._wait_for_service()
             time.sleep(FLUSH_SECONDS)
             self._handed = 0
             self._settling.clear()
@@ -353,10 +353,22 @@ class WandbBackend(Backend):
             self._settling.popleft()
         return self._handed + sum(events for _, events in self._settling)
 
+    def _wait_for_service(self) -> None:
+        """Have W&B's service answer something, which it does after all that was sent before.
+
+        Raises:
+            TimeoutError: it does not answer. (`run.summary` is just empty then.)
+        """
+        ask = getattr(getattr(self._run, "_interface", None), "deliver_get_summary", None)
+        if ask is None:
+            self._run.summary.keys()
+        else:
+            ask().wait_or(timeout=self._run.settings.summary_timeout)
+
     def _ask(self) -> None:
         """Wait until W&B's service has come to what it was handed. If it cannot be asked, the next `write` finds that out."""
         try:
-            self._run.summary.keys()
+            self._wait_for_service()
         except Exception:
             _log.debug("W&B's service does not answer", exc_info=True)
         else:

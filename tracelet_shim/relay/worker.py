@@ -81,7 +81,7 @@ class Silence(NamedTuple):
     """What a tracker does not answer.
 
     Attributes:
-        kind: ``"open"``, ``"write"``, ``"flush"`` or ``"close"``.
+        kind: ``"open"``, ``"write"``, ``"confirm"``, ``"flush"`` or ``"close"``.
         what: what it was asked, in words.
         seconds: for how long there has been no answer.
         why: what is known of the reason; may be empty.
@@ -539,7 +539,8 @@ class Worker:
     def _settle(self) -> None:
         """Note on disk how far the tracker is with what is safe."""
         assert self.backend is not None
-        settled = self.state.delivered - self.backend.unsettled()
+        with self._asking("confirm", "asking what it has stored"):
+            settled = self.state.delivered - self.backend.unsettled()
         before = self.safe
         while self._unsafe and self._unsafe[0].delivered <= settled:
             self.safe = self._unsafe.popleft()
