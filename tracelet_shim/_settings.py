@@ -182,16 +182,20 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         elif kind is bool:
             problem = f"it is neither {'True nor False' if origin == 'argument' else '1 nor 0'}"
         elif name in _LEAST:
-            problem = f"it is no number of {_LEAST[name][1]}"
+            problem = _number(name)
         elif kind == str | None:
             problem = f"it is no text; remedy: {name}={str(given)!r}"
         else:
             problem = str(error)
         raise _unusable(name, given if kind is bool or origin != "argument" else value, origin, problem) from None
-    least, unit = _LEAST.get(name, (0.0, ""))
-    if unit and converted is not None and not least <= converted <= _MOST:
-        raise _unusable(name, given, origin, f"it is no number of {unit} from {least:g} to {_MOST:g}")
+    if name in _LEAST and converted is not None and not _LEAST[name][0] <= converted <= _MOST:
+        raise _unusable(name, given, origin, _number(name))
     return converted
+
+
+def _number(name: str) -> str:
+    least, unit = _LEAST[name]
+    return f"it is no number of {unit} from {least:g} to {_MOST:,.0f}"
 
 
 def _unusable(name: str, value: Any, origin: str, problem: str) -> ConfigurationError:
