@@ -7,7 +7,6 @@ import itertools
 import logging
 import math
 import os
-import shlex
 import socket
 import sys
 import threading
@@ -24,6 +23,7 @@ from tracelet_shim._display import Drain, html_table, say
 from tracelet_shim._double_logging import active_hook
 from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
 from tracelet_shim._settings import Settings
+from tracelet_shim._text import quoted
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend, Job, RunInfo
 from tracelet_shim.bus import messages as msg
@@ -410,8 +410,8 @@ class Session:
         if self._root is None or "://" in self._root or complete:
             return None
         directory = os.environ.get("TRACELET_STATE_DIR")
-        state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""
-        return f"{state}tracelet-shim replay {shlex.quote(self._root)} --resume"
+        state = f"TRACELET_STATE_DIR={quoted(os.path.abspath(directory))} " if directory else ""
+        return f"{state}tracelet-shim replay {quoted(self._root)} --resume"
 
     def _troubles_of_ours(self) -> bool:
         return any(trouble.backend is None and trouble.kind not in _HARMLESS for trouble in self._troubles)

@@ -11,7 +11,7 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -100,7 +100,7 @@ def resolve(
         ("argument", call),
     ):
         for backend, given in values.pop("options", {}).items():
-            options.setdefault(backend.lower(), {}).update(_plain(dict(given)))
+            options.setdefault(backend.lower(), {}).update(_plain(dict(given), str))
         for name, value in values.items():
             merged[name] = _convert(name, value, origin)
     return Settings(**merged, options=options)
@@ -117,12 +117,12 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         value = value if flag else None
     elif name == "tags":
         value = _tags(value)
-    elif name == "root" and isinstance(value, os.PathLike):
-        value = os.fspath(value)
+    elif name == "root":
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
     elif name == "config":
         value = _plain(value if isinstance(value, Mapping) else vars(value))  # an argparse.Namespace will do
-    elif isinstance(value, str) and _TYPES[name] is bool:
-        value = _flag(value)
+    elif isinstance(value, str):
+        value = _flag(value) if _TYPES[name] is bool else as_utf8(value)
     try:
         return msgspec.convert(value, _TYPES[name], strict=False)
     except msgspec.ValidationError as error:
@@ -223,7 +223,7 @@ def _tags(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         pairs = (str(item).partition("=") for item in value)
         value = {name.strip(): item.strip() for name, _, item in pairs}
-    return {str(name): str(item) for name, item in value.items()}
+    return {as_utf8(str(name)): as_utf8(str(item)) for name, item in value.items()}
 
 
 def _flag(value: str) -> Any:
@@ -232,8 +232,9 @@ def _flag(value: str) -> Any:
     )
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON and msgpack can hold it: numpy and torch scalars as numbers, anything unknown as text."""
+def _plain(value: Any, text: Callable[[str], str] = as_utf8) -> Any:
+    """Return a value as JSON and msgpack can hold it: numpy and torch scalars as numbers, anything unknown as text. What goes
+    to a tracker is UTF-8; an option may be a path, which stays what it is."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -241,13 +242,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, str):
-        return as_utf8(value)
+        return text(value)
     if isinstance(value, os.PathLike):
-        return as_utf8(os.fsdecode(value))
+        return text(os.fsdecode(value))
     if isinstance(value, Mapping):
-        return {as_utf8(str(k)): _plain(v) for k, v in value.items()}
+        return {as_utf8(str(k)): _plain(v, text) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
+        return [_plain(v, text) for v in value]
     if getattr(value, "size", None) == 1 or getattr(value, "ndim", None) == 0:
-        return _plain(value.item())
-    return as_utf8(str(value))
+        return _plain(value.item(), text)
+    return text(str(value))

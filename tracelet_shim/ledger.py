@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tracelet_shim._text import escaped, unescaped
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 
@@ -131,6 +132,24 @@ class RunRow(NamedTuple):
     part: int = 0
 
 
+class _Database(sqlite3.Connection):
+    """Takes and gives texts that are no UTF-8: paths."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.text_factory = lambda data: unescaped(data.decode("utf-8", "replace"))
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return super().execute(sql, _escaped(parameters))
+
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+        return super().executemany(sql, map(_escaped, parameters))
+
+
+def _escaped(parameters: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(escaped(each) if isinstance(each, str) else each for each in parameters)
+
+
 class Ledger:
     """The SQLite file. Used from one thread.
 
@@ -141,7 +160,9 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self._db = sqlite3.connect(directory / "ledger.db", timeout=5.0, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(
+            directory / "ledger.db", timeout=5.0, isolation_level=None, check_same_thread=False, factory=_Database
+        )
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
 

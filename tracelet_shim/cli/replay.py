@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import time
@@ -12,6 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from tracelet_shim._text import quoted
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -139,7 +140,7 @@ def _account(outcome: Outcome, view: _View) -> int:
         error = f" ({state.error})" if state.error else ""
         view.say(f"{name}: {state.delivered} events delivered, {state.pending} pending, {state.failed} set aside{error}")
     if any(state.pending or state.state != "closed" for state in outcome.states.values()):
-        view.say(f"to deliver the rest: tracelet-shim replay {shlex.quote(outcome.root)} --resume")
+        view.say(f"to deliver the rest: tracelet-shim replay {quoted(outcome.root)} --resume")
     return 2 if outcome.undelivered else int(bool(outcome.damages))
 
 

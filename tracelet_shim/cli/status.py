@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tracelet_shim._text import quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,9 +92,9 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
     state = "running" if runs_on else session.status if session.ended is not None else "cut off"
     command = None
     if left is not None and left.anything:
-        command = f"tracelet-shim replay {shlex.quote(root)} --resume {session.id}"
+        command = f"tracelet-shim replay {quoted(root)} --resume {session.id}"
         if ledger.directory.name != _STATE:
-            command = f"TRACELET_STATE_DIR={shlex.quote(str(ledger.directory))} {command}"
+            command = f"TRACELET_STATE_DIR={quoted(str(ledger.directory))} {command}"
     return {
         "session": session.id,
         "root": root,

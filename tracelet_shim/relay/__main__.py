@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 if "_TRACELET_PATH" in os.environ:
     # The training process's import path, ours first. PYTHONPATH alone would also reach what an SDK starts.
@@ -30,9 +29,9 @@ if "_TRACELET_PATH" in os.environ:
     os.environ.pop("PYTHONPATH", None)
     os.environ.pop("PYTHONSAFEPATH", None)
 
-import msgspec
 
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus import wire
 from tracelet_shim.bus.process import FRAME, frames
 from tracelet_shim.relay.dispatcher import Relay
 
@@ -63,8 +62,8 @@ class _Connection:
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._replies: collections.deque[msg.Reply] = collections.deque()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Message)
+        self._encoder = wire.Encoder()
+        self._decoder: wire.Decoder[msg.Message] = wire.Decoder(msg.Message)
         self.rung = self.lost = False
         for fd in (read, write, term, self._bell, self._rope):
             os.set_blocking(fd, False)
