@@ -22,6 +22,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import struct
 import tempfile
@@ -247,10 +248,18 @@ class Ledger:
         return SessionRow(*row) if row else None
 
     def sessions(self) -> list[SessionRow]:
-        """Return all sessions, the latest first."""
+        """Return all sessions, the latest first.
+
+        Raises:
+            sqlite3.Error: the ledger cannot be read, or has a session whose id would be a path to somewhere else.
+        """
         columns = ", ".join(SessionRow._fields)
         query = f"SELECT {columns} FROM sessions ORDER BY rowid DESC"  # noqa: S608 - `started` is a replayed log's own
-        return [SessionRow(*row) for row in self._db.execute(query)]
+        rows = [SessionRow(*row) for row in self._db.execute(query)]
+        for row in rows:
+            if not isinstance(row.id, str) or not re.fullmatch(r"[\w-]+", row.id):
+                raise sqlite3.DatabaseError(f"{row.id!r} is no id of a session")
+        return rows
 
     def earlier(self, run: RunInfo, root: str) -> SessionRow | None:
         """Return the session of an earlier start of this job that `run` continues.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable
@@ -123,6 +124,9 @@ def _run(
                 code = max(code, _account(outcome, view))
         except errors.TraceletError as error:
             view.say(f"error: {error}")
+            return 2
+        except sqlite3.Error as error:
+            view.say(f"error: the ledger cannot be read: {error}")
             return 2
     return code
 
