@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import shlex
 import socket
 import sys
 import threading
@@ -24,6 +23,7 @@ from tracelet_shim._double_logging import active_hook
 from tracelet_shim._parts import Parts, Plan, Route
 from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
 from tracelet_shim._settings import Settings
+from tracelet_shim._text import quoted
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend, Job, RunInfo
 from tracelet_shim.bus import messages as msg
@@ -521,10 +521,10 @@ class Session:
 def _resuming(roots: Iterable[str], *, refused: bool = False) -> str | None:
     """Return the command that delivers what is in the event files only; None where it would find no state or no files."""
     directory = os.environ.get("TRACELET_STATE_DIR")
-    state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""
+    state = f"TRACELET_STATE_DIR={quoted(os.path.abspath(directory))} " if directory else ""
     retry = " --retry-refused" if refused else ""
     found = (root for root in dict.fromkeys(roots) if "://" not in root)
-    return "; ".join(f"{state}tracelet-shim replay {shlex.quote(root)} --resume{retry}" for root in found) or None
+    return "; ".join(f"{state}tracelet-shim replay {quoted(root)} --resume{retry}" for root in found) or None
 
 
 class Late:

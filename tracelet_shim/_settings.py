@@ -18,6 +18,7 @@ import msgspec
 
 from tracelet_shim._printable import printable
 from tracelet_shim._secrets import mask_text
+from tracelet_shim._text import as_utf8
 from tracelet_shim._values import named, plain
 from tracelet_shim.backends.base import WHAT_RAN, Part
 from tracelet_shim.errors import ConfigurationError, did_you_mean, slip_of, unknown_variable
@@ -160,7 +161,7 @@ def _tables(given: Any, origin: str) -> dict[str, dict[str, Any]]:
         if not isinstance(table, Mapping):
             problem = f"what it has for {backend!r} is no table of options, but a {type(table).__name__}"
             raise ConfigurationError(f"{where} cannot be used: {problem}; {remedy}")
-    return {backend.strip().lower(): plain(table) for backend, table in given.items()}
+    return {backend.strip().lower(): plain(table, str) for backend, table in given.items()}  # an option may be a path
 
 
 def _convert(name: str, value: Any, origin: str) -> Any:
@@ -171,8 +172,8 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         except Exception as error:  # a configuration is the user's own object
             problem = f" ({type(error).__name__}: {error})" if str(error) else ""
             raise _unusable(name, given, origin, f"it is no {_WANTED[name]}{problem}; remedy: {_remedy(name, given)}") from None
-    elif isinstance(value, str) and kind is bool:
-        value = _flag(value)
+    elif isinstance(value, str):
+        value = _flag(value) if kind is bool else as_utf8(value)
     try:
         converted = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -315,7 +316,7 @@ def _tags(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         pairs = (str(item).partition("=") for item in value)
         value = {name.strip(): item.strip() for name, _, item in pairs}
-    return {str(name): str(item) for name, item in value.items()}
+    return {as_utf8(str(name)): as_utf8(str(item)) for name, item in value.items()}
 
 
 def _parts(value: Any) -> tuple[Any, ...]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from tracelet_shim._program import as_utf8
+from tracelet_shim._text import as_utf8
 
 __all__ = ["named", "plain"]
 
@@ -39,9 +39,9 @@ def named(value: Any) -> dict[str, Any]:
     return dict(found)
 
 
-def plain(value: Any, _within: tuple[int, ...] = ()) -> Any:
+def plain(value: Any, text: Callable[[str], str] = as_utf8, _within: tuple[int, ...] = ()) -> Any:
     """Return a value as JSON and msgpack can hold it: objects with fields as tables, all kinds of sequences as lists, numpy and
-    torch scalars as numbers, anything unknown as text."""
+    torch scalars as numbers, anything unknown as text. What goes to a tracker is UTF-8, which `text` makes of a text."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -49,20 +49,20 @@ def plain(value: Any, _within: tuple[int, ...] = ()) -> Any:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, str):
-        return as_utf8(value)
+        return text(value)
     if isinstance(value, os.PathLike):
-        return as_utf8(os.fsdecode(value))
+        return text(os.fsdecode(value))
     if id(value) in _within:  # it holds itself
         return "..."
     within = (*_within, id(value))
     table = value if isinstance(value, Mapping) else None if isinstance(value, (list, tuple)) else _fields(value)
     if table is not None:
-        return {as_utf8(str(key)): plain(found, within) for key, found in _items(table)}
+        return {as_utf8(str(key)): plain(found, text, within) for key, found in _items(table)}
     if isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, _NO_LISTS):
-        return [plain(found, within) for found in _elements(value)]
+        return [plain(found, text, within) for found in _elements(value)]
     if getattr(value, "size", None) == 1 or getattr(value, "ndim", None) == 0:
-        return plain(value.item(), within)
-    return as_utf8(str(value))
+        return plain(value.item(), text, within)
+    return text(str(value))
 
 
 def _fields(value: Any) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ import fcntl
 import hashlib
 import json
 import os
-import shlex
+import re
 import sqlite3
 import struct
 import tempfile
@@ -37,6 +37,7 @@ import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim._private import make_directory, make_file, open_file, restrict
+from tracelet_shim._text import escaped, quoted, unescaped
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 
@@ -178,8 +179,26 @@ class Refused(NamedTuple):
 
 def new_run(directory: Path) -> str:
     """Return the remedy where a state directory does not tell what was delivered."""
-    logdir = shlex.quote(str(directory.parent)) if directory.name == ".tracelet" else "LOGDIR"
+    logdir = quoted(str(directory.parent)) if directory.name == ".tracelet" else "LOGDIR"
     return f"to deliver what the event files have into a new run: tracelet-shim replay {logdir} --backend NAMES"
+
+
+class _Database(sqlite3.Connection):
+    """Takes and gives texts that are no UTF-8: paths."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.text_factory = lambda data: unescaped(data.decode("utf-8", "replace"))
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return super().execute(sql, _escaped(parameters))
+
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+        return super().executemany(sql, map(_escaped, parameters))
+
+
+def _escaped(parameters: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(escaped(each) if isinstance(each, str) else each for each in parameters)
 
 
 class Ledger:
@@ -199,11 +218,11 @@ class Ledger:
         if existing and not path.is_file():
             raise errors.StateError(f"{path} is not there; {new_run(directory)}")
         make_directory(directory)
-        self._is_there = path.exists()
-        if not self._is_there:
+        self._connection: _Database | None = None
+        if not path.exists():
             return  # `begin` makes it
         try:
-            self._db = _connected(path)
+            self._connection = _connected(path)
             half_made = existing and self._is_half_made()
         except sqlite3.Error as error:
             if not existing:
@@ -214,6 +233,21 @@ class Ledger:
             raise errors.StateError(
                 f"{path} has no session: what made it is only beginning, or was killed in that moment; {new_run(directory)}"
             )
+
+    @property
+    def _db(self) -> _Database:
+        if self._connection is None:  # used before a session has begun
+            make_file(self._path)
+            self._connection = _connected(self._path)
+            self._make_tables()
+        return self._connection
+
+    def _make_tables(self) -> None:
+        for statement in _SCHEMA:
+            self._db.execute(statement)
+        for column in _ADDED:
+            if column not in self._columns("set_aside"):
+                self._db.execute(f"ALTER TABLE set_aside ADD COLUMN {column} INTEGER")
 
     def _is_half_made(self) -> bool:
         try:
@@ -233,12 +267,11 @@ class Ledger:
         session, and no session without its trackers. Return what is there of it already (its relay was restarted); that stays.
         """
         trackers = list(trackers)
-        if not self._is_there:
+        if self._connection is None:
             if self._make(run, root, trackers):
                 return None
             make_file(self._path)
-            self._db = _connected(self._path)
-            self._is_there = True
+            self._connection = _connected(self._path)
         restrict(self._path)  # SQLite gives the rights of this file to those that it makes beside it
         return self._enter(run, root, trackers)
 
@@ -247,15 +280,15 @@ class Ledger:
         aside = self._path.with_name(f"ledger.db.{run.session}")
         try:
             make_file(aside)
-            self._db = _connected(aside)
+            self._connection = _connected(aside)
             try:
                 self._enter(run, root, trackers)
             finally:
-                self._db.close()
+                self._connection.close()
+                self._connection = None
             with contextlib.suppress(OSError):  # another session's came first, or there are no hard links here
                 os.link(aside, self._path)
-                self._db = _connected(self._path)
-                self._is_there = True
+                self._connection = _connected(self._path)
                 return True
         finally:
             aside.unlink(missing_ok=True)
@@ -265,11 +298,7 @@ class Ledger:
         p = run.program
         about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline, run.job)).decode()
         with self._transaction():
-            for statement in _SCHEMA:
-                self._db.execute(statement)
-            for column in _ADDED:
-                if column not in self._columns("set_aside"):
-                    self._db.execute(f"ALTER TABLE set_aside ADD COLUMN {column} INTEGER")
+            self._make_tables()
             known = self.session(run.session)
             if known is None:
                 self._db.execute(
@@ -395,10 +424,18 @@ class Ledger:
         return SessionRow(*row) if row else None
 
     def sessions(self) -> list[SessionRow]:
-        """Return all sessions, the latest first."""
+        """Return all sessions, the latest first.
+
+        Raises:
+            sqlite3.Error: the ledger cannot be read, or has a session whose id would be a path to somewhere else.
+        """
         columns = ", ".join(SessionRow._fields)
         query = f"SELECT {columns} FROM sessions ORDER BY rowid DESC"  # noqa: S608 - `started` is a replayed log's own
-        return [SessionRow(*row) for row in self._db.execute(query)]
+        rows = [SessionRow(*row) for row in self._db.execute(query)]
+        for row in rows:
+            if not re.fullmatch(r"[\w-]+", str(row.id)):
+                raise sqlite3.DatabaseError(f"{row.id!r} is no id of a session")
+        return rows
 
     def earlier(self, run: RunInfo, root: str) -> SessionRow | None:
         """Return the session of an earlier start of this job that `run` continues.
@@ -480,11 +517,12 @@ class Ledger:
         return found
 
     def close(self) -> None:
-        self._db.close()
+        if self._connection is not None:
+            self._connection.close()
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+def _connected(path: Path) -> _Database:
+    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False, factory=_Database)
     try:
         db.execute("PRAGMA synchronous = NORMAL")
     except sqlite3.Error:

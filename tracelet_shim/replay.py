@@ -43,6 +43,7 @@ from tracelet_shim._logdir import (
 )
 from tracelet_shim._report import is_alive
 from tracelet_shim._settings import Settings, resolve
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
@@ -379,14 +380,14 @@ def _specs(settings: Settings) -> list[msg.BackendSpec]:
 
 def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) -> RunInfo:
     program = Program(
-        script=None, module=None, argv=("tracelet-shim", "replay", logdir), cwd=os.getcwd(), executable=sys.executable,
+        script=None, module=None, argv=("tracelet-shim", "replay", as_utf8(logdir)), cwd=os.getcwd(), executable=sys.executable,
         pid=0, host=socket.gethostname(),
     )  # fmt: skip
     firsts = [file.order()[1] for file in _event_files(logdir, recursive=recursive)]
     started = min(firsts, default=math.inf)
     return RunInfo(
         session=uuid.uuid4().hex[:16], program=program, started=started if math.isfinite(started) else time.time(),
-        project=settings.project, exp_name=settings.exp_name or os.path.basename(logdir), run_id=settings.run_id,
+        project=settings.project, exp_name=settings.exp_name or as_utf8(os.path.basename(logdir)), run_id=settings.run_id,
         tags=settings.tags, notes=settings.notes, config=settings.config, offline=settings.offline, root=root,
         what_ran=(),
     )  # fmt: skip
@@ -753,7 +754,7 @@ def _again(row: SessionRow, about: About, root: str) -> RunInfo:
     """Return what the runs of a session are opened with. What ran is not what is here now; if the session has found it out,
     it is in its state directory."""
     program = Program(
-        script=row.script, module=None, argv=(row.script or "python",), cwd=row.cwd, executable=sys.executable,
+        script=row.script, module=None, argv=(as_utf8(row.script or "python"),), cwd=row.cwd, executable=sys.executable,
         pid=row.pid, host=row.host,
     )  # fmt: skip
     return RunInfo(

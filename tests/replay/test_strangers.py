@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.delivery.programs import tensorboard_steps
-from tests.replay.commands import tracelet_shim
+from tests.replay.commands import COMMAND, environment, tracelet_shim
 from tests.replay.test_replay import write
 from tracelet_shim._logdir import Projector, walk
 
@@ -222,3 +224,41 @@ def test_directories_without_end(tmp_path: Path) -> None:
     found = list(walk(str(top), refused=lambda path, _: refused.append(path)))
     assert len(found) + len(refused) > 20
     assert len(refused) == 1
+
+
+def test_a_log_directory_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    """It is replayed, alone or each of its directories as a run; writers and runs have a name that can be read."""
+    write("runs/a", 5)
+    write("runs/b", 5, 100)
+    for old, new in ((b"runs/b", b"runs/b\xe9"), (b"runs", b"runs\xe9")):
+        os.rename(old, new)
+    command = [COMMAND, "replay", b"runs\xe9", "-b", "dvclive"]
+    for more in ([], ["--runs"]):
+        done = subprocess.run([*command, *more], env=environment(), capture_output=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"warning" not in done.stderr
+    found = {}
+    for path in sorted(tmp_path.glob("dvclive/default/**/plots/metrics/**/*.tsv")):
+        run = path.relative_to(tmp_path / "dvclive/default").parts[0]
+        found[run, path.stem, path.parent.name] = [int(line.split()[1]) for line in path.read_text().splitlines()[1:]]
+    assert sorted(steps[0] for steps in found.values()) == [0, 0, 100, 100]
+    assert all(name.isascii() for names in found for name in names)
+
+
+@pytest.mark.parametrize("change", ["id = '../../thesis'", "cwd = 'fifo'"])
+def test_a_strangers_ledger(tmp_path: Path, change: str) -> None:
+    """The id of a session is no way to files of the user's, and an event file in the ledger that is a FIFO holds nothing up."""
+    path = write("got/x", 5)
+    tracelet_shim("replay", "got/x", "-b", "tensorboard")
+    with sqlite3.connect("got/x/.tracelet/ledger.db") as db:
+        db.execute(f"UPDATE sessions SET cut_off = 1, ended = NULL, {change}")
+        if "fifo" in change:
+            path.unlink()
+            os.mkfifo(path)
+    Path("thesis.log").write_text("mine")
+    is_id = change.startswith("id")
+    said = tracelet_shim("status", "got", code=1 if is_id else 0)
+    assert ("'../../thesis' is no id" in said) == is_id
+    tracelet_shim("replay", "got/x", "--resume", "-b", "tensorboard", code=2 if is_id else 0)
+    assert Path("thesis.log").read_text() == "mine"
+    assert [path.name for path in tmp_path.glob("thesis*")] == ["thesis.log"]

@@ -48,6 +48,7 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._private import locked
+from tracelet_shim._text import as_utf8, usable
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
@@ -141,9 +142,9 @@ class AimBackend(Backend):
                 self._run.remove_tag(state)
         if run.group:
             self._run["group"] = self._plain(run.group)
-        program = run.program
+        program = run.program.readable()
         about: dict[str, Any] = {
-            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root,
+            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root and as_utf8(run.root),
             "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
         }  # fmt: skip
         for key, value in about.items():
@@ -162,7 +163,7 @@ class AimBackend(Backend):
         """Return the repository: the option; else, as Aim does it, the nearest one upwards or the working directory."""
         from aim.sdk.utils import clean_repo_path, search_aim_repo
 
-        here = run.program.cwd if os.path.isdir(run.program.cwd) else os.getcwd()
+        here = usable(run.program.cwd if os.path.isdir(run.program.cwd) else os.getcwd())
         if option := str(self.given.get("repo") or ""):
             return option if "://" in option else str(clean_repo_path(os.path.join(here, os.path.expanduser(option))))
         found, _ = search_aim_repo(here)

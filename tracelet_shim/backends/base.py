@@ -32,6 +32,7 @@ import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
 from tracelet_shim.backends.names import file_names
 
@@ -85,6 +86,11 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     executable: str
     pid: int
     host: str
+
+    def readable(self) -> Program:
+        """Return it for somebody to read: paths and arguments as UTF-8."""
+        script = as_utf8(self.script) if self.script is not None else None
+        return msgspec.structs.replace(self, script=script, cwd=as_utf8(self.cwd), executable=as_utf8(self.executable))
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
@@ -892,7 +893,7 @@ def _describe(run: RunInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         entry = os.path.relpath(program.script, os.path.join(root, work))
     git = ("repository", "branch", "version_num") if "git" in run.what_ran else ()
     script = {key: mask_text(found[key]) if found.get(key) else found.get(key) for key in (*git, "diff")}
-    script |= {"working_dir": work, "entry_point": entry, "binary": os.path.basename(program.executable)}
+    script |= {"working_dir": as_utf8(work), "entry_point": as_utf8(entry), "binary": os.path.basename(program.executable)}
     if _flag(options.get("packages", "packages" in run.what_ran)):
         versions = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
         script["requirements"] = {"pip": "\n".join(f"{n}=={versions[n]}" for n in sorted(versions, key=str.lower))}

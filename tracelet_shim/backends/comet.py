@@ -51,6 +51,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
@@ -525,11 +526,11 @@ class CometBackend(Backend):
         config = dict(_flat(run.config))
         messages = self._params(self._sink, config, None)
         if self._sink.own:
-            program = run.program
+            program = run.program.readable()
             name = run.exp_name or _setting("start_experiment_name") or _setting("experiment_name")
             if name:
                 experiment.name = name
-            others |= {"Name": name, "tracelet.session": run.session, "tracelet.root": run.root}
+            others |= {"Name": name, "tracelet.session": run.session, "tracelet.root": run.root and as_utf8(run.root)}
             others |= {"tracelet.command": shlex.join(program.argv), "tracelet.host": program.host}
             if run.project and run.project != self._project:
                 others["tracelet.project"] = run.project

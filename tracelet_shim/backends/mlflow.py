@@ -43,6 +43,7 @@ from xml.sax.saxutils import escape as xml_escape
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
+from tracelet_shim._text import as_utf8, second_name, usable
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, is_refusal
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.mlflow_file import make_whole, path_of, put_right
@@ -194,14 +195,12 @@ class MLflowBackend(Backend):
         if run.program.pid != os.getpid():  # never change the environment of the user's own process
             for variable, value in _RELAY_ENVIRONMENT.items():
                 os.environ.setdefault(variable, value)
-        import mlflow
-
-        uri = _absolute(str(self.given.get("tracking_uri") or mlflow.get_tracking_uri()))
+        uri = _absolute(str(self.given.get("tracking_uri") or _default_uri()))
         self._secret = urlsplit(uri).netloc.rpartition("@")[0]
         if _is_file_store(uri):  # there a key is a file and its slashes are folders: "a" and "a/b" exclude each other
             self._keys = Names(_ILLEGAL_KEY + "|/", _MAX_KEY, in_bytes=True)
         path = path_of(uri)
-        with self._without_secrets(), _alone(path) as alone:
+        with self._without_secrets(), _alone(path) as alone, _placed():
             self._client = self._client or _connect(uri, path, alone=alone)
             self._run = self._run or self._find(run) or self._create(run)
             self._run_id = self._run.info.run_id
@@ -285,7 +284,7 @@ class MLflowBackend(Backend):
             "session": run.session,
             "run_id": self._keys(run.run_id) if run.run_id else None,
             "group": run.group,
-            "root": run.root,
+            "root": run.root and as_utf8(run.root),
             "exp_name": run.exp_name if run.exp_name and _run_name(run.exp_name) != run.exp_name else None,
         }
         tags.update({f"tracelet.{key}": value for key, value in own.items() if value})
@@ -604,15 +603,37 @@ def _is_file_store(uri: str) -> bool:
     return scheme == "file" or (not scheme and uri not in ("databricks", "databricks-uc", "uc"))
 
 
+def _default_uri() -> str:
+    """Return where MLflow itself would log."""
+    import mlflow
+
+    try:
+        return str(mlflow.get_tracking_uri())
+    except UnicodeEncodeError:  # that is in the working directory, which MLflow cannot name
+        return "sqlite:///mlflow.db"
+
+
+@contextlib.contextmanager
+def _placed() -> Iterator[None]:
+    """Let MLflow put the files of a database beside it where it cannot name the working directory."""
+    here = second_name()
+    if here is None:
+        yield
+        return
+    variable = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # what `mlflow server` says to its workers
+    with _variable(variable, os.environ.get(variable, os.path.join(here, "mlruns"))):
+        yield
+
+
 def _absolute(uri: str) -> str:
     """Return a local store's URI with an absolute path, so that a later ``os.chdir`` cannot move the store."""
     path = uri.removeprefix("sqlite:///")
     if path != uri and path and not path.startswith(("/", ":", "file:")):
-        return "sqlite:///" + os.path.abspath(path)
+        return "sqlite:///" + os.path.join(usable(os.getcwd()), path)
     if not urlsplit(uri).scheme and _is_file_store(uri):
         from mlflow.utils.file_utils import path_to_local_file_uri
 
-        return str(path_to_local_file_uri(os.path.abspath(uri)))
+        return str(path_to_local_file_uri(os.path.join(usable(os.getcwd()), uri)))
     return uri
 
 

@@ -54,6 +54,7 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8, second_name, usable
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Program, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
@@ -93,6 +94,7 @@ LABEL = rf"[{_CONTROL}]|^\s+|\s+\Z"  # SwanLab strips white space
 RUN_ID = rf'[<>:"/\\|?*#%{_CONTROL}]|^\s+|\s+\Z'  # `constraints.RunId`
 PARAM = rf"[{_CONTROL}]|^t(?=racelet\Z)"
 
+_LOG_DIR = ("SWANLAB_LOG_DIR", "SWANLAB_LOGDIR")
 _STATES = {"finished": ("success", None), "failed": ("crashed", "the program failed"), "killed": ("aborted", "killed")}
 _MODES = ("online", "cloud", "offline", "local", "disabled")
 _PROBES = ("hardware", "runtime", "requirements", "conda", "git", "swanlab", "monitor")
@@ -228,9 +230,11 @@ class SwanLabBackend(Backend):
         if run.offline and (mode or os.environ.get("SWANLAB_MODE")) not in ("local", "disabled"):
             mode = "offline"
         folder = self.given.get("log_dir")
+        if not folder and second_name() is not None and not any(map(os.environ.get, _LOG_DIR)):
+            folder = "swanlog"  # its own default, by another name: it would name the working directory
         return self._init(
             run,
-            log_dir=os.path.join(run.program.cwd, os.path.expanduser(str(folder))) if folder else None,
+            log_dir=os.path.join(usable(run.program.cwd), os.path.expanduser(str(folder))) if folder else None,
             mode=mode,
             id=run_id,
             resume="allow" if run_id else None,
@@ -279,7 +283,7 @@ class SwanLabBackend(Backend):
         """Return what the user said of the run, unchanged: SwanLab's own fields cannot hold all of it."""
         said: dict[str, Any] = {"exp_name": run.exp_name, "run_id": run.run_id}
         said |= {"project": None if run.borrowed else run.project}
-        said |= {"tags": run.tags or None, "notes": run.notes, "group": run.group, "root": run.root}
+        said |= {"tags": run.tags or None, "notes": run.notes, "group": run.group, "root": run.root and as_utf8(run.root)}
         return {"session": run.session, **{k: v for k, v in said.items() if v is not None}}
 
     def _loud(self) -> None:
@@ -841,6 +845,7 @@ class _Run:
         from swanlab.sdk.internal.probe_python.typings import MetadataSnapshot, RuntimeSnapshot
         from swanlab.sdk.internal.probe_python.utils import make_save_record
 
+        program = program.readable()
         runtime = RuntimeSnapshot(
             os=platform.platform(), hostname=program.host, pid=program.pid, cwd=program.cwd,
             python_version=platform.python_version(), python_executable=program.executable,

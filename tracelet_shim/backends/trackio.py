@@ -51,6 +51,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
@@ -291,7 +292,7 @@ class TrackioBackend(Backend):
         if run.run_id:
             about[f"{_OWN}run_id"] = run.run_id
         if run.root:
-            about[f"{_OWN}root"] = run.root
+            about[f"{_OWN}root"] = as_utf8(run.root)
         if run.project and run.project != self._project:
             about[f"{_OWN}project"] = run.project
         if run.exp_name and run.exp_name != main.name:

@@ -58,6 +58,7 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import usable
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import (
     Backend,
@@ -291,7 +292,7 @@ class WandbBackend(Backend):
         import wandb
         from wandb.sdk import wandb_setup
 
-        program = run.program
+        program = run.program.readable()
         here = program.pid == os.getpid()
         script = program.script or (f"-m {program.module}" if program.module else None)
         inside = program.script is not None and Path(program.script).is_relative_to(program.cwd)
@@ -308,8 +309,8 @@ class WandbBackend(Backend):
         }
         settings = {k: v for k, v in settings.items() if v is not None} | self._settings
         folder = self.given.get("dir")
-        if folder is None and "WANDB_DIR" not in os.environ and os.path.isdir(program.cwd):
-            folder = program.cwd
+        if folder is None and "WANDB_DIR" not in os.environ and os.path.isdir(run.program.cwd):
+            folder = usable(run.program.cwd)
         mode: Any = self.given.get("mode")
         if run.offline and mode != "disabled":
             mode = "offline"

@@ -29,6 +29,7 @@ import msgspec
 from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus import wire
 from tracelet_shim.bus.channel import Channel, ThreadChannel
 
 __all__ = ["FRAME", "ProcessChannel", "RelayChannel", "RelayDiedError", "frames"]
@@ -88,8 +89,8 @@ class ProcessChannel(Channel):
         self._waiting: tuple[RelayDiedError, float] | None = None
         self._outgoing = bytearray()
         self._incoming = bytearray()
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=str)  # better a text than nothing
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Reply)
+        self._encoder = wire.Encoder()
+        self._decoder: wire.Decoder[msg.Reply] = wire.Decoder(msg.Reply)
         self._greeted = False
         self._closed = False
         self._unopened: set[str] = set()  # trackers that may be making their store just now

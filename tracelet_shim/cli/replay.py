@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ import typer
 
 from tracelet_shim._display import say
 from tracelet_shim._printable import printable
+from tracelet_shim._text import quoted
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -126,6 +127,9 @@ class _Job(NamedTuple):
             except errors.TraceletError as error:
                 view.say(f"error: {error}")
                 return 2
+            except sqlite3.Error as error:
+                view.say(f"error: the ledger cannot be read: {error}")
+                return 2
         return code
 
     def _places(self, logdir: str) -> tuple[list[tuple[str, bool]], list[tuple[str, str]]]:
@@ -181,7 +185,7 @@ def _account(outcome: Outcome, view: _View) -> int:
     for name, files in outcome.lost.items():
         for path, events in files.items():
             view.say(f"{name}: {events} events are lost: {path} has fewer records than were logged, or is gone")
-    command = f"tracelet-shim replay {shlex.quote(outcome.root)} --resume"
+    command = f"tracelet-shim replay {quoted(outcome.root)} --resume"
     if any(state.pending or state.state != "closed" for state in outcome.states.values()):
         view.say(f"to deliver the rest: {command}")
     for name, events in outcome.refused.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sqlite3
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracelet_shim._display import say
+from tracelet_shim._text import quoted
 
 if TYPE_CHECKING:
     from tracelet_shim._console import Console
@@ -96,13 +96,13 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
     state = "running" if runs_on else session.status if session.ended is not None else "cut off"
     command = None
     if not runs_on and (left.anything or left.refused):
-        command = f"tracelet-shim replay {shlex.quote(root)} --resume {session.id}"
+        command = f"tracelet-shim replay {quoted(root)} --resume {session.id}"
         if not left.backends:
             command += " --backend NAMES"
         if left.refused:
             command += " --retry-refused"
         if ledger.directory.name != _STATE:
-            command = f"TRACELET_STATE_DIR={shlex.quote(str(ledger.directory))} {command}"
+            command = f"TRACELET_STATE_DIR={quoted(str(ledger.directory))} {command}"
     return {
         "session": session.id,
         "root": root,

@@ -20,12 +20,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from tracelet_shim._private import open_file
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus import wire
 from tracelet_shim.bus.process import FRAME, frames
 from tracelet_shim.relay import said
 from tracelet_shim.relay.dispatcher import Relay
@@ -59,8 +57,8 @@ class _Connection:
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._replies: collections.deque[msg.Reply] = collections.deque()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Message)
+        self._encoder = wire.Encoder()
+        self._decoder: wire.Decoder[msg.Message] = wire.Decoder(msg.Message)
         self.rung = self.lost = False
         for fd in (read, write, term, self._bell, self._rope):
             os.set_blocking(fd, False)
