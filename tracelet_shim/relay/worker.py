@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import sys
 import threading
@@ -23,6 +24,7 @@ from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import Refused, RunRow
 from tracelet_shim.relay.log import Batch, Log
+from tracelet_shim.relay.own_random import keep_apart
 from tracelet_shim.relay.said import why
 from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
@@ -46,6 +48,7 @@ logger = logging.getLogger("tracelet_shim.relay")
 
 
 _opening = threading.Lock()
+_jitter = random.Random()  # noqa: S311 - not the program's, where we live in its process
 
 
 @contextlib.contextmanager
@@ -400,6 +403,8 @@ class Worker:
                 if self.backend is None:
                     module, _, name = self._spec.target.partition(":")
                     self.backend = validate(getattr(import_module(module), name))(self._spec.options)
+                if self._run.program.pid == os.getpid():
+                    keep_apart(self.backend.module)
                 with _one_at_a_time(self._patience), self._opens, self._asking("open", "opening its run"):
                     if self._give_up.is_set():
                         return False
@@ -795,7 +800,7 @@ class Worker:
 
     def _pause(self, attempt: int) -> bool:
         """Back off; return False when there is no time left."""
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempt - 1)) * _jitter.uniform(0.7, 1.3)
         until = time.monotonic() + delay
         while (left := until - time.monotonic()) > 0:
             if self._give_up.wait(min(left, 0.25)):
