@@ -299,9 +299,8 @@ class Worker:
             error=self.state.error if silence is None else silence.text,
         )  # fmt: skip
 
-    def silence(self, patience: float | None = None) -> Silence | None:
-        """Return what the tracker has been asked and not answered for so many seconds (default: ten); None if it answers, or has
-        nothing to do."""
+    def silence(self) -> Silence | None:
+        """Return what the tracker has been asked and not answered for ten seconds; None if it answers, or has nothing to do."""
         doing = self._doing
         if doing is None:
             return None
@@ -310,10 +309,13 @@ class Worker:
         if written != self._moved[0] or used - self._moved[1] > _MOVING_SECONDS:
             self._moved = (written, used, now)
         seconds = now - max(doing[2], self._moved[2])
-        if seconds < (_SILENT_SECONDS if patience is None else patience):
+        if seconds < _SILENT_SECONDS:
             return None
         kind, what, since = doing
-        return Silence(kind, what, seconds, why(self._thread, self.backend.module if self.backend is not None else "", since))
+        return Silence(kind, what, seconds, self._why(since))
+
+    def _why(self, since: float) -> str:
+        return why(self._thread, self.backend.module if self.backend is not None else "", since)
 
     def _used(self) -> float:
         """Return the processor time of the thread: an SDK that is imported on a busy machine is slow, and waits for nobody."""
@@ -337,9 +339,11 @@ class Worker:
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             self._give_up.set()
-            silence = self.silence(0.0)
-            if silence is not None and self.state.error is None:
-                self.state.error = silence.text
+            doing = self._doing
+            if doing is not None and self.state.error is None:
+                cause = self._why(doing[2])
+                after = f"still {doing[1]} after {time.monotonic() - doing[2]:.0f} s"
+                self.state.error = after + (f" ({cause})" if cause else "")
             self._count_what_was_taken()
             self.state.state = "abandoned"
         return not self._thread.is_alive()
