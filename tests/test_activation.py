@@ -335,10 +335,27 @@ def test_who_has_said_why_says_no_more(run_python: RunPython) -> None:
 def test_settings_that_cannot_be_right_are_said_in_the_end(run_python: RunPython) -> None:
     """What was wrong with the settings, too, is said by a program that could not be activated; strict has its code."""
     env = {**ENV, "TRACELET_DELIVERY": "pigeon"}
-    for strict, code in ((None, 0), ("1", 3)):
+    for strict, code, begins in ((None, 0, ""), ("1", 3, "error: ")):
         done = run_python(HOOKS + CUT_OFF + USE, env={**env, "TRACELET_STRICT": strict}, check=False)
         assert done.returncode == code
-        assert "tracelet-shim: error: environment variable TRACELET_DELIVERY delivery='pigeon'" in done.stderr
+        assert f"tracelet-shim: {begins}environment variable TRACELET_DELIVERY='pigeon' cannot be used" in done.stderr
+
+
+def test_a_module_that_we_need_ourselves_is_loaded_once(run_python: RunPython) -> None:
+    """The import at which we see that the classes have come may be of a module that connecting imports as well."""
+    script = """
+import sys
+ours = [finder for finder in sys.meta_path if type(finder).__module__.startswith("tracelet_shim")]
+sys.meta_path = [finder for finder in sys.meta_path if finder not in ours]
+sys.path_hooks = [hook for hook in sys.path_hooks if hook not in ours]
+import torch.utils.tensorboard
+assert "wrapt" not in sys.modules
+sys.meta_path = [*ours, *sys.meta_path]
+import wrapt
+print(sys.modules["tracelet_shim._program"].wrapt is wrapt, wrapt.__spec__.loader.__class__.__name__)
+"""
+    done = run_python(script, env={"TRACELET_BACKEND": "tensorboard"})
+    assert done.stdout == "True SourceFileLoader\n"
 
 
 @pytest.mark.parametrize(("strict", "code"), [("--no-strict", 0), ("--strict", 3)])
