@@ -107,8 +107,10 @@ class Lookout:
         """Return what the first of all other finders finds."""
         loaded = sys.modules.get(fullname)
         if loaded is not None and target is None and fullname != _TARGET and not fullname.startswith(_TARGET + "."):
-            loader: Any = _Loaded(loaded)  # `look` has imported it: not once more
-            return type(sys.__spec__)(fullname, loader)
+            # `look` has imported it: not once more. importlib goes by the spec of the module that it finds there.
+            loader: Any = _Loaded(loaded)
+            loaded.__spec__ = type(sys.__spec__)(fullname, loader)
+            return loaded.__spec__
         for finder in list(sys.meta_path):
             find_spec = getattr(finder, "find_spec", None) if finder is not self else None
             spec: ModuleSpec | None = find_spec(fullname, path, target) if find_spec else None
