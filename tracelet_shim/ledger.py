@@ -433,7 +433,7 @@ class Ledger:
         query = f"SELECT {columns} FROM sessions ORDER BY rowid DESC"  # noqa: S608 - `started` is a replayed log's own
         rows = [SessionRow(*row) for row in self._db.execute(query)]
         for row in rows:
-            if not re.fullmatch(r"[\w-]+", str(row.id)):
+            if not re.fullmatch(r"[\w-]+", str(row.id)):  # SQLite keeps any type
                 raise sqlite3.DatabaseError(f"{row.id!r} is no id of a session")
         return rows
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from tracelet_shim import errors
+from tracelet_shim import _series, errors
 from tracelet_shim._inside import is_inside, refusal
 from tracelet_shim._logdir import (
     CREATED,
@@ -125,15 +125,18 @@ class _Directory:
         top: the directory; None: nothing but the files that are added.
         recursive: take what is below as well.
         wanted: tells of a file that is found whether it belongs to the run.
+        follow: there will be another look at it.
     """
 
     def __init__(
-        self, host: _Host, top: str | None, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None
+        self, host: _Host, top: str | None, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None,
+        follow: bool = False,
     ) -> None:
         self._host = host
         self._top = top
         self._recursive = recursive
         self._wanted = wanted
+        self._follow = follow
         self.files: dict[str, EventFile | Projector] = {}
         self._refused: dict[str, str] = {}
         self._sources = 0
@@ -163,12 +166,28 @@ class _Directory:
                     continue
                 kind = Projector if name == PROJECTOR else EventFile
                 new.setdefault(directory, []).append(kind(path, logdir, inside=self._top))
+        homes = self._homes([file for files in new.values() for file in files])
         ordered = [sorted((file.order(), file.path, file) for file in files) for files in new.values()]
         for files in sorted(ordered, key=lambda files: (files[0][0][1], files[0][1])):
             for _, path, file in files:
+                if path not in homes:
+                    continue
                 file.source, self._sources = self._sources, self._sources + 1
                 self.files[path] = file
-                self._host.relay.handle(msg.Source(file.source, path, file.logdir, replay=True))
+                self._host.relay.handle(msg.Source(file.source, path, file.logdir, homes[path], replay=True))
+
+    def _homes(self, new: list[EventFile | Projector]) -> dict[str, str | None]:
+        """Return whose `add_scalars` has made new files, if that has made them; without those that only the next look can tell."""
+        found: dict[str, str | None] = {file.path: None for file in new}
+        files: dict[str, list[str]] = {}
+        for file in (*self.files.values(), *new):
+            files.setdefault(os.path.dirname(file.path), []).append(file.path)
+        for file in new:
+            if isinstance(file, EventFile) and self._top is not None and self._recursive:
+                found[file.path] = _series.home(file.path, files, self._top)
+                if self._follow and any(_series.homes(file.path, files, self._top)) and not _series.tags(file.path, self._top):
+                    del found[file.path]
+        return found
 
     def _refusal(self, path: str) -> str | None:
         """Return why this file is not read, if it is not: a link to somewhere else, a FIFO, ..."""
@@ -337,7 +356,7 @@ def replay(
     _wait_for_files(logdir, view, recursive=recursive, until=idle if follow else 0.0)
     root = os.path.abspath(settings.root or logdir)
     host = _Host(view, settings.exit_timeout)
-    directory = _Directory(host, logdir, recursive=recursive)
+    directory = _Directory(host, logdir, recursive=recursive, follow=follow)
     info = _run_info(settings, logdir, root, recursive=recursive)
     host.relay.handle(msg.Open(info, specs, int(settings.memory * 1e6), root))
     news = time.monotonic()
