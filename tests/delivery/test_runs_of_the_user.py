@@ -35,8 +35,9 @@ TRACKERS = {
     "wandb": Tracker(WandbReader, "wandb", "wandb.init(project='p', name=name)", "run.id", "run.finish()"),
     "clearml": Tracker(
         ClearMLReader, "clearml",
-        "clearml.Task.init('p', name, reuse_last_task_id=False, auto_connect_frameworks=False, auto_connect_streams=False,"
-        " auto_resource_monitoring=False)",
+        # alone, the script: in its thread that looks for a repository, the SDK forks, which at times stands still without us too
+        "(clearml.Task.force_store_standalone_script(), clearml.Task.init('p', name, reuse_last_task_id=False,"
+        " auto_connect_frameworks=False, auto_connect_streams=False, auto_resource_monitoring=False))[1]",
         "run.id", "run.close()",
     ),
     "comet": Tracker(
