@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image as PILImage
-from tensorboard.compat.proto import event_pb2, graph_pb2, tensor_pb2, types_pb2
+from tensorboard.compat.proto import event_pb2, graph_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -174,18 +172,24 @@ def test_a_decoder_learns_plugins_from_records_that_others_decoded(live: Files) 
 
 
 def test_images_of_tensorflow_2(live: Files) -> None:
-    """A string tensor of width, height and pictures; several pictures are laid side by side."""
+    """A string tensor of width, height and pictures: each of them is an event, with its own bytes. The first has the tag."""
     source = live.add()
     about = image_metadata.create_summary_metadata("i", "", converted_to_tensor=True)
     other = 255 - PIXELS
     one = only(live.decode(source, value_of("i", [b"5", b"4", png(PIXELS)], about)))
-    two = only(live.decode(source, value_of("i", [b"5", b"4", png(PIXELS), png(other)])))
     assert isinstance(one, ev.Image)
     assert (one.data, one.format, one.width, one.height, one.channels) == (png(PIXELS), "png", 5, 4, 3)
-    assert isinstance(two, ev.Image)
-    assert (two.width, two.height) == (10, 4)
-    with PILImage.open(io.BytesIO(two.data)) as picture:
-        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.concatenate([PIXELS, other], axis=1))
+    summary = value_of("i", [b"5", b"4", png(PIXELS), b"no picture", gif(np.stack([PIXELS, other]), fps=10), png(other)])
+    summary.value.add(tag="neighbour", simple_value=0.5)
+    first, broken, video, last, neighbour = live.decode(source, summary)
+    assert [(e.kind, e.tag) for e in (first, broken, video, last)] == [
+        ("image", "i"), ("blob", "i/1"), ("video", "i/2"), ("image", "i/3")
+    ]  # fmt: skip
+    assert without(first, "record", "source") == without(one, "record", "source")
+    assert (broken.data, last.data) == (b"no picture", png(other))
+    assert [e.record.index for e in (first, broken, video, last, neighbour)] == [0, 2, 4, 6, 1]
+    empty = only(live.decode(source, value_of("i", [b"5", b"4"])))
+    assert isinstance(empty, ev.Blob)
 
 
 def test_an_animated_gif_is_a_video(live: Files) -> None:
@@ -202,14 +206,21 @@ def test_an_animated_gif_is_a_video(live: Files) -> None:
         np.testing.assert_array_equal(gif_frames(event.data), frames)
 
 
-def test_audio_of_tensorflow_2(live: Files) -> None:
-    """A string tensor of WAV files, here with the label that old versions put behind each."""
-    sound = wav(np.arange(80, dtype=np.int16), 8000)
+@pytest.mark.parametrize("labels", [True, False])
+def test_audio_of_tensorflow_2(live: Files, labels: bool) -> None:
+    """A string tensor of WAV files, alone or with the label that old versions put behind each: every clip is an event."""
+    sounds = [wav(np.arange(number, dtype=np.int16), 8000) for number in (80, 90, 100)]
     about = audio_metadata.create_summary_metadata("a", "", audio_metadata.Encoding.Value("WAV"))
-    event = only(live.decode(live.add(), value_of("a", np.array([[sound, b"label"]], object), about)))
-    assert isinstance(event, ev.Audio)
-    assert (event.data, event.sample_rate, event.channels, event.frames) == (sound, 8000, 1, 80)
-    assert event.content_type == "audio/wav"
+    source = live.add()
+    for clips in (sounds[:1], sounds):
+        content = np.array([[sound, b"label"] for sound in clips] if labels else clips, object)
+        events = live.decode(source, value_of("a", content, about))
+        assert [(e.kind, e.tag) for e in events] == [("audio", "a"), ("audio", "a/1"), ("audio", "a/2")][: len(clips)]
+        assert [(e.data, e.sample_rate, e.channels, e.frames, e.content_type) for e in events] == [
+            (sound, 8000, 1, frames, "audio/wav") for sound, frames in zip(clips, (80, 90, 100), strict=False)
+        ]
+        assert [e.record.index for e in events] == list(range(len(clips)))
+    assert isinstance(only(live.decode(source, value_of("a", np.zeros((0, 2), object), about))), ev.Blob)
 
 
 def test_histograms_of_tensorflow_2(live: Files) -> None:
@@ -234,6 +245,25 @@ def test_texts_of_several_cells_are_one_text(live: Files) -> None:
     table = only(live.decode(source, value_of("t", [b"a", "é".encode(), b"\xff"], about)))
     assert (table.kind, table.tag, table.text) == ("text", "t", "a\n\né\n\n\ufffd")
     assert only(live.decode(source, text("x/text_summary", "y"))).tag == "x/text_summary"
+
+
+def test_tables_of_texts(live: Files) -> None:
+    """A text of two dimensions is a table in Markdown, whatever its cells hold; of three, one table after the other."""
+    source = live.add()
+    about = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+    table = only(live.decode(source, value_of("t", np.array([[b"a", b"b|c"], [b"d\n\ne", b""]], object), about)))
+    assert table.text == "|  |  |\n| --- | --- |\n| a | b\\|c |\n| d<br><br>e |  |"
+    cube = only(live.decode(source, value_of("t", np.array([[[b"a"], [b"b"]], [[b"c"], [b"d"]]], object), about)))
+    assert cube.text == "|  |\n| --- |\n| a |\n| b |\n\n|  |\n| --- |\n| c |\n| d |"
+    assert only(live.decode(source, value_of("t", np.zeros((0, 2), object), about))).text == ""
+
+
+def test_a_tensor_of_scalars_is_kept_whole(live: Files) -> None:
+    """What says that it is a scalar and has more numbers than one is a tensor with all of them."""
+    about = scalar_metadata.create_summary_metadata("a", "")
+    several = only(live.decode(live.add(), value_of("a", np.float32([1, 2, 3]), about)))
+    assert isinstance(several, ev.Tensor)
+    assert (several.value.numpy().tolist(), several.plugin) == ([1, 2, 3], "scalars")
 
 
 # -- what torch writes ------------------------------------------------------------------------------------------------
@@ -335,6 +365,13 @@ def test_a_mesh_with_an_odd_tag(live: Files, tag: Any, written: str) -> None:
     assert (event.kind, event.tag) == ("mesh", written)
 
 
+def test_two_meshes_of_one_name(live: Files) -> None:
+    """A summary that has the vertices of a mesh twice has two meshes."""
+    one, two = mesh("m", torch.zeros(1, 3, 3), None, None, None, None), mesh("m", torch.ones(1, 3, 3), None, None, None, None)
+    events = live.decode(live.add(), Summary(value=[*one.value, *two.value]))
+    assert [(event.kind, event.tag, event.vertices.numpy().max()) for event in events] == [("mesh", "m", 0), ("mesh", "m", 1)]
+
+
 def test_meshes_beside_other_values(live: Files) -> None:
     """Merged summaries hold several meshes, parts without vertices, and scalars: each stays what it is, in order."""
     two = [mesh(name, torch.rand(1, 3, 3), None, torch.tensor([[[0, 1, 2]]]), None) for name in ("a", "b")]
@@ -423,6 +460,12 @@ DAMAGED: dict[str, Callable[[], Summary]] = {
     "scalars of text": lambda: value_of("x", [b"text"], plugin("scalars")),
     "scalars without values": lambda: value_of("x", np.zeros(0, np.float32), plugin("scalars")),
     "histograms": lambda: value_of("x", np.zeros(4), plugin("histograms")),
+    "several histograms": lambda: value_of("x", np.zeros((2, 4, 3)), plugin("histograms")),
+    "text": lambda: value_of("x", np.zeros(4), plugin("text")),
+    "layouts": lambda: value_of("x", [b"", b""], plugin("custom_scalars")),
+    "lying shape": lambda: value_of("x", tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_FLOAT, float_val=[1], tensor_shape=tensor_shape_pb2.TensorShapeProto(
+            dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=1 << 20)] * 2))),
     "pr_curves": lambda: value_of("x", np.zeros((5, 3)), plugin("pr_curves")),
     "custom_scalars": lambda: value_of("x", [b"\xff\xff"], plugin("custom_scalars")),
     "hparams": lambda: Summary(value=[Summary.Value(tag="x", metadata=plugin("hparams", b"\xff\xff"))]),

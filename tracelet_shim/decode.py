@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os.path
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ __all__ = ["Decoder"]
 
 _TEXT_SUFFIX = "/text_summary"
 _MOST_CURVES = 20_000
+_MOST_REPEATED = 1 << 26  # numbers that a tensor may have for which one stands
 _DOUBLE = struct.Struct("<d")
 _TIME_KEY, _STEP_KEY, _VALUE_KEY = 0x09, 0x10, 0x15
 """Of an event's time and step, and of a summary value's number (``event.proto``, ``summary.proto``)."""
@@ -195,6 +197,10 @@ class Decoder:
 
         if what == "summary":
             values = event.summary.value
+
+            def item(tag: str, index: int, number: int) -> dict[str, Any]:
+                return base(f"{tag}/{number}" if number else tag, index + number * len(values))
+
             parts = {i: v for i, v in enumerate(values) if v.metadata.plugin_data.plugin_name == "mesh"}
             try:
                 meshes = {event.record.index: event for event in _meshes(parts, base)} if parts else {}
@@ -206,9 +212,14 @@ class Decoder:
                         yield meshes[index]
                     continue
                 try:
-                    yield self._value(record, value, source, base(value.tag, index))
+                    items = self._items(record, value)
+                    if items is None:
+                        found = [self._value(record, value, source, base(value.tag, index))]
+                    else:
+                        found = items(partial(item, value.tag, index))
                 except Exception:  # a summary that breaks its own plugin's layout: keep the bytes
-                    yield ev.Blob(**base(value.tag, index), data=value.SerializeToString(), name="summary_value.pb")
+                    found = [ev.Blob(**base(value.tag, index), data=value.SerializeToString(), name="summary_value.pb")]
+                yield from found
             if not values:
                 yield ev.Marker(**base(""), what="empty")
         elif what == "graph_def":
@@ -222,6 +233,25 @@ class Decoder:
             yield ev.Text(**base("log_message"), text=event.log_message.message)
         else:
             yield ev.Marker(**base(""), what=what or "empty")
+
+    def _items(self, record: msg.Record, value: Any) -> Callable[[Callable[[int], dict[str, Any]]], list[ev.Event]] | None:
+        """Return what makes an event of each item of a value that may have several, given the base of the event of each; None
+        for any other value.
+
+        Raises:
+            ValueError: it has none, or is no such value, whatever its plugin's name says.
+        """
+        if value.WhichOneof("value") != "tensor" or record.hint is not None:
+            return None
+        plugin = value.metadata.plugin_data.plugin_name or self._plugins.get((record.source, value.tag), "")
+        if plugin not in ("images", "audio"):
+            return None
+        self._plugins[record.source, value.tag] = plugin
+        texts = _strings(value.tensor)
+        if plugin == "images":  # width, height, image, image, ...
+            return partial(_each, _image, texts.reshape(-1)[2:].tolist())
+        # WAV files, alone or each with a label, which TensorBoard does not show either
+        return partial(_each, _wave, (texts[:, 0] if texts.ndim == 2 else texts.reshape(-1)).tolist())
 
     def _value(self, record: msg.Record, value: Any, source: msg.Source, base: dict[str, Any]) -> ev.Event:
         hint = record.hint
@@ -259,7 +289,10 @@ class Decoder:
         elif value.WhichOneof("value") == "simple_value":
             number = value.simple_value
         else:
-            number = float(_array(value.tensor).reshape(-1)[0])
+            numbers = _array(value.tensor)
+            if numbers.size > 1:  # TensorBoard shows none of them
+                return ev.Tensor(**base, value=ev.Array.of(numbers), plugin="scalars")
+            number = float(numbers.reshape(-1)[0])
         series = record.hint.key if isinstance(record.hint, msg.Series) else None
         if source.replay and record.hint is None:
             metric = self._trials.metric(source, record, value.tag, number, base)
@@ -479,9 +512,24 @@ def _tensor(value: Any, plugin: str, base: dict[str, Any]) -> ev.Event:
 
 
 def _text(value: Any, base: dict[str, Any]) -> ev.Text:
-    parts = [part.decode("utf-8", "replace") for part in value.tensor.string_val]
+    """TensorFlow's texts may be lists, which become paragraphs, or tables; of more than two dimensions, one table after the
+    other (TensorBoard shows the first)."""
+    texts = _strings(value.tensor)
     base["tag"] = base["tag"].removesuffix(_TEXT_SUFFIX)
-    return ev.Text(**base, text="\n\n".join(parts))
+    parts = [part.decode("utf-8", "replace") for part in texts.reshape(-1)]
+    if texts.ndim < 2 or not parts:
+        return ev.Text(**base, text="\n\n".join(parts))
+    columns = texts.shape[-1]
+    rows = [_row(parts[at : at + columns]) for at in range(0, len(parts), columns)]
+    head = [_row([""] * columns), _row(["---"] * columns)]
+    tables = ["\n".join(head + rows[at : at + texts.shape[-2]]) for at in range(0, len(rows), texts.shape[-2])]
+    return ev.Text(**base, text="\n\n".join(tables))
+
+
+def _row(cells: list[str]) -> str:
+    """Return a row of a table in Markdown, in which a cell has one line."""
+    lines = ("<br>".join(cell.replace("|", "\\|").splitlines()) for cell in cells)
+    return f"| {' | '.join(lines)} |"
 
 
 def _pr_curve(value: Any, base: dict[str, Any]) -> ev.PRCurve:
@@ -495,7 +543,8 @@ def _custom_scalars(value: Any, base: dict[str, Any]) -> ev.CustomScalars:
     from tensorboard.plugins.custom_scalar import layout_pb2
 
     layout: dict[str, dict[str, tuple[str, list[str]]]] = {}
-    for category in layout_pb2.Layout.FromString(value.tensor.string_val[0]).category:
+    (data,) = _strings(value.tensor).reshape(-1)
+    for category in layout_pb2.Layout.FromString(data).category:
         charts = layout.setdefault(category.title, {})
         for chart in category.chart:
             if chart.WhichOneof("content") == "margin":
@@ -506,29 +555,27 @@ def _custom_scalars(value: Any, base: dict[str, Any]) -> ev.CustomScalars:
     return ev.CustomScalars(**base, layout=layout)
 
 
-def _images(value: Any, base: dict[str, Any]) -> ev.Event:
-    """TensorFlow 2's images: a string tensor [width, height, image, image, ...]."""
-    parts = value.tensor.string_val
-    if len(parts) == 3:
-        return _image(parts[2], base)
-    from PIL import Image
+def _each(make: Callable[..., ev.Event], items: Sequence[bytes], base: Callable[[int], dict[str, Any]]) -> list[ev.Event]:
+    """Make an event of each item.
 
-    pictures = [Image.open(io.BytesIO(part)).convert("RGBA") for part in parts[2:]]
-    sheet = Image.new("RGBA", (sum(p.width for p in pictures), max(p.height for p in pictures)))
-    left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width
-    out = io.BytesIO()
-    sheet.save(out, format="PNG")
-    return _image(out.getvalue(), base)
+    Raises:
+        Exception: there is none, or the only one is no picture, or no sound.
+    """
+    if len(items) < 2:
+        (data,) = items
+        return [make(data, base(0))]
+    events: list[ev.Event] = []
+    for number, data in enumerate(items):
+        try:
+            events.append(make(data, base(number)))
+        except Exception:  # keep its bytes
+            events.append(ev.Blob(**base(number), data=data, name="summary_item.bin"))
+    return events
 
 
-def _audio(value: Any, base: dict[str, Any]) -> ev.Audio:
-    """TensorFlow 2's audio: a string tensor of WAV files, alone or each followed by a label."""
+def _wave(data: bytes, base: dict[str, Any]) -> ev.Audio:
     import wave
 
-    data = value.tensor.string_val[0]
     with wave.open(io.BytesIO(data)) as sound:
         rate, channels, frames = sound.getframerate(), sound.getnchannels(), sound.getnframes()
     return ev.Audio(**base, data=data, sample_rate=rate, channels=channels, frames=frames)
@@ -536,7 +583,9 @@ def _audio(value: Any, base: dict[str, Any]) -> ev.Audio:
 
 def _histogram(value: Any, base: dict[str, Any]) -> ev.Histogram:
     """TensorFlow 2's histograms: k x 3, [left, right, count]; the samples themselves are not known."""
-    buckets = _array(value.tensor).reshape(-1, 3)
+    buckets = _array(value.tensor)
+    if buckets.shape[1:] != (3,):
+        raise ValueError(f"a histogram of shape {buckets.shape}")
     left, right, count = buckets.T
     middle = (left + right) / 2
     return ev.Histogram(
@@ -550,8 +599,6 @@ _PLUGINS: dict[str, Callable[[Any, dict[str, Any]], ev.Event]] = {
     "text": _text,
     "pr_curves": _pr_curve,
     "custom_scalars": _custom_scalars,
-    "images": _images,
-    "audio": _audio,
     "histograms": _histogram,
 }
 
@@ -560,20 +607,24 @@ def _meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) 
     """Join the parts of each mesh: `add_mesh` writes vertices, faces and colours as values of one summary."""
     from tensorboard.plugins.mesh.plugin_data_pb2 import MeshPluginData
 
-    parts: dict[str, dict[int, tuple[int, Any]]] = {}
-    config: dict[str, str] = {}
-    tags: dict[str, str] = {}
+    parts: dict[tuple[str, int], dict[int, tuple[int, Any]]] = {}
+    config: dict[tuple[str, int], str] = {}
+    tags: dict[tuple[str, int], str] = {}
     for index, value in values.items():
         about = MeshPluginData.FromString(value.metadata.plugin_data.content)
-        parts.setdefault(about.name, {})[about.content_type] = index, value.tensor
-        config[about.name] = about.json_config or "{}"
+        number = 0
+        while about.content_type in parts.setdefault((about.name, number), {}):  # there is another mesh of this name
+            number += 1
+        key = about.name, number
+        parts[key][about.content_type] = index, value.tensor
+        config[key] = about.json_config or "{}"
         if about.content_type == MeshPluginData.VERTEX:  # the name is not the tag where that is None or bytes
-            tags[about.name] = value.tag.removesuffix("_VERTEX")
-    for name, tensors in parts.items():
+            tags[key] = value.tag.removesuffix("_VERTEX")
+    for key, tensors in parts.items():
         first = min(index for index, _ in tensors.values())
         if MeshPluginData.VERTEX not in tensors:
             for index, tensor in tensors.values():
-                yield ev.Tensor(**base(name, index), value=_plain_array(tensor), plugin="mesh")
+                yield ev.Tensor(**base(key[0], index), value=_plain_array(tensor), plugin="mesh")
             continue
         vertices, faces, colors = (
             _array(tensors[part][1]) if part in tensors else None
@@ -581,10 +632,26 @@ def _meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) 
         )
         with np.errstate(all="ignore"):  # NaN as a colour
             yield ev.Mesh(
-                **base(tags[name], first), config=config[name], vertices=ev.Array.of(np.asarray(vertices, np.float32)),
+                **base(tags[key], first), config=config[key], vertices=ev.Array.of(np.asarray(vertices, np.float32)),
                 faces=ev.Array.of(faces.astype(np.int32)) if faces is not None else None,
                 colors=ev.Array.of(colors.clip(0, 255).astype(np.uint8)) if colors is not None else None,
             )  # fmt: skip
+
+
+def _strings(tensor: Any) -> np.ndarray[Any, Any]:
+    """Return the texts of a TensorProto, in its shape if it has as many, else as a list.
+
+    Raises:
+        ValueError: it has no texts.
+    """
+    from tensorboard.compat.proto import types_pb2
+
+    if tensor.dtype != types_pb2.DT_STRING or tensor.tensor_content:
+        raise ValueError("no tensor of texts")
+    texts = np.empty(len(tensor.string_val), object)
+    texts[:] = tensor.string_val
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    return texts.reshape(shape) if math.prod(shape) == len(texts) else texts
 
 
 def _plain_array(tensor: Any) -> ev.Array:
@@ -607,6 +674,8 @@ def _array(tensor: Any) -> np.ndarray[Any, Any]:
     from tensorboard.util import tensor_util
 
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    if math.prod(shape) > _MOST_REPEATED and len(tensor.SerializeToString()) < math.prod(shape):
+        raise ValueError(f"there are not as many numbers as its shape says, {shape}")  # one may stand for all: a fill
     wide = bool(tensor.half_val) and (max(tensor.half_val) > 0xFFFF or min(tensor.half_val) < 0)
     if wide or (tensor.dtype == types_pb2.DT_BFLOAT16 and not tensor.tensor_content):
         # TensorBoard's reader knows no bfloat16; TensorFlow stores its 16 bits, which are the upper half of a float32.

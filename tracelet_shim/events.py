@@ -2,7 +2,8 @@
 
 Every event is frozen plain data that `msgspec` can encode; none holds a tensor, a figure or a handle, so an event can
 be kept, compared and sent to another process. One call of a `SummaryWriter` method becomes one event, save where the
-event file itself has several (a mesh is one event; two thousand scalars of one `Summary` are two thousand).
+event file itself has several (a mesh is one event; two thousand scalars of one `Summary` are two thousand, and so are two
+thousand images of one value of TensorFlow's: the first has the tag, the others ``<tag>/1``, ``<tag>/2``, ...).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class RecordId(NamedTuple):
     Attributes:
         file: path of the event file (absolute).
         position: index of the record in that file; 0 is the ``file_version`` record.
-        index: index of the value within the record's summary.
+        index: index of the value within the record's summary. A value that has several items (images, clips of sound) is
+            several events: the second's index is that of the first and as many as the summary has values, and so on.
     """
 
     file: str

@@ -177,7 +177,7 @@ class _Directory:
                 self._host.relay.handle(msg.Source(file.source, path, file.logdir, homes[path], replay=True))
 
     def _homes(self, new: list[EventFile | Projector]) -> dict[str, str | None]:
-        """Return whose `add_scalars` has made new files, if that has; without those that only the next look can tell."""
+        """Return whose `add_scalars` has made new files, if any has; without those of which only the next look can tell."""
         found: dict[str, str | None] = {file.path: None for file in new}
         files: dict[str, list[str]] = {}
         for file in (*self.files.values(), *new):

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.delivery.programs import eventually, tensorboard_steps
 from tests.readers.mlflow import MLflowReader
 from tests.replay.commands import COMMAND, environment, points, runs, started, tracelet_shim
+from tests.sample_events import png, wav
 from tracelet_shim.testing import conformance, program
 
 WRITE = """
@@ -139,6 +140,32 @@ def test_each_directory_a_run(tmp_path: Path) -> None:
     assert runs(tmp_path / "mlflow.db") == [("a", "FINISHED"), ("b", "FINISHED")]
     assert points(tmp_path / "mlflow.db") == {"a": float32(3)}
     assert points(tmp_path / "mlflow.db", "val/loss") == {"b": float32(5)}
+
+
+def test_values_with_several_items(tmp_path: Path) -> None:
+    """Every clip and every picture of one value of TensorFlow's is in every tracker, with its own bytes; so is every cell of a
+    table of texts."""
+    sounds = [wav(np.arange(number, dtype=np.int16), 8000) for number in (80, 90, 100)]
+    pictures = [png(np.full((4, 5, 3), number, np.uint8)) for number in (1, 2, 3)]
+    table = np.array([[b"one", b"two"], [b"three", b"four"]], object)
+    values = {"audio": np.array([[sound, b""] for sound in sounds], object), "images": [b"5", b"4", *pictures], "text": table}
+    summary = Summary()
+    for plugin, content in values.items():
+        summary.value.add(tag=plugin, tensor=make_tensor_proto(content)).metadata.plugin_data.plugin_name = plugin
+    events = [Event(wall_time=1e9, file_version="brain.Event:2"), Event(wall_time=1e9, step=3, summary=summary)]
+    Path("old").mkdir()
+    Path("old/events.out.tfevents.1000000000.h.1.0.v2").write_bytes(b"".join(map(frame, events)))
+    said = tracelet_shim("replay", "old", "-b", "dvclive,mlflow,tensorboard")
+    assert said.count("7 events delivered, 0 pending, 0 set aside") == 3
+    stored = list(tmp_path.glob("dvclive/**/audio/**/*.wav"))
+    assert sorted(path.read_bytes() for path in stored) == sorted(sounds)
+    assert sorted(path.read_bytes() for path in tmp_path.glob("dvclive/**/images/**/*.png")) == sorted(pictures)
+    assert sorted(path.read_bytes() for path in tmp_path.glob("mlruns/**/audio/**/*.wav")) == sorted(sounds)
+    assert sorted(path.read_bytes() for path in tmp_path.glob("mlruns/**/*.png")) == sorted(pictures)
+    for (note,) in (tmp_path.glob("dvclive/**/*.md"), tmp_path.glob("mlruns/**/*.md")):
+        assert note.read_text().endswith("| one | two |\n| three | four |")
+    (copy,) = tmp_path.glob("tracelet-runs/**/*tfevents*")
+    assert copy.read_bytes() == next(Path("old").glob("*tfevents*")).read_bytes()
 
 
 SWEEP = """
