@@ -143,6 +143,14 @@ class Comet(StandIn):
     def limits(self, *_: Any) -> Answer:
         return 200, {"maxPointCount": 1_000_000, "maxBoxCount": 10_000}
 
+    def get_metric(self, asked: Any, given: Any) -> Answer:
+        made = self.experiment(asked, given)
+        if made is None:
+            return 400, {"msg": "no such experiment", "code": 400}
+        names = ("metricName", "step", "metricValue", "timestamp")
+        rows = [dict(zip(names, row, strict=True)) for row in made["metrics"] if row[0] == given["metricName"]]
+        return 200, {"metrics": [{**row, "metricValue": str(row["metricValue"])} for row in rows]}
+
     def account(self, *_: Any) -> Answer:
         return 200, {"userName": WORKSPACE, "defaultWorkspaceName": WORKSPACE}
 
@@ -213,6 +221,7 @@ ROUTES = [
     (r"/experiment/metadata", "metadata"),
     (r"/experiment/tags", "get_tags"),
     (r"/batch/logger/experiment/metric", "metrics"),
+    (r"/experiment/metrics/get-metric", "get_metric"),
     (r"/batch/logger/experiment/parameter", "parameters"),
     (r"/tags/add-tags-to-experiment", "tags"),
     (r"/(?:asset/upload|asset|asset/asset-item|visualizations/upload|git-patch/upload|asset/[^/]+/thumbnail)", "asset"),
