@@ -126,6 +126,7 @@ class Worker:
         self.at = (0, 0)
         self.safe = Standing(0, 0, 0, 0)
         self._unsafe: deque[Standing] = deque()
+        self._behind: str | None = None
         self.opened: msg.Opened | None = None
         self._refused: list[tuple[Any, ...]] = []
         self._errors: dict[type[BaseException], int] = {}
@@ -285,16 +286,30 @@ class Worker:
     def _main(self) -> None:
         try:
             if self._open():
-                while self._deliver():
+                while not self._come_to_the_end():
                     pass
-                self._attach_at_last()
-                self._close()
         except BaseException as error:  # an SDK that raises SystemExit must not end this thread in silence
             self._fail(f"stopped by {type(error).__name__}: {error}", "internal")
             logger.exception("worker of %s stopped", self.name)
         finally:
             self._ended = True
             self._wake()
+
+    def _come_to_the_end(self) -> bool:
+        """Deliver everything and close the run; return False if what the tracker was handed is lost, and is to be delivered
+        again."""
+        try:
+            while self._deliver():
+                pass
+            self._attach_at_last()
+            self._close()
+        except UnsettledLostError as error:
+            self._go_back()
+            self._note("written events were lost", error)
+            self._retrying(_text(error), "retry")
+            self._pause(1)
+            return False
+        return True
 
     def _open(self) -> bool:
         """Open the run, trying again as long as that may help; return whether it is open."""
@@ -361,14 +376,7 @@ class Worker:
         batch = self._log.read(self.cursor, backend.batch_events)
         if batch.stop == batch.start:  # its event file does not reach so far yet
             return self._wait_for_file()
-        try:
-            self._write(backend, batch if backend.mirrors_event_files else batch.without_markers())
-        except UnsettledLostError as error:
-            self._go_back()
-            self._note("written events were lost", error)
-            self._retrying(_text(error), "retry")
-            self._pause(1)
-            return True
+        self._write(backend, batch if backend.mirrors_event_files else batch.without_markers())
         if batch.lost:
             self.state.failed += batch.lost
             self.state.error = f"{batch.lost} events did not fit into memory and cannot be read from their event files"
@@ -430,11 +438,33 @@ class Worker:
         """Note on disk how far the tracker is with what is safe."""
         assert self.backend is not None
         settled = self.state.delivered - self.backend.unsettled()
+        settled -= self._take_refused(self.backend)
+        self._say_behind(self.backend.behind() if self._unsafe else None)
         before = self.safe
         while self._unsafe and self._unsafe[0].delivered <= settled:
             self.safe = self._unsafe.popleft()
         if self.safe is not before:
             self._log.mark(self.name, self.safe)
+
+    def _take_refused(self, backend: Backend) -> int:
+        """Count what the tracker has refused after it had been handed over."""
+        refused = backend.take_refused()
+        for text in refused:
+            self.state.error = text
+            self._reply(msg.Trouble(self.name, "refused-later", text))
+        if count := len(refused):
+            self.state.delivered -= count
+            self.state.failed += count
+            self._unsafe = deque(s._replace(delivered=s.delivered - count, failed=s.failed + count) for s in self._unsafe)
+        return count
+
+    def _say_behind(self, why: str | None) -> None:
+        """Tell why what was handed over is not acknowledged, when that changes."""
+        if why != self._behind and why is not None:
+            self._retrying(why, "behind")
+        elif why is None and self._behind is not None and self.state.state == "retrying":
+            self.state.state, self.state.error = "open", None
+        self._behind = why
 
     def _go_back(self) -> None:
         """Stand where everything is safe; what comes after that is delivered again."""
@@ -619,6 +649,8 @@ class Worker:
             try:
                 with self._asking("close", f"{what} its run"):
                     do()
+            except UnsettledLostError:
+                raise
             except Exception as error:
                 self._note(f"{what} the run failed", error)
                 attempt += 1
