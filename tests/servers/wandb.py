@@ -172,6 +172,11 @@ class Wandb(StandIn):
         run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
         return {"project": {"run": run and {"displayName": run["displayName"], "summaryMetrics": json.dumps(run["summary"])}}}
 
+    def on_TraceletLines(self, given: dict[str, Any], _: str) -> Any:
+        """Part of what ``wandb.Api().run(...)`` asks for: ``project { run { historyLineCount } }``."""
+        run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
+        return {"project": {"run": run and {"historyLineCount": len(run["history"])}}}
+
     def on_RunState(self, given: dict[str, Any], _: str) -> Any:
         run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
         return {"project": {"run": run and {"state": "finished" if run["complete"] else "running"}}}

@@ -590,7 +590,7 @@ class CometBackend(Backend):
     def _points(self, events: Sequence[ev.Scalar]) -> None:
         messages = [self._metric(self._names(e.path), e.value, e) for e in events]
         if self._doubt and self._sink.line is not None:
-            self._there = self._sink.line.points(messages)
+            self._there = self._ask(self._sink.line, messages)
         left = self._there.copy()
         if left:
             messages = [message for message in messages if not _tell_off(left, message)]
@@ -604,6 +604,19 @@ class CometBackend(Backend):
             raise
         self._there = left
         self._doubt = self._doubt and not messages  # what comes behind one that was not there is not there either
+
+    def _ask(self, line: Line, messages: Sequence[Any]) -> Counter[tuple[Any, ...]]:
+        """Return which points of these metrics the server has. One that cannot say that holds up nothing."""
+        try:
+            return line.points(messages)
+        except OSError:
+            raise
+        except Exception as error:
+            if isinstance(error, RefusedError) and judge(error.status, own=error.own) is Verdict.PASSES:
+                raise
+            logger.warning("comet: the server does not say which points it has; some may be there twice", exc_info=True)
+            self._doubt = False
+            return Counter()
 
     def _metric(self, name: str, value: float, event: ev.Event) -> Any:
         from comet_ml.messages import MetricMessage

@@ -306,7 +306,7 @@ class Worker:
         except UnsettledLostError as error:
             self._go_back()
             self._note("written events were lost", error)
-            self._retrying(_text(error), "retry")
+            self._retrying(str(error), "retry")
             self._pause(1)
             return False
         return True
