@@ -386,22 +386,25 @@ class WandbBackend(Backend):
             UnsettledLostError: it is continued.
         """
         try:
-            self._reopen(why)
-        except UnsettledLostError:
-            raise
+            continued = self._reopen(why)
         except Exception:
             _log.debug("the run cannot be continued yet", exc_info=True)
+            return
+        if continued:
+            raise UnsettledLostError(why)
 
-    def _reopen(self, why: str) -> None:
-        """Continue the run in a new service process; nothing happens if that was done too often. An error of `open` leaves it to
-        the next call.
+    def _mend(self) -> None:
+        """Do what `_reopen` could not do so far, if there is something."""
+        why = self._broken
+        if why is not None and self._reopen(why):
+            raise UnsettledLostError(why)
 
-        Raises:
-            UnsettledLostError: it is continued.
-        """
+    def _reopen(self, why: str) -> bool:
+        """Continue the run in a new service process; return False if that was done too often. What was unsettled is lost then. An
+        error of `open` leaves it to the next call."""
         if self._broken is None:
             if self._joined or self._info is None or self._reopened >= MAX_REOPENED:
-                return
+                return False
             self._reopened += 1
             self._broken = why
             _restart_service()
@@ -411,7 +414,7 @@ class WandbBackend(Backend):
         self._broken = None
         self._handed = 0
         self._settling.clear()
-        raise UnsettledLostError(why)
+        return True
 
     def _ask(self) -> None:
         """Wait until W&B's service has come to what it was handed. If it cannot be asked, the next `write` finds that out."""
@@ -448,14 +451,13 @@ class WandbBackend(Backend):
 
     def _end(self, status: Status) -> None:
         """End the run; in a new service process, if the former has died."""
-        if self._broken is not None:
-            self._reopen(self._broken)
+        self._mend()
         try:
             self._update(self._run, _about({"status": status}))
             self._finish(self._run, status)
         except Exception as error:
-            if _lost(error):
-                self._reopen(f"W&B's service has died ({error})")
+            if _lost(error) and self._reopen(why := f"W&B's service has died ({error})"):
+                raise UnsettledLostError(why) from error
             raise
 
     def _settle(self) -> None:
@@ -496,8 +498,7 @@ class WandbBackend(Backend):
         if self._disabled:  # the user switched W&B off (WANDB_MODE=disabled)
             self.written = len(events)
             return
-        if self._broken is not None:
-            self._reopen(self._broken)
+        self._mend()
         while self.unsettled() > MAX_UNSETTLED:
             if self._lines is not None:
                 raise TimeoutError("W&B's server is behind")
@@ -509,8 +510,9 @@ class WandbBackend(Backend):
                 super().write(events)
         except Exception as error:
             self._mark(self.written)
-            if _lost(error):
-                self._reopen(f"W&B's service has died ({error})")
+            lost = bool(self._handed or self._settling or self._uploading)
+            if _lost(error) and self._reopen(why := f"W&B's service has died ({error})") and lost:
+                raise UnsettledLostError(why) from error
             raise
         self._mark(len(events))
         self._again -= len(events)
