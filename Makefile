@@ -37,7 +37,7 @@ bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for under three
 lint: $(INSTALLED)  ## look for mistakes and bad style
 	$(BIN)/ruff check .
 
-types: $(INSTALLED)  ## check the types
+types: $(INSTALLED)  ## check the types, of the package and of the public interface as a user's code has it
 	$(BIN)/mypy
 
 docs: $(INSTALLED)  ## write the pages of docs/ that are made from the code

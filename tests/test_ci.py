@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG
@@ -308,3 +310,65 @@ def test_other_providers_get_no_commands(tmp_path: Path) -> None:
     states = {"mlflow": BackendState("failed", 0, 3, 0, "gone")}
     for environment in ({}, GITLAB, JENKINS, BUILDKITE, CIRCLECI):
         assert page(environment, states) == []
+
+
+ODD = (
+    "[x](javascript:alert(1)) | <img src=x onerror=alert(1)> &lt; `c` _i_ *b* $m$ #1 @me ~~s~~ www.odd.example"
+    " https://odd.example a\\"
+)
+
+
+class Page(HTMLParser):
+    """What a page shows of a table's cells, the places of its links, and its tags."""
+
+    def __init__(self, markdown: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.links: list[str | None] = []
+        self.tags: set[str] = set()
+        self._in_cell = False
+        self.feed(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+def test_nothing_in_the_summary_becomes_markup() -> None:
+    """What a tracker or a name says is shown as it is: no HTML, no Markdown, no other cell, and no link but to http(s)."""
+    urls = {ODD: "javascript:alert(1)", "b": "https://b.example/|<b>?x=`1`\n\x1b[0m", "c": f"mlflow ui {ODD}"}
+    states = {ODD: BackendState("failed", 0, 3, 0, f"{ODD}\n| d | e |"), "b": BackendState(), "c": BackendState()}
+    page = _ci._summary(ODD, urls, states, f"tracelet-shim replay '{ODD}'")
+    table = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    shown = Page(table)
+    rows = shown.rows
+    assert [row[0] for row in rows] == ["tracker", ODD, "b", "c"]
+    assert rows[1][1:] == ["javascript:alert(1)", "0", "3", "0", f"failed: {ODD} | d | e |"]
+    assert rows[3][1] == f"mlflow ui {ODD}"
+    assert shown.links == ["https://b.example/%7C%3Cb%3E?x=%601%60%0A%1B%5B0m"]
+    assert shown.tags == {"table", "thead", "tbody", "tr", "th", "td", "code", "a"}
+    before, after = page.split(table)
+    assert Page(before).tags == {"h3"}
+    assert Page(after).tags == {"p", "code"}
+
+
+def test_no_text_is_a_command_of_the_job() -> None:
+    """GitHub's and Azure's commands in somebody's name or error are shown, not obeyed; so are control characters."""
+    states = {"mlflow": BackendState("failed", 0, 3, 0, "x ##vso[task.setvariable variable=PATH]y ##[add-mask]z\x1b[2J")}
+    for environment in (GITHUB, AZURE):
+        warning = page(environment, states)[-1]
+        assert warning.count("##") == warning.startswith("##vso[task.logissue type=warning]")
+        assert "\x1b" not in warning
+        assert r"#\x23vso[task.setvariable variable=PATH]y #\x23[add-mask]z\x1b[2J" in warning

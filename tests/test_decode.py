@@ -27,6 +27,7 @@ from tensorboard.util import tensor_util
 from torch.utils.tensorboard.summary import custom_scalars, hparams, mesh, scalar, tensor_proto, text
 
 from tests.sample_events import gif, gif_frames, png, wav
+from tracelet_shim import _series
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
@@ -558,16 +559,19 @@ def test_the_same_parameters_again_are_the_same_trial(live: Files) -> None:
 
 
 def test_the_directories_of_add_scalars_are_series(replayed: Files) -> None:
-    """``<logdir>/<main_tag with / as _>_<key>`` with the tag ``main_tag``; any other directory is a writer of its own."""
+    """``<logdir>/<main_tag with / as _>_<key>`` with the tag ``main_tag``, of a file that `add_scalars` has made; any other
+    directory is a writer of its own."""
     replayed.add("/logs/x")
-    for directory, tag, expected in (
-        ("/logs/x/loss_train", "loss", ("x", "train")),
-        ("/logs/x/a_b_val", "a/b", ("x", "val")),
-        ("/logs/x/loss_", "loss", ("x/loss_", None)),
-        ("/logs/x/other", "loss", ("x/other", None)),
-        ("/logs/x/loss_train", "other", ("x/loss_train", None)),
+    for directory, parent, tag, expected in (
+        ("/logs/x/loss_train", "/logs/x", "loss", ("x", "train")),
+        ("/logs/x/a_b_val", "/logs/x", "a/b", ("x", "val")),
+        ("/logs/x/a_b/val", "/logs/x", "a", ("x", "b/val")),
+        ("/logs/x/loss_train", None, "loss", ("x/loss_train", None)),
+        ("/logs/x/loss_", "/logs/x", "loss", ("x/loss_", None)),
+        ("/logs/x/other", "/logs/x", "loss", ("x/other", None)),
+        ("/logs/x/loss_train", "/logs/x", "other", ("x/loss_train", None)),
     ):
-        event = only(replayed.decode(replayed.add(directory), scalar(tag, 0.5)))
+        event = only(replayed.decode(replayed.add(directory, parent), scalar(tag, 0.5)))
         assert (event.writer, event.series) == expected
         assert (event.tag, event.value) == (tag, 0.5)
 
@@ -596,8 +600,12 @@ def test_a_replay_gives_what_the_live_session_got(tmp_path: Path) -> None:
     writer.close()
     decoder = Decoder(WriterNames(str(tmp_path)))
     paths = native.event_files(tmp_path)
+    files: dict[str, list[str]] = {}
+    for path in paths:
+        files.setdefault(str(path.parent), []).append(str(path))
     for number, path in enumerate(paths):
-        decoder.add_source(msg.Source(number, str(path), str(path.parent), replay=True))
+        home = _series.home(str(path), files, str(tmp_path))
+        decoder.add_source(msg.Source(number, str(path), str(path.parent), home, replay=True))
     events = [
         event
         for number, path in enumerate(paths)

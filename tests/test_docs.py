@@ -19,7 +19,7 @@ from tracelet_shim.backends import registry
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md", "benchmarks/README.md")),
     *sorted(DOCS.rglob("*.md")),
     *sorted(ROOT.glob("examples/**/*.md")),
 ]

@@ -214,3 +214,58 @@ def test_an_interpreter_that_is_not_activated(tmp_path: Path) -> None:
 def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
     """Without a place for the ledger a killed job could not be continued."""
     assert "cannot be written" in doctor(1, TRACELET_STATE_DIR="/proc/1/state")["errors"][0]
+
+
+def test_import_hooks_of_others() -> None:
+    """Import hooks are named: those that an interpreter starts with, and comet_ml's, which claims the module at its import."""
+    site = Path("site")
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import sys\nclass Hook:\n    def find_spec(self, name, path=None, target=None): return None\n"
+        "sys.meta_path.insert(0, Hook())\nif '-c' in sys.orig_argv:\n    print('a word of its own')"
+    )
+    report = doctor(PYTHONPATH=str(site))
+    hooks = {hook["name"]: hook["claims"] for hook in report["import_hooks"]}
+    assert hooks["sitecustomize.Hook"] is False
+    assert hooks["comet_ml.monkey_patching.CometModuleFinder"] is True
+    assert report["pth_active"]
+    assert "import hook: sitecustomize.Hook has nothing to do with torch.utils.tensorboard" in report["oks"]
+    assert (
+        "import hook: comet_ml.monkey_patching.CometModuleFinder will claim torch.utils.tensorboard where its package is "
+        "imported first; activation gets past it"
+    ) in report["oks"]
+
+
+CLAIMS = """
+import sys
+from importlib.machinery import PathFinder
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("torch.utils.tensorboard"):
+            %s
+            return PathFinder.find_spec(name, path, target)
+sys.meta_path.insert(0, Hook())
+"""
+
+
+def test_an_import_hook_that_claims_the_module() -> None:
+    """Whether activation gets past one that every interpreter starts with is tried, not guessed."""
+    site = Path("site")
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(CLAIMS % "pass")
+    what = "import hook: sitecustomize.Hook claims torch.utils.tensorboard for itself, and "
+    assert what + "activation gets past it" in doctor(PYTHONPATH=str(site))["oks"]
+    ours = "'tracelet' not in type(f).__module__"
+    throw = f"sys.meta_path, sys.path_hooks = ([f for f in x if {ours}] for x in (sys.meta_path, sys.path_hooks))"
+    (site / "sitecustomize.py").write_text(CLAIMS % throw)
+    (error,) = doctor(1, PYTHONPATH=str(site))["errors"]
+    assert error.startswith(what + "nothing of it is seen: it was imported past us")
+    (site / "sitecustomize.py").write_text(CLAIMS % "raise ImportError('not here')")
+    assert "import hook: sitecustomize.Hook has nothing to do with torch.utils.tensorboard" in doctor(PYTHONPATH=str(site))["oks"]
+
+
+def test_a_near_miss_of_the_variable() -> None:
+    """What was to be TRACELET_BACKEND is a warning, with or without the underscore."""
+    for name in ("TRACELET_BACKENDS", "TRACLET_BACKEND", "TRACELETBACKEND"):
+        warning = f"settings: environment variable {name} is not known (did you mean TRACELET_BACKEND?); it is ignored"
+        assert doctor(**{name: "aim", "_TRACELET_NAMED": "1"})["warnings"] == [warning]

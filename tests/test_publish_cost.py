@@ -82,7 +82,7 @@ PROGRAM = """
         for number in (1, 9):
             go = threading.Event()
             # The sender waits, so that what is counted is what the calling thread does and leaves.
-            Session._make_channel = lambda self: (go.wait(), make_channel(self))[1]
+            Session._make_channel = lambda self, specs: (go.wait(), make_channel(self, specs))[1]
             backends = [type("Numbered", (RecordingBackend,), {"name": f"b{i}"})() for i in range(number)]
             tracelet_shim.start_logging(backend=backends, accelerate=accelerate)
             name = f"{number}-{'fast' if accelerate else 'native'}"

@@ -8,7 +8,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from collections.abc import Set as AbstractSet
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from tracelet_shim._session import Session
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from tracelet_shim.backends.base import Backend
     from tracelet_shim.bus.messages import BackendSpec
 
-__all__ = ["activate_from_environment", "get_session", "start_logging", "stop_logging"]
+__all__ = ["activate_from_environment", "get_session", "settle_at_exit", "start_logging", "stop_logging"]
 
 _lock = threading.RLock()
 _session: Session | None = None
@@ -27,6 +29,24 @@ UNDELIVERED = 3
 """Exit code of a program that ran to its end under strict, and whose data did not all arrive."""
 
 
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+def _one_positional(function: _Call) -> _Call:
+    """Say what is meant where somebody gives the run's name as other libraries take it: by its place."""
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = args[1:] if "backend" not in kwargs else args
+        if given:
+            problem = f"takes one argument by its place, the backend; {', '.join(map(repr, given))} came as well"
+            raise TypeError(f"start_logging() {problem}; the name of the run is exp_name={given[0]!r}")
+        return function(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
+@_one_positional
 def start_logging(
     backend: str | Backend | Sequence[str | Backend] | None = None,
     *,
@@ -64,7 +84,7 @@ def start_logging(
         notes: free text.
         config: parameters known at the start.
         offline: no network and no account, on trackers that have an offline mode.
-        strict: raise at the end if anything was not delivered.
+        strict: raise at the end if anything was not delivered, and here if a tracker refuses to open its run.
         ranks: ``"main"``: under torchrun, SLURM or MPI only rank 0 logs; ``"all"``: each rank has a run, grouped.
         root: the directory that writers' log directories are relative to. Default: the first writer's log directory,
             or its parent where that is named like a split (``train``, ``val``, ``test``, ...).
@@ -91,17 +111,16 @@ def start_logging(
             tracker refuses to open the run.
         TypeError: there is no such argument.
     """
-    for name in unknown:
-        from tracelet_shim.errors import did_you_mean
-
-        known = [*(start_logging.__kwdefaults__ or ()), "backend"]
-        raise TypeError(f"start_logging() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
     arguments = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
         "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
         "exit_timeout": exit_timeout, "accelerate": accelerate, "quiet": quiet, "ci": ci, "what_ran": what_ran,
         "system_metrics": system_metrics, "options": options,
     }  # fmt: skip
+    for name in unknown:
+        from tracelet_shim.errors import did_you_mean
+
+        raise TypeError(f"start_logging() got an unexpected keyword argument {name!r}{did_you_mean(name, arguments)}")
     with _lock:
         session = _prepare(arguments)
         if session.active and session is _session and not _importing_main_again():
@@ -151,9 +170,12 @@ def get_session() -> Session | None:
     return _session
 
 
-def activate_from_environment() -> None:
+def activate_from_environment(*, ending: bool = False) -> None:
     """Prepare a session from ``TRACELET_*`` variables; it begins with the first writer. Nothing happens if this process
     has a session already, or is the child of one that has.
+
+    Args:
+        ending: True if the program is over, and this only tells what would have been.
 
     Raises:
         TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
@@ -163,10 +185,28 @@ def activate_from_environment() -> None:
     with _lock:
         if _session is not None or has_other_owner():
             return
-        _prepare({}, lenient=True)
+        _prepare({}, lenient=True, ending=ending)
 
 
-def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
+def settle_at_exit() -> None:
+    """At the end of a program in which the environment could not activate us in time: say so, if this process was to log.
+    Under strict, the process ends here with a code of its own."""
+    from tracelet_shim import errors, intercept
+    from tracelet_shim._bootstrap import is_set
+    from tracelet_shim._session import say
+
+    if intercept.missed() is None:
+        return
+    try:
+        activate_from_environment(ending=True)  # this may be a child, or a rank, that was to log nothing
+    except errors.TraceletError as error:
+        _verdict.undelivered = is_set("TRACELET_STRICT") and getattr(sys, "last_value", None) is None
+        say(f"error: {error}")
+    _at_exit()
+    _fail_the_job()
+
+
+def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
     global _session
     import importlib.util
@@ -177,20 +217,18 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     from tracelet_shim._bootstrap import is_set
     from tracelet_shim._program import rank
     from tracelet_shim._session import Session, say
-    from tracelet_shim._settings import resolve
+    from tracelet_shim._settings import Problem, resolve
     from tracelet_shim.backends import registry
-    from tracelet_shim.backends.base import Backend
 
-    given = arguments.get("backend")
-    if given is not None and not isinstance(given, str):
-        given = [given] if isinstance(given, Backend) else list(given)
-        objects = {item.name: item for item in given if isinstance(item, Backend)}
-        arguments = {**arguments, "backend": [item.name if isinstance(item, Backend) else item for item in given]}
-    else:
-        objects = {}
+    names, objects = _names_and_objects(arguments.get("backend"))
     for item in objects.values():
         registry.validate(type(item))
-    settings = resolve(arguments, [*registry.names(), *objects])
+    problems: list[Problem] = []
+    settings = resolve(
+        {**arguments, "backend": names}, [*registry.names(), *objects], problems=problems if lenient else None
+    )
+    if problems and settings.strict:
+        raise problems[0].error
     if _session is not None and _session.active:
         if _session.settings == settings and _session.objects == objects:
             return _session
@@ -200,21 +238,50 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False) -> Session:
     else:
         # What the environment asks for begins with the first writer, in whatever process that is.
         active = (settings.ranks == "all" or rank() == 0) and (lenient or not _importing_main_again())
+    for problem in problems if active else ():
+        say(f"{problem.error} ({problem.instead})")
     if active and settings.system_metrics is not None and importlib.util.find_spec("psutil") is None:
-        problem = "system_metrics needs psutil, which is not installed; remedy: pip install 'tracelet-shim[system]'"
+        missing = "system_metrics needs psutil, which is not installed; remedy: pip install 'tracelet-shim[system]'"
         if not lenient or settings.strict:
-            raise errors.ConfigurationError(problem)
-        say(f"{problem} (everything else goes on without it)")
+            raise errors.ConfigurationError(missing)
+        say(f"{missing} (everything else goes on without it)")
         settings = msgspec.structs.replace(settings, system_metrics=None)
     specs = _specs(settings, objects, lenient=lenient and not settings.strict) if active else []
     active = active and bool(specs)
     session = Session(settings, specs, objects, active=active, from_environment=lenient)
     _session = session
-    if active:
+    if active and not ending:
         intercept.install()
         intercept.set_sink(session)
         _hook_process(session)
+        if settings.strict:
+            session.exit_watch.watch()  # a program that fails by itself keeps its code, whether or not there was a writer
     return session
+
+
+def _names_and_objects(given: Any) -> tuple[list[str] | None, dict[str, Backend]]:
+    """Take apart what was given as the backend: names, and objects by their names."""
+    from tracelet_shim.backends.base import Backend
+    from tracelet_shim.errors import ConfigurationError
+
+    if given is None:
+        return None, {}
+    if isinstance(given, str):
+        given = given.split(",")
+    elif isinstance(given, AbstractSet):
+        given = sorted(given, key=str)  # the same set has another order in another process
+    elif isinstance(given, (Backend, bytes, Mapping, type)) or not isinstance(given, Iterable):
+        given = [given]
+    items = list(given)
+    for item in items:
+        if not isinstance(item, (str, Backend)):
+            problem = "it is neither the name of a tracker nor a Backend object"
+            remedy = f"{item.__name__}()" if isinstance(item, type) else '"mlflow"'
+            if isinstance(item, Mapping):
+                remedy = 'backend="mlflow", and its options in options={"mlflow": {...}}'
+            raise ConfigurationError(f"argument backend={item!r} cannot be used: {problem}; remedy: {remedy}")
+    objects = {item.name: item for item in items if isinstance(item, Backend)}
+    return [item.name if isinstance(item, Backend) else item for item in items], objects
 
 
 def _specs(settings: Settings, objects: Mapping[str, Backend], *, lenient: bool = False) -> list[BackendSpec]:
@@ -225,28 +292,31 @@ def _specs(settings: Settings, objects: Mapping[str, Backend], *, lenient: bool 
     from tracelet_shim.bus.messages import BackendSpec
 
     names = list(dict.fromkeys(settings.backend)) or [DEFAULT_BACKEND]
+    rest = "the others go on" if len(names) > 1 else "training goes on"
     for name in settings.options:
         if name not in registry.names():
             raise errors.UnknownBackendError(name, registry.names())
         try:
             registry.find(name)(settings.options[name])  # raises for unknown options, of trackers that are not used as well
         except errors.ConfigurationError as error:
-            if name in names or not lenient:
+            if not lenient:
                 raise
-            say(f"{error} (it is ignored)")
+            # A tracker without an option that it was to have could log to another place.
+            say(f"{error} ({rest} without it)" if name in names else f"{error} (it is ignored)")
+            names = [other for other in names if other != name]
     specs = []
     for name in names:
         if name in objects:
             specs.append(BackendSpec(name, "", {}))
             continue
-        backend = registry.find(name)
-        options = dict(settings.options.get(name, {}))
         try:
+            backend = registry.find(name)
+            options = dict(settings.options.get(name, {}))
             backend.check(offline=settings.offline, options=options)
-        except errors.BackendUnavailableError as error:
+        except errors.TraceletError as error:
             if not lenient:
                 raise
-            say(f"{error} (the others go on without it)" if len(names) > 1 else f"{error} (training goes on without it)")
+            say(f"{error} ({rest} without it)")
             continue
         specs.append(BackendSpec(name, f"{backend.__module__}:{backend.__qualname__}", options))
     return specs
@@ -269,17 +339,25 @@ def _hook_process(session: Session) -> None:
         _hooked = True
         atexit.register(_fail_the_job)
         atexit.register(_at_exit)
+    if session.hosts_trackers:
+        _hook_hosting()
+    else:
+        session.on_hosting = _hook_hosting
+
+
+def _hook_hosting() -> None:
+    """Come before the SDKs that live in this process, at its end."""
     register = getattr(threading, "_register_atexit", None)
-    if session.hosts_trackers and register is not None:
+    if register is not None:
         # Where SDKs live in this process, their own atexit handlers must not come first: they would end what is still
         # being opened or drained. Handlers of the threading module run before all of atexit's; among themselves the
         # latest first, so those that shut executors down have to be registered by now (and later they cannot be).
         import concurrent.futures.process
         import concurrent.futures.thread  # noqa: F401
 
-        register(_at_exit)
-    if session.hosts_trackers:
-        _handle_sigterm()
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending already
+            register(_at_exit)
+    _handle_sigterm()
 
 
 def _handle_sigterm() -> None:

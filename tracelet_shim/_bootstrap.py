@@ -16,60 +16,164 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+    from typing import Any, NoReturn
 
-__all__ = ["activate", "is_set", "start"]
+__all__ = ["Lookout", "activate", "is_set", "name_near_misses", "near_misses", "start"]
 
 _TARGET = "torch.utils.tensorboard"
-_activated = False
+_NAMED = "_TRACELET_NAMED"
+"""Environment variable: near misses have been named, so the children of this process need not do it again."""
+
+_settled = False
+"""True once the package knows that the program uses TensorBoard, and has decided what becomes of it."""
 
 
 def start() -> None:
     """Activate if the environment asks for it: ``TRACELET_BACKEND`` set, ``TRACELET_DISABLED`` not."""
-    if os.environ.get("TRACELET_BACKEND") and not is_set("TRACELET_DISABLED"):
+    if is_set("TRACELET_DISABLED"):
+        return
+    if os.environ.get("TRACELET_BACKEND"):
         activate()
+    else:
+        name_near_misses()
 
 
 def activate() -> None:
     """Connect to ``torch.utils.tensorboard`` when it is imported, or now if it has been.
 
-    Does nothing the second time: two site directories can expose the same .pth file, and a program under
-    ``tracelet-shim run`` may import `tracelet_shim.auto` as well.
+    The second time it only looks again: two site directories can expose the same .pth file, and a program under
+    ``tracelet-shim run`` may import `tracelet_shim.auto` as well, perhaps because its import hooks have thrown ours out.
     """
-    global _activated
-    if _activated:
+    global _finder
+    if _settled:
         return
-    _activated = True
-    if _TARGET in sys.modules:
-        _connect()
+    if _finder is None:
+        import atexit
+
+        _finder = _Finder()
+        atexit.register(_at_exit, os.getpid())
+    if _is_loaded():
+        _finder.connect()
     else:
-        sys.meta_path.insert(0, _Finder())
+        _finder.post()
 
 
-class _Finder:
-    """Waits for ``torch.utils.tensorboard``; finds nothing by itself."""
+class _Loaded:
+    """Loader of a module that is there already."""
 
-    def __init__(self) -> None:
-        self.connecting = False
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self.spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec
+
+
+class Lookout:
+    """Is asked when the program imports something, and finds nothing by itself.
+
+    Finders of others come in front, at any time, and claim what they like: comet_ml's claims ``torch.utils.tensorboard``.
+    None claims everything that is imported on the way, so `look` is called for whatever is asked for. To be asked even
+    where one does, or where `sys.meta_path` has been replaced, the object is a path hook as well: `PathFinder`, whoever
+    uses it, asks all of those when it comes to a directory for the first time.
+    """
+
+    def post(self) -> None:
+        """Take up the place in front; nothing happens if this object has one."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        if self not in sys.path_hooks:
+            sys.path_hooks.insert(0, self)
+
+    def leave(self) -> None:
+        """Be asked no more."""
+        # New lists, not `remove`: another thread may be going through the old ones and would skip an entry.
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
+        sys.path_hooks = [hook for hook in sys.path_hooks if hook is not self]
+
+    def look(self, fullname: str) -> bool:
+        """See what there is to do, now that this (or something) is being imported; return True to ask all other finders."""
+        raise NotImplementedError
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _TARGET or self.connecting:
-            return None
+        return self.ask_others(fullname, path, target) if self.look(fullname) else None
+
+    def ask_others(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        """Return what the first of all other finders finds."""
+        loaded = sys.modules.get(fullname)
+        if loaded is not None and target is None and fullname != _TARGET and not fullname.startswith(_TARGET + "."):
+            # `look` has imported it: not once more. importlib goes by the spec of the module that it finds there.
+            loader: Any = _Loaded(loaded)
+            loaded.__spec__ = type(sys.__spec__)(fullname, loader)
+            return loaded.__spec__
+        for finder in list(sys.meta_path):
+            find_spec = getattr(finder, "find_spec", None) if finder is not self else None
+            spec: ModuleSpec | None = find_spec(fullname, path, target) if find_spec else None
+            if spec is not None:
+                return spec
+        return None
+
+    def __call__(self, path: str) -> NoReturn:
+        """Be a path hook, which claims no directory. Who searches the package's own is about to import a part of it."""
+        if str(path).replace(os.sep, "/").endswith("/torch/utils/tensorboard"):
+            # In place, and forward only: a loop over the list in another thread sees a finder twice, but skips none.
+            sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if finder is not self)]
+            self.look("")
+        raise ImportError
+
+
+class _Finder(Lookout):
+    """Waits for ``torch.utils.tensorboard``."""
+
+    def __init__(self) -> None:
+        self.connecting = False
+
+    def look(self, fullname: str) -> bool:
+        if self.connecting or _settled:
+            return False
+        if fullname != _TARGET and not fullname.startswith(_TARGET + ".") and not _is_loaded():
+            return False
+        self.connect()
+        return True  # the package has just put a finder at the front. The loop that called us is past it
+
+    def connect(self) -> None:
+        """Hand over to the package."""
+        global _settled
         self.connecting = True
         try:
             _connect()  # raises under strict, and then again at the next import: strict cannot be had by retrying
         finally:
             self.connecting = False
-        # A new list, not `remove`: another thread may be going through the old one and would skip a finder.
-        sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
-        # wrapt has just put its own finder at the front. The loop that called us is past it, so ask everyone here.
-        for finder in sys.meta_path:
-            find_spec = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = find_spec(fullname, path, target) if find_spec else None
-            if spec is not None:
-                return spec
-        return None
+        _settled = True
+        self.leave()
+
+
+_finder: _Finder | None = None
+
+
+def _is_loaded() -> bool:
+    """True if the real ``torch.utils.tensorboard`` is or is being imported: no None, and no mock of a test suite."""
+    module = sys.modules.get(_TARGET)
+    if module is None:
+        return False
+    try:
+        return object.__getattribute__(module, "__dict__").get("__spec__") is not None  # makes no lazy module load
+    except AttributeError:
+        return False
+
+
+def _at_exit(pid: int) -> None:
+    """Say so if the program has imported `SummaryWriter`, and nobody has asked us for any of it."""
+    if _settled or sys.modules.get(_TARGET + ".writer") is None or os.getpid() != pid:
+        return
+    from tracelet_shim import _api
+
+    _api.settle_at_exit()
 
 
 def _connect() -> None:
@@ -85,13 +189,42 @@ def _connect() -> None:
 
 
 def _say(error: Exception) -> None:
-    text = " ".join(str(error).split())
+    from tracelet_shim._printable import printable
+
+    text = printable(" ".join(str(error).split()))
     if type(error).__module__ != "tracelet_shim.errors":  # our own messages need no type in front of them
         text = f"{type(error).__name__}: {text}"
+    _write(f"{text} (training goes on without it)")
+
+
+def _write(line: str) -> None:
     try:  # noqa: SIM105 - contextlib would be one more import
-        sys.stderr.write(f"tracelet-shim: {text} (training goes on without it)\n")
+        sys.stderr.write(f"tracelet-shim: {line}\n")
     except (AttributeError, OSError, ValueError):
         pass  # no standard error, or a closed one: then nobody can be told
+
+
+def near_misses(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variables that are ``TRACELET_BACKEND`` but for a slip, where that one is not there."""
+    if "TRACELET_BACKEND" in environment:
+        return []
+    suspects = [name for name in environment if name[:2] in ("TR", "tr") and "BACK" in name.upper()]  # as in the .pth file
+    if not suspects:
+        return []
+    from tracelet_shim.errors import slip_of
+
+    return [name for name in suspects if slip_of(name, ["TRACELET_BACKEND"])]
+
+
+def name_near_misses() -> None:
+    """Say which variables are a near miss, once in a process and all that it starts."""
+    if _NAMED in os.environ:
+        return
+    for name in near_misses():
+        from tracelet_shim.errors import unknown_variable
+
+        os.environ[_NAMED] = "1"
+        _write(unknown_variable(name, ["TRACELET_BACKEND"]))
 
 
 def is_set(variable: str, environment: Mapping[str, str] = os.environ) -> bool:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from tracelet_shim._display import say
+from tracelet_shim._printable import printable
 from tracelet_shim._program import as_utf8
 from tracelet_shim._secrets import mask_text
 
@@ -280,17 +281,17 @@ def _append(path: str, data: bytes) -> None:
 
 
 def _summary(title: str, urls: Mapping[str, str | None], states: Mapping[str, BackendState], remedy: str | None) -> str:
-    """Return one section of Markdown."""
+    """Return one section of Markdown. The texts in it are others': none becomes markup, HTML, or a link that is no web link."""
     lines = [
-        "", f"### {_cell(title)}", "",
+        "", f"### {_text(title)}", "",
         "| tracker | run | delivered | pending | set aside | state |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]  # fmt: skip
     for name, s in states.items():
-        state = f"{s.state}: {s.error}" if s.error else s.state
-        lines.append(f"| {name} | {_link(urls.get(name))} | {s.delivered} | {s.pending} | {s.failed} | {_cell(state)} |")
+        state = f"{_text(s.state)}: {_text(s.error)}" if s.error else _text(s.state)
+        lines.append(f"| {_text(name)} | {_link(urls.get(name))} | {s.delivered} | {s.pending} | {s.failed} | {state} |")
     if remedy is not None:
-        lines += ["", f"What is missing is in the event files; to deliver it: `{remedy}`"]
+        lines += ["", f"What is missing is in the event files; to deliver it: {_code(remedy)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -298,19 +299,33 @@ def _link(url: str | None) -> str:
     if not url:
         return ""
     if url.startswith(("http://", "https://")):
-        return f"<{_cell(url)}>"
-    return f"`{_cell(url)}`"
+        return f"<{quote(url, safe=_IN_URLS)}>"
+    return _code(url)
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+_IN_URLS = "!#$%&'()*+,-./:;=?@[]_~"
+_MARKUP = re.compile(r"[!#$&*:<>@\[\\\]^`_|~]|(?<=\bwww)\.", re.IGNORECASE)
+
+
+def _text(text: str) -> str:
+    """Return a text for Markdown, in a table as well: what could be markup becomes an entity, which never is."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(text))
+
+
+def _code(text: str) -> str:
+    text = printable(text)
+    return f"<code>{_text(text)}</code>" if set("`|\\").intersection(text) else f"`{text}`"
 
 
 def _github_text(text: str) -> str:
     """Escape the message of a workflow command, as ``actions/toolkit`` does it (packages/core/src/command.ts)."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return _lines(text).replace("%", "%25").replace("\n", "%0A")
 
 
 def _azure_text(text: str) -> str:
     """Escape the message of a logging command ("Formatting commands" on its documentation page)."""
-    return text.replace("%", "%AZP25").replace("\r", "%0D").replace("\n", "%0A")
+    return _lines(text).replace("%", "%AZP25").replace("\n", "%0A")
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))

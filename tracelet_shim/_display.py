@@ -8,9 +8,12 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tracelet_shim.bus.messages import BackendState
+from tracelet_shim._printable import printable
+
+if TYPE_CHECKING:
+    from tracelet_shim.bus.messages import BackendState
 
 __all__ = ["Drain", "html_table", "say"]
 
@@ -23,7 +26,7 @@ _console: Any = None  # of the bars that are on the terminal
 
 def say(line: str) -> None:
     """One line for the user. Standard error may be closed or full: that must not reach the training."""
-    console = _console
+    console, line = _console, printable(line)
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if console is not None:  # then lines go above the bars
             console.print(f"tracelet-shim: {line}", soft_wrap=True)
@@ -91,9 +94,9 @@ class Drain:
             if name not in self._tasks:
                 if not state.pending:
                     continue
-                self._tasks[name] = self._bars.add_task(name)
+                self._tasks[name] = self._bars.add_task(printable(name))
             label = name if state.state in ("open", "closed") else f"{name} ({state.state})"
-            self._bars.update(self._tasks[name], completed=done, total=done + state.pending, description=label)
+            self._bars.update(self._tasks[name], completed=done, total=done + state.pending, description=printable(label))
         self._bars.refresh()
 
     def _give_up(self) -> None:
@@ -110,10 +113,11 @@ def _new_bars(seconds: float) -> Any:
     global _console
     if not sys.stderr.isatty():
         return None
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    console = Console(file=sys.stderr, highlight=False, markup=False)
+    from tracelet_shim._console import Console
+
+    console = Console(file=sys.stderr)
     if not console.is_interactive:
         return None
     columns = (TextColumn("tracelet-shim: {task.description}", markup=False), BarColumn(), MofNCompleteColumn())
@@ -130,15 +134,19 @@ def _new_bars(seconds: float) -> Any:
 def html_table(title: str, rows: Iterable[tuple[str, str | None, BackendState]]) -> str:
     """Return a table of (tracker, link or local place of its run, state) for a notebook."""
     head = ("tracker", "run", "state", "delivered", "pending", "set aside", "latest error")
-    lines = [f"<table><caption>{html.escape(title)}</caption>", f"<thead>{_row('th', head)}</thead>", "<tbody>"]
+    lines = [f"<table><caption>{_text(title)}</caption>", f"<thead>{_row('th', head)}</thead>", "<tbody>"]
     for name, url, state in rows:
-        place = html.escape(url or "")
+        place = _text(url or "")
         if place.startswith(("https://", "http://")):
             place = f'<a href="{place}" target="_blank" rel="noopener">{place}</a>'
         counts = (str(count) for count in (state.delivered, state.pending, state.failed))
-        cells = (html.escape(name), place, html.escape(state.state), *counts, html.escape(state.error or ""))
+        cells = (_text(name), place, _text(state.state), *counts, _text(state.error or ""))
         lines.append(_row("td", cells))
     return "\n".join([*lines, "</tbody></table>"])
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _row(kind: str, cells: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import wrapt
 
 from tracelet_shim._secrets import mask_arguments
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import Job, Program
 
 __all__ = ["ExitWatch", "as_utf8", "describe", "rank", "scheduled_job", "world_group"]
@@ -66,19 +67,14 @@ def describe() -> Program:
         module = spec.name.removesuffix(".__main__")
     orig = getattr(sys, "argv", None) or [""]
     return Program(
-        script=as_utf8(os.path.abspath(script)) if script else None,
+        script=os.path.abspath(script) if script else None,
         module=module,
         argv=mask_arguments(as_utf8(str(argument)) for argument in orig),
-        cwd=as_utf8(_cwd()),
+        cwd=_cwd(),
         executable=sys.executable or "",
         pid=os.getpid(),
         host=socket.gethostname(),
     )
-
-
-def as_utf8(value: str) -> str:
-    """Return a text that UTF-8 can hold: a path, an argument or a variable may have bytes that are none."""
-    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _cwd() -> str:

@@ -8,6 +8,7 @@ One JSON line an entry, appended to a file that `run` has made and named in the 
     {"session": ..., "trouble": ...}                     something that makes delivery doubtful, whatever the ledger says
     {"session": ..., "runs": [...]}                      the end of what no ledger has
     {"session": ..., "told": true}                       the page of the CI job has its summary
+    {"unseen": ..., "pid": ...}                          a process has writers that we see nothing of, so no session began
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def add(**entry: Any) -> None:
     path = os.environ.get(VARIABLE)
     if not path:
         return
-    entry = {name: value[:_LONGEST] if name == "trouble" else value for name, value in entry.items()}
+    entry = {name: value[:_LONGEST] if name in ("trouble", "unseen") else value for name, value in entry.items()}
     _append(path, json.dumps({**entry, "at": time.time()}).encode() + b"\n")
 
 

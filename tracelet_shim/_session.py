@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import os
-import shlex
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -22,12 +20,13 @@ import msgspec
 from tracelet_shim import _ci, _report, errors, intercept
 from tracelet_shim._display import Drain, html_table, say
 from tracelet_shim._double_logging import active_hook
+from tracelet_shim._parts import Parts, Plan, Route
 from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
 from tracelet_shim._settings import Settings
+from tracelet_shim._text import quoted
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend, Job, RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
 from tracelet_shim.bus.process import RelayChannel
 
@@ -66,6 +65,7 @@ class Session:
         objects: the backends that were given as objects, by name.
         from_environment: True if no call asked for it: it begins with the first writer.
         is_late: True if something was logged after the end of the program had ended the session.
+        on_hosting: called when a tracker's SDK is about to be used in this process, which was not to be expected.
     """
 
     def __init__(
@@ -84,9 +84,12 @@ class Session:
         self.from_environment = from_environment
         self._specs = specs
         self.objects = dict(objects)
-        self._bus: Bus | None = None
+        self._bus: Parts | None = None
+        self._routes: list[Route] = []
+        self._hosts_a_run = False
+        self._classes: dict[str, type[Backend]] = {}
+        self.on_hosting: Callable[[], None] = lambda: None
         self._begin_lock = threading.Lock()
-        self._sources = itertools.count()
         self._states = {spec.name: msg.BackendState() for spec in specs}
         self._opened: dict[str, msg.Opened] = {}
         self._news = threading.Condition()
@@ -96,7 +99,6 @@ class Session:
         self._stopped_as: str | None = None
         self.is_late = False
         self._spilled = False
-        self._root: str | None = None
         self.exit_watch = ExitWatch()
 
     # -- begin --------------------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class Session:
         """Return a session like this one, for a forked child, which shares no lock with its parent."""
         return Session(self.settings, self._specs, self.objects, from_environment=self.from_environment)
 
-    def begin(self) -> Bus:
+    def begin(self) -> Parts:
         """Start the relay and open the runs, without waiting for them. A second call changes nothing."""
         bus = self._bus
         if bus is not None:
@@ -118,22 +120,18 @@ class Session:
         with self._begin_lock:
             if self._bus is None:
                 bus = self._start()
+                self._routes = bus.routes
                 self._bus = bus
         assert self._bus is not None
         return self._bus
 
-    def _start(self) -> Bus:
-        memory = int(self.settings.memory * 1e6)
-        for spec in self._specs:
-            _borrow(spec)
-            twice = active_hook(spec.name)
-            if twice is not None:
-                self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
-        bus = Bus(self._make_channel, memory, self._on_reply)
-        run = self._run_info()
-        found = _ci.tags(os.environ) if self.settings.ci else {}
-        _report.add(began=self.id, pid=os.getpid(), trackers=[spec.name for spec in self._specs])
-        bus.start(msg.Open(run, self._specs, memory, run.root, found, self.settings.system_metrics))
+    def _start(self) -> Parts:
+        plan = Plan(
+            self._open_message, lambda specs: self._make_channel(specs), self._part_opens, self._on_reply, self.problem,  # noqa: PLW0108
+            int(self.settings.memory * 1e6), self.settings.exit_timeout, self.settings.quiet,
+        )  # fmt: skip
+        bus = Parts(self.id, self._specs, plan)
+        bus.begin(self.home())
         os.environ[OWNER] = owner_mark()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
@@ -151,17 +149,41 @@ class Session:
     @property
     def hosts_trackers(self) -> bool:
         """True if a tracker's SDK runs in this process."""
-        return self.settings.delivery == "thread" or any(not spec.target or spec.here for spec in self._specs)
+        return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.target for spec in self._specs)
 
-    def _make_channel(self) -> Channel:
+    def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
+        _report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
+        for spec in specs:
+            twice = active_hook(spec.name)
+            if twice is not None:
+                self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
+        if not self._hosts_a_run and any(spec.here for spec in specs):
+            self._hosts_a_run = True
+            self.on_hosting()
+
+    def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
+        run = self._run_info(session)
+        if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
+            run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
+        found = _ci.tags(os.environ) if self.settings.ci else {}
+        return msg.Open(run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics)
+
+    def _project_of(self, name: str) -> str | None:
+        try:
+            return registry.find(name).borrowed_project()
+        except Exception as error:  # an SDK that has changed: only a later `replay --resume` needs it
+            self.problem(error)
+            return None
+
+    def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
-        here = {spec.name for spec in self._specs if not spec.target or spec.here}
-        if self.settings.delivery == "thread" or len(here) == len(self._specs):
+        here = {spec.name for spec in specs if not spec.target or spec.here}
+        if self.settings.delivery == "thread" or len(here) == len(specs):
             return ThreadChannel(self.objects)
         there = RelayChannel(say)
         return SplitChannel(ThreadChannel(self.objects), here, there) if here else there
 
-    def _run_info(self) -> RunInfo:
+    def _run_info(self, session: str) -> RunInfo:
         s = self.settings
         name, tags = s.exp_name, dict(s.tags)
         group = None
@@ -174,25 +196,38 @@ class Session:
         if "command" not in s.what_ran:
             program = msgspec.structs.replace(program, argv=program.argv[:1])
         return RunInfo(
-            session=self.id, program=program, started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
+            session=session, program=program, started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
             tags=tags, notes=s.notes, config=dict(s.config), group=group, offline=s.offline, root=root,
             job=self._job, what_ran=s.what_ran,
         )  # fmt: skip
 
     # -- the sink of interception -------------------------------------------------------------------------------------
 
-    def writer_created(self, logdir: str) -> None:
-        self.begin().tell(msg.Writer(logdir))
+    def home(self) -> intercept.Home:
+        """Return the runs that the user has active in this thread, in trackers of this session."""
+        found = []
+        for spec in self._specs:
+            try:
+                if spec.target and spec.name not in self._classes:
+                    self._classes[spec.name] = registry.find(spec.name)
+                run_id = self._classes[spec.name].borrowed() if spec.target else None
+            except Exception as error:  # an SDK that has changed, or is just being imported by another thread
+                self.problem(error)
+                continue
+            if run_id is not None:
+                found.append((spec.name, run_id))
+        return tuple(found)
 
-    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
-        number = next(self._sources)
-        self.begin().tell(msg.Source(number, path, logdir, parent))
-        return number
+    def writer_created(self, logdir: str, home: intercept.Home) -> None:
+        self.begin().writer_created(logdir, home)
+
+    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
+        return self.begin().add_source(path, logdir, parent, home)
 
     def publish(self, record: msg.Record) -> None:
         self.exit_watch.still_running()
-        if self._bus is not None:  # begun by add_source, which every record's file goes through
-            self._bus.publish(record)
+        if self._routes:  # there since add_source, which every record's file goes through
+            self._routes[record.source].publish(record)
 
     def nudge(self) -> None:
         if self._bus is not None:
@@ -216,7 +251,6 @@ class Session:
             elif isinstance(reply, msg.Counters):
                 self._states = {**self._states, **reply.backends}
                 self._spilled = reply.spilled
-                self._root = reply.root or self._root
             self._news.notify_all()
         # A relay that was started again opens its runs again.
         if isinstance(reply, msg.Opened) and not self.settings.quiet and (known is None or known.url != reply.url):
@@ -254,7 +288,7 @@ class Session:
         """Return, by tracker: its state, how many events are delivered, pending and failed, and the latest error. Pending is
         all that was logged and is not in the tracker, wherever it is."""
         bus = self._bus
-        return bus.states(self._states) if bus is not None else dict(self._states)
+        return {**self._states, **(bus.states() if bus is not None else {})}
 
     @property
     def urls(self) -> dict[str, str | None]:
@@ -351,8 +385,13 @@ class Session:
             return
         self._stopped_as = status
         self.active = False
+        reason = intercept.missed()
+        if reason is not None:
+            self.nothing_seen(reason)
         if self._bus is None:
             self._let_go(at_exit=at_exit)
+            if self.settings.strict and self._troubles_of_ours():
+                raise errors.DeliveryError("nothing was delivered; see the warning above", {})
         else:
             deadline = self.settings.exit_timeout if timeout is None else timeout
             drain = Drain(self.status, deadline, quiet=self.settings.quiet)
@@ -370,7 +409,7 @@ class Session:
             except KeyboardInterrupt:
                 drain.close()
                 goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {deadline:.0f} s"
-                remedy = self._remedy(self.status())
+                remedy = self._remedy()
                 say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
                 raise
             finally:
@@ -398,24 +437,24 @@ class Session:
 
     def _too_late(self, what: str) -> None:
         """Say of events that they are in the event files only, and let a resumed delivery find them there."""
-        remedy = self._files_remedy()
-        if remedy is not None:
-            self._leave_open()
+        entries = self._bus.entries() if self._bus is not None else []
+        for session, root in entries:
+            self._leave_open(session, root)
+        remedy = _resuming(root for _, root in entries)
         later = f"; to deliver them: {remedy}" if remedy is not None else ""
         self._on_trouble(msg.Trouble(None, "late", f"{what}; they are in the event files only{later}"))
 
-    def _leave_open(self) -> None:
+    def _leave_open(self, session: str, root: str) -> None:
         """Note in the ledger that the event files have more than was handed over."""
         import sqlite3  # not needed in any other case, and so not imported
 
         from tracelet_shim.ledger import Ledger, state_directory
 
-        assert self._root is not None
-        directory = state_directory(self._root, os.environ)
+        directory = state_directory(root, os.environ)
         try:
             if (directory / "ledger.db").is_file():
                 ledger = Ledger(directory)
-                ledger.leave_open(self.id)
+                ledger.leave_open(session)
                 ledger.close()
         except (OSError, sqlite3.Error) as error:
             self._on_trouble(msg.Trouble(None, "ledger", f"cannot write the ledger in {directory} ({error})"))
@@ -424,8 +463,20 @@ class Session:
         """Tell the CI job, if there is one, what became of this session."""
         title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
         urls = {name: self._opened[name].url for name in states if name in self._opened}
-        _ci.tell(os.environ, title, urls, states, self._remedy(states), quiet=self.settings.quiet)
-        _report.add(session=self.id, told=True)
+        _ci.tell(os.environ, title, urls, states, self._remedy(), quiet=self.settings.quiet)
+        for part in self._bus.ids if self._bus is not None else ():
+            _report.add(session=part, told=True)
+
+    def nothing_seen(self, reason: str) -> None:
+        """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
+        names = ",".join(spec.name for spec in self._specs)
+        text = (
+            f"nothing of torch.utils.tensorboard reaches {names} in this process ({reason}); to deliver what the event files "
+            f"have: tracelet-shim replay LOGDIR --backend {names}"
+        )
+        if self._bus is None:
+            _report.add(unseen=text, pid=os.getpid())
+        self._on_trouble(msg.Trouble(None, "unseen", text))
 
     def _account(self, *, answered: bool) -> None:
         """Say what did not arrive; raise under strict."""
@@ -434,13 +485,13 @@ class Session:
             intercept.flush_files()  # so that they are there for a resumed delivery, however the program goes on
             self._too_late(f"{late} events were logged while the end waited, and came too late for the trackers")
         elif not answered and not self._troubles_of_ours():  # a relay that stands still, or died
-            silent = "the relay did not answer at the end; what is missing is told as of its last report"
+            silent = "the relay did not answer at the end; what is missing is told as of its last report, and may be less"
             self._on_trouble(msg.Trouble(None, "silent", silent))
         states = self.status()
         missing = {name: s.missing for name, s in states.items() if not s.complete}
         for name in missing:
             say(f"warning: {name}: {states[name].shortfall}")
-        remedy = self._remedy(states)
+        remedy = self._remedy()
         if remedy is not None:
             say(f"what is missing is in the event files; to deliver it: {remedy}")
         if self.settings.strict and (missing or self._troubles_of_ours()):
@@ -448,20 +499,11 @@ class Session:
             later = f"; to deliver it: {remedy}" if remedy is not None else ""
             raise errors.DeliveryError(f"not everything was delivered ({names or 'see the warnings above'}){later}", missing)
 
-    def _remedy(self, states: Mapping[str, msg.BackendState]) -> str | None:
+    def _remedy(self) -> str | None:
         """Return the command that delivers what is missing; None if nothing is that it could deliver."""
-        split = not all(spec.here or not spec.target for spec in self._specs) and self.settings.delivery == "process"
-        in_ledger = [spec.name for spec in self._specs if spec.target and not (spec.here and split)]
-        complete = all(states[name].state == "closed" and not states[name].pending for name in in_ledger)
-        return None if complete else self._files_remedy()
-
-    def _files_remedy(self) -> str | None:
-        """Return the command that delivers what is in the event files only; None if it would find no state or no files."""
-        if self._root is None or "://" in self._root:
+        if self._bus is None:
             return None
-        directory = os.environ.get("TRACELET_STATE_DIR")
-        state = f"TRACELET_STATE_DIR={shlex.quote(os.path.abspath(directory))} " if directory else ""
-        return f"{state}tracelet-shim replay {shlex.quote(self._root)} --resume"
+        return _resuming(self._bus.to_resume(), refused=any(state.refused for state in self.status().values()))
 
     def _troubles_of_ours(self) -> bool:
         return any(trouble.backend is None and trouble.kind not in _HARMLESS for trouble in self._troubles)
@@ -472,7 +514,17 @@ class Session:
         if self._bus is not None:
             self._bus.after_fork()
         self._bus = None
+        self._routes = []
         self._stopped_as = "forked"
+
+
+def _resuming(roots: Iterable[str], *, refused: bool = False) -> str | None:
+    """Return the command that delivers what is in the event files only; None where it would find no state or no files."""
+    directory = os.environ.get("TRACELET_STATE_DIR")
+    state = f"TRACELET_STATE_DIR={quoted(os.path.abspath(directory))} " if directory else ""
+    retry = " --retry-refused" if refused else ""
+    found = (root for root in dict.fromkeys(roots) if "://" not in root)
+    return "; ".join(f"{state}tracelet-shim replay {quoted(root)} --resume{retry}" for root in found) or None
 
 
 class Late:
@@ -487,10 +539,13 @@ class Late:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def writer_created(self, logdir: str) -> None:
+    def home(self) -> intercept.Home:
+        return ()
+
+    def writer_created(self, logdir: str, home: intercept.Home) -> None:
         """Nothing is opened any more."""
 
-    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
         return 0
 
     def publish(self, record: msg.Record) -> None:
@@ -501,16 +556,6 @@ class Late:
 
     def problem(self, error: Exception) -> None:
         self._session.problem(error)
-
-
-def _borrow(spec: msg.BackendSpec) -> None:
-    """Join the run that the user has active in this process, if there is one."""
-    if not spec.target:
-        return
-    backend = registry.find(spec.name)
-    run_id = backend.borrowed()
-    if run_id is not None:
-        spec.resume, spec.borrowed, spec.here = run_id, True, not backend.joins_from_outside()
 
 
 def _job(settings: Settings) -> Job | None:

@@ -7,21 +7,23 @@ process, measured; this module is on the way of every start.)
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from tracelet_shim._program import as_utf8
+from tracelet_shim._printable import printable
+from tracelet_shim._secrets import mask_text
+from tracelet_shim._text import as_utf8
+from tracelet_shim._values import named, plain
 from tracelet_shim.backends.base import WHAT_RAN, Part
-from tracelet_shim.errors import ConfigurationError, did_you_mean
+from tracelet_shim.errors import ConfigurationError, did_you_mean, slip_of, unknown_variable
 
-__all__ = ["PREFIX", "Settings", "resolve"]
+__all__ = ["PREFIX", "Problem", "Settings", "resolve"]
 
 PREFIX = "TRACELET_"
 FILE = "tracelet.toml"
@@ -39,7 +41,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         tags: name -> value; a bare label has the value ``""``.
         config: parameters known at the start.
         offline: use no network, on trackers that have an offline mode.
-        strict: raise at stop if anything was not delivered, and for configuration errors under environment activation.
+        strict: raise at stop if anything was not delivered, at `start_logging` if a tracker refuses to open its run, and for
+            configuration errors under environment activation.
         ranks: ``"main"`` logs from rank 0 only, ``"all"`` from every rank, each in a run of its own, grouped.
         root: directory that writers' log directories are relative to.
         delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one.
@@ -72,12 +75,28 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     quiet: bool = False
     ci: bool = True
     what_ran: tuple[Part, ...] = WHAT_RAN
-    system_metrics: Annotated[float, msgspec.Meta(ge=0.1)] | None = None
+    system_metrics: float | None = None
     options: dict[str, dict[str, Any]] = {}
 
 
+class Problem(NamedTuple):
+    """A value that cannot be used.
+
+    Attributes:
+        error: names the value, where it came from, and the remedy.
+        instead: what is done where it may not end everything.
+    """
+
+    error: ConfigurationError
+    instead: str
+
+
 def resolve(
-    arguments: Mapping[str, Any], known_backends: Iterable[str], environment: Mapping[str, str] | None = None
+    arguments: Mapping[str, Any],
+    known_backends: Iterable[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    problems: list[Problem] | None = None,
 ) -> Settings:
     """Merge all sources.
 
@@ -85,9 +104,10 @@ def resolve(
         arguments: of the call; None means not given.
         known_backends: names whose options may be set by environment variables and in the file.
         environment: `os.environ` if None.
+        problems: takes single values that cannot be right; all others count. If None, they are raised.
 
     Raises:
-        ConfigurationError: a value that cannot be right; it names the value, where it came from, and the remedy.
+        ConfigurationError: a value that cannot be right, or a source that cannot be read.
     """
     environment = os.environ if environment is None else environment
     known = sorted(known_backends)
@@ -95,43 +115,118 @@ def resolve(
     options: dict[str, dict[str, Any]] = {}
     call = {name: value for name, value in arguments.items() if value is not None}
     for origin, values in (
-        ("file", _from_file(environment, known)),
+        ("file", _from_file(environment, known, problems)),
         ("environment", _from_environment(environment, known)),
         ("argument", call),
     ):
-        for backend, given in values.pop("options", {}).items():
-            options.setdefault(backend.lower(), {}).update(_plain(dict(given)))
+        for backend, given in _tables(values.pop("options", {}), origin).items():
+            options.setdefault(backend, {}).update(given)
         for name, value in values.items():
-            merged[name] = _convert(name, value, origin)
+            try:
+                merged[name] = _convert(name, value, origin)
+            except ConfigurationError as error:
+                _add(problems, error, _INSTEAD.get(name, _IGNORED))
+                if name in _INSTEAD:
+                    merged[name] = _nearest(name, value)
     return Settings(**merged, options=options)
 
 
+_IGNORED = "it is ignored"
+_INSTEAD = {"offline": "it counts as 1", "what_ran": "what is known of it counts"}
+"""Where ignoring a value could send what the user wanted to keep here."""
+
+
+def _nearest(name: str, value: Any) -> Any:
+    if name == "offline":
+        return True
+    listed = _listed(value) if isinstance(value, (str, list)) else ()
+    return tuple(part for part in WHAT_RAN if part in listed)
+
+
+def _add(problems: list[Problem] | None, error: ConfigurationError, instead: str) -> None:
+    if problems is None:
+        raise error
+    problems.append(Problem(error, instead))
+
+
+def _tables(given: Any, origin: str) -> dict[str, dict[str, Any]]:
+    """Return options by tracker. What they are is not shown: they may be credentials."""
+    where = "argument options" if origin == "argument" else f"{FILE}: options"
+    remedy = 'remedy: {"mlflow": {"tracking_uri": "..."}}'
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"{where} cannot be used: it is no table of trackers, but a {type(given).__name__}; {remedy}")
+    for backend, table in given.items():
+        if not isinstance(backend, str):
+            raise ConfigurationError(f"{where} cannot be used: {backend!r} is no name of a tracker; {remedy}")
+        if not isinstance(table, Mapping):
+            problem = f"what it has for {backend!r} is no table of options, but a {type(table).__name__}"
+            raise ConfigurationError(f"{where} cannot be used: {problem}; {remedy}")
+    return {backend.strip().lower(): plain(table, str) for backend, table in given.items()}  # an option may be a path
+
+
 def _convert(name: str, value: Any, origin: str) -> Any:
-    if name == "backend":
-        value = _listed(value)
-    elif name == "what_ran":
-        flag = _flag(value) if isinstance(value, str) else value
-        value = (WHAT_RAN if flag else ()) if isinstance(flag, (bool, int)) else _listed(value)
-    elif name == "system_metrics":
-        flag = _flag(value) if isinstance(value, str) else value
-        value = value if flag else None
-    elif name == "tags":
-        value = _tags(value)
-    elif name == "root" and isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    elif name == "config":
-        value = _plain(value if isinstance(value, Mapping) else vars(value))  # an argparse.Namespace will do
-    elif isinstance(value, str) and _TYPES[name] is bool:
-        value = _flag(value)
+    kind, given = _TYPES[name], value
+    if name in _READERS:
+        try:
+            value = _READERS[name](value)
+        except Exception as error:  # a configuration is the user's own object
+            problem = f" ({type(error).__name__}: {error})" if str(error) else ""
+            raise _unusable(name, given, origin, f"it is no {_WANTED[name]}{problem}; remedy: {_remedy(name, given)}") from None
+    elif isinstance(value, str):
+        value = _flag(value) if kind is bool else as_utf8(value)
     try:
-        return msgspec.convert(value, _TYPES[name], strict=False)
+        converted = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        where = {"file": FILE, "environment": f"environment variable {PREFIX}{name.upper()}", "argument": "argument"}[origin]
-        problem = str(error)
-        if get_origin(_TYPES[name]) is Literal:
-            choices = get_args(_TYPES[name])
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
             problem = f"it is none of {', '.join(map(repr, choices))}{did_you_mean(str(value), choices)}"
-        raise ConfigurationError(f"{where} {name}={value!r} cannot be used: {problem}") from None
+        elif kind is bool:
+            problem = f"it is neither {'True nor False' if origin == 'argument' else '1 nor 0'}"
+        elif name in _LEAST:
+            problem = _number(name)
+        elif kind == str | None:
+            problem = f"it is no text; remedy: {name}={str(given)!r}"
+        else:
+            problem = str(error)
+        raise _unusable(name, given if kind is bool or origin != "argument" else value, origin, problem) from None
+    if name in _LEAST and converted is not None and not _LEAST[name][0] <= converted <= _MOST:
+        raise _unusable(name, given, origin, _number(name))
+    return converted
+
+
+def _number(name: str) -> str:
+    least, unit = _LEAST[name]
+    return f"it is no number of {unit} from {least:g} to {_MOST:,.0f}"
+
+
+def _unusable(name: str, value: Any, origin: str, problem: str) -> ConfigurationError:
+    variable = f"environment variable {PREFIX}{name.upper()}"
+    where = {"file": f"{FILE}: {name}", "environment": variable, "argument": f"argument {name}"}[origin]
+    return ConfigurationError(f"{where}={_shown(value)} cannot be used: {problem}")
+
+
+def _shown(value: Any) -> str:
+    text = mask_text(repr(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 100
+_MOST = 1e9  # what an operating system can wait for has an end
+_LEAST = {"exit_timeout": (0.0, "seconds"), "memory": (0.0, "megabytes"), "system_metrics": (0.1, "seconds")}
+_WANTED = {
+    "backend": "name of a tracker, and no list of names", "config": "table of names and values, and no object with fields",
+    "tags": "table of names and texts, and no list of labels", "what_ran": "switch, and no list of parts", "root": "path",
+}  # fmt: skip
+
+
+def _remedy(name: str, value: Any) -> str:
+    if name == "config" and isinstance(value, (str, os.PathLike)):
+        return f"read it first, as in config=yaml.safe_load(open({os.fspath(value)!r}))"
+    return {
+        "backend": 'backend=["mlflow", "wandb"], and what is a tracker\'s own in options={"mlflow": {...}}',
+        "config": 'config={"lr": 0.1}', "tags": 'tags={"name": "value"} or tags=["label"]',
+        "what_ran": f"what_ran={','.join(WHAT_RAN)!r}, or some of these", "root": "root='runs'",
+    }[name]  # fmt: skip
 
 
 _TYPES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Settings)}
@@ -145,7 +240,9 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
     prefixes = {f"{PREFIX}{backend.upper().replace('-', '_')}_": backend for backend in known}
     for variable, value in sorted(environment.items()):
         if not variable.startswith(PREFIX):
-            _look_at_stranger(variable, plain)
+            meant = slip_of(variable, [*plain, *ignored])
+            if meant is not None:
+                _warn(unknown_variable(variable, [meant]))
             continue
         if variable in ignored:
             if variable == f"{PREFIX}DISABLED" and value.strip() and not isinstance(_flag(value), bool):
@@ -161,30 +258,20 @@ def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[
         else:
             rest = variable[len(PREFIX) :].partition("_")[2]
             near = [*plain, *ignored, *(f"{prefix}{rest}" for prefix in prefixes if rest)]
-            _unknown(variable, near)
+            _warn(unknown_variable(variable, near))
     if options:
         values["options"] = options
     return values
 
 
-def _look_at_stranger(variable: str, plain: Iterable[str]) -> None:
-    """Say so if the variable is one of ours but for a slip in its first word."""
-    first, _, rest = variable.partition("_")
-    if PREFIX + rest in plain and difflib.SequenceMatcher(None, f"{first}_", PREFIX).ratio() > 0.8:
-        _unknown(variable, [PREFIX + rest])
-
-
-def _unknown(variable: str, near: Iterable[str]) -> None:
-    hint = did_you_mean(variable, near).replace("'", "")
-    _warn(f"environment variable {variable} is not known{hint}; it is ignored")
-
-
 def _warn(text: str) -> None:
     with contextlib.suppress(UserWarning):  # where warnings are errors: a typo must not cost the data
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(printable(text), stacklevel=2)
 
 
-def _from_file(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:
+def _from_file(
+    environment: Mapping[str, str], known: list[str], problems: list[Problem] | None = None
+) -> dict[str, Any]:
     named = environment.get(PREFIX + "CONFIG")
     path = Path(named or FILE)
     if not path.is_file():
@@ -199,55 +286,56 @@ def _from_file(environment: Mapping[str, str], known: list[str]) -> dict[str, An
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
-    options = dict(values.pop("options", {}))
+    options = _tables(values.pop("options", {}), "file")
     for name in list(values):
         if name in known and isinstance(values[name], dict):
             options.setdefault(name, {}).update(values.pop(name))
         elif name not in _TYPES:
             names = [*_TYPES, *known]
-            raise ConfigurationError(f"{path}: unknown setting {name!r}{did_you_mean(name, names)}")
+            _add(problems, ConfigurationError(f"{path}: unknown setting {name!r}{did_you_mean(name, names)}"), _IGNORED)
+            del values[name]
     values["options"] = options
     return values
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: Any) -> tuple[Any, ...]:
     if isinstance(value, str):
         value = value.split(",")
-    return tuple(item.strip().lower() if isinstance(item, str) else item for item in value if item != "")
+    elif isinstance(value, (bytes, Mapping)):
+        raise TypeError
+    items = (item.strip().lower() if isinstance(item, str) else item for item in value)
+    return tuple(item for item in items if item != "")
 
 
 def _tags(value: Any) -> dict[str, str]:
     """Accept ``{"a": "b"}``, ``["x", "a=b"]`` and ``"x,a=b"``."""
     if isinstance(value, str):
         value = [part for part in value.split(",") if part.strip()]
+    elif isinstance(value, bytes):
+        raise TypeError
     if not isinstance(value, Mapping):
         pairs = (str(item).partition("=") for item in value)
         value = {name.strip(): item.strip() for name, _, item in pairs}
-    return {str(name): str(item) for name, item in value.items()}
+    return {as_utf8(str(name)): as_utf8(str(item)) for name, item in value.items()}
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    flag = _flag(value) if isinstance(value, str) else value
+    return (WHAT_RAN if flag else ()) if isinstance(flag, (bool, int)) else _listed(value)
+
+
+def _interval(value: Any) -> Any:
+    flag = _flag(value) if isinstance(value, str) else value
+    return value if flag else None
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "backend": _listed, "what_ran": _parts, "tags": _tags, "config": lambda value: plain(named(value)),
+    "root": lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value, "system_metrics": _interval,
+}  # fmt: skip
 
 
 def _flag(value: str) -> Any:
     return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}.get(
         value.strip().lower(), value
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON and msgpack can hold it: numpy and torch scalars as numbers, anything unknown as text."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value) if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, str):
-        return as_utf8(value)
-    if isinstance(value, os.PathLike):
-        return as_utf8(os.fsdecode(value))
-    if isinstance(value, Mapping):
-        return {as_utf8(str(k)): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
-    if getattr(value, "size", None) == 1 or getattr(value, "ndim", None) == 0:
-        return _plain(value.item())
-    return as_utf8(str(value))

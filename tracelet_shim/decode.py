@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tracelet_shim import _series
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.naming import WriterNames
@@ -47,8 +48,8 @@ class Decoder:
     Args:
         names: the naming rule of the session.
 
-    Of an event file that is replayed (`messages.Source.replay`), keys of `add_scalars` and the nested directories of
-    `add_hparams` are recognised by their names.
+    Of an event file that is replayed (`messages.Source.replay`), keys of `add_scalars` (where its `parent` says that it has
+    been made by that) and the nested directories of `add_hparams` are recognised by their names.
     """
 
     def __init__(self, names: WriterNames) -> None:
@@ -264,11 +265,10 @@ class Decoder:
             metric = self._trials.metric(source, record, value.tag, number, base)
             if metric is not None:
                 return metric
-            prefix = value.tag.replace("/", "_") + "_"
-            parent, last = os.path.split(source.logdir)
-            if last.startswith(prefix) and len(last) > len(prefix):
-                base["writer"] = self._names(parent)
-                series = last[len(prefix) :]
+            if source.parent is not None:
+                series = _series.key(source.logdir, source.parent, value.tag)
+                if series is None and self._trials.home(source) is None:
+                    base["writer"] = self._names(source.logdir)
         return ev.Scalar(**base, value=number, series=series)
 
 

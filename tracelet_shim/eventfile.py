@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import BinaryIO
 
+from tracelet_shim import errors
+from tracelet_shim._inside import open_regular
+
 __all__ = [
     "DamagedRecordError",
     "EventFileReader",
@@ -22,16 +25,20 @@ __all__ = [
     "joined",
     "masked_crc32c",
     "records",
+    "require_protos",
 ]
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER = struct.Struct("<QI")
 _FRAME = _HEADER.size + 4
+_LONGEST = (1 << 31) - 1
+"""Bytes that a serialised proto may have. A file can have a hole of any size, which takes no disk and all the memory."""
 
 
 def records(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the data of each complete record from the current offset; end at the first incomplete one.
+    """Yield the data of each complete record from the current offset; end at the first that is incomplete, or has a wrong
+    checksum: in a file that was cut under its writer, which goes on all the same, there is something else.
 
     The file's offset is left at the start of that record, so that iteration can be tried again when the file has grown.
     Between two records nobody else may move it.
@@ -39,21 +46,28 @@ def records(file: BinaryIO) -> Iterator[bytes]:
     size = 0  # of the file, and where this is in it, are asked for as seldom as may be: system calls take longest
     start = file.tell()
     while True:
-        header = file.read(_HEADER.size)
-        if len(header) == _HEADER.size:
-            length, _ = _HEADER.unpack(header)
+        length = _length(file.read(_HEADER.size))
+        if length is not None:
             end = start + _FRAME + length
             if end > size:
                 size = os.fstat(file.fileno()).st_size
             # A damaged length may ask for more than there is memory.
-            if end <= size:
+            if end <= size and length <= _LONGEST:
                 data = file.read(length)
-                if len(data) == length and len(file.read(4)) == 4:
+                if len(data) == length and file.read(4) == _CRC.pack(masked_crc32c(data)):
                     start = end
                     yield data
                     continue
         file.seek(start)
         return
+
+
+def _length(start: bytes) -> int | None:
+    """Return the length of the record that begins so; None if there is no whole or no right header."""
+    if len(start) < _HEADER.size:
+        return None
+    length: int = _HEADER.unpack(start)[0]
+    return length if start == header(length) else None
 
 
 class DamagedRecordError(Exception):
@@ -81,9 +95,14 @@ def checked_records(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, byte
         length, expected = _HEADER.unpack(start)
         if masked_crc32c(start[:8]) != expected:
             raise DamagedRecordError(offset, "the checksum of a record's length is wrong")
+        if length > _LONGEST:
+            raise DamagedRecordError(offset, f"a record says that it has {length:,} bytes, more than an event can have,")
         if offset + _FRAME + length > size:
             return
-        data, trailer = file.read(length), file.read(4)
+        try:
+            data, trailer = file.read(length), file.read(4)
+        except MemoryError:
+            raise DamagedRecordError(offset, f"there is no memory for a record of {length:,} bytes") from None
         if len(data) + len(trailer) < length + 4:  # cut while it was read
             return
         if masked_crc32c(data) != int.from_bytes(trailer, "little"):
@@ -132,14 +151,14 @@ def joined(records: Iterable[bytes]) -> bytes:
 
 def count_records(path: str) -> int:
     """Return the number of complete records in an event file, reading only their headers."""
-    size = os.path.getsize(path)
     count = offset = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         while True:
-            header = file.read(_HEADER.size)
-            if len(header) < _HEADER.size:
+            length = _length(file.read(_HEADER.size))
+            if length is None:
                 return count
-            offset += _FRAME + _HEADER.unpack(header)[0]
+            offset += _FRAME + length
             if offset > size:
                 return count
             file.seek(offset)
@@ -156,7 +175,7 @@ class EventFileReader:
     _STRIDE = 1000
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._file = open_regular(path)  # closed by close()
         self._records = records(self._file)
         self._next = 0
         self._places = [0]  # byte offset of each _STRIDE-th record, as far as it has been passed
@@ -184,8 +203,8 @@ class EventFileReader:
             return True
         at, size = self._file.tell(), os.fstat(self._file.fileno()).st_size
         while self._next < position:
-            header = self._file.read(_HEADER.size)
-            end = at + _FRAME + _HEADER.unpack(header)[0] if len(header) == _HEADER.size else size + 1
+            length = _length(self._file.read(_HEADER.size))
+            end = at + _FRAME + length if length is not None else size + 1
             if end > size:
                 break
             at = self._file.seek(end)
@@ -201,3 +220,19 @@ class EventFileReader:
 
     def close(self) -> None:
         self._file.close()
+
+
+def require_protos() -> None:
+    """Make sure that event files can be decoded.
+
+    Raises:
+        ConfigurationError: tensorboard, which has what they consist of, is not installed, or not whole.
+    """
+    try:
+        from tensorboard.compat.proto import event_pb2  # noqa: F401
+        from tensorboard.plugins.projector import projector_config_pb2  # noqa: F401
+    except Exception as error:  # protobuf raises what it likes where versions do not fit
+        first = next(iter(str(error).splitlines()), "")
+        raise errors.ConfigurationError(
+            f"event files cannot be read without tensorboard ({type(error).__name__}: {first}); remedy: pip install tensorboard"
+        ) from error

@@ -2,7 +2,7 @@
 
 In the state directory (``.tracelet`` in the session's root directory, or ``TRACELET_STATE_DIR``) stand
 
-    ledger.db            SQLite: sessions, event files, runs by tracker and how far each tracker is, events set aside
+    ledger.db            SQLite: sessions, event files, runs by tracker and how far each tracker is, events set aside or lost
     <session>.index      one entry of 28 bytes a record: which record of which file, and a scalar's exact float64
     <session>.log        what the relay process and the trackers' SDKs had to say
     system/              event files of the system metrics (`tracelet_shim.relay.system`); they stay
@@ -12,7 +12,8 @@ In the state directory (``.tracelet`` in the session's root directory, or ``TRAC
     <session>.decoded    which paths and trials were told apart, written before a tracker is told; the ledger follows likewise
 
 The data itself stays where it is, in the event files. Options and credentials are never written here. The files
-of a session are removed when everything has been delivered.
+of a session are removed when everything has been delivered; they stay as long as a tracker has refused something, which may
+be offered to it again. All are 0600, in a directory that is 0700 if we have made it.
 """
 
 from __future__ import annotations
@@ -22,21 +23,37 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from tracelet_shim import errors
+from tracelet_shim._private import make_directory, make_file, open_file, restrict
+from tracelet_shim._text import escaped, quoted, unescaped
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
 
-__all__ = ["About", "Index", "Ledger", "RunRow", "SessionRow", "in_use", "indexed", "moved_on", "state_directory"]
+__all__ = [
+    "About",
+    "Index",
+    "Ledger",
+    "Refused",
+    "RunRow",
+    "SessionRow",
+    "in_use",
+    "indexed",
+    "moved_on",
+    "new_run",
+    "state_directory",
+]
 
 ToldTrial = tuple[int, int, "str | None", dict[str, Any]]
 """Which hparams are the run's own and which a trial's: source, position, trial, params."""
@@ -46,24 +63,29 @@ GivenPath = tuple[str, str, str, "str | None", str]
 _ENTRY = struct.Struct("<IQdQ")
 _MARK = struct.Struct("<16sQQQQ")
 _VALUED = 1 << 31
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS sessions (
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, started REAL, ended REAL, status TEXT, root TEXT, project TEXT, exp_name TEXT, run_id TEXT,
     script TEXT, cwd TEXT, host TEXT, pid INTEGER, events INTEGER DEFAULT 0, records INTEGER DEFAULT 0,
-    cut_off INTEGER DEFAULT 0, about TEXT);
-CREATE TABLE IF NOT EXISTS sources (
+    cut_off INTEGER DEFAULT 0, about TEXT)""",
+    """CREATE TABLE IF NOT EXISTS sources (
     session TEXT, id INTEGER, path TEXT, logdir TEXT, parent TEXT, replay INTEGER, taken INTEGER DEFAULT 0,
-    PRIMARY KEY (session, id));
-CREATE TABLE IF NOT EXISTS writers (session TEXT, number INTEGER, logdir TEXT, PRIMARY KEY (session, number));
-CREATE TABLE IF NOT EXISTS runs (
+    PRIMARY KEY (session, id))""",
+    "CREATE TABLE IF NOT EXISTS writers (session TEXT, number INTEGER, logdir TEXT, PRIMARY KEY (session, number))",
+    """CREATE TABLE IF NOT EXISTS runs (
     session TEXT, backend TEXT, run_id TEXT, url TEXT, cursor INTEGER DEFAULT 0, delivered INTEGER DEFAULT 0,
-    failed INTEGER DEFAULT 0, state TEXT, error TEXT, part INTEGER DEFAULT 0, PRIMARY KEY (session, backend));
-CREATE TABLE IF NOT EXISTS trials (
-    session TEXT, source INTEGER, position INTEGER, trial TEXT, params TEXT, PRIMARY KEY (session, source, position));
-CREATE TABLE IF NOT EXISTS paths (session TEXT, path TEXT, writer TEXT, tag TEXT, series TEXT, suffix TEXT);
-CREATE TABLE IF NOT EXISTS set_aside (
-    session TEXT, backend TEXT, path TEXT, position INTEGER, kind TEXT, tag TEXT, step INTEGER, message TEXT, at REAL);
-"""
+    failed INTEGER DEFAULT 0, state TEXT, error TEXT, part INTEGER DEFAULT 0, PRIMARY KEY (session, backend))""",
+    """CREATE TABLE IF NOT EXISTS trials (
+    session TEXT, source INTEGER, position INTEGER, trial TEXT, params TEXT, PRIMARY KEY (session, source, position))""",
+    "CREATE TABLE IF NOT EXISTS paths (session TEXT, path TEXT, writer TEXT, tag TEXT, series TEXT, suffix TEXT)",
+    """CREATE TABLE IF NOT EXISTS set_aside (
+    session TEXT, backend TEXT, path TEXT, position INTEGER, kind TEXT, tag TEXT, step INTEGER, message TEXT, at REAL,
+    source INTEGER, part INTEGER)""",
+    """CREATE TABLE IF NOT EXISTS lost (
+    session TEXT, backend TEXT, source INTEGER, events INTEGER, PRIMARY KEY (session, backend, source))""",
+)
+_ADDED = ("source", "part")
+"""Columns that `set_aside` has got after 0.1."""
 
 
 def state_directory(root: str, environment: Mapping[str, str]) -> Path:
@@ -131,29 +153,163 @@ class RunRow(NamedTuple):
     part: int = 0
 
 
+class Refused(NamedTuple):
+    """An event that a tracker refused.
+
+    Attributes:
+        backend: the tracker.
+        path, position, part: event file, record in it, and value in that; `part` is None in a ledger of 0.1.
+        kind, tag, step, message: what it is, and what the tracker had to say; None beyond the first ten thousand, of which only
+            the places are kept.
+        at: when, in seconds since the epoch.
+        source: number of the event file; None in a ledger of 0.1.
+    """
+
+    backend: str
+    path: str | None
+    position: int
+    kind: str | None
+    tag: str | None
+    step: int | None
+    message: str | None
+    at: float
+    source: int | None = None
+    part: int | None = None
+
+
+def new_run(directory: Path) -> str:
+    """Return the remedy where a state directory does not tell what was delivered."""
+    logdir = quoted(str(directory.parent)) if directory.name == ".tracelet" else "LOGDIR"
+    return f"to deliver what the event files have into a new run: tracelet-shim replay {logdir} --backend NAMES"
+
+
+class _Database(sqlite3.Connection):
+    """Takes and gives texts that are no UTF-8: paths."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.text_factory = lambda data: unescaped(data.decode("utf-8", "replace"))
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return super().execute(sql, _escaped(parameters))
+
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+        return super().executemany(sql, map(_escaped, parameters))
+
+
+def _escaped(parameters: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(escaped(each) if isinstance(each, str) else each for each in parameters)
+
+
 class Ledger:
     """The SQLite file. Used from one thread.
 
     Args:
-        directory: the state directory; made if it is missing.
+        directory: the state directory; made if it is missing. The file is there as soon as a session begins.
+        existing: only look something up, in a ledger that must be there.
+
+    Raises:
+        StateError: with `existing`: there is none, or it is damaged, or has no session. "Found nothing" is never "all done".
     """
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path, *, existing: bool = False) -> None:
         self.directory = directory
-        self._db = sqlite3.connect(directory / "ledger.db", timeout=5.0, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.executescript(_SCHEMA)
+        self._path = path = directory / "ledger.db"
+        if existing and not path.is_file():
+            raise errors.StateError(f"{path} is not there; {new_run(directory)}")
+        make_directory(directory)
+        self._connection: _Database | None = None
+        if not path.exists():
+            return  # `begin` makes it
+        try:
+            self._connection = _connected(path)
+            half_made = existing and self._is_half_made()
+        except sqlite3.Error as error:
+            if not existing:
+                raise
+            raise errors.StateError(f"{path} cannot be read ({error}); {new_run(directory)}") from error
+        if half_made:
+            self.close()
+            raise errors.StateError(
+                f"{path} has no session: what made it is only beginning, or was killed in that moment; {new_run(directory)}"
+            )
 
-    def begin(self, run: RunInfo, root: str) -> None:
-        """Enter a session; one that is there already (its relay was restarted) stays."""
+    @property
+    def _db(self) -> _Database:
+        if self._connection is None:  # used before a session has begun
+            make_file(self._path)
+            self._connection = _connected(self._path)
+            self._make_tables()
+        return self._connection
+
+    def _make_tables(self) -> None:
+        for statement in _SCHEMA:
+            self._db.execute(statement)
+        for column in _ADDED:
+            if column not in self._columns("set_aside"):
+                self._db.execute(f"ALTER TABLE set_aside ADD COLUMN {column} INTEGER")
+
+    def _is_half_made(self) -> bool:
+        try:
+            (problem,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem.splitlines()[-1])
+            return not self._columns("sessions") or not self.sessions()
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    def _columns(self, table: str) -> set[str]:
+        return {name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")}
+
+    def begin(self, run: RunInfo, root: str, trackers: Iterable[str] = ()) -> SessionRow | None:
+        """Enter a session with its trackers, in one transaction, that of the tables included: there is no ledger without a
+        session, and no session without its trackers. Return what is there of it already (its relay was restarted); that stays.
+        """
+        trackers = list(trackers)
+        if self._connection is None:
+            if self._make(run, root, trackers):
+                return None
+            make_file(self._path)
+            self._connection = _connected(self._path)
+        restrict(self._path)  # SQLite gives the rights of this file to those that it makes beside it
+        return self._enter(run, root, trackers)
+
+    def _make(self, run: RunInfo, root: str, trackers: list[str]) -> bool:
+        """Make the file aside and put it in its place as a whole, so that nobody finds half of one; return whether it is ours."""
+        aside = self._path.with_name(f"ledger.db.{run.session}")
+        try:
+            make_file(aside)
+            self._connection = _connected(aside)
+            try:
+                self._enter(run, root, trackers)
+            finally:
+                self._connection.close()
+                self._connection = None
+            with contextlib.suppress(OSError):  # another session's came first, or there are no hard links here
+                os.link(aside, self._path)
+                self._connection = _connected(self._path)
+                return True
+        finally:
+            aside.unlink(missing_ok=True)
+        return False
+
+    def _enter(self, run: RunInfo, root: str, trackers: list[str]) -> SessionRow | None:
         p = run.program
         about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline, run.job)).decode()
-        self._db.execute(
-            "INSERT OR IGNORE INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid, about)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            (run.session, run.started, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid, about),
-        )
+        with self._transaction():
+            self._make_tables()
+            known = self.session(run.session)
+            if known is None:
+                self._db.execute(
+                    "INSERT INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid, about)"
+                    " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                    (run.session, run.started, root, run.project, run.exp_name, run.run_id,
+                     p.script, p.cwd, p.host, p.pid, about),
+                )  # fmt: skip
+            rows = [(run.session, name) for name in trackers]
+            self._db.executemany("INSERT OR IGNORE INTO runs (session, backend, state) VALUES (?,?,'opening')", rows)
+        return known
 
     def will_end(self, session: str, status: str) -> None:
         """Enter how the program ended, before the end of delivery, which may be cut off."""
@@ -203,9 +359,34 @@ class Ledger:
         )
         return [(source, position, trial, json.loads(params)) for source, position, trial, params in rows]
 
-    def save(self, session: str, events: int, records: int, runs: Iterable[RunRow]) -> None:
-        """Write where everything stands, in one transaction."""
+    def save(
+        self,
+        session: str,
+        events: int,
+        records: int,
+        runs: Iterable[RunRow],
+        refused: Iterable[Refused] = (),
+        accepted: Iterable[int] = (),
+        lost: Iterable[tuple[str, int, int]] = (),
+    ) -> None:
+        """Write where everything stands, in one transaction.
+
+        Args:
+            session: its id.
+            events: how many it has.
+            records: how many it has.
+            runs: where its trackers stand.
+            refused: events that have been set aside since the last time.
+            accepted: keys (`set_aside_of`) of those that have been taken after all.
+            lost: how many more events have no record in their event file: (backend, source, events).
+        """
         with self._transaction():
+            self._add_refused(session, refused)
+            self._db.executemany("DELETE FROM set_aside WHERE rowid = ?", [(key,) for key in accepted])
+            self._db.executemany(
+                "INSERT INTO lost VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET events = events + excluded.events",
+                [(session, *row) for row in lost],
+            )
             self._db.execute("UPDATE sessions SET events = ?, records = ? WHERE id = ?", (events, records, session))
             self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?,?)", [(session, *run) for run in runs])
 
@@ -221,8 +402,21 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def set_aside(self, session: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Keep events that a tracker refused: (backend, file, position, kind, tag, step, message, time)."""
-        self._db.executemany("INSERT INTO set_aside VALUES (?,?,?,?,?,?,?,?,?)", [(session, *row) for row in rows])
+        """Keep events that a tracker refused: fields of `Refused`."""
+        with self._transaction():
+            self._add_refused(session, (Refused(*row) for row in rows))
+
+    def _add_refused(self, session: str, rows: Iterable[Refused]) -> None:
+        """The number of the event file is looked up; where only the place is kept, that is all there is."""
+        columns = "session, backend, path, position, kind, tag, step, message, at, source, part"
+        number = "(SELECT id FROM sources WHERE session = ? AND path = ?)"
+        self._db.executemany(
+            f"INSERT INTO set_aside ({columns}) VALUES (?,?,?,?,?,?,?,?,?,{number},?)",  # noqa: S608 - our names
+            [
+                (session, r.backend, r.path if r.kind is not None else None, *r[2:8], session, r.path, r.part)
+                for r in rows
+            ],
+        )  # fmt: skip
 
     def session(self, session: str) -> SessionRow | None:
         columns = ", ".join(SessionRow._fields)
@@ -230,10 +424,18 @@ class Ledger:
         return SessionRow(*row) if row else None
 
     def sessions(self) -> list[SessionRow]:
-        """Return all sessions, the latest first."""
+        """Return all sessions, the latest first.
+
+        Raises:
+            sqlite3.Error: the ledger cannot be read, or has a session whose id would be a path to somewhere else.
+        """
         columns = ", ".join(SessionRow._fields)
         query = f"SELECT {columns} FROM sessions ORDER BY rowid DESC"  # noqa: S608 - `started` is a replayed log's own
-        return [SessionRow(*row) for row in self._db.execute(query)]
+        rows = [SessionRow(*row) for row in self._db.execute(query)]
+        for row in rows:
+            if not re.fullmatch(r"[\w-]+", str(row.id)):  # SQLite keeps any type
+                raise sqlite3.DatabaseError(f"{row.id!r} is no id of a session")
+        return rows
 
     def earlier(self, run: RunInfo, root: str) -> SessionRow | None:
         """Return the session of an earlier start of this job that `run` continues.
@@ -282,12 +484,51 @@ class Ledger:
         return [logdir for (logdir,) in rows]
 
     def refused(self, session: str) -> list[tuple[str, str, int, str, str, int, str]]:
-        """Return the events set aside: (backend, file, position, kind, tag, step, message)."""
-        query = "SELECT backend, path, position, kind, tag, step, message FROM set_aside WHERE session = ? ORDER BY at"
+        """Return the events set aside, those of which only the place is kept left out: (backend, file, position, kind, tag,
+        step, message)."""
+        query = (
+            "SELECT backend, path, position, kind, tag, step, message FROM set_aside"
+            " WHERE session = ? AND kind IS NOT NULL ORDER BY at"
+        )
         return list(self._db.execute(query, (session,)))
 
+    def count_refused(self, session: str) -> dict[str, int]:
+        """Return, by tracker, how many events are set aside."""
+        query = "SELECT backend, COUNT(*) FROM set_aside WHERE session = ? GROUP BY backend"
+        return dict(self._db.execute(query, (session,)))
+
+    def set_aside_of(self, session: str, backend: str) -> list[tuple[int, Refused]]:
+        """Return the events that a tracker refused, each with the key under which it is kept."""
+        added = ", ".join(column if column in self._columns("set_aside") else "NULL" for column in _ADDED)
+        columns = "rowid, backend, path, position, kind, tag, step, message, at"
+        query = f"SELECT {columns}, {added} FROM set_aside WHERE session = ? AND backend = ? ORDER BY rowid"  # noqa: S608
+        return [(key, Refused(*row)) for key, *row in self._db.execute(query, (session, backend))]
+
+    def lost(self, session: str) -> dict[str, dict[str, int]]:
+        """Return, by tracker and event file, how many events it has not got, and never will: the file does not have them."""
+        found: dict[str, dict[str, int]] = {}
+        if self._columns("lost"):
+            query = (
+                "SELECT backend, path, SUM(lost.events) FROM lost JOIN sources ON sources.session = lost.session"
+                " AND sources.id = lost.source WHERE lost.session = ? GROUP BY backend, path"
+            )
+            for backend, path, events in self._db.execute(query, (session,)):
+                found.setdefault(backend, {})[path] = events
+        return found
+
     def close(self) -> None:
-        self._db.close()
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _connected(path: Path) -> _Database:
+    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False, factory=_Database)
+    try:
+        db.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
 
 
 class Cursors:
@@ -298,7 +539,7 @@ class Cursors:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._file: Any = open(path, "r+b" if path.exists() else "w+b", buffering=0) if path is not None else None  # noqa: SIM115
+        self._file: Any = open(open_file(path, os.O_RDWR), "r+b", buffering=0) if path is not None else None  # noqa: SIM115
         self._places = {key: i for i, (key, *_) in enumerate(self._read())}
         self._lock = threading.Lock()
 
@@ -376,7 +617,8 @@ class Index:
             self.cursors = Cursors(None)
         else:
             self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "decoded", "cursors"))
-            self._entries, self._hints, self._decoded = (open(path, "a+b", buffering=0) for path in self._paths[:3])  # noqa: SIM115
+            appended = [open_file(path, os.O_RDWR | os.O_APPEND) for path in self._paths[:3]]
+            self._entries, self._hints, self._decoded = (open(file, "a+b", buffering=0) for file in appended)  # noqa: SIM115
             self.cursors = Cursors(self._paths[3])
             self.owned = _lock(self._entries)
         self._encoder = msgspec.msgpack.Encoder()
@@ -466,6 +708,18 @@ class Index:
                     trials += map(tuple, new_trials)
                     paths += map(tuple, new_paths)
         return trials, paths
+
+    def numbers(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
+        """Return the numbers of the records at these places, (source, position), as far as they are here."""
+        found: dict[tuple[int, int], int] = {}
+        for start in range(0, self.written, 65536):
+            data = os.pread(self._entries.fileno(), 65536 * _ENTRY.size, start * _ENTRY.size)
+            entries = _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size])
+            for number, (source, position, _, _) in enumerate(entries, start):
+                place = source & ~_VALUED, position
+                if place in places:
+                    found.setdefault(place, number)
+        return found
 
     def _hint(self, at: int) -> msg.Hint:
         if at > self._hints_end:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os.path
 import posixpath
 
+from tracelet_shim._text import as_utf8
+
 __all__ = ["SPLITS", "WriterNames"]
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"})
@@ -31,7 +33,7 @@ class WriterNames:
         """Return the writer name of a log directory (absolute): ``""`` for the root itself."""
         name = self._names.get(logdir)
         if name is None:
-            name = self._names[logdir] = self._unique(self._make(logdir))
+            name = self._names[logdir] = self._unique(as_utf8(self._make(logdir)))
             self._taken.add(name)
         return name
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -28,6 +30,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.mlflow import _ILLEGAL_KEY, MLflowBackend, _absolute, _flat
+from tracelet_shim.backends.mlflow_file import make_whole, put_right
 from tracelet_shim.backends.names import Names
 
 _sessions = itertools.count(1)
@@ -527,15 +530,103 @@ thread.join()
 """
 
 
-def test_first_users_of_a_new_store_do_not_meet(tmp_path: Path) -> None:
-    """With nothing configured, processes that start together make ./mlflow.db, share a run and print nothing."""
+def run_program(directory: Path, session: str) -> subprocess.Popen[str]:
     ours = ("MLFLOW", "_MLFLOW", "PYTEST")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    home = {"HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[2])]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen([*command, str(i)], cwd=tmp_path, env={**clean, **home}, **pipes) for i in range(3)]
+    home = {"HOME": str(directory), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[2]), session],
+        cwd=directory, env={**clean, **home}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_first_users_of_a_new_store_do_not_meet(tmp_path: Path) -> None:
+    """With nothing configured, processes that start together make ./mlflow.db, share a run and print nothing."""
+    started = [run_program(tmp_path, str(i)) for i in range(3)]
     outputs = [process.communicate(timeout=120) for process in started]
     assert (outputs, [process.returncode for process in started]) == ([("", "")] * 3, [0, 0, 0])
     read = MLflowReader(tmp_path)
     assert sorted(point.value for point in read.scalars("", "x")) == [0.0, 1.0, 2.0]
+
+
+def version(database: Path) -> str | None:
+    """Return how far a database is made; None if there is none, or it is locked."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0.05)) as connection:
+            return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+    except (sqlite3.Error, TypeError):
+        return None
+
+
+def test_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
+    """A process that is killed in the middle of MLflow's migrations leaves no mlflow.db; the next one makes it, and clears up."""
+    killed = run_program(tmp_path, "1")
+    seen: set[str] = set()
+    while len(seen) < 20 and killed.poll() is None:
+        seen |= {v for file in (*tmp_path.glob(".mlflow.db.new-*"), *tmp_path.glob("mlflow.db")) if (v := version(file))}
+    killed.kill()
+    killed.communicate()
+    assert len(seen) == 20
+    assert not (tmp_path / "mlflow.db").exists()
+    assert any(file.name.startswith(".mlflow.db") for file in tmp_path.iterdir())
+
+    after = run_program(tmp_path, "2")
+    assert (after.communicate(timeout=120), after.returncode) == (("", ""), 0)
+    assert [point.value for point in MLflowReader(tmp_path).scalars("", "x")] == [2.0]
+    assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".mlflow.db")]
+
+
+def half_made(path: Path, whole: Path) -> None:
+    """Make what a process leaves that was killed in the last of MLflow's migrations, a while ago."""
+    shutil.copyfile(whole, path)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs", "experiment_tags", "experiments"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("UPDATE alembic_version SET version_num = '75868b020152'")
+    os.utime(path, (1e9, 1e9))
+
+
+def test_half_made_database_is_moved_aside_and_made_anew(store: Path, tmp_path: Path) -> None:
+    """What a killed MLflow has left half made, and nobody has open, is kept under another name; the run is in a new file."""
+    opened(store).close("finished")
+    path = tmp_path / "half.db"
+    half_made(path, store / "mlflow.db")
+    before = path.read_bytes()
+    backend = opened(store, options={"tracking_uri": f"sqlite:///{path}"})
+    backend.write([Maker().scalar("x", 1.0, 1)])
+    backend.close("finished")
+    (aside,) = tmp_path.glob("half.db.half-made-*")
+    assert aside.read_bytes() == before
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT key, value FROM metrics").fetchall() == [("x", 1.0)]
+
+
+def test_database_that_may_be_somebodys_is_not_moved(store: Path, tmp_path: Path) -> None:
+    """A half-made file that another process has open, that has just changed, or in which something is, stays where it is."""
+    backend = opened(store)
+    backend.close("finished")
+    path = tmp_path / "half.db"
+    half_made(path, store / "mlflow.db")
+    with open(path, "rb") as file, subprocess.Popen(["sleep", "60"], stdin=file) as holder:
+        assert not put_right(path)
+        holder.kill()
+    os.utime(path)
+    assert not put_right(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO experiments (experiment_id, name) VALUES (7, 'mine')")
+    os.utime(path, (1e9, 1e9))
+    assert not put_right(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["half.db"]
+
+
+def test_database_that_another_has_made_meanwhile_is_kept(tmp_path: Path) -> None:
+    """A database that appears while ours is being made is not replaced by ours."""
+    path = tmp_path / "m.db"
+
+    def make(uri: str) -> None:
+        sqlite3.connect(uri.removeprefix("sqlite:///")).close()
+        path.write_text("theirs")
+
+    make_whole(path, f"sqlite:///{path}", make, alone=True)
+    assert path.read_text() == "theirs"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.db"]

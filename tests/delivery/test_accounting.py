@@ -314,6 +314,30 @@ def test_a_tracker_that_does_not_answer_is_named(
     assert "warning: gated: it has not answered for" in said
 
 
+class Computes(RecordingBackend):
+    """Takes two seconds to write, and uses the processor all the time."""
+
+    name = "computes"
+
+    def write(self, events: Sequence[ev.Event]) -> None:
+        end = time.thread_time() + 2.0
+        while time.thread_time() < end:
+            pass
+        super().write(events)
+
+
+def test_a_tracker_that_works_is_not_named(
+    writer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An SDK that is at work, if ever so slowly, is not said not to answer."""
+    monkeypatch.setattr(worker, "_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(worker, "_MOVING_SECONDS", 0.01)
+    session = tracelet.start_logging(backend=Computes())
+    writer.add_scalar("loss", 1.0, 1)
+    assert session.flush(60)
+    assert "has not answered" not in capsys.readouterr().err
+
+
 def test_why_a_tracker_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its thread imports is known, and so is the latest warning of its SDK in any thread, without its secrets; nothing older
     than the call is said of it."""

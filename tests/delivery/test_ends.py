@@ -62,7 +62,7 @@ def test_relay_is_killed(run_python: RunPython, tmp_path: Path) -> None:
 s = session()
 w = log(300)
 assert s.flush(60)
-relay = s._bus._channel._now._process.pid
+relay = s._bus._parts[0].bus._channel._now._process.pid
 os.kill(relay, signal.SIGKILL)
 log(300, w, 300)
 assert s.flush(60), s.status()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -63,9 +64,9 @@ def test_what_does_not_fit_is_read_again(writer: Any, monkeypatch: pytest.Monkey
             writer.add_video("video", np.full((1, 2, 3, 4, 4), step % 255, np.uint8), step)
             writer.add_embedding(np.full((3, 2), float(step)), ["a", "b", "c"], global_step=step)
     until = time.monotonic() + 20
-    while session._bus._channel is None and time.monotonic() < until:  # made by the sender thread
+    while session._bus._parts[0].bus._channel is None and time.monotonic() < until:  # made by the sender thread
         time.sleep(0.05)
-    log = session._bus._channel._relay._log
+    log = session._bus._parts[0].bus._channel._relay._log
     while log.length < 2080 and time.monotonic() < until:
         time.sleep(0.05)
     assert log._kept_bytes <= 50_000
@@ -90,6 +91,42 @@ def test_stop_waits_for_what_only_the_queue_of_the_writer_has(writer: Any, monke
     backend.go.set()
     tracelet.stop_logging()
     assert [(e.step, e.value) for e in backend.events] == [(s, s / 7) for s in range(100)]
+
+
+@pytest.mark.parametrize("what", ["cut", "replaced"])
+def test_a_file_lacks_what_waits_in_it(
+    writer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Where an event file is cut or replaced while records wait to be read from it, what is missing is named at the end, with
+    its number and the file; nothing else comes in its place."""
+    monkeypatch.setenv("TRACELET_MEMORY", "0.02")
+    backend = SlowBackend()
+    session = tracelet.start_logging(backend=backend)
+    for step in range(1000):
+        writer.add_scalar("loss", step / 7, step)
+    writer.flush()
+    file = Path(writer.file_writer.event_writer._file_name)
+    until = time.monotonic() + 60
+    while session.status()["slow"].pending < 1000 and time.monotonic() < until:
+        time.sleep(0.05)
+    if what == "cut":
+        os.truncate(file, 10_000)  # in the middle of a record, behind which its writer goes on
+    else:
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content[:10_000])
+    for step in range(1000, 1100):
+        writer.add_scalar("loss", step / 7, step)
+    writer.flush()
+    backend.go.set()
+    session.stop(timeout=5)
+    found = [(event.step, event.value) for event in backend.events]
+    assert found == [(step, step / 7) for step, _ in found]
+    steps = [step for step, _ in found]
+    assert steps == list(range(len(steps)))
+    assert len(steps) < 1100
+    problem = f"{file} has fewer records than were logged; delivery stands there"
+    assert f"slow: {1100 - len(steps)} events were not delivered ({problem})" in capsys.readouterr().err
 
 
 class Forgetful(SlowBackend):
@@ -182,7 +219,7 @@ def log_of(directory: Path, source: Path, records: int, *, complete: bool) -> Lo
 def test_an_error_within_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool) -> None:
     """After a read that failed in the middle of a record, each is read again, at its own place."""
     file = tmp_path / "events"
-    about = [Summary(value=[Summary.Value(tag="x" * 6000, simple_value=i)]) for i in range(50)]
+    about = [Summary(value=[Summary.Value(tag="x" * 6000, simple_value=i / 7)]) for i in range(50)]
     file.write_bytes(eventfile.joined(Event(step=i, summary=s).SerializeToString() for i, s in enumerate(about)))
     log = log_of(tmp_path, file, 50, complete=complete)
     reads = 0

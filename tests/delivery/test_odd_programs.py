@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +40,7 @@ signal.signal(signal.SIGTERM, lambda *a: calls.append(1))
 w = log(10)
 s.flush(30)
 os.kill(os.getpid(), signal.SIGTERM)
-os.kill(s._bus._channel._now._process.pid, signal.SIGKILL)
+os.kill(s._bus._parts[0].bus._channel._now._process.pid, signal.SIGKILL)
 time.sleep(1)
 log(10, w, 10)
 s.flush(30)
@@ -174,7 +177,7 @@ def test_flush_while_more_is_logged_all_the_time(tmp_path: Path, others_flush: b
     with SummaryWriter(str(tmp_path / "x")) as writer:
         writer.add_scalar("loss", 1.0, 0)
         eventually(lambda: backend.events, 20)
-        relay: Any = session._bus._channel._relay
+        relay: Any = session._bus._parts[0].bus._channel._relay
 
         def more() -> None:
             there = relay._log.length
@@ -193,6 +196,51 @@ def test_flush_while_more_is_logged_all_the_time(tmp_path: Path, others_flush: b
             backend.more = lambda: None
         assert 2.0 in [event.value for event in backend.events if isinstance(event, ev.Scalar)]
     tracelet.stop_logging()
+
+
+@pytest.mark.parametrize("delivery", ["process", "thread"])
+def test_a_directory_whose_name_is_no_utf8(run_python: RunPython, tmp_path: Path, delivery: str) -> None:
+    """In such a working directory, and so in such a log directory, every tracker gets everything, the ledger is complete, and
+    the command that is shown delivers what is missing."""
+    here = tmp_path / os.fsdecode(b"caf\xe9")
+    here.mkdir()
+    environment = {
+        "TRACELET_BACKEND": "tensorboard,dvclive,mlflow", "TRACELET_PROJECT": "p", "TRACELET_EXP_NAME": "e",
+        "TRACELET_DELIVERY": delivery, "TRACELET_TENSORBOARD_LOGDIR": str(tmp_path / "tracelet-runs"),
+        "TRACELET_EXIT_TIMEOUT": "200",
+    }  # fmt: skip
+    program = """
+        import sys
+        from torch.utils.tensorboard import SummaryWriter
+        with SummaryWriter(sys.argv[1]) as w, SummaryWriter(sys.argv[1] + "/val") as v:
+            for i in range(20):
+                w.add_scalar("loss", i / 7, i)
+                v.add_scalar("loss", i / 7, 100 + i)
+            w.add_text("note", "hello", 1)
+        """
+    done = run_python(program, "runs/x", env=environment, cwd=here, timeout=250)
+    assert "warning" not in done.stderr
+    steps = [*range(20), *range(100, 120)]
+    assert sorted(tensorboard_steps(tmp_path)) == steps
+    with sqlite3.connect(here / "mlflow.db") as db:
+        assert [step for (step,) in db.execute("SELECT step FROM metrics ORDER BY step")] == steps
+    (note,) = here.glob("mlruns/*/*/artifacts/**/*.md")
+    assert note.read_text() == "hello"
+    files = sorted((here / "dvclive/p/e/plots/metrics").rglob("*.tsv"))
+    assert sorted(int(line.split()[1]) for file in files for line in file.read_text().splitlines()[1:]) == steps
+    assert statuses(here) == ["finished"]
+
+    server = {"TRACELET_BACKEND": "mlflow", "TRACELET_EXIT_TIMEOUT": "3", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = run_python(program, "runs/y", env={**environment, **server}, cwd=here)
+    (command,) = [line.partition("deliver it: ")[2] for line in done.stderr.splitlines() if "to deliver it: " in line]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    replay = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert "mlflow: 41 events delivered, 0 pending" in replay.stderr
+    assert replay.returncode == 0
+    with sqlite3.connect(here / "mlflow.db") as db:
+        assert [step for (step,) in db.execute("SELECT step FROM metrics ORDER BY step")] == sorted(steps * 2)
 
 
 class ClosedBackend(RecordingBackend):
@@ -240,8 +288,8 @@ def test_an_event_file_that_is_gone_holds_nobody_up(tmp_path: Path, monkeypatch:
     with SummaryWriter(str(tmp_path / "x")) as writer:
         for step in range(3000):
             writer.add_scalar("loss", 1.0, step)
-    eventually(lambda: session._bus._channel is not None, 20)  # made by the sender thread
-    log: Any = session._bus._channel._relay._log
+    eventually(lambda: session._bus._parts[0].bus._channel is not None, 20)  # made by the sender thread
+    log: Any = session._bus._parts[0].bus._channel._relay._log
     eventually(lambda: log.length == 3000, 20)
     for file in (tmp_path / "x").glob("*tfevents*"):
         file.unlink()

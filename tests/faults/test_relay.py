@@ -156,8 +156,12 @@ log(0, 300)
 assert session.flush(60)
 reach("first"); wait_for("stopped")
 log(300, 1500)
-while session.status()["wandb"].delivered < 700:  # a batch, and what the service's socket takes of the next
+def handed():
+    state = session.status()["wandb"]
+    return state.delivered + state.unconfirmed
+while handed() < 700:  # a batch, and what the service's socket takes of the next
     time.sleep(0.01)
+assert session.status()["wandb"].delivered == 300
 reach("handed"); wait_for("killed")
 log(1500, 2000)
 """,
@@ -207,6 +211,31 @@ reach("logged"); wait_for("the end of time")
     program.process.wait()
     program.resume()
     assert copied_steps(tmp_path) == list(range(100))
+
+
+def test_relay_that_makes_a_store_is_not_killed(train: Train, tmp_path: Path) -> None:
+    """Where the deadline comes while MLflow makes its database, the relay still ends that, and then itself; what is missing
+    comes with a resumed delivery, into one run."""
+    database = tmp_path / "mlflow.db"
+    program = train(
+        """
+begin("mlflow", exit_timeout=0.1)
+log(0, 20)
+while not any("mlflow.db" in name for name in os.listdir()):
+    time.sleep(0.001)
+""",
+        env={"MLFLOW_TRACKING_URI": f"sqlite:///{database}"},
+        exit_timeout=0.1,
+    )
+    said = program.end(20)
+    assert "mlflow: 20 events were not delivered" in said
+    eventually(lambda: not psutil.pid_exists(program.relay()))
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
+        assert db.execute("SELECT name FROM experiments").fetchall() == [("Default",)]
+    program.resume()
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        assert db.execute("SELECT name, status FROM runs").fetchall() == [("e", "FINISHED")]
+        assert db.execute("SELECT key, step, value FROM metrics ORDER BY step").fetchall() == losses(20)
 
 
 @pytest.mark.slow

@@ -86,9 +86,12 @@ class Collected(NamedTuple):
     problems: list[Exception]
     accelerates: bool = False
 
-    def writer_created(self, logdir: str) -> None: ...
+    def home(self) -> intercept.Home:
+        return ()
 
-    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
+    def writer_created(self, logdir: str, home: intercept.Home) -> None: ...
+
+    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
         self.sources.append((path, logdir, parent))
         return len(self.sources) - 1
 
@@ -768,10 +771,13 @@ class Failing(NamedTuple):
     problems: list[Exception]
     accelerates: bool = False
 
-    def writer_created(self, logdir: str) -> None:
+    def home(self) -> intercept.Home:
+        return ()
+
+    def writer_created(self, logdir: str, home: intercept.Home) -> None:
         raise OSError("created")
 
-    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
         raise MemoryError("source")
 
     def publish(self, record: msg.Record) -> None:

@@ -141,6 +141,62 @@ def test_each_directory_a_run(tmp_path: Path) -> None:
     assert points(tmp_path / "mlflow.db", "val/loss") == {"b": float32(5)}
 
 
+SWEEP = """
+import sys
+from torch.utils.tensorboard import SummaryWriter
+for lr in sys.argv[1:]:
+    with SummaryWriter(f"sweep/lr_{lr}") as w:
+        for i in range(3):
+            w.add_scalar("lr", float(lr), i)
+            if i:
+                w.add_scalar("loss", i, i)
+"""
+
+
+def metrics(top: str) -> set[str]:
+    """Return the names of the metrics of all runs that DVCLive has, each behind its run."""
+    return {str(path.relative_to(top)).replace("plots/metrics/", "") for path in Path(top).rglob("plots/metrics/**/*.tsv")}
+
+
+@pytest.mark.parametrize("above", ["", "same process", "other process"])
+def test_a_directory_named_like_a_tag_is_no_series(above: str) -> None:
+    """Of a sweep whose directories begin with one of their tags, each metric keeps its name, alone or beside a writer above it;
+    no name of a directory outside of the log directory becomes a part of one."""
+    own = 'with SummaryWriter("sweep") as w:\n    w.add_scalar("best", 1.0, 0)\n' if above else ""
+    head, loop = SWEEP.split("for lr", 1)
+    program = f"{head}{own}for lr{loop}" if above != "other process" else f"{SWEEP}"
+    if above == "other process":
+        subprocess.run([sys.executable, "-c", head + own], env=environment(), check=True)
+    subprocess.run([sys.executable, "-c", program, "0.1", "0.01"], env=environment(), check=True)
+    tracelet_shim("replay", "sweep", "--runs", "-b", "dvclive", "-p", "runs")
+    expected = {f"lr_{lr}/{tag}.tsv" for lr in ("0.1", "0.01") for tag in ("lr", "loss")}
+    assert metrics("dvclive/runs") - {"sweep/best.tsv"} == expected
+    tracelet_shim("replay", "sweep", "-b", "dvclive", "-p", "whole")
+    assert metrics("dvclive/whole") - {"sweep/best.tsv"} == {f"sweep/{name}" for name in expected}
+    if above == "":  # and where nothing but the tag is there
+        subprocess.run([sys.executable, "-c", SWEEP.replace("if i:", "if False:"), "7"], env=environment(), check=True)
+        tracelet_shim("replay", "sweep/lr_7", "-b", "dvclive", "-p", "one")
+        assert metrics("dvclive/one") == {"lr_7/lr.tsv"}
+
+
+def test_the_series_of_add_scalars() -> None:
+    """They are found again, with keys that have a slash, of writers in writers' directories, and of a program that was started
+    twice."""
+    program = """
+from torch.utils.tensorboard import SummaryWriter
+with SummaryWriter("runs/x") as w, SummaryWriter("runs/x/val", filename_suffix=".v2") as v:
+    for i in range(3):
+        w.add_scalars("a/b", {"one": i, "two/three": i, "two": i}, i)
+        v.add_scalars("loss", {"k": i}, i)
+        w.add_scalar("a", i, i)
+"""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", program], env=environment(), check=True)
+    tracelet_shim("replay", "runs/x", "-b", "dvclive")
+    names = {name.split("/", 2)[2] for name in metrics("dvclive")}
+    assert names == {"a.tsv", "a/b/one.tsv", "a/b/two.tsv", "a/b/two/three.tsv", "val/loss/k.tsv"}
+
+
 def test_our_own_copies_are_left_out() -> None:
     """State directories and copies that the tensorboard backend has made are no training logs."""
     write("runs/x", 5)

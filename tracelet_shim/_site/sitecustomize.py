@@ -35,5 +35,6 @@ def _run_hidden_one() -> None:
 try:
     _start()
 except Exception as error:  # the program has not asked for us: it must start all the same
-    sys.stderr.write(f"tracelet-shim: {error} (training goes on without it)\n")
+    text = ascii(str(error))[1:-1]  # our own modules, which know better what can be shown, may be what is missing
+    sys.stderr.write(f"tracelet-shim: {text} (training goes on without it)\n")
 _run_hidden_one()

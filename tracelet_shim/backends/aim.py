@@ -38,7 +38,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,6 +47,8 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._private import locked
+from tracelet_shim._text import as_utf8, usable
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
@@ -140,9 +142,9 @@ class AimBackend(Backend):
                 self._run.remove_tag(state)
         if run.group:
             self._run["group"] = self._plain(run.group)
-        program = run.program
+        program = run.program.readable()
         about: dict[str, Any] = {
-            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root,
+            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root and as_utf8(run.root),
             "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
         }  # fmt: skip
         for key, value in about.items():
@@ -161,7 +163,7 @@ class AimBackend(Backend):
         """Return the repository: the option; else, as Aim does it, the nearest one upwards or the working directory."""
         from aim.sdk.utils import clean_repo_path, search_aim_repo
 
-        here = run.program.cwd if os.path.isdir(run.program.cwd) else os.getcwd()
+        here = usable(run.program.cwd if os.path.isdir(run.program.cwd) else os.getcwd())
         if option := str(self.given.get("repo") or ""):
             return option if "://" in option else str(clean_repo_path(os.path.join(here, os.path.expanduser(option))))
         found, _ = search_aim_repo(here)
@@ -834,22 +836,18 @@ def _open_repo(where: str) -> Any:
     The object is ours alone, not `Repo`'s shared one for the path, so that its end is in our hands.
     """
     from aim import Repo
-    from filelock import FileLock
 
     if "://" in where:
         return Repo(where)
     unready = (0, 0)  # version of a repository that is not there, or not yet ready
     if Repo.get_version(where) == unready:
-        name = hashlib.blake2s(os.path.realpath(where).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        lock = os.path.join(tempfile.gettempdir(), f"tracelet-aim-{os.getuid()}-{name}.lock")
-        with FileLock(lock, timeout=60):
+        os.makedirs(where, exist_ok=True)
+        with locked(where, 60):
             deadline = time.monotonic() + 10  # for a process that does not know our lock and is making it
             while Repo.exists(where) and Repo.get_version(where) == unready and time.monotonic() < deadline:
                 time.sleep(0.1)
             if Repo.get_version(where) == unready:
                 Repo(where, init=True)
-            with suppress(FileNotFoundError):  # who still waits for this file finds the repository made
-                os.unlink(lock)
     return Repo(where)
 
 

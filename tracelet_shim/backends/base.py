@@ -23,7 +23,7 @@ import importlib.util
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from itertools import groupby
 from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
@@ -32,17 +32,20 @@ import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
 from tracelet_shim.backends.names import file_names
 
 __all__ = [
-    "WHAT_RAN", "Backend", "Capability", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
+    "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
     "UnsettledLostError", "is_refusal",
 ]  # fmt: skip
 
 Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
 WHAT_RAN: tuple[Part, ...] = get_args(Part)
 """What can be recorded of the program and its machine."""
+
+_SWITCH = frozenset({"1", "true", "yes", "on", "0", "false", "no", "off", "none", ""})
 
 Status = str
 """How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""
@@ -83,6 +86,11 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     executable: str
     pid: int
     host: str
+
+    def readable(self) -> Program:
+        """Return it for somebody to read: paths and arguments as UTF-8."""
+        script = as_utf8(self.script) if self.script is not None else None
+        return msgspec.structs.replace(self, script=script, cwd=as_utf8(self.cwd), executable=as_utf8(self.executable))
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -153,6 +161,20 @@ class OpenedRun(msgspec.Struct, frozen=True):
     url: str | None = None
 
 
+class Ending(NamedTuple):
+    """A function of an SDK that ends a run.
+
+    Attributes:
+        owner: the class or module that has it.
+        function: its name there.
+        run_id: (self or None, args, kwargs) -> the id of the run that such a call ends, or None.
+    """
+
+    owner: Any
+    function: str
+    run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]
+
+
 class UnsettledLostError(Exception):
     """Raised by `Backend.write`, `unsettled` or `close`: besides this batch, what was `Backend.unsettled` before it is lost. Both
     are to be written again, and `write` recognises what has been stored all the same."""
@@ -197,6 +219,8 @@ class Backend(ABC):
     distribution: ClassVar[str]
     options: ClassVar[Mapping[str, str]] = {}
     """option name -> one line of documentation; also the list that unknown options are checked against."""
+    switches: ClassVar[Collection[str]] = ()
+    """Those of the options that are on or off; another value is a ConfigurationError."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
@@ -212,6 +236,9 @@ class Backend(ABC):
                 raise errors.ConfigurationError(
                     f"backend {self.name!r} has no option {key!r}{errors.did_you_mean(key, self.options)}; its options: {known}"
                 )
+        for key in self.switches:
+            if str(given.get(key, "")).strip().lower() not in _SWITCH:
+                raise errors.ConfigurationError(f"backend {self.name!r}: option {key}={given[key]!r} is neither true nor false")
         self.given = given
         self.written = 0
         self._paths = file_names()
@@ -245,8 +272,20 @@ class Backend(ABC):
     def borrowed(cls) -> str | None:
         """Return the id of a run that the user has active in *this* process, or None.
 
-        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`.
+        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`, and each time that
+        a writer is made, in its thread: it must take no noticeable time.
         """
+        return None
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        """Return the SDK's functions that end a run of the user's. A call of one first waits until what was logged into
+        that run has arrived. Called when one of his runs has been joined, so the SDK is imported."""
+        return ()
+
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        """Return the project of that run, where its id alone does not find it again; None elsewhere."""
         return None
 
     @classmethod

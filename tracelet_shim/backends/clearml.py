@@ -45,8 +45,9 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.transient import Patience, Verdict, judge
 
@@ -263,6 +264,7 @@ class ClearMLBackend(Backend):
         "check the credentials (`clearml-init`, CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY), or stay local "
         "with CLEARML_OFFLINE_MODE=1"
     )
+    switches = ("offline", "store_diff", "packages")
     options: ClassVar[Mapping[str, str]] = {
         "api_host": "API server; default: CLEARML_API_HOST, then clearml.conf",
         "web_host": "web server, for the link to the run; default: CLEARML_WEB_HOST, then clearml.conf",
@@ -346,6 +348,12 @@ class ClearMLBackend(Backend):
         main = _main_task()
         return str(main.id) if main is not None else None
 
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        task_class = sys.modules["clearml"].Task
+        names = ("close", "mark_completed", "mark_failed", "mark_stopped")
+        return [Ending(task_class, name, lambda task, *_: str(task.id)) for name in names]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -364,6 +372,8 @@ class ClearMLBackend(Backend):
 
         main = _main_task()
         self._own = main is None or run.resume != main.id
+        if self._own and run.borrowed:
+            raise errors.BackendError(f"your ClearML task {run.resume} has ended")
         if self._own:
             self._connect(run, main)
         self._offline = bool(Task._offline_mode)
@@ -926,7 +936,7 @@ def _describe(run: RunInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         entry = os.path.relpath(program.script, os.path.join(root, work))
     git = ("repository", "branch", "version_num") if "git" in run.what_ran else ()
     script = {key: mask_text(found[key]) if found.get(key) else found.get(key) for key in (*git, "diff")}
-    script |= {"working_dir": work, "entry_point": entry, "binary": os.path.basename(program.executable)}
+    script |= {"working_dir": as_utf8(work), "entry_point": as_utf8(entry), "binary": os.path.basename(program.executable)}
     if _flag(options.get("packages", "packages" in run.what_ran)):
         versions = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
         script["requirements"] = {"pip": "\n".join(f"{n}=={versions[n]}" for n in sorted(versions, key=str.lower))}

@@ -52,8 +52,9 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.comet_line import CHUNK, Line, RefusedError, point
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.transient import Patience, Verdict, judge
@@ -330,6 +331,7 @@ class CometBackend(Backend):
     distribution = "comet_ml"
     credentials = "check the API key (`comet login`, COMET_API_KEY), or stay local with COMET_START_ONLINE=false"
     batch_events = 2000
+    switches = ("offline",)
     options: ClassVar[Mapping[str, str]] = {
         "api_key": "API key; default: COMET_API_KEY, then .comet.config",
         "workspace": "workspace of the project; default: COMET_WORKSPACE, then the account's own",
@@ -396,6 +398,19 @@ class CometBackend(Backend):
         active = _active()
         return str(active.id) if active is not None else None
 
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        active = _active()
+        return None if active is None else active.project_name or None
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        import comet_ml
+
+        experiment = comet_ml.CometExperiment  # an experiment that is begun ends the one before, not by `end`
+        names = ["_on_end"] if hasattr(experiment, "_on_end") else ["end"]
+        return [Ending(experiment, name, lambda experiment, *_: str(experiment.id)) for name in names]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -406,6 +421,8 @@ class CometBackend(Backend):
             self._sink = _Sink(active, own=False)
             self._directory = getattr(active, "offline_directory", None)
             self._project = active.project_name
+        elif run.borrowed:
+            raise errors.BackendError(f"your Comet experiment {run.resume} has ended")
         else:
             self._project = self._names(run.project) if run.project else None
             self._directory = self._offline_directory(run)
@@ -503,11 +520,11 @@ class CometBackend(Backend):
         config = dict(_flat(run.config))
         messages = self._params(self._sink, config, None)
         if self._sink.own:
-            program = run.program
+            program = run.program.readable()
             name = run.exp_name or _setting("start_experiment_name") or _setting("experiment_name")
             if name:
                 experiment.name = name
-            others |= {"Name": name, "tracelet.session": run.session, "tracelet.root": run.root}
+            others |= {"Name": name, "tracelet.session": run.session, "tracelet.root": run.root and as_utf8(run.root)}
             others |= {"tracelet.command": shlex.join(program.argv), "tracelet.host": program.host}
             if run.project and run.project != self._project:
                 others["tracelet.project"] = run.project
@@ -926,7 +943,8 @@ def _is_offline(options: Mapping[str, Any], *, default: bool) -> bool:
 def _active() -> Any:
     """Return the experiment that the user has active in this process, or None."""
     running = getattr(sys.modules.get("comet_ml.config"), "get_running_experiment", None)
-    experiment = running() if running is not None else None
+    hidden = list(_hidden)
+    experiment = hidden[0] if hidden else running() if running is not None else None
     return experiment if experiment is not None and experiment.alive and not experiment.ended else None
 
 
@@ -952,18 +970,24 @@ def _import_sdk() -> None:
     sys.excepthook = hook
 
 
+_hidden: list[Any] = []
+"""The user's experiment, or None, while it is hidden: another thread may ask for it then."""
+
+
 @contextlib.contextmanager
 def _sdk_alone() -> Iterator[None]:
     """Hide the process's experiment from the SDK while another one is made, and that one afterwards."""
     from comet_ml.config import get_global_experiment, set_global_experiment
 
     before = get_global_experiment()
+    _hidden.append(before)
     set_global_experiment(None)
     try:
         with _environment():
             yield
     finally:
         set_global_experiment(before)
+        _hidden.remove(before)
 
 
 @functools.cache

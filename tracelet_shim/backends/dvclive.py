@@ -29,7 +29,6 @@ import logging
 import math
 import os
 import re
-import shlex
 import shutil
 import socket
 import sys
@@ -41,6 +40,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8, quoted
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import FILE_NAME, Names
 
@@ -176,8 +176,8 @@ class DVCLiveBackend(Backend):
             **{key: value for key, value in given.items() if value is not None or key not in before},
             "status": "running",
             "sessions": [*(s for s in before.get("sessions", []) if s != run.session), run.session],
-            "logdir": run.root,
-            "program": run.program.script or run.program.module,
+            "logdir": run.root and as_utf8(run.root),
+            "program": run.program.readable().script or run.program.module,
             "host": run.program.host,
             "pid": run.program.pid,
             "started": before.get("started", run.started),
@@ -187,7 +187,7 @@ class DVCLiveBackend(Backend):
         self._save_about()
         self._log_params(run.config)
         self._save()
-        return OpenedRun(self._dir, f"cd {shlex.quote(self._dir)} && dvc plots show")
+        return OpenedRun(self._dir, f"cd {quoted(self._dir)} && dvc plots show")
 
     def _directory(self, run: RunInfo) -> tuple[str, bool]:
         """Return the run's directory, and whether what an earlier run left there gives way to it."""

@@ -28,12 +28,14 @@ import json
 import logging
 import math
 import os
+import shlex
 import sqlite3
 import tempfile
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape as xml_escape
@@ -41,8 +43,10 @@ from xml.sax.saxutils import escape as xml_escape
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, is_refusal
+from tracelet_shim._text import as_utf8, second_name, usable
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, is_refusal
 from tracelet_shim.backends.bins import uniform_bins
+from tracelet_shim.backends.mlflow_file import make_whole, path_of, put_right
 from tracelet_shim.backends.names import Names
 
 __all__ = ["MLflowBackend"]
@@ -153,6 +157,25 @@ class MLflowBackend(Backend):
         return True
 
     @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        """`end_run` where it is found: the module's own name is used by ``with start_run()`` and at exit. What else ends a
+        run calls `set_terminated`."""
+        import mlflow
+        from mlflow.tracking import fluent
+
+        def active(*_: Any) -> str | None:
+            return cls.borrowed()
+
+        def given(_: Any, args: Any, kwargs: Any) -> str | None:
+            run_id = kwargs.get("run_id", args[0] if args else None)
+            return None if run_id is None else str(run_id)
+
+        return (
+            Ending(mlflow, "end_run", active), Ending(fluent, "end_run", active),
+            Ending(mlflow.MlflowClient, "set_terminated", given),
+        )  # fmt: skip
+
+    @classmethod
     def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
         super().check(offline=offline, options=options)
         uri = str(options.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or "")
@@ -172,14 +195,13 @@ class MLflowBackend(Backend):
         if run.program.pid != os.getpid():  # never change the environment of the user's own process
             for variable, value in _RELAY_ENVIRONMENT.items():
                 os.environ.setdefault(variable, value)
-        import mlflow
-
-        uri = _absolute(str(self.given.get("tracking_uri") or mlflow.get_tracking_uri()))
+        uri = _absolute(str(self.given.get("tracking_uri") or _default_uri()))
         self._secret = urlsplit(uri).netloc.rpartition("@")[0]
         if _is_file_store(uri):  # there a key is a file and its slashes are folders: "a" and "a/b" exclude each other
             self._keys = Names(_ILLEGAL_KEY + "|/", _MAX_KEY, in_bytes=True)
-        with self._without_secrets(), _alone(uri):
-            self._client = self._client or _connect(uri)
+        path = path_of(uri)
+        with self._without_secrets(), _alone(path) as alone, _placed():
+            self._client = self._client or _connect(uri, path, alone=alone)
             self._run = self._run or self._find(run) or self._create(run)
             self._run_id = self._run.info.run_id
             self._params[self._run_id] = dict(self._run.data.params)
@@ -262,7 +284,7 @@ class MLflowBackend(Backend):
             "session": run.session,
             "run_id": self._keys(run.run_id) if run.run_id else None,
             "group": run.group,
-            "root": run.root,
+            "root": run.root and as_utf8(run.root),
             "exp_name": run.exp_name if run.exp_name and _run_name(run.exp_name) != run.exp_name else None,
         }
         tags.update({f"tracelet.{key}": value for key, value in own.items() if value})
@@ -581,15 +603,37 @@ def _is_file_store(uri: str) -> bool:
     return scheme == "file" or (not scheme and uri not in ("databricks", "databricks-uc", "uc"))
 
 
+def _default_uri() -> str:
+    """Return where MLflow itself would log."""
+    import mlflow
+
+    try:
+        return str(mlflow.get_tracking_uri())
+    except UnicodeEncodeError:  # that is in the working directory, which MLflow cannot name
+        return "sqlite:///mlflow.db"
+
+
+@contextlib.contextmanager
+def _placed() -> Iterator[None]:
+    """Let MLflow put the files of a database beside it where it cannot name the working directory."""
+    here = second_name()
+    if here is None:
+        yield
+        return
+    variable = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # what `mlflow server` says to its workers
+    with _variable(variable, os.environ.get(variable, os.path.join(here, "mlruns"))):
+        yield
+
+
 def _absolute(uri: str) -> str:
     """Return a local store's URI with an absolute path, so that a later ``os.chdir`` cannot move the store."""
     path = uri.removeprefix("sqlite:///")
     if path != uri and path and not path.startswith(("/", ":", "file:")):
-        return "sqlite:///" + os.path.abspath(path)
+        return "sqlite:///" + os.path.join(usable(os.getcwd()), path)
     if not urlsplit(uri).scheme and _is_file_store(uri):
         from mlflow.utils.file_utils import path_to_local_file_uri
 
-        return str(path_to_local_file_uri(os.path.abspath(uri)))
+        return str(path_to_local_file_uri(os.path.join(usable(os.getcwd()), uri)))
     return uri
 
 
@@ -598,51 +642,83 @@ _BEING_MADE = ("already exists", "out-of-date", "duplicate column", "no such")
 
 
 @contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _alone(path: Path | None) -> Iterator[bool]:
     """Let one of our processes at a time open a SQLite store: MLflow's first users of a new file break each other.
 
-    The lock is on the file's folder, so that it leaves nothing behind. It is waited for, but not for ever.
+    The lock is on the file's folder, so that it leaves nothing behind. It is waited for, but not for ever; what is yielded
+    tells whether it was got.
     """
-    folder = os.path.dirname(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:////") else ""
+    alone = False
     with contextlib.ExitStack() as stack:
-        if folder:
+        if path is not None:
             import fcntl
 
-            os.makedirs(folder, exist_ok=True)
-            handle = os.open(folder, os.O_RDONLY)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path.parent, os.O_RDONLY)
             stack.callback(os.close, handle)
             until = time.monotonic() + 60
             while time.monotonic() < until:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    alone = True
                     break
                 except BlockingIOError:
                     time.sleep(0.05)
                 except OSError:  # a file system without locks
                     break
-        yield
+        yield alone
 
 
-def _connect(uri: str) -> Any:
+def _connect(uri: str, path: Path | None, *, alone: bool) -> Any:
     """Return a client. Another program may be making the same database: its tables are waited for."""
     from mlflow import MlflowClient
 
-    notices = logging.getLogger("mlflow.store.db.utils")  # "Creating initial MLflow database tables..."
-    level = notices.level
-    notices.setLevel(logging.WARNING)
-    try:
+    with _quiet():
         if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
             _knock(uri)
         problem: Exception | None = None
-        for pause in (0.5, 1, 2, 4, 0):
+        for pause in (0.5, 1, 2, 4, 8, 0):
             try:
+                if path is not None:
+                    make_whole(path, uri, _make, alone=alone)
                 return MlflowClient(tracking_uri=uri)
             except Exception as error:
                 if not any(word in str(error) for word in _BEING_MADE):
                     raise
                 problem = error
-                time.sleep(pause)
-        raise errors.BackendError(f"the MLflow database cannot be used: {problem}") from problem
+                _let_go(uri)
+                if path is None or not put_right(path):
+                    time.sleep(pause)
+        said = str(problem).partition("\n")[0].partition(". Take a backup")[0]
+        remedy = f"; make a copy of {path}, then: mlflow db upgrade {shlex.quote(uri)}" if path is not None else ""
+        raise errors.BackendError(f"the MLflow database cannot be used: {said}{remedy}") from problem
+
+
+def _make(uri: str) -> None:
+    """Have MLflow make a database, as the first client of it does, and let go of it."""
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=uri)
+    _let_go(uri)
+
+
+def _let_go(uri: str) -> None:
+    """Close the connections that MLflow keeps for a later use: the file that they are to is about to get another name."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore._engine_map.pop(uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without "Creating initial MLflow database tables..."."""
+    notices = logging.getLogger("mlflow.store.db.utils")
+    level = notices.level
+    notices.setLevel(logging.WARNING)
+    try:
+        yield
     finally:
         notices.setLevel(level)
 

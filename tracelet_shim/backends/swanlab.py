@@ -54,8 +54,9 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8, second_name, usable
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, Program, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Program, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.swanlab_uploads import Uploads, bound
@@ -95,6 +96,7 @@ LABEL = rf"[{_CONTROL}]|^\s+|\s+\Z"  # SwanLab strips white space
 RUN_ID = rf'[<>:"/\\|?*#%{_CONTROL}]|^\s+|\s+\Z'  # `constraints.RunId`
 PARAM = rf"[{_CONTROL}]|^t(?=racelet\Z)"
 
+_LOG_DIR = ("SWANLAB_LOG_DIR", "SWANLAB_LOGDIR")
 _STATES = {"finished": ("success", None), "failed": ("crashed", "the program failed"), "killed": ("aborted", "killed")}
 _MODES = ("online", "cloud", "offline", "local", "disabled")
 _PROBES = ("hardware", "runtime", "requirements", "conda", "git", "swanlab", "monitor")
@@ -107,6 +109,7 @@ class SwanLabBackend(Backend):
     module = "swanlab"
     distribution = "swanlab"
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
+    switches = ("public",)
     options: ClassVar[Mapping[str, str]] = {
         "mode": "online, offline, local or disabled",
         "log_dir": "where runs are kept on disk; default: swanlog in the working directory",
@@ -182,11 +185,22 @@ class SwanLabBackend(Backend):
         run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
         return str(run.id) if run is not None and run.alive else None
 
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
+        return None if run is None else run._ctx.config.settings.project.name
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        return [Ending(sys.modules["swanlab.sdk.internal.run"].Run, "finish", lambda run, *_: str(run.id))]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
         self._info = run
         self._joined = run.resume is not None and self.borrowed() == run.resume
+        if run.borrowed and not self._joined:
+            raise errors.BackendError(f"your SwanLab run {run.resume} has ended")
         if self._joined:
             opened = sys.modules["swanlab.sdk.internal.run"]._current_run
         else:
@@ -220,9 +234,11 @@ class SwanLabBackend(Backend):
         if run.offline and (mode or os.environ.get("SWANLAB_MODE")) not in ("local", "disabled"):
             mode = "offline"
         folder = self.given.get("log_dir")
+        if not folder and second_name() is not None and not any(map(os.environ.get, _LOG_DIR)):
+            folder = "swanlog"  # its own default, by another name: it would name the working directory
         return self._init(
             run,
-            log_dir=os.path.join(run.program.cwd, os.path.expanduser(str(folder))) if folder else None,
+            log_dir=os.path.join(usable(run.program.cwd), os.path.expanduser(str(folder))) if folder else None,
             mode=mode,
             id=run_id,
             resume="allow" if run_id else None,
@@ -271,8 +287,9 @@ class SwanLabBackend(Backend):
     @staticmethod
     def _known(run: RunInfo) -> dict[str, Any]:
         """Return what the user said of the run, unchanged: SwanLab's own fields cannot hold all of it."""
-        said: dict[str, Any] = {"project": run.project, "exp_name": run.exp_name, "run_id": run.run_id}
-        said |= {"tags": run.tags or None, "notes": run.notes, "group": run.group, "root": run.root}
+        said: dict[str, Any] = {"exp_name": run.exp_name, "run_id": run.run_id}
+        said |= {"project": None if run.borrowed else run.project}
+        said |= {"tags": run.tags or None, "notes": run.notes, "group": run.group, "root": run.root and as_utf8(run.root)}
         return {"session": run.session, **{k: v for k, v in said.items() if v is not None}}
 
     def _loud(self) -> None:
@@ -845,6 +862,7 @@ class _Run:
         from swanlab.sdk.internal.probe_python.typings import MetadataSnapshot, RuntimeSnapshot
         from swanlab.sdk.internal.probe_python.utils import make_save_record
 
+        program = program.readable()
         runtime = RuntimeSnapshot(
             os=platform.platform(), hostname=program.host, pid=program.pid, cwd=program.cwd,
             python_version=platform.python_version(), python_executable=program.executable,

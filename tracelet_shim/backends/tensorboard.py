@@ -28,7 +28,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import struct
 import time
 from collections import OrderedDict
@@ -39,6 +38,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from tracelet_shim import errors, eventfile
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8, quoted
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
@@ -128,14 +128,14 @@ class TensorBoardBackend(Backend):
             **{key: value for key, value in given.items() if value is not None or key not in before},
             "status": "running",
             "sessions": [*(s for s in before.get("sessions", []) if s != run.session), run.session],
-            "logdir": run.root,
-            "program": run.program.script or run.program.module,
+            "logdir": run.root and as_utf8(run.root),
+            "program": run.program.readable().script or run.program.module,
             "started": before.get("started", run.started),
             "ended": None,
         }
         self._write_own()
         self._save()
-        return OpenedRun(self._dir, f"tensorboard --logdir {shlex.quote(self._dir)}")
+        return OpenedRun(self._dir, f"tensorboard --logdir {quoted(self._dir)}")
 
     def _run_directory(self, run: RunInfo) -> str:
         """Return the directory of the run: the one to continue, or one that no other run has."""

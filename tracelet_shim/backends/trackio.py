@@ -51,8 +51,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.rows import Keys, rows
@@ -114,6 +115,7 @@ class TrackioBackend(Backend):
     distribution = "trackio"
     credentials = "check the token (`hf auth login`, HF_TOKEN; of a server of your own, TRACKIO_WRITE_TOKEN)"
     batch_events = _BATCH
+    switches = ("private",)
     options: ClassVar[Mapping[str, str]] = {
         "server_url": "URL of a self-hosted server, with or without its write_token; else TRACKIO_SERVER_URL",
         "write_token": "token of that server; else TRACKIO_WRITE_TOKEN",
@@ -197,6 +199,17 @@ class TrackioBackend(Backend):
         cls._lent[run.id] = run
         return str(run.id)
 
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        run_id = cls.borrowed()
+        return None if run_id is None else str(cls._lent[run_id].project)
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        from trackio.run import Run
+
+        return [Ending(Run, "finish", lambda run, *_: str(run.id))]
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -204,6 +217,8 @@ class TrackioBackend(Backend):
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         if self._main is None:
             self._joined = self._lent.get(run.resume) if run.resume else None
+            if run.borrowed and self._joined is None:
+                raise errors.BackendError(f"your Trackio run {run.resume} has ended")
             self._main = self._join() if self._joined is not None else self._find(run)
         main = self._main
         if self._joined is None:
@@ -277,7 +292,7 @@ class TrackioBackend(Backend):
         if run.run_id:
             about[f"{_OWN}run_id"] = run.run_id
         if run.root:
-            about[f"{_OWN}root"] = run.root
+            about[f"{_OWN}root"] = as_utf8(run.root)
         if run.project and run.project != self._project:
             about[f"{_OWN}project"] = run.project
         if run.exp_name and run.exp_name != main.name:

@@ -48,6 +48,7 @@ import struct
 import sys
 import tempfile
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,8 +60,19 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim._text import usable
 from tracelet_shim.backends import files
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status, UnsettledLostError, is_refusal
+from tracelet_shim.backends.base import (
+    Backend,
+    Capability,
+    Ending,
+    Level,
+    OpenedRun,
+    RunInfo,
+    Status,
+    UnsettledLostError,
+    is_refusal,
+)  # fmt: skip
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.rows import WALL_TOLERANCE, Keys, rows
 from tracelet_shim.backends.wandb_lines import Lines, logs_of
@@ -159,6 +171,9 @@ class WandbBackend(Backend):
         ev.Blob: Capability(Level.FILE, "saved with the run"),
     }
 
+    _lent: ClassVar[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+    """The user's active runs that `borrowed` has seen in this process, by id; `wandb.run` may be another one by now."""
+
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
         mode = self.given.get("mode")
@@ -215,15 +230,34 @@ class WandbBackend(Backend):
     @classmethod
     def borrowed(cls) -> str | None:
         run = getattr(sys.modules.get("wandb"), "run", None)
-        return None if run is None else str(run.id)
+        if run is None:
+            return None
+        run_id = str(run.id)
+        cls._lent[run_id] = run
+        return run_id
+
+    @classmethod
+    def borrowed_project(cls) -> str | None:
+        run = getattr(sys.modules.get("wandb"), "run", None)
+        return None if run is None else run.project or None
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        import wandb
+
+        names = ["_finish"] if hasattr(wandb.Run, "_finish") else ["finish", "__exit__"]  # both of the others call the first
+        return [Ending(wandb.Run, name, lambda run, *_: str(run.id)) for name in names]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
         self._info = run
-        self._joined = run.resume is not None and self.borrowed() == run.resume
+        lent = self._lent.get(run.resume) if run.resume is not None else None
+        self._joined = lent is not None and not lent._is_finished
+        if run.borrowed and not self._joined:
+            raise errors.BackendError(f"your W&B run {run.resume} has ended")
         if self._joined:
-            self._run = sys.modules["wandb"].run
+            self._run = lent
             _log.warning("joined the active W&B run %s: what it logs with step= may be dropped by W&B", run.resume)
         else:
             self.check(offline=run.offline, options=self.given)  # W&B would ask for a key on a terminal, and wait
@@ -280,7 +314,7 @@ class WandbBackend(Backend):
         import wandb
         from wandb.sdk import wandb_setup
 
-        program = run.program
+        program = run.program.readable()
         here = program.pid == os.getpid()
         script = program.script or (f"-m {program.module}" if program.module else None)
         inside = program.script is not None and Path(program.script).is_relative_to(program.cwd)
@@ -298,8 +332,8 @@ class WandbBackend(Backend):
         }
         settings = {k: v for k, v in settings.items() if v is not None} | self._settings
         folder = self.given.get("dir")
-        if folder is None and "WANDB_DIR" not in os.environ and os.path.isdir(program.cwd):
-            folder = program.cwd
+        if folder is None and "WANDB_DIR" not in os.environ and os.path.isdir(run.program.cwd):
+            folder = usable(run.program.cwd)
         mode: Any = self.given.get("mode")
         if run.offline and mode != "disabled":
             mode = "offline"
@@ -330,7 +364,7 @@ class WandbBackend(Backend):
 
     def flush(self) -> None:
         if self._run is not None and not self._disabled:
-            self._run.summary.keys()  # answered by W&B's service after all that was sent before
+            self._wait_for_service()
             time.sleep(FLUSH_SECONDS)
             self._handed = 0
             self._settling.clear()
@@ -416,10 +450,22 @@ class WandbBackend(Backend):
         self._settling.clear()
         return True
 
+    def _wait_for_service(self) -> None:
+        """Have W&B's service answer something, which it does after all that was sent before.
+
+        Raises:
+            TimeoutError: it does not answer. (`run.summary` is just empty then.)
+        """
+        ask = getattr(getattr(self._run, "_interface", None), "deliver_get_summary", None)
+        if ask is None:
+            self._run.summary.keys()
+        else:
+            ask().wait_or(timeout=self._run.settings.summary_timeout)
+
     def _ask(self) -> None:
         """Wait until W&B's service has come to what it was handed. If it cannot be asked, the next `write` finds that out."""
         try:
-            self._run.summary.keys()
+            self._wait_for_service()
         except Exception:
             _log.debug("W&B's service does not answer", exc_info=True)
         else:
@@ -433,9 +479,11 @@ class WandbBackend(Backend):
             while self._trials:
                 unsent += self._finish(self._trials.popitem()[1], "finished")
             if self._run is not None and not self._disabled and not self._joined:
-                self._end(status)
+                late = self._end(status)
                 if self._lines is not None:
                     self._not_uploaded(self._lines, now=True)
+                else:
+                    unsent += late
                 self._settle()
                 self._ended = True
                 self._handed = 0
@@ -446,15 +494,15 @@ class WandbBackend(Backend):
                 self._tmp = None
         if unsent:
             raise errors.BackendError(
-                f"trials were not uploaded in time, but are on disk; remedy: wandb sync --include-online {' '.join(unsent)}"
+                f"not stored or uploaded in time; remedy for what is on disk: wandb sync --include-online {' '.join(unsent)}"
             )
 
-    def _end(self, status: Status) -> None:
-        """End the run; in a new service process, if the former has died."""
+    def _end(self, status: Status) -> list[str]:
+        """End the run; in a new service process, if the former has died. Return as `_finish`."""
         self._mend()
         try:
             self._update(self._run, _about({"status": status}))
-            self._finish(self._run, status)
+            return self._finish(self._run, status)
         except Exception as error:
             if _lost(error) and self._reopen(why := f"W&B's service has died ({error})"):
                 raise UnsettledLostError(why) from error

@@ -143,6 +143,7 @@ class Bus:
         self._owed: deque[tuple[int, _Gap]] = deque()
         self._wake = threading.Event()
         self._stopped = self._closing = False
+        self._close_until = 0.0
         self._flush_ids = itertools.count(1)
         self._flushing: dict[int, _Waiting] = {}
         self._closed = threading.Event()
@@ -233,8 +234,18 @@ class Bus:
         """Return how many of so many events come after the first `taken` records that were sent."""
         return max(0, published - (taken - bisect_left(self._nested, taken)))
 
+    def begin_close(self, message: msg.Close) -> None:
+        """Ask for the end, without waiting for it; only the first time counts."""
+        if self._closing:
+            return
+        self._close_until = time.monotonic() + message.deadline + _SLACK
+        share = message.deadline - min(2.0, 0.2 * message.deadline)
+        self.tell(msgspec.structs.replace(message, deadline=share, since=time.monotonic()))
+        self._closing = True
+        self._wake.set()
+
     def close(
-        self, message: msg.Close, progress: Callable[[], None] | None = None
+        self, message: msg.Close, progress: Callable[[], None] | None = None, *, last_words: float = _LAST_WORDS
     ) -> dict[str, msg.BackendState] | None:
         """Drain and end all runs; return their last states, or None if the relay did not answer in time.
 
@@ -242,27 +253,26 @@ class Bus:
             message: how to end, and how many seconds that may take. The relay is told to be done a little earlier, so that
                 its answer is here by then.
             progress: called about ten times a second while waiting.
+            last_words: seconds to wait for the end of the relay process after its answer.
         """
-        until = time.monotonic() + message.deadline + _SLACK
-        share = message.deadline - min(2.0, 0.2 * message.deadline)
-        self.tell(msgspec.structs.replace(message, deadline=share))
-        self._closing = True
-        self._wake.set()
+        self.begin_close(message)
         while True:
             try:
-                return self._wait_closed(until, progress)
+                return self._wait_closed(self._close_until, progress, last_words)
             except SystemExit:
                 # A handler of the user's, for one more SIGTERM: at the end of the program it has no other meaning.
                 if not message.at_exit:
                     raise
 
-    def _wait_closed(self, until: float, progress: Callable[[], None] | None) -> dict[str, msg.BackendState] | None:
+    def _wait_closed(
+        self, until: float, progress: Callable[[], None] | None, last_words: float
+    ) -> dict[str, msg.BackendState] | None:
         while not self._closed.wait(0.1) and time.monotonic() < until and self._thread.is_alive():
             if progress is not None:
                 progress()
         self._stopped = True
         self._wake.set()
-        self._thread.join(_LAST_WORDS)
+        self._thread.join(last_words)
         return self._closed_states
 
     def after_fork(self) -> None:

@@ -165,7 +165,7 @@ class Source(msgspec.Struct, tag="source"):
         path: the event file, absolute.
         logdir: its log directory, absolute.
         parent: the log directory of the SummaryWriter that it belongs to, where that is another one: `add_scalars` and
-            `add_hparams` write into directories of their own.
+            `add_hparams` write into directories of their own. Of a replayed file: `add_scalars` alone.
         replay: True if its records were not seen when they were written: what calls knew is then read off the names of
             directories (`tracelet_shim.decode`).
     """
@@ -217,12 +217,15 @@ class Close(msgspec.Struct, tag="close"):
         at_exit: True if nobody asked for the end and the status was read off the way the program ended.
         cut_off: True if the event files may have records that were never handed over: the program that wrote them is
             gone without a word.
+        since: when the seconds began, by this machine's `time.monotonic`: the relay may be busy, or just starting. None: when
+            this is read.
     """
 
     status: str
     deadline: float
     at_exit: bool = False
     cut_off: bool = False
+    since: float | None = None
 
 
 class Rest(msgspec.Struct, tag="rest"):
@@ -267,6 +270,7 @@ class BackendState(msgspec.Struct):
         failed: set aside, because the tracker refused them, or lost.
         error: the latest trouble.
         unconfirmed: how many of the pending ones the tracker has been handed, and has not acknowledged.
+        lost: those of `failed` that their event file does not have, and that are nowhere else.
     """
 
     state: str = "opening"
@@ -275,11 +279,17 @@ class BackendState(msgspec.Struct):
     failed: int = 0
     error: str | None = None
     unconfirmed: int = 0
+    lost: int = 0
 
     @property
     def missing(self) -> int:
         """How many events the tracker has not got."""
         return self.pending + self.failed
+
+    @property
+    def refused(self) -> int:
+        """How many events it has refused; they are set aside, and can be offered to it again."""
+        return self.failed - self.lost
 
     @property
     def complete(self) -> bool:

@@ -1,4 +1,4 @@
-"""The relay in a process of its own: `python -m tracelet_shim.relay`, over two pipes.
+"""The relay, `tracelet_shim.relay`, in a process of its own, over two pipes.
 
 Frames are a 4-byte little-endian length and a msgpack message. Everything here runs on the bus's sender thread and never
 waits for more than a moment, however slow the relay is: what the pipe does not take stays in `backlog`, and the bus then
@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ import msgspec
 from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus import wire
 from tracelet_shim.bus.channel import Channel, ThreadChannel
 
 __all__ = ["FRAME", "ProcessChannel", "RelayChannel", "RelayDiedError", "frames"]
@@ -39,6 +41,9 @@ _LAST_WORDS = 2.5
 """Seconds that a relay may take to end after its last reply."""
 _RESTARTS, _RESTART_SECONDS = 3, 600.0
 """A relay that dies is started again so many times within so many seconds."""
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FLAGS = {"I": "isolated", "E": "ignore_environment", "s": "no_user_site"}
+"""What the training process's interpreter does not look at, the relay's does not look at either."""
 _PAUSE = 5.0
 """Seconds, growing, before another attempt if it cannot be started at all."""
 
@@ -84,10 +89,11 @@ class ProcessChannel(Channel):
         self._waiting: tuple[RelayDiedError, float] | None = None
         self._outgoing = bytearray()
         self._incoming = bytearray()
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=str)  # better a text than nothing
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Reply)
+        self._encoder = wire.Encoder()
+        self._decoder: wire.Decoder[msg.Reply] = wire.Decoder(msg.Reply)
         self._greeted = False
         self._closed = False
+        self._unopened: set[str] = set()  # trackers that may be making their store just now
         try:
             self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - open as long as the relay may fail
             self._process = self._start()
@@ -138,6 +144,8 @@ class ProcessChannel(Channel):
             self.unsent.append(message)
         if isinstance(message, (msg.Open, msg.Writer, msg.Source)):
             self._told.append(message)
+            if isinstance(message, msg.Open):
+                self._unopened = {spec.name for spec in message.backends}
             if self._waiting is None:
                 self._write_frame(data)
             return
@@ -250,6 +258,7 @@ class ProcessChannel(Channel):
                 self._acknowledged(reply.records)
             if isinstance(reply, (msg.Counters, msg.Closed)):
                 self._complete(reply)
+            self._unopened -= _not_opening(reply)
             self._closed = self._closed or isinstance(reply, msg.Closed)
             self.on_reply(reply)
         if ended:
@@ -279,21 +288,35 @@ class ProcessChannel(Channel):
 
     def finish(self) -> None:
         """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its
-        deadline, and is killed."""
+        deadline, and is killed. Not so while a tracker may be making its store, which might be unusable for ever then: it
+        ends by itself."""
         self.release()
         if self._waiting is not None:
             return
         try:
             self._process.wait(_LAST_WORDS if self._closed else 0.1)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            if self._unopened:
+                self._process.send_signal(signal.SIGCONT)  # should somebody have stopped it
+                threading.Thread(target=self._process.wait, name="tracelet-relay-end", daemon=True).start()
+            else:
+                self._process.kill()
+                self._process.wait()
         self._log.close()
 
     def after_fork(self) -> None:
         """Close the child's copies of the pipes: the relay must see the end when the parent is gone."""
         self.release()
         self._process.returncode = 0  # not our child: keep Popen from waiting for it
+
+
+def _not_opening(reply: msg.Reply) -> set[str]:
+    """Return the trackers of which the reply says that they have opened their run, or do not try any more."""
+    if isinstance(reply, msg.Opened):
+        return {reply.backend}
+    if isinstance(reply, (msg.Counters, msg.Closed)):
+        return {name for name, backend in reply.backends.items() if backend.state in ("failed", "closed")}
+    return set()
 
 
 class RelayChannel(Channel):
@@ -415,28 +438,48 @@ def relay_command(term_read: int) -> list[str]:
     """Return the command line of the relay."""
     if not sys.executable or getattr(sys, "frozen", False) or not os.access(sys.executable, os.X_OK):
         raise RelayDiedError(f"no Python interpreter to start it with (sys.executable is {sys.executable!r})", started=False)
-    return [sys.executable, "-m", "tracelet_shim.relay", str(os.getpid()), str(term_read)]
+    flags = [f"-{flag}" for flag, name in _FLAGS.items() if getattr(sys.flags, name)]
+    start = os.path.join(_PACKAGE, "relay", "_start.py")
+    return [sys.executable, *flags, start, "-m", "tracelet_shim.relay", str(os.getpid()), str(term_read)]
 
 
 def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the relay's environment: the user's, never activated itself, with our import path.
+    """Return the relay's environment: the user's, never activated itself, with our import path, in its order.
 
     The script's own directory goes to the end of the path: a ``wandb/`` folder or a ``click.py`` beside the user's script
-    must not stand in front of a package that an SDK imports.
+    must not stand in front of a package that an SDK imports. PYTHONPATH would also reach what an SDK starts.
     """
     new = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")}
     if "PYTHONHOME" in environment:
         new["PYTHONHOME"] = environment["PYTHONHOME"]
     entries: list[Any] = list(sys.path)
-    known = [entry or _cwd() for entry in entries if isinstance(entry, str)]  # Python itself passes over what is no str
-    first, rest = known[:1], known[1:]
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = rest + first if first and not _is_library(first[0]) else first + rest
-    new["_TRACELET_PATH"] = json.dumps(path)
-    new["PYTHONPATH"] = package
-    new["PYTHONSAFEPATH"] = "1"
+    path = [entry or _cwd() for entry in entries if isinstance(entry, str)]  # Python itself passes over what is no str
+    own = _own_directory()
+    if own in path and not _is_library(own):
+        path.remove(own)
+        path.append(own)
+    home = os.path.dirname(_PACKAGE)  # with the packages that ours needs, if it is on no path any more
+    new["_TRACELET_PATH"] = json.dumps(list(dict.fromkeys([*path, home])))
     new["TRACELET_DISABLED"] = "1"
     return new
+
+
+def _own_directory() -> str:
+    """Return the directory that Python itself has put in front of the path: the script's, else the working directory of then,
+    which a module run with ``-m`` was found in."""
+    if getattr(sys.flags, "safe_path", False):
+        return ""
+    main = sys.modules.get("__main__")
+    file: str | None = getattr(main, "__file__", None)
+    spec: Any = getattr(main, "__spec__", None)
+    if not file:
+        return _cwd()
+    if spec is None:
+        return os.path.dirname(os.path.realpath(file))
+    found = os.path.abspath(file)
+    for _ in range(spec.name.count(".") + 1):
+        found = os.path.dirname(found)
+    return _cwd() if _is_library(found) else found
 
 
 def _cwd() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracelet_shim import _report
+from tracelet_shim import _report, errors
 from tracelet_shim._display import say
 
 if TYPE_CHECKING:
@@ -94,12 +94,15 @@ class Account:
             if not Path(directory, "ledger.db").is_file():
                 raise FileNotFoundError("it is gone")
             (about,) = sessions(Path(directory), self.session)
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except (OSError, sqlite3.Error, ValueError, errors.StateError) as error:
             self.troubles.append(f"the ledger in {directory} cannot be read ({error})")
             return
         self.name = "/".join(part for part in (about["project"], about["exp_name"]) if part)
         self.runs.update({run["backend"]: run for run in about["runs"]})
         self.resume = about["resume"]
+        for lost in about["lost"]:
+            what = f"{lost['events']} events are lost: {lost['file']} has fewer records than were logged, or is gone"
+            self.troubles.append(f"{lost['backend']}: {what}")
         if about["not_recorded"]:
             self.troubles.append(f"the event files have {about['not_recorded']} records that were never handed over")
         if about["status"] == "running":
@@ -116,7 +119,8 @@ class Account:
 def _state(run: dict[str, Any]) -> BackendState:
     from tracelet_shim.bus.messages import BackendState
 
-    return BackendState(run["state"], run["delivered"], run["pending"], run["set_aside"], run["error"])
+    failed = run["set_aside"] + run["lost"]
+    return BackendState(run["state"], run["delivered"], run["pending"], failed, run["error"], lost=run["lost"])
 
 
 def accounts(path: str) -> list[Account]:
@@ -163,6 +167,7 @@ def _print(account: Account) -> None:
             say(f"  {backend}: nothing is known of it")
             continue
         counts = f"{run['delivered']} delivered, {run['pending']} pending, {run['set_aside']} set aside"
+        counts += f", {run['lost']} lost" if run["lost"] else ""
         state = "" if run["state"] == "closed" else f" ({run['state']})"
         error = f" ({run['error']})" if run["error"] and not account.complete else ""
         say(f"  {backend}{state}: {counts}: {run['url'] or run['run_id'] or 'no run was opened'}{error}")

@@ -116,12 +116,11 @@ def pip_line(name: str, distribution: str) -> str:
 
 def _print(found: list[Row]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # in a file or a pipe, a wrapped command line is of no use
+    from tracelet_shim._console import Console
+
+    console = Console()
     table = Table("backend", "package", "installed", "to install it", box=box.SIMPLE_HEAD)
     for row in found:
         table.add_row(row.name, row.distribution, row.problem or row.version or "not installed", row.install)
@@ -130,7 +129,8 @@ def _print(found: list[Row]) -> None:
         console.print(matrix)
     for level, meaning in LEVELS.items():
         console.print(f"  {level:10} {meaning}")
-    console.print("\n  How each is done: --json or --markdown.")
+    console.print()
+    console.print("  How each is done: --json or --markdown.")
 
 
 def _matrices(found: Sequence[Row], width: int) -> Iterator[Table]:

@@ -159,17 +159,20 @@ def _settings(report: _Report) -> Settings | None:
     from tracelet_shim.backends import registry
 
     known = registry.names()
+    problems: list[_settings.Problem] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            settings = _settings.resolve({}, known)
+            settings = _settings.resolve({}, known, problems=problems)
             sources = {
-                "file": _settings._from_file(os.environ, known),  # noqa: SLF001 - the same package
+                "file": _settings._from_file(os.environ, known, []),  # noqa: SLF001 - the same package
                 "environment": _settings._from_environment(os.environ, known),  # noqa: SLF001
             }
         except errors.ConfigurationError as error:
             report.find("error", "settings", str(error), "correct the value; the documentation has the list of settings")
             return None
+    for problem in problems:
+        report.find("error", "settings", str(problem.error), "correct the value; the documentation has the list of settings")
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         report.find("warning", "settings", text, "correct the name, or unset it")
     rows = {}
@@ -237,15 +240,49 @@ def _without_login(address: str) -> str:
     return address
 
 
+_PROBE = """
+import json, sys
+def name(finder):
+    kind = finder if isinstance(finder, type) else type(finder)
+    return f"{kind.__module__}.{kind.__qualname__}"
+def claims(finder):
+    try:
+        return finder.find_spec("torch.utils.tensorboard") is not None
+    except Exception:
+        return False
+finders = [(name(finder), finder) for finder in sys.meta_path]
+hooks = {n: claims(f) for n, f in finders if not n.startswith(("_frozen_importlib", "tracelet_shim."))}
+missed = None
+if any(hooks.values()):
+    from tracelet_shim import intercept
+    intercept.install()
+    try:
+        import torch.utils.tensorboard
+        missed = intercept.missed()
+    except Exception as error:
+        missed = repr(error)
+active = any(n.startswith("tracelet_shim._bootstrap.") for n, _ in finders)
+print(json.dumps({"active": active, "hooks": hooks, "missed": missed}))
+"""
+"""Lists the import hooks of an interpreter as it starts; and tries, if one of others claims the module, to get past it."""
+
+_HOOKS_LATER = {"comet_ml": "comet_ml.monkey_patching.CometModuleFinder"}
+"""Packages that put an import hook in front when they are imported, which claims `torch.utils.tensorboard`."""
+
+
 def _activation(report: _Report) -> None:
-    """Try whether an interpreter that finds TRACELET_BACKEND set is activated: by the .pth file, or the .start file."""
-    probe = "import sys; sys.exit(not any(type(f).__module__ == 'tracelet_shim._bootstrap' for f in sys.meta_path))"
+    """Try whether an interpreter that finds TRACELET_BACKEND set is activated (by the .pth file, or the .start file), and
+    which import hooks of others there are."""
     environment = {**os.environ, "TRACELET_BACKEND": "mlflow", "TRACELET_DISABLED": ""}
     done = subprocess.run(  # noqa: S603 - this interpreter
-        [sys.executable, "-c", probe], env=environment, capture_output=True, check=False, timeout=60
+        [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, check=False, timeout=120
     )
-    report.data["pth_active"] = done.returncode == 0
-    if done.returncode == 0:
+    found: dict[str, Any] = {"active": False, "hooks": {}, "missed": None}
+    with contextlib.suppress(ValueError, IndexError):  # what else starts with the interpreter may print, or end it
+        found = json.loads(done.stdout.splitlines()[-1])
+    report.data["pth_active"] = found["active"]
+    _import_hooks(report, found["hooks"], found["missed"])
+    if found["active"]:
         report.find("ok", "activation", f"TRACELET_BACKEND activates {sys.executable}")
         return
     report.find(
@@ -254,6 +291,22 @@ def _activation(report: _Report) -> None:
         f"TRACELET_BACKEND alone does not activate {sys.executable}: tracelet_shim.pth is in none of its site directories",
         "pip install --force-reinstall --no-deps tracelet-shim; or `tracelet-shim run -- COMMAND`; or import tracelet_shim.auto",
     )
+
+
+def _import_hooks(report: _Report, hooks: Mapping[str, bool], missed: str | None) -> None:
+    """Name the import hooks of others, and say whether one keeps `torch.utils.tensorboard` from us."""
+    later = {hook: True for package, hook in _HOOKS_LATER.items() if importlib.util.find_spec(package) is not None}
+    report.data["import_hooks"] = [{"name": name, "claims": claims} for name, claims in {**later, **hooks}.items()]
+    for name, claims in hooks.items():
+        level = "error" if claims and missed is not None else "ok"
+        what = "claims torch.utils.tensorboard for itself" if claims else "has nothing to do with torch.utils.tensorboard"
+        so = f", and nothing of it is seen: {missed}" if level == "error" else ", and activation gets past it" if claims else ""
+        remedy = "switch that hook off, or put `import tracelet_shim.auto` behind the import of torch.utils.tensorboard"
+        report.find(level, "import hook", f"{name} {what}{so}", remedy if level == "error" else None)
+    for name in later:
+        if name not in hooks:
+            text = f"{name} will claim torch.utils.tensorboard where its package is imported first; activation gets past it"
+            report.find("ok", "import hook", text)
 
 
 def _trackers(report: _Report, settings: Settings) -> None:
@@ -443,12 +496,11 @@ def _state(report: _Report, settings: Settings) -> None:
 
 def _print(data: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200
+    from tracelet_shim._console import Console
+
+    console = Console()
     console.print(f"tracelet-shim {data['version']}, Python {data['python']['version']} ({data['python']['executable']})")
     table = Table("setting", "value", "from", box=box.SIMPLE_HEAD)
     for row in data["settings"]:

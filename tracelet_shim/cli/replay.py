@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
+
+from tracelet_shim._display import say
+from tracelet_shim._printable import printable
+from tracelet_shim._text import quoted
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["replay"]
 
 _LINE_SECONDS = 5.0
+_SHOWN = 50  # files that could not be read
 
 
 def replay(
@@ -51,7 +56,10 @@ def replay(
         float | None, typer.Option("--idle", help="With --follow: end after so many seconds without news.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a session: the same runs, and only what is missing.")
+        bool, typer.Option("--resume", help="Continue sessions: the same runs, and only what is missing.")
+    ] = False,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="With --resume: offer what a tracker refused to it again.")
     ] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Give a tracker up that does not move for so many seconds.")
@@ -59,7 +67,7 @@ def replay(
 ) -> None:
     """Deliver a TensorBoard log directory, ours or ten years old, to any trackers.
 
-    Exit code: 0 if everything was delivered, 1 if a file is damaged, 2 if something could not be delivered.
+    Exit code: 0 if everything was delivered, 1 if a file is damaged, 2 if something was not delivered or nothing was found.
     """
     names = {"--project": project, "--exp-name": exp_name, "--run-id": run_id, "--tags": tags, "--notes": notes}
     given = [name for name, value in names.items() if value is not None]
@@ -68,6 +76,8 @@ def replay(
         _refuse(f"{', '.join(wrong)}: --resume continues a session as it was started")
     if session is not None and not resume:
         _refuse(f"{session!r}: a session is named with --resume only")
+    if retry_refused and not resume:
+        _refuse("--retry-refused goes with --resume")
     named = run_id or exp_name or root or session or os.environ.get("TRACELET_RUN_ID")
     if runs and (follow or named):
         _refuse("--runs goes with none of --follow, --run-id, --exp-name, --root: each sub-directory is a run, named after it")
@@ -78,61 +88,108 @@ def replay(
         "offline": offline, "options": _options(option or []), "root": root, "exit_timeout": timeout,
     }  # fmt: skip
     os.environ["TRACELET_DISABLED"] = "1"  # what an SDK does with TensorBoard is not for us, here or in its children
-    _finish(_run(logdir, session, arguments, resume=resume, runs=runs, follow=follow, idle=idle))
+    _finish(_Job(session, arguments, resume, retry_refused, runs, follow, idle).run(logdir))
 
 
-def _run(
-    logdir: str,
-    session: str | None,
-    arguments: dict[str, Any],
-    *,
-    resume: bool,
-    runs: bool,
-    follow: bool,
-    idle: float | None,
-) -> int:
-    from tracelet_shim import errors
-    from tracelet_shim import replay as engine
+class _Job(NamedTuple):
+    """What is to be done, with one directory or several: the options."""
 
-    code = 0
-    logdir = os.path.abspath(logdir)
-    with _View() as view:
-        try:
-            if not os.path.isdir(logdir):
-                raise errors.ConfigurationError(f"{logdir} is no directory")
-            places = engine.run_directories(logdir) if runs else [(logdir, True)]
-            if not places:
-                raise errors.ConfigurationError(f"no sub-directory of {logdir} has event files")
-            for place, recursive in places:
-                if view.stopped():
-                    break
-                if runs:
-                    view.say(f"-- {os.path.relpath(place, logdir)}")
-                    if not resume:
-                        arguments["exp_name"] = os.path.basename(place)
-                if resume:
-                    outcome = engine.resume(place, arguments, view, session=session)
-                else:
-                    outcome = engine.replay(place, arguments, view, recursive=recursive, follow=follow, idle=idle)
-                code = max(code, _account(outcome, view))
-        except errors.TraceletError as error:
-            view.say(f"error: {error}")
-            return 2
-    return code
+    session: str | None
+    arguments: dict[str, Any]
+    resume: bool
+    retry_refused: bool
+    runs: bool
+    follow: bool
+    idle: float | None
+
+    def run(self, logdir: str) -> int:
+        """Do it; return the exit code."""
+        from tracelet_shim import errors
+
+        code = 0
+        logdir = os.path.abspath(logdir)
+        with _View() as view:
+            try:
+                places, refused = self._places(logdir)
+                for path, problem in refused:
+                    view.say(f"warning: {path}: {problem}")
+                    code = 1
+                for place, recursive in places:
+                    if view.stopped():
+                        break
+                    if self.runs:
+                        view.say(f"-- {os.path.relpath(place, logdir)}")
+                    try:
+                        code = max(code, self._do(place, view, recursive=recursive))
+                    except errors.StateError as error:  # of this directory
+                        view.say(f"error: {error}")
+                        code = 2
+            except errors.TraceletError as error:
+                view.say(f"error: {error}")
+                return 2
+            except sqlite3.Error as error:
+                view.say(f"error: the ledger cannot be read: {error}")
+                return 2
+        return code
+
+    def _places(self, logdir: str) -> tuple[list[tuple[str, bool]], list[tuple[str, str]]]:
+        """Return the directories that are runs, and those that are not gone into, with the reason."""
+        from tracelet_shim import errors
+        from tracelet_shim import replay as engine
+
+        if not os.path.isdir(logdir):
+            raise errors.ConfigurationError(f"{logdir} is no directory")
+        if not self.runs:
+            return [(logdir, True)], []
+        refused: list[tuple[str, str]] = []
+        places = engine.run_directories(logdir, lambda *what: refused.append(what), sessions=self.resume)
+        if not places:
+            raise errors.StateError(f"no sub-directory of {logdir} has event files{' or a session' if self.resume else ''}")
+        return places, refused
+
+    def _do(self, place: str, view: _View, *, recursive: bool) -> int:
+        from tracelet_shim import replay as engine
+
+        if not self.resume:
+            if self.runs:
+                self.arguments["exp_name"] = os.path.basename(place)
+            return _account(
+                engine.replay(
+                    place, self.arguments, view, recursive=recursive, follow=self.follow, idle=self.idle
+                ), view
+            )  # fmt: skip
+        outcomes = engine.resume(
+            place, self.arguments, view, session=self.session, retry_refused=self.retry_refused
+        )  # fmt: skip
+        if not outcomes:
+            backend = self.arguments["backend"]
+            whom = f" for {backend}" if backend else ""
+            view.say(f"nothing to resume in {place}{whom}: everything has been delivered")
+        return max((_account(outcome, view) for outcome in outcomes), default=0)
 
 
 def _account(outcome: Outcome, view: _View) -> int:
     """Say how it went; return the exit code."""
-    if not outcome.session:
-        view.say(f"nothing to resume in {outcome.root}: everything has been delivered")
-        return 0
-    for damage in outcome.damages:
-        view.say(f"warning: {damage.path}: {damage.problem} at byte {damage.offset}; what comes before was delivered")
+    if outcome.problem is not None:
+        view.say(f"error: {outcome.problem}")
+        return 2
+    for damage in outcome.damages[:_SHOWN]:
+        view.say(f"warning: {damage}")
+    if len(outcome.damages) > _SHOWN:
+        view.say(f"warning: and {len(outcome.damages) - _SHOWN} more that could not be read")
     for name, state in outcome.states.items():
         error = f" ({state.error})" if state.error else ""
-        view.say(f"{name}: {state.delivered} events delivered, {state.pending} pending, {state.failed} set aside{error}")
+        lost = f", {state.lost} lost" if state.lost else ""
+        refused = state.failed - state.lost
+        view.say(f"{name}: {state.delivered} events delivered, {state.pending} pending, {refused} set aside{lost}{error}")
+    for name, files in outcome.lost.items():
+        for path, events in files.items():
+            view.say(f"{name}: {events} events are lost: {path} has fewer records than were logged, or is gone")
+    command = f"tracelet-shim replay {quoted(outcome.root)} --resume"
     if any(state.pending or state.state != "closed" for state in outcome.states.values()):
-        view.say(f"to deliver the rest: tracelet-shim replay {shlex.quote(outcome.root)} --resume")
+        view.say(f"to deliver the rest: {command}")
+    for name, events in outcome.refused.items():
+        view.say(f"{events} events were refused by {name} and are set aside; to offer them again: {command} --retry-refused")
     return 2 if outcome.undelivered else int(bool(outcome.damages))
 
 
@@ -148,7 +205,7 @@ def _options(given: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _refuse(problem: str) -> NoReturn:
-    typer.echo(f"tracelet-shim: {problem}", err=True)
+    say(problem)
     raise typer.Exit(2)
 
 
@@ -164,13 +221,14 @@ class _View:
     second of them ends at once."""
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from tracelet_shim._console import Console
 
-        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(stderr=True, soft_wrap=True)
         self._bars: Any = None
         self._tasks: dict[str, TaskID] = {}
         self._stopped = False
         self._next_line = time.monotonic() + _LINE_SECONDS
+        self._line = ""
 
     def __enter__(self) -> _View:  # noqa: PYI034 - nobody subclasses it
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -178,7 +236,7 @@ class _View:
         if self._console.is_terminal:
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
             self._bars = Progress(*columns, console=self._console, transient=True)
             self._bars.start()
         return self
@@ -209,9 +267,13 @@ class _View:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
             states = [f"{name}: {s.delivered} delivered, {s.pending} pending" for name, s in progress.states.items()]
-            self.say("; ".join([f"read {progress.read / 1e6:.1f} of {progress.size / 1e6:.1f} MB", *states]))
+            line = "; ".join([f"read {progress.read / 1e6:.1f} of {progress.size / 1e6:.1f} MB", *states])
+            if line != self._line:  # a tracker that is down moves nothing for hours
+                self.say(line)
+            self._line = line
 
     def _show(self, name: str, completed: int, total: int, label: str | None = None) -> None:
+        label = printable(label or name)
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name)
-        self._bars.update(self._tasks[name], completed=completed, total=max(total, 1), description=label or name)
+            self._tasks[name] = self._bars.add_task(label)
+        self._bars.update(self._tasks[name], completed=completed, total=max(total, 1), description=label)

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tracelet_shim._bootstrap import name_near_misses
+from tracelet_shim._display import say
+from tracelet_shim._private import make_file
+
 if TYPE_CHECKING:
     from tracelet_shim._settings import Settings
     from tracelet_shim.cli._supervisor import Supervisor
@@ -95,6 +99,7 @@ def run(
             SYSTEM_METRICS=system_metrics,
         )
     )
+    name_near_misses()
     settings = _check(environment)
     if not environment.get("TRACELET_BACKEND"):
         environment["TRACELET_BACKEND"] = ",".join(settings.backend)  # without the variable, nothing is activated
@@ -134,7 +139,7 @@ def _check(environment: Mapping[str, str]) -> Settings:
         for name, options in settings.options.items():
             registry.find(name)(options)  # raises for unknown options
     except errors.ConfigurationError as error:
-        typer.echo(f"tracelet-shim: {error}", err=True)
+        say(str(error))
         raise typer.Exit(2) from None
     return settings if settings.backend else msgspec.structs.replace(settings, backend=(DEFAULT_BACKEND,))
 
@@ -162,10 +167,8 @@ def _check_interpreter(program: str, environment: Mapping[str, str], *, strict: 
         check=False,
     )
     if probe.returncode:
-        typer.echo(
-            f"tracelet-shim: not installed for {Path(found).absolute()}, so nothing will be logged; "
-            f"install it there, or use {sys.executable}",
-            err=True,
+        say(
+            f"not installed for {Path(found).absolute()}, so nothing will be logged; install it there, or use {sys.executable}"
         )
         if strict:
             raise typer.Exit(2)
@@ -180,21 +183,21 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
     try:
         directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)
     except OSError as error:
-        typer.echo(f"tracelet-shim: warning: no temporary directory can be made ({error}): there will be no summary", err=True)
+        say(f"warning: no temporary directory can be made ({error}): there will be no summary")
         end_like(_start(command, environment).wait())
     with directory:
         report = os.path.join(directory.name, "report")
-        Path(report).touch()
+        make_file(report)
         supervisor = _start(command, {**environment, _report.VARIABLE: report})
         code = supervisor.wait()
         try:
             complete = _sum_up(report, supervisor, environment, settings)
         except Exception as error:  # whatever it is, the job has the exit code of the command
-            typer.echo(f"tracelet-shim: warning: nothing is known of the deliveries: {error!r}", err=True)
+            say(f"warning: nothing is known of the deliveries: {error!r}")
             complete = False
         _report.pass_on(report)
     if settings.strict and code == 0 and not complete:
-        typer.echo("tracelet-shim: error: not everything was delivered", err=True)
+        say("error: not everything was delivered")
         code = UNDELIVERED
     end_like(code)
 
@@ -207,16 +210,16 @@ def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
     try:
         return Supervisor(command, environment)
     except FileNotFoundError:
-        typer.echo(f"tracelet-shim: command not found: {command[0]}", err=True)
+        say(f"command not found: {command[0]}")
         raise typer.Exit(127) from None  # the codes that shells, env(1) and nohup(1) use
     except OSError as error:
-        typer.echo(f"tracelet-shim: cannot run {command[0]}: {error.strerror}", err=True)
+        say(f"cannot run {command[0]}: {error.strerror}")
         raise typer.Exit(126) from None
 
 
 def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str], settings: Settings) -> bool:
     """Wait for what is still being delivered, and print what became of it; return whether everything arrived."""
-    from tracelet_shim._display import say
+    from tracelet_shim import _report
     from tracelet_shim.cli import _summary
 
     _summary.wait_for_relays(report, settings.exit_timeout, supervisor.pause)
@@ -224,9 +227,12 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
     _summary.print_summary(found, quiet=settings.quiet)
     if settings.ci:
         _summary.tell_job(found, environment, quiet=settings.quiet)
-    if not found and not settings.quiet and _logs_here(environment, settings):
+    unseen = [entry["pid"] for entry in _report.read(report) if "unseen" in entry]
+    for pid in unseen:
+        say(f"warning: process {pid} has used SummaryWriter, and nothing of that was delivered; it has said why")
+    if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
         say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
-    return all(account.complete for account in found)
+    return not unseen and all(account.complete for account in found)
 
 
 def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:

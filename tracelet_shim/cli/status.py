@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sqlite3
 import time
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from tracelet_shim._display import say
+from tracelet_shim._text import quoted
 
-    from tracelet_shim.ledger import Ledger, RunRow, SessionRow
+if TYPE_CHECKING:
+    from tracelet_shim._console import Console
+    from tracelet_shim.ledger import Ledger, SessionRow
 
 __all__ = ["sessions", "status"]
 
@@ -32,19 +33,23 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show sessions, their runs and links, and what is delivered, pending and set aside, by tracker."""
+    from tracelet_shim import errors
+
     found: list[dict[str, Any]] = []
     problems: list[str] = []
     for directory in _state_directories(logdir):
         try:
             found += sessions(directory)
+        except errors.StateError as error:
+            problems.append(f"cannot read the ledger: {error}")
         except (OSError, sqlite3.Error) as error:
-            problems.append(f"{directory}: {error}")
+            problems.append(f"cannot read the ledger in {directory}: {error}")
     for problem in problems:
-        typer.echo(f"tracelet-shim: cannot read the ledger in {problem}", err=True)
+        say(problem)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _print(found)
+        _print(found, anything=bool(problems))
     if problems:
         raise typer.Exit(1)
 
@@ -70,11 +75,12 @@ def sessions(directory: Path, only: str | None = None) -> list[dict[str, Any]]:
     output.
 
     Raises:
-        OSError, sqlite3.Error: there is no ledger that can be read.
+        StateError: there is no ledger that can be read, or it has no session.
+        OSError, sqlite3.Error: it cannot be read now.
     """
     from tracelet_shim.ledger import Ledger
 
-    ledger = Ledger(directory)
+    ledger = Ledger(directory, existing=True)
     try:
         return [_about(ledger, session) for session in ledger.sessions() if only in (None, session.id)]
     finally:
@@ -86,14 +92,17 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
 
     root = str(ledger.directory.parent) if ledger.directory.name == _STATE else session.root
     runs_on = running(session, ledger.directory)
-    left = None if runs_on else missing(ledger, session, root)
-    rows = ledger.runs(session.id)
+    left = missing(ledger, session, root, alive=runs_on)
     state = "running" if runs_on else session.status if session.ended is not None else "cut off"
     command = None
-    if left is not None and left.anything:
-        command = f"tracelet-shim replay {shlex.quote(root)} --resume {session.id}"
+    if not runs_on and (left.anything or left.refused):
+        command = f"tracelet-shim replay {quoted(root)} --resume {session.id}"
+        if not left.backends:
+            command += " --backend NAMES"
+        if left.refused:
+            command += " --retry-refused"
         if ledger.directory.name != _STATE:
-            command = f"TRACELET_STATE_DIR={shlex.quote(str(ledger.directory))} {command}"
+            command = f"TRACELET_STATE_DIR={quoted(str(ledger.directory))} {command}"
     return {
         "session": session.id,
         "root": root,
@@ -112,33 +121,31 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
                 "url": row.url,
                 "state": row.state,
                 "delivered": row.delivered,
-                "pending": _behind(row, session) + (left.tail if left is not None else 0),
-                "set_aside": row.failed,
+                "pending": left.pending.get(row.backend, 0) + left.tail,
+                "set_aside": left.refused.get(row.backend, 0),
+                "lost": sum(left.lost.get(row.backend, {}).values()),
                 "error": row.error,
             }
-            for row in rows
+            for row in left.rows
+        ],
+        "lost": [
+            {"backend": backend, "file": path, "events": events}
+            for backend, files in left.lost.items() for path, events in files.items()
         ],
         "set_aside": [
             dict(zip(("backend", "file", "position", "kind", "path", "step", "message"), refused, strict=True))
             for refused in ledger.refused(session.id)
         ],
-        "not_recorded": left.tail if left is not None else 0,
+        "not_recorded": left.tail,
         "resume": command,
     }
 
 
-def _behind(row: RunRow, session: SessionRow) -> int:
-    """Return how many of the events that were recorded the tracker of a run lacks."""
-    return 0 if row.cursor >= session.records else max(1, session.events - row.delivered - row.failed)
+def _print(sessions: list[dict[str, Any]], *, anything: bool) -> None:
+    from tracelet_shim._console import Console
 
-
-def _print(sessions: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # in a file or a pipe, a wrapped command line is of no use
-    if not sessions:
+    console = Console()
+    if not sessions and not anything:
         console.print("no sessions found; name a log directory: tracelet-shim status LOGDIR")
     for session in sessions:
         _print_session(console, session)
@@ -152,9 +159,10 @@ def _print_session(console: Console, session: dict[str, Any]) -> None:
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(session["started"]))
     words = (session["session"], name, session["status"], f"started {started}", f"in {session['root']}")
     _line(console, " ".join(word for word in words if word))
-    table = Table("tracker", "state", "delivered", "pending", "set aside", "run", box=box.SIMPLE_HEAD)
+    lost = ("lost",) if session["lost"] else ()
+    table = Table("tracker", "state", "delivered", "pending", "set aside", *lost, "run", box=box.SIMPLE_HEAD)
     for row in session["runs"]:
-        counts = (str(row[key]) for key in ("delivered", "pending", "set_aside"))
+        counts = (str(row[key]) for key in ("delivered", "pending", "set_aside", *lost))
         table.add_row(row["backend"], row["state"], *counts, row["url"] or row["run_id"] or "")
     console.print(table)
     for row in session["runs"]:
@@ -166,9 +174,17 @@ def _print_session(console: Console, session: dict[str, Any]) -> None:
             f"  set aside by {refused['backend']}: {refused['kind']} {refused['path'][:80]!r} at step {refused['step']}"
             f" ({refused['file']}, record {refused['position']}): {refused['message']}",
         )
-    more = len(session["set_aside"]) - _SHOWN_REFUSALS
+    more = sum(row["set_aside"] for row in session["runs"]) - _SHOWN_REFUSALS
     if more > 0:
-        _line(console, f"  and {more} more set aside; all of them: tracelet-shim status --json")
+        _line(console, f"  and {more} more set aside; all of which the message is kept: tracelet-shim status --json")
+    for lost in session["lost"]:
+        _line(
+            console,
+            f"  lost for {lost['backend']}: {lost['events']} events: {lost['file']} has fewer records than were logged,"
+            " or is gone",
+        )
+    if not session["runs"]:
+        _line(console, "  it was killed before its trackers were noted")
     if session["not_recorded"]:
         _line(console, f"  the event files have {session['not_recorded']} records that were never handed over")
     if session["resume"]:

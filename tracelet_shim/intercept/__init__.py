@@ -1,14 +1,15 @@
 """The only code that knows `torch.utils.tensorboard` and wrapt.
 
 `install` patches the classes once, when (and if) the module is imported, and never unpatches: the wrappers ask at call
-time whether a sink is set. `set_sink` is all that a session needs.
+time whether a sink is set. `set_sink` is all that a session needs. `missed` tells at its end whether nothing could be seen.
 """
 
 from __future__ import annotations
 
 from tracelet_shim.intercept._accelerate import use_fast_crc
-from tracelet_shim.intercept._sink import Sink, set_sink, sink
+from tracelet_shim.intercept._sink import Home, Sink, set_sink, sink
 from tracelet_shim.intercept._tap import absolute, flush_files
-from tracelet_shim.intercept._wrapt import install
+from tracelet_shim.intercept._watch import install, missed
+from tracelet_shim.intercept._wrapt import Wrapper
 
-__all__ = ["Sink", "absolute", "flush_files", "install", "set_sink", "sink", "use_fast_crc"]
+__all__ = ["Home", "Sink", "Wrapper", "absolute", "flush_files", "install", "missed", "set_sink", "sink", "use_fast_crc"]

@@ -6,7 +6,11 @@ from typing import Protocol
 
 from tracelet_shim.bus.messages import Record
 
-__all__ = ["Sink", "current", "set_sink", "sink"]
+__all__ = ["Home", "Sink", "current", "set_sink", "sink"]
+
+Home = tuple[tuple[str, str], ...]
+"""To which runs of the user's a writer belongs: (tracker, the tracker's id of the run). In all other trackers it belongs to
+the session's own."""
 
 
 class Sink(Protocol):
@@ -18,10 +22,13 @@ class Sink(Protocol):
 
     accelerates: bool
 
-    def writer_created(self, logdir: str) -> None:
+    def home(self) -> Home:
+        """Return to which runs a writer belongs that is made now."""
+
+    def writer_created(self, logdir: str, home: Home) -> None:
         """A SummaryWriter was created on this directory (absolute)."""
 
-    def add_source(self, path: str, logdir: str, parent: str | None) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, home: Home) -> int:
         """Return the number of a new event file (absolute paths; see `messages.Source`)."""
 
     def publish(self, record: Record) -> None:
@@ -35,19 +42,28 @@ class Sink(Protocol):
 
 
 class _Current:
-    __slots__ = ("sink",)
+    """Where calls go.
+
+    Attributes:
+        sink: read by the wrappers on every call.
+        homes: by log directory, where its latest SummaryWriter belongs. One that is used again after `close` opens a new
+            event file, which belongs where the first did.
+    """
+
+    __slots__ = ("homes", "sink")
 
     def __init__(self) -> None:
         self.sink: Sink | None = None
+        self.homes: dict[str, Home] = {}
 
 
 current = _Current()
-"""Read by the wrappers on every call."""
 
 
 def set_sink(new: Sink | None) -> None:
     """Route intercepted calls to `new`; None switches interception off."""
     current.sink = new
+    current.homes = {}
 
 
 def sink() -> Sink | None:

@@ -16,13 +16,21 @@ from tracelet_shim import eventfile
 from tracelet_shim.bus.messages import Record
 from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._accelerate import BatchWriter, accelerate
-from tracelet_shim.intercept._sink import Sink, current
+from tracelet_shim.intercept._sink import Home, Sink, current
 
-__all__ = ["absolute", "add_event", "created", "flush_files", "publish_without_event"]
+__all__ = ["absolute", "add_event", "created", "flush_files", "home_of", "making", "publish_without_event"]
 
 _ATTRIBUTE = "_tracelet_source"
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
 """The file writers that a session has seen and that still exist."""
+
+
+class _Making(threading.local):
+    now = False
+
+
+making = _Making()
+"""Set while a SummaryWriter is made in this thread."""
 
 
 class _Source:
@@ -32,13 +40,15 @@ class _Source:
         logdir, path: its log directory and event file, absolute; found when it was created, if we were there: a program
             may change its working directory later.
         position: position of the next event in its file; None if events may have passed unseen.
+        home: to which runs it belongs, and the sink that has said so; None if no sink was there when it was made.
         lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
             of its own in the same place; this one may be taken again by a signal handler.
     """
 
-    __slots__ = ("batch", "lock", "logdir", "number", "path", "position", "sink")
+    __slots__ = ("batch", "home", "lock", "logdir", "number", "path", "position", "sink")
 
     def __init__(self, writer: Any, position: int | None) -> None:
+        self.home: tuple[Sink, Home] | None = None
         self.logdir = absolute(writer.get_logdir())
         path = getattr(writer.event_writer, "_file_name", None) or os.path.join(self.logdir, f"unknown-{id(writer)}")
         self.path = absolute(path)
@@ -54,15 +64,44 @@ class _Source:
             self.position = _count(writer, self.path)
         call = _calls.now.call
         owner = _logdir(call.writer) if call is not None else self.logdir
-        self.number = sink.add_source(self.path, self.logdir, owner if owner != self.logdir else None)
+        if self.home is None or self.home[0] is not sink:  # made before this session was there
+            self.home = (sink, home_of(call.writer, sink) if call is not None and owner != self.logdir else sink.home())
+        self.number = sink.add_source(self.path, self.logdir, owner if owner != self.logdir else None, self.home[1])
         self.sink = sink
         _live.add(writer)
 
 
 def _logdir(writer: Any) -> str:
     """Return the log directory of a SummaryWriter as it was when its event file was opened."""
-    source: _Source | None = writer._get_file_writer().__dict__.get(_ATTRIBUTE)
+    source = _source(writer._get_file_writer())
     return source.logdir if source is not None else absolute(writer.get_logdir())
+
+
+def _source(writer: Any) -> _Source | None:
+    found: _Source | None = writer.__dict__.get(_ATTRIBUTE) if writer is not None else None
+    return found
+
+
+def home_of(writer: Any, sink: Sink) -> Home:
+    """Return to which runs a SummaryWriter belongs: those that were active when it was made, as far as the sink has seen
+    that, else those that are now."""
+    source = _source(writer.file_writer)
+    if source is not None and source.home is not None and source.home[0] is sink:
+        return source.home[1]
+    known = current.homes.get(absolute(writer.log_dir)) if source is None else None
+    return known if known is not None else sink.home()
+
+
+def _new_home(source: _Source, sink: Sink) -> Home:
+    """Return to which runs a FileWriter belongs that is made now: to its SummaryWriter's, if that was made earlier."""
+    call = _calls.now.call
+    if call is not None:
+        return home_of(call.writer, sink)
+    if making.now:
+        home = current.homes[source.logdir] = sink.home()
+        return home
+    known = current.homes.get(source.logdir)
+    return known if known is not None else sink.home()
 
 
 def flush_files() -> None:
@@ -95,8 +134,11 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     try:
         source = _Source(writer, 1)
         setattr(writer, _ATTRIBUTE, source)
-        if current.sink is not None and current.sink.accelerates:
-            source.batch = accelerate(writer)
+        sink = current.sink
+        if sink is not None:
+            source.home = (sink, _new_home(source, sink))
+            if sink.accelerates:
+                source.batch = accelerate(writer)
     except Exception as error:
         if current.sink is not None:
             current.sink.problem(error)
@@ -145,5 +187,5 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
 
 def publish_without_event(writer: Any, sink: Sink, path: str, position: int, hint: Any) -> None:
     """Publish what TensorBoard keeps in files of its own beside the event file."""
-    number = sink.add_source(absolute(path), _logdir(writer), None)
+    number = sink.add_source(absolute(path), _logdir(writer), None, home_of(writer, sink))
     sink.publish(Record(number, position, None, None, hint))

@@ -1,4 +1,4 @@
-"""Patching, lazily and once."""
+"""What is patched, and with what."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ import wrapt
 from tracelet_shim.intercept import _calls, _tap
 from tracelet_shim.intercept._sink import current
 
-__all__ = ["install"]
-
-_MODULE = "torch.utils.tensorboard.writer"
-_installed = False
+__all__ = ["Wrapper", "patch"]
 
 
 class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
@@ -36,7 +33,9 @@ class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
         return repr(self.__wrapped__)
 
 
-class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+class Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+    """A patched function, which is copied, pickled by reference and shown as the function itself is."""
+
     __bound_function_wrapper__ = _Bound
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -62,36 +61,32 @@ def _by_reference(function: Any) -> tuple[Any, tuple[Any, ...]]:
     return getattr, (owner, function.__name__)
 
 
-def install() -> None:
-    """Patch `torch.utils.tensorboard` now, or as soon as it is imported. Imports nothing itself; may be called again."""
-    global _installed
-    if not _installed:
-        _installed = True
-        wrapt.register_post_import_hook(_patch, _MODULE)
-
-
-def _patch(module: Any) -> None:
-    wrap = {
-        "FileWriter.__init__": _tap.created,
-        "FileWriter.add_event": _tap.add_event,
-        "SummaryWriter.__init__": _writer_created,
-        "SummaryWriter.flush": _nudging,
-        "SummaryWriter.close": _nudging,
-        **{f"SummaryWriter.{method}": _noting(note) for method, note in _calls.NOTES.items()},
+def patch(file_writer: type, summary_writer: type) -> None:
+    """Wrap what is to be seen, for good. Never twice: everything would be published twice."""
+    wrap: dict[tuple[type, str], Any] = {
+        (file_writer, "__init__"): _tap.created,
+        (file_writer, "add_event"): _tap.add_event,
+        (summary_writer, "__init__"): _writer_created,
+        (summary_writer, "flush"): _nudging,
+        (summary_writer, "close"): _nudging,
+        **{(summary_writer, method): _noting(note) for method, note in _calls.NOTES.items()},
+        (summary_writer, "add_embedding"): _add_embedding,
     }
-    wrap["SummaryWriter.add_embedding"] = _add_embedding
-    for target, wrapper in wrap.items():
-        owner, _, method = target.partition(".")
-        if hasattr(getattr(module, owner), method):  # an older torch may lack one
-            wrapt.wrap_object(module, target, _Wrapper, (wrapper,))
+    for (owner, method), wrapper in wrap.items():
+        if hasattr(owner, method):  # an older torch may lack one
+            wrapt.wrap_object(owner, method, Wrapper, (wrapper,))
 
 
 def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
-    result = wrapped(*args, **kwargs)
+    _tap.making.now = True
+    try:
+        result = wrapped(*args, **kwargs)
+    finally:
+        _tap.making.now = False
     sink = current.sink
     if sink is not None and writer is not None and _calls.now.call is None:  # else it is the nested one of add_hparams
         try:
-            sink.writer_created(_tap.absolute(writer.log_dir))
+            sink.writer_created(_tap.absolute(writer.log_dir), _tap.home_of(writer, sink))
         except Exception as error:
             sink.problem(error)
     return result

@@ -1,6 +1,4 @@
-"""The relay process. Started by `tracelet_shim.bus.process`; not for use by hand.
-
-    python -m tracelet_shim.relay PARENT_PID SIGTERM_FD
+"""The relay process. Started by `tracelet_shim.bus.process`, through `_start`; not for use by hand.
 
 Messages come on standard input, replies go to standard output; both are moved away before any SDK is imported, so that
 what an SDK prints cannot mix with them. Ends when told to, or when its parent is gone: then it delivers what it has and
@@ -12,8 +10,8 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
+import faulthandler
 import gc
-import json
 import logging
 import os
 import select
@@ -22,23 +20,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
-if "_TRACELET_PATH" in os.environ:
-    # The training process's import path, ours first. PYTHONPATH alone would also reach what an SDK starts.
-    sys.path[:] = list(dict.fromkeys([*sys.path[:1], *json.loads(os.environ.pop("_TRACELET_PATH")), *sys.path[1:]]))
-    os.environ.pop("PYTHONPATH", None)
-    os.environ.pop("PYTHONSAFEPATH", None)
-
-import msgspec
-
+from tracelet_shim._private import open_file
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus import wire
 from tracelet_shim.bus.process import FRAME, frames
 from tracelet_shim.relay import said
 from tracelet_shim.relay.dispatcher import Relay
 
 _TICK = 0.1
 _ORPHAN_DEADLINE = 300.0
+_OPEN_SECONDS = 120.0
+"""How long a tracker that makes its store may go on with that, after the end of all the rest."""
 _CLEAN_UP_SECONDS = 2.0
 _YOUNG_OBJECTS = 50_000
 _NICENESS = 5
@@ -64,8 +57,8 @@ class _Connection:
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._replies: collections.deque[msg.Reply] = collections.deque()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(msg.Message)
+        self._encoder = wire.Encoder()
+        self._decoder: wire.Decoder[msg.Message] = wire.Decoder(msg.Message)
         self.rung = self.lost = False
         for fd in (read, write, term, self._bell, self._rope):
             os.set_blocking(fd, False)
@@ -144,6 +137,7 @@ def main() -> None:
         code = 1
     finally:
         connection.send()
+        relay.let_open(_OPEN_SECONDS)
         _clean_up()
         logging.shutdown()
         with contextlib.suppress(OSError, ValueError):
@@ -181,7 +175,7 @@ class _LogFile:
     def settle(self, directory: Path, session: str) -> None:
         path = directory / f"{session}.log"
         try:
-            file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+            file = open_file(path, os.O_WRONLY | os.O_APPEND)
         except OSError:
             logger.warning("no log file can be kept in %s", directory)
             return
@@ -213,6 +207,8 @@ def _serve(connection: _Connection, relay: Relay) -> None:
                 _settle(message)
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
+            if isinstance(message, msg.Close):
+                _end_for_certain(message.deadline)
             relay.handle(message)
         if connection.rung or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
@@ -224,9 +220,15 @@ def _serve(connection: _Connection, relay: Relay) -> None:
                 return
             status = "killed" if connection.terminated() else "failed"
             logger.warning("the training process is gone without a word; closing the runs as %s", status)
+            _end_for_certain(_ORPHAN_DEADLINE)
             relay.handle(msg.Close(status, _ORPHAN_DEADLINE, cut_off=True))
     if log is not None:
         log.end(keep=not relay.clean)
+
+
+def _end_for_certain(deadline: float) -> None:
+    """End this process some time after the deadline, whatever happens: an SDK may hang with the interpreter's lock held."""
+    faulthandler.dump_traceback_later(deadline + 2 * _OPEN_SECONDS, exit=True)
 
 
 def _settle(message: msg.Open) -> None:

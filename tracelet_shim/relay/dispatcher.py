@@ -19,12 +19,12 @@ from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
-from tracelet_shim.ledger import Index, Ledger, RunRow, in_use, state_directory
+from tracelet_shim.ledger import Index, Ledger, Refused, RunRow, in_use, state_directory
 from tracelet_shim.naming import WriterNames
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.system import WRITER, SampleFile, Sampler
 from tracelet_shim.relay.what_ran import WhatRan, with_tags
-from tracelet_shim.relay.worker import Worker
+from tracelet_shim.relay.worker import Offer, Worker
 
 __all__ = ["Relay"]
 
@@ -46,6 +46,7 @@ class Relay:
         objects: backend objects of the user's, by name, for specs that have no target.
         state: the state directory, where it is another than the root directory and the environment say.
         complete: True if nobody writes to the event files any more: a record that they lack is lost.
+        retry_refused: offer again what trackers refused, in a session that is continued.
 
     Attributes:
         closing, closed: the end has been asked for; has been reached.
@@ -63,12 +64,14 @@ class Relay:
         wake: Callable[[], None] = lambda: None,
         state: Path | None = None,
         complete: bool = False,
+        retry_refused: bool = False,
     ) -> None:
         self._reply = reply
         self._wake = wake
         self._objects = objects or {}
         self._state = state
         self._complete = complete
+        self._retry_refused = retry_refused
         self.workers: list[Worker] = []
         self._names = WriterNames()
         self._decoder = Decoder(self._names)
@@ -92,6 +95,9 @@ class Relay:
         self._silent: set[tuple[str, str]] = set()
         self._reported: tuple[object, ...] = ()
         self._saved: tuple[object, ...] = ()
+        self._refused: list[Refused] = []  # these three wait for the ledger
+        self._accepted: list[int] = []
+        self._lost: list[tuple[str, int, int]] = []
         self._next_save = 0.0
         self._status = ""
         self._cut_off = False
@@ -187,6 +193,8 @@ class Relay:
             mine = self._objects.get(spec.name)
             self.workers.append(Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, self._wake, mine))
         if message.restarted:
+            if self._complete:  # a session that was killed in its first moment has no writer to follow
+                self._keep_state(lambda *_: None)
             return
         if not _may_continue(message):
             self._start()
@@ -225,6 +233,8 @@ class Relay:
     def _worker_says(self, reply: msg.Reply) -> None:
         if isinstance(reply, msg.Opened):
             self._next_save = 0.0  # so that it can be continued if we are killed
+        elif isinstance(reply, msg.Trouble) and reply.kind.startswith(("refused-", "lost-")):
+            self._next_save = 0.0  # so that it is known which, if we are killed
         self._reply(reply)
 
     def _add_writer(self, logdir: str) -> None:
@@ -298,8 +308,7 @@ class Relay:
         known = None
         try:
             self._ledger = Ledger(directory)
-            known = self._ledger.session(session)
-            self._ledger.begin(self._session.run, root)
+            known = self._ledger.begin(self._session.run, root, [worker.name for worker in self.workers])
             index = Index(directory, session)
             self.directory = directory
             _report.add(session=session, directory=str(directory.absolute()))
@@ -313,7 +322,7 @@ class Relay:
                 if self._ledger is not None:
                     self._continue_job(self._ledger, self._session.run, root)
                 self._start_after_predecessor()
-            self._save()  # which trackers there are, should we be killed in the next moment
+            self._save()
             return
         assert self._what_ran is not None
         self._what_ran.restore(directory / f"{session}.what-ran")
@@ -334,9 +343,10 @@ class Relay:
             self._earlier_events = known.events
             rows = {name: row._replace(cursor=0, part=0) for name, row in rows.items()}
             self._ledger.save(session, known.events, 0, rows.values())
+        lost = self._ledger.lost(session)
         for worker in self.workers:
             if worker.name in rows:
-                worker.restore(rows[worker.name])
+                worker.restore(rows[worker.name], sum(lost.get(worker.name, {}).values()))
 
     def _continue(self) -> None:
         """The messages that a predecessor had are here again: say how many records it had taken, and go on."""
@@ -347,7 +357,23 @@ class Relay:
         self._reply(msg.Continued(self._log.length - self._own_records))
         if self._complete:
             self._recount()
+        if self._retry_refused:
+            self._offer_again()
         self._start()
+
+    def _offer_again(self) -> None:
+        """Look up what trackers refused, and let it be offered to them once more. A ledger of 0.1 has no numbers of files."""
+        if self._ledger is None or self._session is None:
+            return
+        session = self._session.run.session
+        numbers = {source.path: source.id for source in self._ledger.sources(session)}
+        for worker in self.workers:
+            found: list[tuple[tuple[int, int], int, Refused]] = []
+            for key, refused in self._ledger.set_aside_of(session, worker.name):
+                source = refused.source if refused.source is not None else numbers.get(refused.path or "", -1)
+                found.append(((source, refused.position), key, refused))
+            at = self._log.numbers({place for place, *_ in found})
+            worker.offer([Offer(at[place], key, refused) for place, key, refused in found if place in at])
 
     def _recount(self) -> None:
         """Find out exactly what is missing. (With event files that are still being written to this cannot be done.)"""
@@ -358,14 +384,17 @@ class Relay:
 
     def _save(self) -> None:
         self._next_save = time.monotonic() + _SAVE_SECONDS
-        refused = [row for worker in self.workers for row in worker.take_refused()]
+        self._accepted += [key for worker in self.workers for key in worker.take_accepted()]
+        stand = [worker.safe for worker in self.workers]  # after what was accepted, before what is refused or lost
+        self._refused += [row for worker in self.workers for row in worker.take_refused()]
+        self._lost += [row for worker, safe in zip(self.workers, stand, strict=True) for row in worker.take_lost(safe)]
         if self._ledger is None or self._session is None:
+            self._refused.clear()
             return
         rows = []
-        for worker in self.workers:
+        for worker, safe in zip(self.workers, stand, strict=True):
             s = worker.state
             run_id, url = (worker.opened.run_id, worker.opened.url) if worker.opened else (worker.continues, None)
-            safe = worker.safe
             rows.append(RunRow(worker.name, run_id, url, safe.number, safe.delivered, safe.failed, s.state, s.error, safe.part))
         now = (self._log.events, self._log.length, *rows)
         session = self._session.run.session
@@ -373,10 +402,12 @@ class Relay:
             for trials, paths in self._log.take_news():
                 self._ledger.add_trials(session, trials)
                 self._ledger.add_paths(session, paths)
-            self._ledger.set_aside(session, refused)
-            if now != self._saved:
-                self._ledger.save(session, self._log.events, self._log.length, rows)
+            more = (self._refused, self._accepted, self._lost)
+            if now != self._saved or any(more):
+                self._ledger.save(session, self._log.events, self._log.length, rows, *more)
                 self._saved = now
+                for what in more:
+                    what.clear()
         except sqlite3.Error as error:
             self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
         if self._what_ran is not None and any(worker.opened is None for worker in self.workers):
@@ -409,6 +440,12 @@ class Relay:
                 logger.warning("%s: %s", worker.name, silence.text)
                 self._reply(msg.Trouble(worker.name, f"silent-{silence.kind}", silence.text))
 
+    def let_open(self, seconds: float) -> None:
+        """After the end, before the process ends: let trackers that are still being opened come to an end with that."""
+        until = time.monotonic() + seconds
+        for worker in self.workers:
+            worker.let_open(until)
+
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def _begin_close(self, message: msg.Close) -> None:
@@ -419,7 +456,8 @@ class Relay:
             self._sampler = None  # a sample that is being taken now would come after the trackers have everything
         self._status = message.status
         self._cut_off = message.cut_off
-        self._deadline = time.monotonic() + message.deadline
+        now = time.monotonic()
+        self._deadline = min(now, now if message.since is None else message.since) + message.deadline
         if self._waiting:
             self._start()
         for worker in self.workers:
@@ -435,12 +473,14 @@ class Relay:
                 logger.warning("%s missed the deadline", worker.name)
         self._save()
         states = self.states()
+        retry = False  # what trackers refused can be offered to them again, as long as there is the index
         everything = all(worker.safe.number >= self._log.length for worker in self.workers)
         self.clean = everything and all(state.complete for state in states.values())
         if self._ledger is not None and self._session is not None:
             try:
                 session = self._session.run.session
                 everything = everything and all(row.cursor >= self._log.length for row in self._ledger.runs(session))
+                retry = bool(self._ledger.count_refused(session))
                 lost = self._index_behind and not everything  # then the event files have more than the index, as after a crash
                 taken = {} if lost else self.taken
                 self._ledger.end(session, self._status, cut_off=self._cut_off or lost, taken=taken)
@@ -449,7 +489,7 @@ class Relay:
             self._ledger.close()
         if self._ledger is None and self._session is not None:
             _report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
-        self._log.close(remove=everything)
+        self._log.close(remove=everything and not retry)
         if self._samples is not None:
             self._samples.close()
         if self._temporary is not None:
@@ -463,7 +503,8 @@ class Relay:
         s, opened = worker.report(), worker.opened
         return {
             "backend": worker.name, "run_id": opened and opened.run_id, "url": opened and opened.url, "state": s.state,
-            "delivered": s.delivered, "pending": s.pending, "set_aside": s.failed, "error": s.error and s.error[:500],
+            "delivered": s.delivered, "pending": s.pending, "set_aside": s.failed - s.lost, "lost": s.lost,
+            "error": s.error and s.error[:500],
         }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ tracker gets there, read again from the event file, which has it anyway; `tracel
 
 from __future__ import annotations
 
+import math
+import struct
 import sys
 import threading
 from bisect import bisect_right
@@ -35,6 +37,7 @@ _ALONE, _ONE_OF_MANY, _PAYLOAD = 1 / 12, 1 / 32, 1 / 48
 one of many; and what that may have of payload. SDKs make copies of both, which take twice as much and more."""
 
 
+_FLOAT = struct.Struct("<f")
 _data_of, _hint_of, _source_of = attrgetter("data"), attrgetter("hint"), attrgetter("source")
 
 
@@ -47,7 +50,8 @@ class Batch(msgspec.Struct, frozen=True):
         events: their events, in order.
         counts: how many events each record has; None if each has one.
         markers: how many of the events are `events.Marker`, which are not delivered to every backend.
-        lost: how many of the records fitted into no memory, and their event file is gone.
+        gone: of records that fitted into no memory, and that their event file does not have either, the source of each; None for
+            one that would not have become an event. Such records are a batch of their own.
     """
 
     start: int
@@ -55,7 +59,12 @@ class Batch(msgspec.Struct, frozen=True):
     events: list[ev.Event]
     counts: list[int] | None = None
     markers: int = 0
-    lost: int = 0
+    gone: tuple[int | None, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """The number of events that can never be read."""
+        return len(self.gone) - self.gone.count(None)
 
     @property
     def counted(self) -> int:
@@ -90,7 +99,7 @@ class Batch(msgspec.Struct, frozen=True):
         groups = self.groups()
         counts = [sum(type(event) is not ev.Marker for event in group) for group in groups]
         events = [event for event in self.events if type(event) is not ev.Marker]
-        return Batch(self.start, self.stop, events, counts, 0, self.lost)
+        return Batch(self.start, self.stop, events, counts, 0, self.gone)
 
     def groups(self) -> list[list[ev.Event]]:
         """Return the events of each record."""
@@ -115,7 +124,7 @@ class Log:
 
     Args:
         decoder: decodes records, also those that are read again.
-        complete: True if nobody writes to the event files any more: a record that they lack is passed over.
+        complete: True if nobody writes to the event files any more: a record that they lack is lost.
 
     Attributes:
         memory: bytes that the kept records and events may take.
@@ -290,8 +299,8 @@ class Log:
                 self._forget()
         return batch
 
-    def _decode(self, start: int, records: list[msg.Record], lost: Collection[int] = ()) -> Batch:
-        """Return the events of the records from number `start` on; those with a number in `lost` count, and have none."""
+    def _decode(self, start: int, records: list[msg.Record]) -> Batch:
+        """Return the events of the records from number `start` on."""
         events, counts = self._decoder.decode(records)
         news = self._decoder.new_trials(), self._decoder.new_paths()
         if any(news):
@@ -305,7 +314,7 @@ class Log:
             new = batch.part(before, stop)
             guessed = stop - before - _nested(records[before - start :])
             with self._counting:
-                self._surplus += new.counted + sum(number >= before for number in lost) - guessed
+                self._surplus += new.counted - guessed
             self._counted_to = stop
         return batch
 
@@ -346,7 +355,10 @@ class Log:
         counted = [0]
         while (done := len(counted) - 1) < self.length:
             stop = min(done + 1000, self.length)
-            for group in self._read_again(done, stop).groups():
+            batch = self._read_again(done, stop)
+            for source in batch.gone:
+                counted.append(counted[-1] + (source is not None))
+            for group in batch.groups() if not batch.gone else ():
                 counted.append(counted[-1] + sum(type(event) is not ev.Marker for event in group))
             if len(counted) - 1 == done:  # in a file that cannot be read now; nearly every record has one event
                 counted += range(counted[-1] + 1, counted[-1] + 1 + stop - done)
@@ -357,32 +369,43 @@ class Log:
             return self._decode_again(start, stop)
 
     def _decode_again(self, start: int, stop: int) -> Batch:
-        lost: list[int] = []
-        batch = self._decode(start, self._within(self._again(start, stop, lost)), lost)
-        return msgspec.structs.replace(batch, lost=len(lost)) if lost else batch
+        gone: list[int | None] = []
+        records = self._within(self._again(start, stop, gone))
+        if not gone:
+            return self._decode(start, records)
+        stop = start + len(gone)
+        if start <= self._counted_to < stop:
+            self._counted_to = stop  # each stays counted as it was guessed
+        return Batch(start, stop, [], [0] * len(gone), 0, tuple(gone))
 
-    def _again(self, start: int, stop: int, lost: list[int]) -> Iterator[msg.Record]:
-        """Yield records with their data, as far as the event files have got them; `lost` becomes the numbers of those that can
-        never be read."""
+    def _again(self, start: int, stop: int, gone: list[int | None]) -> Iterator[msg.Record]:
+        """Yield records with their data, as far as the event files have got them. If the first can never be read, nothing is
+        yielded, and `gone` becomes what `Batch.gone` says of it and of those that follow it directly."""
         index = self._index
-        for number, record in enumerate(index.read(start, stop) if index is not None else (), start):
+        read = False
+        for record in index.read(start, stop) if index is not None else ():
             if not _is_whole(record):
                 try:
                     record.data = self._from_file(record)
                 except _GoneError:
-                    lost.append(number)
+                    if read:
+                        return
+                    gone.append(None if isinstance(record.hint, msg.Nested) else record.source)
+                    continue
                 except _UnreadableError:
                     return
-                else:
-                    if record.data is None and not self._complete:
-                        return
+                if record.data is None:
+                    return
+            if gone:
+                return
+            read = True
             yield record
 
     def _from_file(self, record: msg.Record) -> bytes | None:
         """Return the data of a record; None as long as the file does not reach so far.
 
         Raises:
-            _GoneError: the file is not there, or not on this machine's file systems.
+            _GoneError: the file is not there, or not on this machine's file systems, or it will never reach so far.
             _UnreadableError: it is there, and cannot be read.
         """
         reader = self._readers.pop(record.source, None)
@@ -393,7 +416,7 @@ class Log:
             self._readers[record.source] = reader  # most recently used at the end
             while len(self._readers) > _MAX_READERS:
                 self._readers.pop(next(iter(self._readers))).close()
-            return reader.read(record.position)
+            data = reader.read(record.position)
         except FileNotFoundError:
             raise _GoneError(path) from None
         except OSError as error:
@@ -401,6 +424,33 @@ class Log:
             if broken is not None:
                 broken.close()
             raise _UnreadableError(path) from error
+        if data is not None and record.value is not None and not _has_value(data, record.value):
+            data = None  # another record, in a file that was cut or replaced and then went on
+        if data is None and self._complete:
+            raise _GoneError(path)
+        return data
+
+    def lacks(self, source: int | None = None, *, number: int = 0) -> str:
+        """Return what is wrong with the event file `source`, or that of record `number`, which does not give a record."""
+        if source is None:
+            with self._decoding:
+                source = next((record.source for record in self._index.read(number, number + 1)), -1) if self._index else -1
+        path = self._decoder.source(source).path
+        try:
+            with open(path, "rb"):
+                return f"{path} has fewer records than were logged"
+        except FileNotFoundError:
+            return f"{path} is gone"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror or error})"
+
+    def path(self, source: int) -> str:
+        """Return the event file with this number."""
+        return self._decoder.source(source).path
+
+    def numbers(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
+        """Return the numbers of the records that stand at these places, (source, position), as far as they are there."""
+        return self._index.numbers(places) if self._index is not None else {}
 
     @property
     def safe(self) -> int:
@@ -422,6 +472,23 @@ class Log:
             if self._index is not None:
                 self._index.close(remove=remove)
                 self._index = None
+
+
+def _has_value(data: bytes, value: float) -> bool:
+    """Return whether a record can be that of a scalar with this value: only another `simple_value` tells that it is not."""
+    try:
+        rounded = _FLOAT.pack(value)
+    except OverflowError:  # beyond float32: it is an infinity there
+        return True
+    if data[-4:] == rounded or math.isnan(value):
+        return True
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    try:
+        (found,) = Event.FromString(data).summary.value
+    except Exception:  # protobuf's DecodeError has no stable import path; or it has several values
+        return True
+    return found.WhichOneof("value") != "simple_value" or _FLOAT.pack(found.simple_value) == rounded
 
 
 def _joined(parts: list[Batch]) -> Batch:

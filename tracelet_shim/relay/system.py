@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tracelet_shim._private import make_directory, open_file
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.eventfile import joined
@@ -169,13 +170,13 @@ class SampleFile:
     """
 
     def __init__(self, directory: Path, run: RunInfo, root: str, source: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         number = source - msg.OWN_SOURCES
         name = f"events.out.tfevents.{int(time.time()):010d}.{run.program.host}.{run.program.pid}.{run.session}.{number}"
         path = directory / name
         self.source = msg.Source(source, str(path), f"{root.rstrip('/')}/{WRITER}")
         self._started = run.started
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file = open(path, "xb", buffering=0, opener=open_file)  # noqa: SIM115 - closed by close()
         self._position = 0
 
     def append(self, samples: list[Sample]) -> list[msg.Record]:

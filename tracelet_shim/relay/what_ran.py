@@ -30,6 +30,7 @@ from typing import Any
 import msgspec
 
 from tracelet_shim import events as ev
+from tracelet_shim._private import open_file
 from tracelet_shim._secrets import mask_text
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.relay.gpus import Gpus
@@ -112,7 +113,8 @@ class WhatRan:
         """
         if not self._kept and self._complete.is_set():
             self._kept = True
-            path.write_bytes(msgspec.msgpack.encode(self._found))
+            with open(path, "wb", opener=open_file) as file:
+                file.write(msgspec.msgpack.encode(self._found))
 
     def restore(self, path: Path) -> None:
         """Before `start`: take what an earlier relay of this session has collected, which was nearer to the truth."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,27 +22,33 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, RunInfo, UnsettledLostError
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.ledger import RunRow
+from tracelet_shim.ledger import Refused, RunRow
 from tracelet_shim.relay.log import Batch, Log
+from tracelet_shim.relay.own_random import keep_apart
 from tracelet_shim.relay.said import why
 from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
-__all__ = ["Worker"]
+__all__ = ["Offer", "Worker"]
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _LONGEST_TURN = 10.0
 _MOST_REFUSED = 10_000
-"""So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
+"""So many events that a tracker refused are kept in the ledger with its messages; of all others, only their places."""
+_GAP = 16
+"""So many records that were not refused are read again between two that were, rather than to read twice."""
 _TAGS_SECONDS = 5.0
 _SILENT_SECONDS = 10.0
 """A tracker that takes longer to answer is named."""
+_MOVING_SECONDS = 0.2
+"""So much processor time in less than that is no waiting for an answer."""
 _ASK_SECONDS = 0.2
 
 logger = logging.getLogger("tracelet_shim.relay")
 
 
 _opening = threading.Lock()
+_jitter = random.Random()  # noqa: S311 - not the program's, where we live in its process
 
 
 @contextlib.contextmanager
@@ -76,7 +84,7 @@ class Silence(NamedTuple):
     """What a tracker does not answer.
 
     Attributes:
-        kind: ``"open"``, ``"write"``, ``"flush"`` or ``"close"``.
+        kind: ``"open"``, ``"write"``, ``"confirm"``, ``"flush"`` or ``"close"``.
         what: what it was asked, in words.
         seconds: for how long there has been no answer.
         why: what is known of the reason; may be empty.
@@ -91,6 +99,28 @@ class Silence(NamedTuple):
     def text(self) -> str:
         """One line for people."""
         return f"it has not answered for {self.seconds:.0f} s: {self.what}" + (f" ({self.why})" if self.why else "")
+
+
+class Offer(NamedTuple):
+    """A refused event that is offered to its tracker again.
+
+    Attributes:
+        number: of its record.
+        key: under which the ledger keeps it.
+        refused: what it keeps.
+    """
+
+    number: int
+    key: int
+    refused: Refused
+
+    def among(self, events: list[ev.Event]) -> ev.Event | None:
+        """Return the event, of those of its record."""
+        r = self.refused
+        for event in events:
+            if (event.record.index == r.part) if r.part is not None else ((event.kind, event.path[:1000]) == (r.kind, r.tag)):
+                return event
+        return None
 
 
 class Worker:
@@ -128,7 +158,11 @@ class Worker:
         self._unsafe: deque[Standing] = deque()
         self._behind: str | None = None
         self.opened: msg.Opened | None = None
-        self._refused: list[tuple[Any, ...]] = []
+        self._refused: list[Refused] = []
+        self._offers: deque[Offer] = deque()
+        self._offered: tuple[int, list[int], list[Offer]] | None = None
+        self._accepted: list[int] = []
+        self._lost: deque[tuple[int, int, int]] = deque()  # behind which record, event file, events
         self._errors: dict[type[BaseException], int] = {}
         self._spec = spec
         self._run = msgspec.structs.replace(run, resume=spec.resume, borrowed=spec.borrowed) if spec.resume else run
@@ -140,13 +174,18 @@ class Worker:
         self._reply = reply
         self._wake = wake
         self._ended = False
+        self._opens = threading.Lock()  # held while the tracker may be making its store
         self._flushes: deque[int] = deque()  # asked for, and not done
         self._flushed = 0
         self._unflushed = False  # the latest flush has failed for good
+        self._writing: tuple[Batch, int, list[ev.Event]] | None = None  # with how many events of the batch were done before
+        self._writing_lock = threading.Lock()
         self._doing: tuple[str, str, float] | None = None
-        self._moved: tuple[int, float] = (0, 0.0)
+        self._clock: int | None = None  # of the processor time of this worker's thread
+        self._moved: tuple[int, float, float] = (0, 0.0, 0.0)  # events written, processor time, when
         self._end = 0  # the number of records that are to be delivered before the end
         self._asks = True  # for what is logged while the end waits
+        self._waits_at = -1  # the record that its event file has not got
         self._closing = threading.Event()
         self._give_up = threading.Event()
         self._deadline = self._drain_until = float("inf")
@@ -162,10 +201,10 @@ class Worker:
         """The number of records that are done with."""
         return self.at[0]
 
-    def restore(self, row: RunRow) -> None:
+    def restore(self, row: RunRow, lost: int = 0) -> None:
         """Before `start`: go on where an earlier worker of this session stopped, in the run that it had opened."""
         self.at = (row.cursor, row.part)
-        self.state.delivered, self.state.failed = row.delivered, row.failed
+        self.state.delivered, self.state.failed, self.state.lost = row.delivered, row.failed, lost
         self.safe = Standing(*self.at, row.delivered, row.failed)
         if row.run_id is not None:
             self.opened = msg.Opened(self.name, row.run_id, row.url)
@@ -179,18 +218,36 @@ class Worker:
 
     @property
     def continues(self) -> str | None:
-        """The id of the run that this worker continues, or is about to."""
-        return self._run.resume if not self._run.borrowed else None
+        """The id of the run that this worker continues or joins, or is about to."""
+        return self._run.resume
 
     def recount(self, events: int) -> None:
         """Before `start`: before the cursor there are so many events. What the ledger says may be half a second old."""
         self.state.delivered = max(0, events + self.at[1] - self.state.failed)
         self.safe = self.safe._replace(delivered=self.state.delivered)
 
-    def take_refused(self) -> list[tuple[Any, ...]]:
+    def offer(self, offers: list[Offer]) -> None:
+        """Before `start`: offer these again, which the tracker has refused, before anything else. Until each has been taken, or
+        refused once more, it is pending."""
+        self._offers = deque(sorted(offers, key=lambda offer: offer.number))
+        self.state.failed -= len(offers)
+
+    def take_refused(self) -> list[Refused]:
         """Return the events set aside since the last time, for the ledger."""
         refused, self._refused = self._refused, []
         return refused
+
+    def take_accepted(self) -> list[int]:
+        """Return the keys of what was set aside and is with the tracker now, for the ledger."""
+        accepted, self._accepted = self._accepted, []
+        return accepted
+
+    def take_lost(self, safe: Standing) -> list[tuple[str, int, int]]:
+        """Return what has been lost up to there and since the last time, for the ledger: (tracker, event file, events)."""
+        lost = []
+        while self._lost and self._lost[0][0] <= safe.number:
+            lost.append((self.name, *self._lost.popleft()[1:]))
+        return lost
 
     # -- called from the dispatcher's thread --------------------------------------------------------------------------
 
@@ -234,7 +291,7 @@ class Worker:
         from event files is counted when it is there, so the pending may be too few, but are 0 only if nothing is missing."""
         delivered = self.safe.delivered
         unconfirmed = max(0, self.state.delivered - delivered)
-        left = 0
+        left = len(self._offers)
         if self.cursor < self._log.length:
             left = max(1, self._log.events - delivered - unconfirmed - self.state.failed)
         silence = self.silence() if self.state.error is None else None
@@ -243,21 +300,29 @@ class Worker:
             error=self.state.error if silence is None else silence.text,
         )  # fmt: skip
 
-    def silence(self, patience: float | None = None) -> Silence | None:
-        """Return what the tracker has been asked and not answered for so many seconds (default: ten); None if it answers, or has
-        nothing to do."""
+    def silence(self) -> Silence | None:
+        """Return what the tracker has been asked and not answered for ten seconds; None if it answers, or has nothing to do."""
         doing = self._doing
         if doing is None:
             return None
         now = time.monotonic()
-        written = self.backend.written if self.backend is not None else 0
-        if written != self._moved[0]:  # a batch of large events goes on
-            self._moved = (written, now)
-        seconds = now - max(doing[2], self._moved[1])
-        if seconds < (_SILENT_SECONDS if patience is None else patience):
+        written, used = self.backend.written if self.backend is not None else 0, self._used()
+        if written != self._moved[0] or used - self._moved[1] > _MOVING_SECONDS:
+            self._moved = (written, used, now)
+        seconds = now - max(doing[2], self._moved[2])
+        if seconds < _SILENT_SECONDS:
             return None
         kind, what, since = doing
-        return Silence(kind, what, seconds, why(self._thread, self.backend.module if self.backend is not None else "", since))
+        return Silence(kind, what, seconds, self._why(since))
+
+    def _why(self, since: float) -> str:
+        return why(self._thread, self.backend.module if self.backend is not None else "", since)
+
+    def _used(self) -> float:
+        """Return the processor time of the thread: an SDK that is imported on a busy machine is slow, and waits for nobody."""
+        with contextlib.suppress(OSError):  # the thread is gone
+            return time.clock_gettime(self._clock) if self._clock is not None else 0.0
+        return 0.0
 
     @contextlib.contextmanager
     def _asking(self, kind: str, what: str) -> Iterator[None]:
@@ -275,15 +340,47 @@ class Worker:
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             self._give_up.set()
-            silence = self.silence(0.0)
-            if silence is not None and self.state.error is None:
-                self.state.error = silence.text
+            doing = self._doing
+            if doing is not None and self.state.error is None:
+                cause = self._why(doing[2])
+                after = f"still {doing[1]} after {time.monotonic() - doing[2]:.0f} s"
+                self.state.error = after + (f" ({cause})" if cause else "")
+            self._count_what_was_taken()
             self.state.state = "abandoned"
         return not self._thread.is_alive()
+
+    def _count_what_was_taken(self) -> None:
+        """The tracker is left behind in the middle of a write: count what it has taken of that."""
+        writing = self._take_back()
+        if writing is None or self.backend is None:
+            return
+        batch, done, events = writing
+        taken = min(self.backend.written, len(events))
+        self._count(events[:taken])
+        self.at = batch.place(done + taken)
+        self._unsafe.append(Standing(*self.at, self.state.delivered, self.state.failed))
+        if type(self.backend).unsettled is Backend.unsettled:  # else it would have to be asked, and does not answer
+            self._settle()
+
+    def _take_back(self) -> tuple[Batch, int, list[ev.Event]] | None:
+        """Return what is being written, to who comes first: the write is over, or it is given up."""
+        with self._writing_lock:
+            writing, self._writing = self._writing, None
+        return writing
+
+    def let_open(self, until: float) -> None:
+        """After the end: wait until the tracker is out of its `open`, at the latest until then (monotonic seconds). A store of
+        which a part has been made may be unusable for ever."""
+        if self._opens.acquire(timeout=max(0.0, until - time.monotonic())):
+            self._opens.release()
+        else:
+            logger.warning("%s has not opened its run in time", self.name)
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
+        clock = getattr(time, "pthread_getcpuclockid", None)  # not on every system
+        self._clock = clock(threading.get_ident()) if clock is not None else None
         try:
             if self._open():
                 while not self._come_to_the_end():
@@ -292,6 +389,7 @@ class Worker:
             self._fail(f"stopped by {type(error).__name__}: {error}", "internal")
             logger.exception("worker of %s stopped", self.name)
         finally:
+            self._put_back()
             self._ended = True
             self._wake()
 
@@ -305,9 +403,7 @@ class Worker:
             self._close()
         except UnsettledLostError as error:
             self._go_back()
-            self._note("written events were lost", error)
-            self._retrying(str(error), "retry")
-            self._pause(1)
+            self._forgotten(error)
             return False
         return True
 
@@ -324,7 +420,11 @@ class Worker:
                 if self.backend is None:
                     module, _, name = self._spec.target.partition(":")
                     self.backend = validate(getattr(import_module(module), name))(self._spec.options)
-                with _one_at_a_time(self._patience), self._asking("open", "opening its run"):
+                if self._run.program.pid == os.getpid():
+                    keep_apart(self.backend.module)
+                with _one_at_a_time(self._patience), self._opens, self._asking("open", "opening its run"):
+                    if self._give_up.is_set():
+                        return False
                     opened = self.backend.open(self._run)
             except Exception as error:
                 transient = self.backend is not None and self.backend.is_transient(error)
@@ -361,8 +461,12 @@ class Worker:
         backend = self.backend
         assert backend is not None
         if self._give_up.is_set() or time.monotonic() > self._drain_until:
+            self._name_file()
             return False
         self._attach(backend)
+        if self._offers:
+            self._offer_again(backend)
+            return True
         if self._has_ended():
             return False
         if self._flushes and self._flushes[0] <= self.cursor:  # whatever has come since, or was asked for
@@ -376,11 +480,10 @@ class Worker:
         batch = self._log.read(self.cursor, backend.batch_events)
         if batch.stop == batch.start:  # its event file does not reach so far yet
             return self._wait_for_file()
+        if batch.gone:
+            self._pass_over(batch)
+            return True
         self._write(backend, batch if backend.mirrors_event_files else batch.without_markers())
-        if batch.lost:
-            self.state.failed += batch.lost
-            self.state.error = f"{batch.lost} events did not fit into memory and cannot be read from their event files"
-            self._reply(msg.Trouble(self.name, "lost", self.state.error))
         return True
 
     def _has_ended(self) -> bool:
@@ -393,6 +496,23 @@ class Worker:
             self._reply(msg.More(self.name))
             self._wake()
         return self.cursor >= self._end
+
+    def _forgotten(self, error: UnsettledLostError) -> None:
+        self._note("written events were lost", error)
+        self._retrying(_text(error), "retry")
+        self._pause(1)
+
+    def _pass_over(self, batch: Batch) -> None:
+        """Count what is nowhere any more, and name the files that should have had it."""
+        for source, records in Counter(batch.gone).items():
+            if source is not None:
+                self._lost.append((batch.stop, source, records))
+                what = self._log.lacks(source)
+                self._reply(msg.Trouble(self.name, f"lost-{source}", f"events are lost: {what}"))
+                self.state.error = f"events are lost: {what}"
+        self.state.failed += batch.lost
+        self.state.lost += batch.lost
+        self._stand(batch, 0)
 
     def _attach(self, backend: Backend) -> bool:
         """Attach what ran, as soon as that is known; return whether it may be tried again. No event waits for a second try."""
@@ -437,14 +557,16 @@ class Worker:
     def _settle(self) -> None:
         """Note on disk how far the tracker is with what is safe."""
         assert self.backend is not None
-        settled = self.state.delivered - self.backend.unsettled()
-        settled -= self._take_refused(self.backend)
+        with self._asking("confirm", "asking what it has stored"):
+            settled = self.state.delivered - self.backend.unsettled()
+            settled -= self._take_refused(self.backend)
         self._say_behind(self.backend.behind() if self._unsafe else None)
         before = self.safe
         while self._unsafe and self._unsafe[0].delivered <= settled:
             self.safe = self._unsafe.popleft()
         if self.safe is not before:
             self._log.mark(self.name, self.safe)
+            self._release()
 
     def _take_refused(self, backend: Backend) -> int:
         """Count what the tracker has refused after it had been handed over."""
@@ -471,6 +593,11 @@ class Worker:
         number, part, self.state.delivered, self.state.failed = self.safe
         self.at = (number, part)
         self._unsafe.clear()
+        while self._lost and self._lost[-1][0] > number:
+            self.state.lost -= self._lost.pop()[2]
+        if self._offered is not None:
+            self.offer(self._offered[2])
+            self._offered = None
 
     def _gather(self, backend: Backend) -> None:
         """Let a batch fill: by count, or for `batch_seconds`, unless a flush or the end is waiting."""
@@ -509,10 +636,15 @@ class Worker:
         self._wake()
 
     def _wait_for_file(self) -> bool:
-        if self._closing.is_set() and time.monotonic() > self._drain_until:
-            return False
+        self._waits_at = self.cursor
         self._closing.wait(0.2) if not self._closing.is_set() else time.sleep(0.1)
         return True
+
+    def _name_file(self) -> None:
+        """Time is up: if an event file has not got the next record, say which one."""
+        if self._waits_at == self.cursor < self._log.length and not self._give_up.is_set():
+            self.state.error = f"{self._log.lacks(number=self.cursor)}; delivery stands there"
+            self._reply(msg.Trouble(self.name, "file", self.state.error))
 
     def _write(self, backend: Backend, batch: Batch) -> None:
         """Deliver the events of `batch`, whatever it takes: retry what may pass, set aside what cannot. When there is no time
@@ -526,12 +658,16 @@ class Worker:
         events = batch.events[done:] if done else batch.events
         while events and not self._give_up.is_set():
             backend.written = 0
+            self._writing = (batch, done, events)
             try:
                 with self._asking("write", f"writing {len(events)} events"):
                     backend.write(events)
             except UnsettledLostError:
+                self._take_back()
                 raise
             except BaseException as error:
+                if self._take_back() is None:
+                    return
                 written = backend.written
                 self._count(events[:written])
                 done += written
@@ -559,6 +695,8 @@ class Worker:
                 self._stand(batch, done)
                 events = left
             else:
+                if self._take_back() is None:
+                    return
                 self._count(events)
                 events = []
                 if self.state.state == "retrying":
@@ -583,6 +721,102 @@ class Worker:
             events = events[1:]
         return events
 
+    # -- what was refused, once more ----------------------------------------------------------------------------------
+
+    def _offer_again(self, backend: Backend) -> None:
+        """Offer what was refused before. What is taken stays set aside in the ledger until it is safe with the tracker."""
+        offers, accepted = list(self._offers), list[int]()
+        try:
+            while self._offers and not self._give_up.is_set() and time.monotonic() <= self._drain_until:
+                if not self._offer(backend, self._next_offers(backend), accepted):
+                    break
+        except UnsettledLostError as error:
+            self._put_back()
+            self._go_back()
+            self.offer(offers)
+            self._forgotten(error)
+            return
+        self._put_back()
+        self._unsafe.append(Standing(*self.at, self.state.delivered, self.state.failed))
+        self._offered = self.state.delivered, accepted, offers
+        self._settle()
+
+    def _next_offers(self, backend: Backend) -> list[tuple[Offer, ev.Event]]:
+        """Return what is to be offered next, with its events; what is not in its event file any more is put back."""
+        start = stop = self._offers[0].number
+        for offer in islice(self._offers, backend.batch_events):
+            if offer.number > stop + _GAP:
+                break
+            stop = offer.number
+        batch = self._log.read(start, stop + 1 - start)
+        groups = batch.groups() if not batch.gone else []
+        found = []
+        for offer in list(islice(self._offers, backend.batch_events)):
+            if offer.number >= max(batch.stop, start + 1):
+                break
+            at = offer.number - start
+            event = offer.among(groups[at]) if at < len(groups) else None
+            if event is not None:
+                found.append((offer, event))
+                continue
+            self._offers.remove(offer)
+            self.state.failed += 1
+            self._reply(msg.Trouble(self.name, "not-offered", "an event that was refused is not in its event file any more"))
+        return found
+
+    def _offer(self, backend: Backend, found: list[tuple[Offer, ev.Event]], accepted: list[int]) -> bool:
+        """Offer events that are the next ones; return False when there is no time left. `accepted` gets the keys of those that
+        are taken."""
+        attempt, size = 0, len(found)
+        while found:
+            events = [event for _, event in found[:size]]
+            backend.written = 0
+            problem = None
+            try:
+                with self._asking("write", f"writing {len(events)} events that it refused"):
+                    backend.write(events)
+            except UnsettledLostError:
+                raise
+            except Exception as error:
+                events, problem = events[: backend.written], error
+            self._count(events)
+            accepted += [offer.key for offer, _ in found[: len(events)]]
+            for _ in events:
+                self._offers.popleft()
+            found = found[len(events) :]
+            if problem is None:
+                continue
+            if backend.is_transient(problem):
+                self._retrying(_text(problem), "retry")
+                attempt = 1 if events else attempt + 1
+                if not self._pause(attempt):
+                    return False
+            elif size > 1:
+                size = 1  # one of them is to blame
+            else:
+                self._refused_again(found.pop(0)[1], problem)
+        if self.state.state == "retrying":
+            self.state.state = "open"
+        return True
+
+    def _refused_again(self, event: ev.Event, error: Exception) -> None:
+        """It stays set aside as it is."""
+        self._offers.popleft()
+        self.state.failed += 1
+        self.state.error = f"{event.kind} {event.path[:80]!r} at step {event.step} was refused again: {_text(error)}"
+        self._reply(msg.Trouble(self.name, f"refused-{event.kind}", self.state.error))
+
+    def _put_back(self) -> None:
+        """What could not be offered stays set aside."""
+        self.state.failed += len(self._offers)
+        self._offers.clear()
+
+    def _release(self) -> None:
+        """What was taken of what was refused before is no longer set aside, once it is safe."""
+        if self._offered is not None and self.safe.delivered >= self._offered[0]:
+            self._accepted += self._offered[1]
+            self._offered = None
+
     def _count(self, delivered: list[ev.Event]) -> None:
         self.state.delivered += len(delivered) - list(map(type, delivered)).count(ev.Marker)
 
@@ -591,15 +825,17 @@ class Worker:
         message = f"{event.kind} {event.path[:80]!r} at step {event.step} was refused: {_text(error)}"
         self.state.error = message
         at = event.record
-        if self.state.failed <= _MOST_REFUSED:
-            self._refused.append(
-                (self.name, at.file, at.position, event.kind, event.path[:1000], event.step, _text(error), time.time())
-            )
+        refused = Refused(
+            self.name, at.file, at.position, event.kind, event.path[:1000], event.step, _text(error), time.time(), None, at.index
+        )
+        if self.state.failed > _MOST_REFUSED:
+            refused = refused._replace(kind=None, tag=None, step=None, message=None)
+        self._refused.append(refused)
         self._reply(msg.Trouble(self.name, f"refused-{event.kind}", message))
 
     def _pause(self, attempt: int) -> bool:
         """Back off; return False when there is no time left."""
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempt - 1)) * _jitter.uniform(0.7, 1.3)
         until = time.monotonic() + delay
         while (left := until - time.monotonic()) > 0:
             if self._give_up.wait(min(left, 0.25)):
@@ -668,6 +904,6 @@ def _text(error: BaseException) -> str:
     """One line of an error, for people; SDKs put whole pages into theirs."""
     name = type(error).__name__
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, errors.TraceletError):
+    if isinstance(error, (errors.TraceletError, UnsettledLostError)):
         return first or name
     return f"{name}: {first[:300]}" if first else name

@@ -1,0 +1,68 @@
+"""Trackers in the training process leave the program's random numbers as they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import RunPython
+
+PROGRAM = """
+import random, sys
+{first}
+import numpy as np, torch
+from torch.utils.tensorboard import SummaryWriter
+import tracelet_shim as tracelet
+
+def state():
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), name, keys.tolist(), rest, torch.get_rng_state().tolist()
+
+random.seed(0); np.random.seed(0); torch.manual_seed(0)
+before = state()
+session = tracelet.start_logging(backend=sys.argv[1], delivery="thread", exit_timeout=200)
+writer = SummaryWriter("runs/x")
+writer.add_scalar("loss", 1.0, 1)
+writer.add_mesh("mesh", torch.zeros(1, 3, 3), faces=torch.tensor([[[0, 1, 2]]]))
+writer.add_hparams({{"lr": 1}}, {{"m": 2.0}}, run_name="a")
+writer.add_hparams({{"lr": 2}}, {{"m": 2.0}}, run_name="b")
+flushed = session.flush(200)
+held = state() == before
+writer.close()
+tracelet.stop_logging()
+print(flushed, held, state() == before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "first"),
+    [
+        *[(name, "") for name in ("aim", "clearml", "comet", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")],
+        ("swanlab", "import swanlab"),
+        ("comet", "import comet_ml"),
+    ],
+)
+def test_seeded_program_draws_the_same_numbers(run_python: RunPython, backend: str, first: str) -> None:
+    """With the tracker in the training process, Python's, NumPy's and torch's global generators stay where they were, while it
+    delivers and when it has ended; also where the program has imported the SDK itself."""
+    done = run_python(PROGRAM.format(first=first), backend, timeout=300)
+    assert done.stdout.splitlines()[-1] == "True True True"
+
+
+def test_sdk_that_the_program_calls_draws_as_ever(run_python: RunPython) -> None:
+    """In the main thread, a module of the SDK still draws from Python's generator: the program may have seeded it for that."""
+    done = run_python(
+        """
+        import random, threading
+        from swanlab.utils import experiment
+        from tracelet_shim.relay.own_random import keep_apart
+
+        keep_apart("swanlab")
+        random.seed(0)
+        other = threading.Thread(target=experiment.random.random)
+        other.start(); other.join()
+        first = experiment.random.random()
+        random.seed(0)
+        print(first == random.random(), experiment.random is not random)
+        """
+    )
+    assert done.stdout.split() == ["True", "True"]
