@@ -176,8 +176,8 @@ class Ending(NamedTuple):
 
 
 class UnsettledLostError(Exception):
-    """Raised by `Backend.write`: besides this batch, what was `Backend.unsettled` before it is lost. Both are to be written
-    again, and `write` recognises what has been stored all the same."""
+    """Raised by `Backend.write`, `unsettled` or `close`: besides this batch, what was `Backend.unsettled` before it is lost. Both
+    are to be written again, and `write` recognises what has been stored all the same."""
 
 
 _REFUSAL = re.compile(
@@ -309,8 +309,22 @@ class Backend(ABC):
     def unsettled(self) -> int:
         """Return how many of the latest written events would be lost if this process, or one that it has started, were killed
         now. They are written again after that. Asked after each batch, from time to time until it is 0, and after `close`:
-        what is not 0 then counts as missing."""
+        what is not 0 then counts as missing. For a tracker with a server: what that has not acknowledged.
+
+        Raises:
+            UnsettledLostError: they are lost, as of `write`. So may `close`.
+        """
         return 0
+
+    def behind(self) -> str | None:
+        """Return why the tracker does not take what it was handed, as its SDK would say; None if nothing is wrong. Asked as long
+        as something is unsettled."""
+        return None
+
+    def take_refused(self) -> list[str]:
+        """Return what has been refused for good after `write` had returned, since the last time: a line for each event. Those are
+        no longer unsettled."""
+        return []
 
     @property
     def handle(self) -> Any:

@@ -49,11 +49,14 @@ from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.names import Names
+from tracelet_shim.backends.transient import Patience, Verdict, judge
 
 __all__ = ["ClearMLBackend"]
 
 _RETRIES = {"total": 2, "connect": 2, "read": 2, "redirect": 2, "status": 2, "backoff_factor": 0.2}
 """Instead of 240 retries, up to two minutes apart (``api.http.retries``): the relay has retries of its own."""
+_TIMEOUT = (5.0, 20.0)
+"""Seconds to connect, and to wait for an answer. The SDK's own are 10 and 300, and 300 where there is much to send."""
 _SUMMARY = ("Summary", -(2**31))  # title and iteration of `Logger.report_single_value`
 _PLOT_BYTES = 8_000_000  # a request may have 15 MB (``api.http.max_req_size``); the SDK drops what is longer
 _TEXT_LENGTH = 8_000  # of a parameter: the server keeps all of them in one document of at most 16 MB
@@ -71,15 +74,43 @@ _TAIL = 4 << 20
 
 
 class _RefusedError(errors.BackendError):
-    """The server's answer was no.
+    """The server's answer was no, or not the server's.
 
     Attributes:
         code: the HTTP status.
+        own: False if the answer is not in ClearML's envelope: something in between has answered.
     """
 
-    def __init__(self, code: int, message: str) -> None:
-        self.code = code
+    def __init__(self, code: int, message: str, *, own: bool = True) -> None:
+        self.code, self.own = code, own
         super().__init__(f"ClearML server: {code} {message}")
+
+
+def _bounded(session: Any) -> Any:
+    """Bound each request of an SDK's session in time, and raise what `Session._send_request` would repeat without end: 503, and
+    an answer that is torn or badly encrypted. An answer without ClearML's envelope is none of ClearML's."""
+    from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError, StreamConsumedError
+
+    session._session_timeout = session._write_session_timeout = _TIMEOUT
+    http = session._Session__http_session
+    http.write_timeout = _TIMEOUT
+    request = http.request
+
+    def once(method: str, url: str, **details: Any) -> Any:
+        try:
+            answer = request(method, url, **details)
+        except (ChunkedEncodingError, ContentDecodingError, SSLError, StreamConsumedError) as error:
+            raise ConnectionError(f"ClearML: {error}") from error
+        try:
+            own = "meta" in answer.json()
+        except (ValueError, TypeError):
+            own = False
+        if not own or answer.status_code == 503:
+            raise _RefusedError(answer.status_code, " ".join(answer.text[:200].split()), own=own)
+        return answer
+
+    http.request = once
+    return session
 
 
 def _send_once(session: Any, req: Any, ignore_errors: bool = False, **_: Any) -> Any:
@@ -283,7 +314,9 @@ class ClearMLBackend(Backend):
         self._display = Names(r"[\x00-\x1f\x7f\ud800-\udfff]|^\s|\s$|^/|/(?=/)|/$", 200)
         self._published = 0
         self._seen: dict[tuple[str, str, str], tuple[_Steps, _Steps]] = {}
-        self._placed: dict[tuple[ev.RecordId, str], tuple[str, str, int]] = {}
+        self._placed: dict[ev.RecordId, dict[str, tuple[str, str, int]]] = {}  # of what is not written yet
+        self._patience = Patience()
+        self._opened = False
         self._trials: dict[str, _Sink] = {}
         self._undo = contextlib.ExitStack()
         self._offline = False
@@ -354,6 +387,7 @@ class ClearMLBackend(Backend):
         if self._offline and self._resumed:
             self._sink.there = _end_of_log(_offline_folder() / str(task.id) / "metrics.jsonl")
         self._describe_run(run, program)
+        self._opened = True
         if self._offline:
             return OpenedRun(str(task.id), str(task.get_offline_mode_folder()))
         return OpenedRun(str(task.id), str(task.get_output_log_web_page()))
@@ -400,7 +434,7 @@ class ClearMLBackend(Backend):
             if "Unrecognized" in str(error):  # how the SDK reports that there was no answer
                 raise ConnectionError(f"ClearML: no answer from {Session.get_api_server_host()}") from error
             raise errors.BackendError(f"ClearML: {error}") from error
-        InterfaceBase._default_session = session
+        InterfaceBase._default_session = session if offline else _bounded(session)
         _HttpDriver._file_server_hosts = None  # kept from an earlier session: the hosts that get the credentials
         self._undo.callback(setattr, InterfaceBase, "_default_session", None)
 
@@ -547,10 +581,15 @@ class ClearMLBackend(Backend):
 
     def is_transient(self, error: BaseException) -> bool:
         if isinstance(error, _RefusedError):
-            return error.code == 429 or error.code >= 500
-        if isinstance(error, errors.BackendError):  # the status of a log-in or an upload, in the SDK's text
-            return re.search(r"\((?:error )?(429|5\d\d)\b", str(error)) is not None
+            return self._passes(error.code, own=error.own)
+        if isinstance(error, errors.BackendError) or type(error).__name__ == "LoginError":
+            found = re.search(r"\((?:error )?(\d{3})\b", str(error))  # the status of a log-in or an upload, in the SDK's text
+            return self._passes(int(found[1])) if found else "Unrecognized Authentication Error" in str(error)
         return super().is_transient(error)
+
+    def _passes(self, code: int, *, own: bool = True) -> bool:
+        """Doubt a refusal that may pass, but not of the run: there it is the key that is wrong."""
+        return self._patience.passes(code, own=own) if self._opened else judge(code, own=own) is Verdict.PASSES
 
     # -- names and places -------------------------------------------------------------------------------------------
 
@@ -567,8 +606,8 @@ class ClearMLBackend(Backend):
 
     def _place(self, event: ev.Event, label: str) -> tuple[str, str, int]:
         """Return title, series and iteration that no other event has; the same ones when a write is retried."""
-        key = (event.record, label)
-        place = self._placed.get(key)
+        placed = self._placed.setdefault(event.record, {})
+        place = placed.get(label)
         if place is None:
             title, series = self._names_of(event)
             title = f"{title} · {label}" if label else title
@@ -583,7 +622,7 @@ class ClearMLBackend(Backend):
                     place = (title, f"{series} ·2", event.step)
                 else:
                     place = (f"{title} · repeated", f"{series} ·step {event.step}", event.record.position)
-            self._placed[key] = place
+            placed[label] = place
         return place
 
     def _publish_names(self) -> None:
@@ -600,8 +639,12 @@ class ClearMLBackend(Backend):
 
     def write(self, events: Sequence[ev.Event]) -> None:
         super().write(events)
+        self._patience.reset()
         self._sink.there.clear()  # only the first batch may be there already
-        self._placed.clear()
+        for event in events:  # others of the batch may come again, after this one was written alone
+            self._placed.pop(event.record, None)
+        while len(self._placed) > 10 * self.batch_events:  # of events that were refused for good
+            del self._placed[next(iter(self._placed))]
         self._publish_names()
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:

@@ -12,8 +12,9 @@ at once by the thread that logs: what `write` has returned for is in the file, a
 process leaves is packed by the next one that opens a run there. Every session writes an archive of its own for the
 run's key (``get_or_create``, as `comet_ml.start` does), so none overwrites another; the upload joins them.
 
-Online. `comet_ml.start`; a `write` waits until the server has its messages, and while there is no connection no further
-events are taken: what the SDK already has it repeats, the rest stays with the relay.
+Online. `comet_ml.start`; a `write` sends its messages itself (`comet_line`) and returns when the server has them. The server
+appends points and recognises none. So where it is not known whether a request has arrived (no answer, an experiment that is
+continued), it is asked for the points that it has before they are sent again.
 
 One experiment a process. Creating a second one ends the first, because the SDK looks at a global (`comet_ml.config`).
 Ours are kept out of that global: trials of a sweep live beside the run, a user's own experiment is not ended by ours,
@@ -54,7 +55,9 @@ from tracelet_shim import events as ev
 from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.comet_line import CHUNK, Line, RefusedError, point
 from tracelet_shim.backends.names import Names
+from tracelet_shim.backends.transient import Patience, Verdict, judge
 
 __all__ = ["CometBackend"]
 
@@ -90,13 +93,13 @@ _ENVIRONMENT = {
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_CONNECT": "1",
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_READ": "1",
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_STATUS": "1",
-    "COMET_HTTP_SESSION_RETRY_TOTAL": "1",
+    "COMET_HTTP_SESSION_RETRY_TOTAL": "0",  # a request that is sent again blindly may have arrived
+    "COMET_TIMEOUT_HTTP": "20",
     "COMET_TIMEOUT_CLEANING": "60",
     "COMET_TIMEOUT_UPLOAD": "120",
     "COMET_TIMEOUT_FILE_UPLOAD": "60",
 }
 _TAIL = 4 << 20  # bytes at the end of a killed session's messages that are looked through: far more than one batch
-_SETTLE_SECONDS = 10  # that a write waits for the server
 
 
 class _Journal:
@@ -234,7 +237,7 @@ def _tell_off(there: Counter[tuple[Any, ...]], message: Any) -> bool:
 
 def _point(payload: Mapping[str, Any]) -> tuple[Any, ...]:
     metric = payload["metric"]
-    return (metric["metricName"], str(metric["metricValue"]), metric.get("step"), payload["local_timestamp"])
+    return point(metric["metricName"], metric["metricValue"], metric.get("step"), payload["local_timestamp"])
 
 
 def _pack_abandoned(directory: str) -> None:
@@ -274,7 +277,8 @@ class _Sink:
         self.own = own
         self.params: dict[str, Any] = {}
         self._directory = directory
-        self._behind = False
+        online = directory is None and hasattr(experiment.streamer, "online_streamer")
+        self.line = Line(experiment) if online else None
 
     def send(self, messages: Sequence[Any]) -> None:
         """Deliver messages: in an offline experiment of ours all or none."""
@@ -282,26 +286,15 @@ class _Sink:
             raise errors.BackendError(f"Comet: the experiment {self.experiment.id} has been ended")
         if self._directory is not None:
             self.experiment.streamer.put(messages)
-            return
-        for message in messages:
-            self.experiment._enqueue_message(message)
-        self._behind = self.own
-
-    def settle(self) -> bool:
-        """Wait for the server, if it has not got everything yet; return whether it has."""
-        if self._behind:
-            streamer = self.experiment.streamer
-            connected = streamer.has_connection_to_server()
-            # Twice: a flush may begin before the streamer's thread has seen our last messages.
-            self._behind = not (connected and all(streamer.flush(timeout=_SETTLE_SECONDS) for _ in range(2)))
-            self._behind |= not streamer.has_connection_to_server()
-        return not self._behind
+        elif self.line is not None:
+            self.line.send(messages)
+        else:  # the user's own offline experiment
+            for message in messages:
+                self.experiment._enqueue_message(message)
 
     def flush(self) -> None:
         if self._directory is not None:
             self.experiment.streamer.flush()
-        else:
-            self.settle()
 
     def end(self, status: Status) -> None:
         """End an experiment of ours; raise if not everything has arrived."""
@@ -319,10 +312,6 @@ class _Sink:
         if self._directory is not None:
             _pack(self._directory)
             experiment.streamer.release()
-        elif not experiment.streamer.has_connection_to_server():
-            archive = getattr(experiment.streamer, "offline_archive_file", None)
-            remedy = f"; the SDK has kept it: comet upload {archive}" if archive else ""
-            raise errors.BackendError(f"Comet: the server did not get everything{remedy}")
 
     def discard(self) -> None:
         """Undo opening."""
@@ -381,6 +370,9 @@ class CometBackend(Backend):
         self._told: set[str] = set()
         self._trials: OrderedDict[str, _Sink] = OrderedDict()
         self._there: Counter[tuple[Any, ...]] = Counter()  # points that a killed session had written, of its last batches
+        self._doubt = False  # the server may have points that come again
+        self._patience = Patience()
+        self._opened = False
         self._series: dict[str, list[int]] = {}  # path -> [number, points]
         self._spool: Any = None
         self._threshold: float = _MAX_POINTS  # inf: points could not be kept
@@ -442,6 +434,8 @@ class CometBackend(Backend):
             raise
         if run.resume or run.run_id:  # an earlier session's points count too
             self._threshold = _MAX_POINTS // 10
+        self._doubt = bool(run.resume) and self._sink.own
+        self._opened = True
         return OpenedRun(str(self.handle.id), self._url())
 
     def _offline_directory(self, run: RunInfo) -> str | None:
@@ -581,31 +575,65 @@ class CometBackend(Backend):
         return self._sink.experiment
 
     def is_transient(self, error: BaseException) -> bool:
+        if isinstance(error, RefusedError):
+            return self._passes(error.status, own=error.own)
         response = getattr(error, "response", None)  # CometRestApiException, requests.HTTPError
         code = getattr(response, "status_code", None)
-        if code is not None:
-            return code in (408, 425, 429) or code >= 500
-        return super().is_transient(error)
+        return self._passes(code) if code is not None else super().is_transient(error)
+
+    def _passes(self, code: int, *, own: bool = True) -> bool:
+        """Doubt a refusal that may pass, but not of the run: there it is the key that is wrong."""
+        return self._patience.passes(code, own=own) if self._opened else judge(code, own=own) is Verdict.PASSES
 
     # -- events -----------------------------------------------------------------------------------------------------
 
     def write(self, events: Sequence[ev.Event]) -> None:
-        self.written = 0
-        if not self._sink.settle():
-            raise ConnectionError("Comet: the server has not taken the previous events yet")
         super().write(events)
+        self._patience.reset()
         self._there.clear()  # only the first batch may be there already
+        for sink in (self._sink, *self._trials.values()):
+            if sink.line is not None:
+                sink.line.done()
         self._publish_names()
-        self._sink.settle()  # what the server does not get in time, the next write waits for
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
+        size = CHUNK if self._sink.line is not None else len(events)
+        for start in range(0, len(events), size):
+            some = events[start : start + size]
+            self._points(some)
+            self._remember(some)
+            self.written += len(some)  # the server has them, whatever becomes of the rest
+
+    def _points(self, events: Sequence[ev.Scalar]) -> None:
         messages = [self._metric(self._names(e.path), e.value, e) for e in events]
+        if self._doubt and self._sink.line is not None:
+            self._there = self._ask(self._sink.line, messages)
         left = self._there.copy()
         if left:
             messages = [message for message in messages if not _tell_off(left, message)]
-        self._sink.send(messages)
+        try:
+            self._sink.send(messages)
+        except RefusedError as error:
+            self._doubt = self._doubt or error.status >= 500  # a proxy has given up, and the server may have gone on
+            raise
+        except OSError:
+            self._doubt = True
+            raise
         self._there = left
-        self._remember(events)
+        self._doubt = self._doubt and not messages  # what comes behind one that was not there is not there either
+
+    def _ask(self, line: Line, messages: Sequence[Any]) -> Counter[tuple[Any, ...]]:
+        """Return which points of these metrics the server has. One that cannot say that holds up nothing."""
+        try:
+            return line.points(messages)
+        except OSError:
+            raise
+        except Exception as error:
+            if isinstance(error, RefusedError) and judge(error.status, own=error.own) is Verdict.PASSES:
+                raise
+            logger.warning("comet: the server does not say which points it has; some may be there twice", exc_info=True)
+            self._doubt = False
+            return Counter()
 
     def _metric(self, name: str, value: float, event: ev.Event) -> Any:
         from comet_ml.messages import MetricMessage
@@ -764,8 +792,6 @@ class CometBackend(Backend):
         messages += [self._metric(self._names(name), value, event) for name, value in event.metrics.items()]
         sink.send(messages)
         sink.params |= event.params
-        if sink is not self._sink:
-            sink.settle()
 
     def _trial(self, trial: str) -> _Sink:
         """Return the experiment of a trial; one that had to be closed is continued. A few are open at a time."""

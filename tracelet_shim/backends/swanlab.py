@@ -3,8 +3,8 @@
 Delivery. `Run.log` queues a value for a thread that swallows every error and takes its own clock for the time. So
 records go straight to the run's core, the interface that this thread calls too (`swanlab.sdk.protocol.CoreProtocol`):
 they carry TensorBoard's wall time (to the nanosecond; one outside of the years 1 to 9999 becomes 0), they fail here if
-they fail, and they are in the file before `write` returns. Online, the SDK uploads from then on, at its own pace; what
-it has not uploaded when the run ends stays in the file, for `swanlab sync`.
+they fail, and they are in the file before `write` returns. Online, the SDK uploads from then on, at its own pace, watched
+(`swanlab_uploads`): what the service has not taken is unsettled; when the run ends, it stays in the file, for `swanlab sync`.
 
 Points. SwanLab keeps one value a key and step, the first, and drops later ones silently; steps are 0 to 2**48
 (`core_python.metrics.BaseMetric`). So a repeated step goes to ``loss (repeat 1)``, and after `REPEATS` of them, as
@@ -59,6 +59,8 @@ from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Program, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
+from tracelet_shim.backends.swanlab_uploads import Uploads, bound
+from tracelet_shim.backends.transient import Verdict, judge
 
 __all__ = ["SwanLabBackend"]
 
@@ -152,6 +154,7 @@ class SwanLabBackend(Backend):
         self._trials: dict[str, _Run] = {}
         self._ended: dict[str, list[Path]] = {}
         self._taken: set[tuple[Any, ...]] = set()  # of scalars their records, of others (record, kind, part)
+        self._uploads: Uploads | None = None  # outlives the run: it is asked after the end, too
         self._joined = self._disabled = False
         self._was_quiet: bool | None = None
 
@@ -210,6 +213,7 @@ class SwanLabBackend(Backend):
                     opened.finish()
             return OpenedRun(str(opened.id))
         self._main = main = _Run(opened, own=not self._joined)
+        self._uploads = main.uploads
         earlier = main.resume() if not self._joined and (run.resume or run.run_id) else []
         if not self._joined:
             main.describe(run.program)
@@ -262,9 +266,8 @@ class SwanLabBackend(Backend):
                 console.c.quiet = True
             known = create_settings()
             known.merge_settings(swanlab.Settings(**settings))
-            if (fields["mode"] or known.mode) in ("online", "cloud") and not _answers(known.api_host):
-                # the SDK would try for 15 seconds, and then say the same as for a wrong key
-                raise ConnectionError(f"no answer from {known.api_host}")
+            if (fields["mode"] or known.mode) in ("online", "cloud"):
+                _knock(known.api_host, str(known.api_key or ""))
             if project is None and not run.project:
                 project = known.project.name
             if project is None:  # SwanLab takes the directory's name as it is, and refuses most
@@ -274,6 +277,9 @@ class SwanLabBackend(Backend):
                 project=project, workspace=self.given.get("workspace"), public=_flag(self.given.get("public")),
                 settings=swanlab.Settings(**settings), **fields,
             )  # fmt: skip
+            client = getattr(sys.modules.get("swanlab.sdk.internal.core_python.client"), "_default_client", None)
+            if client is not None:  # online
+                bound(client._session)
         atexit.unregister(opened._handle_atexit)  # it would wait for a dead service without end
         opened._is_main_thread = False  # so that finish() leaves SIGINT alone
         return opened
@@ -333,6 +339,15 @@ class SwanLabBackend(Backend):
         if failed:
             raise errors.BackendError(f"not all was uploaded ({failed[0]}), but it is on disk: {' && '.join(remedies)}")
 
+    def unsettled(self) -> int:
+        return self._uploads.unsettled() if self._uploads is not None else 0
+
+    def behind(self) -> str | None:
+        return self._uploads.behind() if self._uploads is not None else None
+
+    def take_refused(self) -> list[str]:
+        return self._uploads.take_refused() if self._uploads is not None else []
+
     @property
     def handle(self) -> Any:
         return self._main and self._main.run
@@ -341,7 +356,7 @@ class SwanLabBackend(Backend):
         kinds = {c.__name__ for c in type(error).__mro__}  # importing the SDK's classes would import the SDK
         if "ApiError" in kinds:
             status = getattr(getattr(error, "response", None), "status_code", None)
-            return status is None or status >= 500 or status in (408, 429)
+            return status is None or judge(status, own=getattr(error, "code", "") != "unknown code") is Verdict.PASSES
         if "RequestException" in kinds:
             return bool(kinds & {"ConnectionError", "Timeout", "ChunkedEncodingError", "RetryError"})
         return super().is_transient(error)
@@ -367,6 +382,7 @@ class SwanLabBackend(Backend):
             except OSError:
                 self.written = 0  # in a buffer only: they will come again, and `_taken` knows them then
                 raise
+            main.uploads.mark(self.written)
             self._forget(events[: self.written])
 
     def _forget(self, events: Sequence[ev.Event]) -> None:
@@ -590,6 +606,7 @@ class _Run:
         if not hasattr(core._metrics, "get") or not hasattr(core._store, "ensure_flushed"):
             raise errors.BackendError("this version of swanlab stores points in an unknown way; known: 0.10")
         self._lock = _one_at_a_time(core)
+        self.uploads = Uploads(core, own=own)
         if own:
             name = core._store._fp.name
             core._store._fp.close()
@@ -971,14 +988,21 @@ def _one_at_a_time(core: Any) -> threading.RLock:
     return lock
 
 
-def _answers(host: str) -> bool:
-    """True if there is a service that works."""
+def _knock(host: str, key: str) -> None:
+    """Log in, as the SDK does next, but only once: it would try for 15 seconds, and then say of a service that is away or busy
+    the same as of a wrong key.
+
+    Raises:
+        ConnectionError: there is no answer, or one that passes.
+    """
     import requests
 
     try:
-        return requests.get(f"{host}/api/login/api_key", timeout=5).status_code < 500
-    except requests.RequestException:
-        return False
+        answer = requests.post(f"{host}/api/login/api_key", headers={"authorization": key}, timeout=(5, 15))
+    except requests.RequestException as error:
+        raise ConnectionError(f"no answer from {host} ({type(error).__name__})") from None
+    if judge(answer.status_code, own="json" in answer.headers.get("Content-Type", "")) is Verdict.PASSES:
+        raise ConnectionError(f"{host} answers {answer.status_code}")
 
 
 def _upload(run_id: str, folder: Path) -> None:

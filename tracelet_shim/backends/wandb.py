@@ -17,9 +17,11 @@ of active runs, since a later plain ``wandb.init()`` of the user would return it
 `most_recent_active_run`). Nothing of the console, the machine, git or the source code is recorded unless
 ``options["settings"]`` asks for it. A trial of a sweep is a run of its own; its group is the id of the session's run.
 
-After a crash. W&B's service, a process of its own that ends with the relay, stores what it was handed some time later:
-it is asked whether it has come so far (`WandbBackend.unsettled`), and what it had not may be in its log or not. An offline
-run that is continued looks at the end of that log and does not write such rows again.
+Delivered. W&B's service, a process of its own that ends with the relay, stores and uploads what it was handed some time later.
+Offline, it is asked whether it has come so far (`WandbBackend.unsettled`); online, the server is asked how many rows it has
+(`wandb_lines`). What is not settled when the service dies, or stops to upload, is handed over again, to a new one. A run that is
+continued looks into the logs before this one, and does not write again what they have (offline) or the server has (online: the
+row ``_step`` of a log is the server's line of that number).
 
 Joined runs. In a run of the user's, each of our rows moves W&B's step on by one. Rows that the user then logs with a
 ``step=`` below it are dropped by W&B, with its own warning; without ``step=`` nothing is lost. Only our own keys get
@@ -73,6 +75,7 @@ from tracelet_shim.backends.base import (
 )  # fmt: skip
 from tracelet_shim.backends.names import Names
 from tracelet_shim.backends.rows import WALL_TOLERANCE, Keys, rows
+from tracelet_shim.backends.wandb_lines import Lines, logs_of
 
 __all__ = ["WandbBackend"]
 
@@ -80,6 +83,14 @@ _log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.2
 """How often W&B's service writes its log to disk (15 s by default); a kill loses what is younger."""
+
+UPLOADS = {
+    "x_file_stream_transmit_interval": 3.0, "x_file_stream_timeout_seconds": 15.0, "x_file_stream_retry_wait_min_seconds": 1.0,
+    "x_file_stream_retry_wait_max_seconds": 10.0, "x_graphql_timeout_seconds": 15.0, "x_graphql_retry_wait_max_seconds": 10.0,
+    "x_file_transfer_retry_wait_max_seconds": 10.0,
+}  # fmt: skip
+"""Rows are uploaded every 3 seconds instead of 15. A request that is swallowed is given up after 15 seconds instead of 180, and
+what failed is tried again after 10 instead of 60 seconds."""
 
 ASK_SECONDS = 0.5
 """How often W&B's service is asked whether it has come to what it was handed."""
@@ -184,6 +195,11 @@ class WandbBackend(Backend):
         self._handed = 0  # events that the service was handed since it was asked how far it is
         self._asked = 0.0
         self._settling: deque[tuple[float, int]] = deque()  # events that it has come to, and when they will be on disk
+        self._lines: Lines | None = None  # of an online run of ours
+        self._uploading: deque[tuple[int, int]] = deque()  # how many rows there are with so many more events
+        self._service: Any = None
+        self._ended = False
+        self._broken: str | None = None  # why the run is to be continued in a new service process, if that has not been done
         self._run: Any = None
         self._rows: _Rows | None = None
         self._info: RunInfo | None = None
@@ -258,8 +274,14 @@ class WandbBackend(Backend):
             self._define(self._run, everything=not self._joined)
             with _unread_settings():
                 self._rows = None if self._joined else _Rows.of(self._run)
-        if run.resume is not None and self._run.offline and not self._joined:
-            self._there = _end_of_log(os.path.dirname(self._run.dir), str(self._run.id))
+        if not (self._disabled or self._joined):
+            self._uploading.clear()
+            self._lines = None if self._run.offline else Lines(self._run)
+        if run.resume is not None and not self._joined:
+            lines = self._lines.ask(now=True) if self._lines is not None else None
+            if self._lines is not None and not self._lines.answers:
+                raise ConnectionError("W&B's server does not say what it has of the run")
+            self._there = _end_of_logs(os.path.dirname(self._run.dir), str(self._run.id), lines)
             self._again = MAX_UNSETTLED + self.batch_events
         folder = shlex.quote(os.path.dirname(self._run.dir))
         return OpenedRun(str(self._run.id), f"wandb sync {folder}" if self._run.offline else self._run.url)
@@ -301,6 +323,7 @@ class WandbBackend(Backend):
             "label_disable": True, "sync_tensorboard": False,
             "disable_git": True, "disable_code": True, "save_code": False, "x_save_requirements": False,
             "x_disable_stats": True, "x_stats_pid": program.pid, "x_transaction_log_flush_interval": FLUSH_SECONDS,
+            **UPLOADS,
             "init_timeout": 15.0, "finish_timeout": 5.0 if fields["job_type"] == "trial" else 20.0,
             "finish_timeout_raises": True, "base_url": self.given.get("base_url"),
             "program": script, "program_abspath": program.script, "host": program.host,
@@ -329,6 +352,7 @@ class WandbBackend(Backend):
         if opened.disabled:
             opened.finish()  # a disabled run puts itself into wandb.run; finish() takes it out again
         wandb_setup.singleton().remove_active_run(opened)
+        self._service = None if opened.disabled or here else wandb_setup.singleton().ensure_service()
         return opened
 
     @staticmethod
@@ -348,11 +372,83 @@ class WandbBackend(Backend):
     def unsettled(self) -> int:
         if self._run is None or self._disabled or self._joined:
             return 0
+        waiting = self._handed or self._settling or self._uploading
+        if self._ended:
+            return sum(events for _, events in self._uploading)
+        if waiting and (self._broken or self._service_is_gone()):
+            self._try_again(self._broken or "W&B's service has died")
+        if self._lines is not None:
+            return self._not_uploaded(self._lines)
         if self._handed and (time.monotonic() - self._asked > ASK_SECONDS or 2 * self._handed > MAX_UNSETTLED):
             self._ask()
         while self._settling and self._settling[0][0] < time.monotonic():
             self._settling.popleft()
         return self._handed + sum(events for _, events in self._settling)
+
+    def _service_is_gone(self) -> bool:
+        process = getattr(getattr(self._service, "_proc", None), "_process", None)
+        return process is not None and process.poll() is not None
+
+    def _not_uploaded(self, lines: Lines, *, now: bool = False) -> int:
+        if self._uploading:
+            there = lines.ask(now=now)
+            while self._uploading and self._uploading[0][0] <= there:
+                self._uploading.popleft()
+                self._reopened = 0
+        if self._uploading and (why := lines.stuck()) is not None:
+            self._try_again(f"W&B's service has stopped to upload ({why})")
+        return sum(events for _, events in self._uploading)
+
+    def behind(self) -> str | None:
+        if self._lines is None or not self._uploading or self._broken:
+            return self._broken
+        return self._lines.stuck() or (None if self._lines.answers else "the server does not answer")
+
+    def _mark(self, events: int) -> None:
+        """The service was handed so many events more."""
+        if self._lines is None:
+            self._handed += events
+        elif events:
+            if not self._uploading:
+                self._lines.waits()
+            self._uploading.append((self._run._local_step, events))
+
+    def _try_again(self, why: str) -> None:
+        """Continue the run in a new service process, if that is possible now.
+
+        Raises:
+            UnsettledLostError: it is continued.
+        """
+        try:
+            continued = self._reopen(why)
+        except Exception:
+            _log.debug("the run cannot be continued yet", exc_info=True)
+            return
+        if continued:
+            raise UnsettledLostError(why)
+
+    def _mend(self) -> None:
+        """Do what `_reopen` could not do so far, if there is something."""
+        why = self._broken
+        if why is not None and self._reopen(why):
+            raise UnsettledLostError(why)
+
+    def _reopen(self, why: str) -> bool:
+        """Continue the run in a new service process; return False if that was done too often. What was unsettled is lost then. An
+        error of `open` leaves it to the next call."""
+        if self._broken is None:
+            if self._joined or self._info is None or self._reopened >= MAX_REOPENED:
+                return False
+            self._reopened += 1
+            self._broken = why
+            _restart_service()
+            self._trials.clear()
+        assert self._info is not None
+        self.open(msgspec.structs.replace(self._info, resume=str(self._run.id)))
+        self._broken = None
+        self._handed = 0
+        self._settling.clear()
+        return True
 
     def _wait_for_service(self) -> None:
         """Have W&B's service answer something, which it does after all that was sent before.
@@ -383,9 +479,13 @@ class WandbBackend(Backend):
             while self._trials:
                 unsent += self._finish(self._trials.popitem()[1], "finished")
             if self._run is not None and not self._disabled and not self._joined:
-                self._update(self._run, _about({"status": status}))
-                unsent += self._finish(self._run, status)
+                late = self._end(status)
+                if self._lines is not None:
+                    self._not_uploaded(self._lines, now=True)
+                else:
+                    unsent += late
                 self._settle()
+                self._ended = True
                 self._handed = 0
                 self._settling.clear()
         finally:
@@ -393,7 +493,20 @@ class WandbBackend(Backend):
                 self._tmp.cleanup()
                 self._tmp = None
         if unsent:
-            raise errors.BackendError(f"not uploaded in time, but on disk; remedy: wandb sync {' '.join(unsent)}")
+            raise errors.BackendError(
+                f"not stored or uploaded in time; remedy for what is on disk: wandb sync --include-online {' '.join(unsent)}"
+            )
+
+    def _end(self, status: Status) -> list[str]:
+        """End the run; in a new service process, if the former has died. Return as `_finish`."""
+        self._mend()
+        try:
+            self._update(self._run, _about({"status": status}))
+            return self._finish(self._run, status)
+        except Exception as error:
+            if _lost(error) and self._reopen(why := f"W&B's service has died ({error})"):
+                raise UnsettledLostError(why) from error
+            raise
 
     def _settle(self) -> None:
         """Wait until the logs are on disk: `finish` of the SDK returns before W&B's service has closed them."""
@@ -433,25 +546,23 @@ class WandbBackend(Backend):
         if self._disabled:  # the user switched W&B off (WANDB_MODE=disabled)
             self.written = len(events)
             return
-        while self.unsettled() > MAX_UNSETTLED and self._settling:  # else it does not answer
+        self._mend()
+        while self.unsettled() > MAX_UNSETTLED:
+            if self._lines is not None:
+                raise TimeoutError("W&B's server is behind")
+            if not self._settling:  # it does not answer
+                break
             time.sleep(FLUSH_SECONDS / 4)
         try:
             with _unread_settings():
                 super().write(events)
         except Exception as error:
-            self._handed += self.written
-            lost = self._handed or self._settling
-            if _lost(error) and not self._joined and self._info is not None and self._reopened < MAX_REOPENED:
-                self._reopened += 1
-                _restart_service()
-                self._trials.clear()
-                self.open(msgspec.structs.replace(self._info, resume=str(self._run.id)))
-                self._handed = 0
-                self._settling.clear()
-                if lost:
-                    raise UnsettledLostError(f"W&B's service has died ({error})") from error
+            self._mark(self.written)
+            lost = bool(self._handed or self._settling or self._uploading)
+            if _lost(error) and self._reopen(why := f"W&B's service has died ({error})") and lost:
+                raise UnsettledLostError(why) from error
             raise
-        self._handed += len(events)
+        self._mark(len(events))
         self._again -= len(events)
         if self._again <= 0:
             self._there = {}
@@ -744,7 +855,7 @@ def _restart_service() -> None:
     service = library.ensure_service()
     if library.most_recent_active_run is None and service.owns_service:
         service._proc._process.kill()
-        with contextlib.suppress(OSError, SystemExit):  # the connection is lost, and the exit code passed on
+        with contextlib.suppress(OSError, SystemExit, AssertionError):  # lost, its exit code passed on, or ended already
             wandb.teardown()
 
 
@@ -882,30 +993,43 @@ def _identity(value: Any) -> str:
     return repr(float(value)) if isinstance(value, (int, float)) else ""
 
 
-def _end_of_log(folder: str, run_id: str) -> dict[tuple[str, int, str], list[float]]:
-    """Return what the end of the run's log before this one has: (key, step, value) -> wall times.
+def _end_of_logs(folder: str, run_id: str, lines: int | None) -> dict[tuple[str, int, str], list[float]]:
+    """Return what is there of the end of a run: (key, step, value) -> wall times.
+
+    Offline, where `lines` is None, that is what the log before this one has; online, what all of them have of the rows that the
+    server has. Where two have a row of one number, the earlier one's never arrived.
 
     The log (`wandb/sdk/internal/datastore.py`) has blocks of 32 KiB with pieces of records in them: checksum, length,
     kind (1 whole, 2 first, 3 middle, 4 last).
     """
-    own = os.path.join(folder, f"run-{run_id}.wandb")
-    logs = [log for log in Path(folder).parent.glob(f"*run-*-{run_id}/run-{run_id}.wandb") if str(log) != own]
+    logs = logs_of(folder, run_id)
+    found_rows: dict[int, dict[str, Any]] = {}
+    for log in logs if lines is not None else logs[-1:]:
+        for place, row in enumerate(map(_row_of, _histories(log))):
+            at = int(row.get("_step", place))
+            if lines is None or at < lines:
+                found_rows.pop(at, None)
+                found_rows[at] = row
     values: deque[tuple[tuple[str, int, str], float]] = deque(maxlen=MAX_UNSETTLED + WandbBackend.batch_events)
-    if logs:
-        for history in _histories(max(logs, key=lambda log: log.stat().st_mtime_ns)):
-            row: dict[str, Any] = {}
-            for item in history.item:  # a picture has an item for each of its fields
-                part_of = len(item.nested_key) > 1
-                row[item.nested_key[0] if item.nested_key else item.key] = None if part_of else json.loads(item.value_json)
-            step, when = row.pop("global_step", None), float(row.pop("_timestamp", math.nan))
-            for key, value in row.items():
-                if isinstance(step, int) and not key.startswith("_"):
-                    number = float(value) if value in ("NaN", "Infinity", "-Infinity") else value
-                    values.append(((key, step, _identity(number)), when))
+    for row in found_rows.values():
+        step: Any = row.pop("global_step", None)
+        when = float(row.pop("_timestamp", math.nan))
+        for key, value in row.items():
+            if isinstance(step, int) and not key.startswith("_"):
+                number = float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+                values.append(((key, step, _identity(number)), when))
     found: dict[tuple[str, int, str], list[float]] = {}
     for name, when in values:
         found.setdefault(name, []).append(when)
     return found
+
+
+def _row_of(history: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for item in history.item:  # a picture has an item for each of its fields
+        part_of = len(item.nested_key) > 1
+        row[item.nested_key[0] if item.nested_key else item.key] = None if part_of else json.loads(item.value_json)
+    return row
 
 
 def _histories(log: Path) -> Iterator[Any]:

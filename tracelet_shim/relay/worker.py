@@ -156,6 +156,7 @@ class Worker:
         self.at = (0, 0)
         self.safe = Standing(0, 0, 0, 0)
         self._unsafe: deque[Standing] = deque()
+        self._behind: str | None = None
         self.opened: msg.Opened | None = None
         self._refused: list[Refused] = []
         self._offers: deque[Offer] = deque()
@@ -382,10 +383,8 @@ class Worker:
         self._clock = clock(threading.get_ident()) if clock is not None else None
         try:
             if self._open():
-                while self._deliver():
+                while not self._come_to_the_end():
                     pass
-                self._attach_at_last()
-                self._close()
         except BaseException as error:  # an SDK that raises SystemExit must not end this thread in silence
             self._fail(f"stopped by {type(error).__name__}: {error}", "internal")
             logger.exception("worker of %s stopped", self.name)
@@ -393,6 +392,20 @@ class Worker:
             self._put_back()
             self._ended = True
             self._wake()
+
+    def _come_to_the_end(self) -> bool:
+        """Deliver everything and close the run; return False if what the tracker was handed is lost, and is to be delivered
+        again."""
+        try:
+            while self._deliver():
+                pass
+            self._attach_at_last()
+            self._close()
+        except UnsettledLostError as error:
+            self._go_back()
+            self._forgotten(error)
+            return False
+        return True
 
     def _open(self) -> bool:
         """Open the run, trying again as long as that may help; return whether it is open."""
@@ -470,11 +483,7 @@ class Worker:
         if batch.gone:
             self._pass_over(batch)
             return True
-        try:
-            self._write(backend, batch if backend.mirrors_event_files else batch.without_markers())
-        except UnsettledLostError as error:
-            self._go_back()
-            self._forgotten(error)
+        self._write(backend, batch if backend.mirrors_event_files else batch.without_markers())
         return True
 
     def _has_ended(self) -> bool:
@@ -550,12 +559,34 @@ class Worker:
         assert self.backend is not None
         with self._asking("confirm", "asking what it has stored"):
             settled = self.state.delivered - self.backend.unsettled()
+            settled -= self._take_refused(self.backend)
+        self._say_behind(self.backend.behind() if self._unsafe else None)
         before = self.safe
         while self._unsafe and self._unsafe[0].delivered <= settled:
             self.safe = self._unsafe.popleft()
         if self.safe is not before:
             self._log.mark(self.name, self.safe)
             self._release()
+
+    def _take_refused(self, backend: Backend) -> int:
+        """Count what the tracker has refused after it had been handed over."""
+        refused = backend.take_refused()
+        for text in refused:
+            self.state.error = text
+            self._reply(msg.Trouble(self.name, "refused-later", text))
+        if count := len(refused):
+            self.state.delivered -= count
+            self.state.failed += count
+            self._unsafe = deque(s._replace(delivered=s.delivered - count, failed=s.failed + count) for s in self._unsafe)
+        return count
+
+    def _say_behind(self, why: str | None) -> None:
+        """Tell why what was handed over is not acknowledged, when that changes."""
+        if why != self._behind and why is not None:
+            self._retrying(why, "behind")
+        elif why is None and self._behind is not None and self.state.state == "retrying":
+            self.state.state, self.state.error = "open", None
+        self._behind = why
 
     def _go_back(self) -> None:
         """Stand where everything is safe; what comes after that is delivered again."""
@@ -854,6 +885,8 @@ class Worker:
             try:
                 with self._asking("close", f"{what} its run"):
                     do()
+            except UnsettledLostError:
+                raise
             except Exception as error:
                 self._note(f"{what} the run failed", error)
                 attempt += 1
@@ -871,6 +904,6 @@ def _text(error: BaseException) -> str:
     """One line of an error, for people; SDKs put whole pages into theirs."""
     name = type(error).__name__
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, errors.TraceletError):
+    if isinstance(error, (errors.TraceletError, UnsettledLostError)):
         return first or name
     return f"{name}: {first[:300]}" if first else name

@@ -1,0 +1,209 @@
+"""Stand-in servers for tests: started, made to misbehave, killed, and asked what they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.faults.harness import environment, eventually, free_port
+
+__all__ = ["SERVERS", "Point", "Server"]
+
+Point = tuple[str, int, float]
+"""Key, step, value."""
+
+_ROOT = Path(__file__).parents[2]
+
+
+class Server(ABC):
+    """A stand-in server in a process of its own.
+
+    Args:
+        directory: what it records and keeps.
+
+    Class attributes:
+        name: the tracker; also the module in `tests.servers`.
+        data: a regular expression for the paths that points go to.
+    """
+
+    name: ClassVar[str]
+    data: ClassVar[str]
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    @abstractmethod
+    def env(self) -> Mapping[str, str | None]:
+        """The variables with which the unmodified SDK uses this server."""
+
+    @abstractmethod
+    def points(self) -> list[Point]:
+        """Return what the server holds of the one run that it has, sorted; a point that is there twice is twice in it."""
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start it, on the same port and with what it held, and wait until it answers."""
+        with open(self.directory / "output.txt", "ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"tests.servers.{self.name}", "--port", str(self.port), "--record", str(self.directory)],
+                cwd=_ROOT, env=environment({}), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.output
+        try:
+            self._control("state")
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL; nothing happens if it does not run."""
+        if self.process is not None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    # -- its faults --------------------------------------------------------------------------------------------------
+
+    def _control(self, what: str, asked: Mapping[str, Any] | None = None) -> Any:
+        body = json.dumps(asked).encode() if asked is not None else None
+        with urllib.request.urlopen(urllib.request.Request(f"{self.base}/_standin/{what}", body), timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def misbehave(self, mode: str, paths: str | None = None, *, count: int = 0, body: str = "json") -> None:
+        """See `tests.servers.standin`; default: on the paths of data."""
+        self._control("fault", {"mode": mode, "paths": self.data if paths is None else paths, "count": count, "body": body})
+
+    def recover(self) -> None:
+        self._control("fault", {"mode": "ok"})
+
+    # -- what it has seen and holds ----------------------------------------------------------------------------------
+
+    @property
+    def output(self) -> str:
+        return (self.directory / "output.txt").read_text()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What it holds; of one that was killed, what it held."""
+        return json.loads((self.directory / "state.json").read_text())  # type: ignore[no-any-return]
+
+    def requests(self, paths: str | None = None, fault: str | None = None) -> list[dict[str, Any]]:
+        """Return the requests for some paths (default: of data), and only those with one fault."""
+        lines = (self.directory / "requests.jsonl").read_text().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        pattern = self.data if paths is None else paths
+        return [r for r in found if re.search(pattern, r["path"]) and fault in (None, r["fault"])]
+
+    def wait_for_requests(self, count: int, paths: str | None = None, fault: str | None = None) -> None:
+        """Wait until it has seen so many of these requests."""
+        eventually(lambda: len(self.requests(paths, fault)) >= count, 240)
+
+    def wait_for_points(self, count: int) -> None:
+        """Wait until it holds so many points."""
+        eventually(lambda: bool(self._runs()) and len(self.points()) >= count, 240)
+
+    def _runs(self) -> list[Any]:
+        return list(self.state[self._runs_key].values())
+
+    _runs_key: ClassVar[str]
+
+    def run(self) -> Any:
+        """Return what it holds of the one run that it has."""
+        (run,) = self._runs()
+        return run
+
+    def check_understood(self) -> None:
+        """Fail if the SDK asked for something that the stand-in does not know."""
+        assert self.state["unknown"] == []
+
+
+class WandbServer(Server):
+    name = "wandb"
+    data = "/file_stream$"
+    _runs_key = "runs"
+
+    @property
+    def env(self) -> Mapping[str, str | None]:
+        return {"WANDB_MODE": None, "WANDB_BASE_URL": self.base, "WANDB_API_KEY": "k" * 40}
+
+    def points(self) -> list[Point]:
+        history = self.run()["history"]
+        rows = [json.loads(history[at]) for at in history]
+        return sorted(
+            (key, row["global_step"], value)
+            for row in rows for key, value in row.items() if not key.startswith("_") and key != "global_step"
+        )  # fmt: skip
+
+
+class ClearMLServer(Server):
+    name = "clearml"
+    data = r"/events\.add_batch$"
+    _runs_key = "tasks"
+
+    @property
+    def env(self) -> Mapping[str, str | None]:
+        hosts = dict.fromkeys(("CLEARML_API_HOST", "CLEARML_WEB_HOST", "CLEARML_FILES_HOST"), self.base)
+        return {"CLEARML_OFFLINE_MODE": None, **hosts, "CLEARML_API_ACCESS_KEY": "access", "CLEARML_API_SECRET_KEY": "secret"}
+
+    def points(self) -> list[Point]:
+        events = self.state["events"].get(self.run()["id"], {}).values()
+        scalars = [event for event in events if event["type"] == "training_stats_scalar"]
+        names = [e["metric"] if e["metric"] == e["variant"] else f"{e['metric']}/{e['variant']}" for e in scalars]
+        return sorted((name, event["iter"], event["value"]) for name, event in zip(names, scalars, strict=True))
+
+
+class SwanLabServer(Server):
+    name = "swanlab"
+    data = "/house/metrics$"
+    _runs_key = "experiments"
+
+    @property
+    def env(self) -> Mapping[str, str | None]:
+        return {
+            "SWANLAB_MODE": "online", "SWANLAB_API_HOST": self.base, "SWANLAB_WEB_HOST": self.base, "SWANLAB_API_KEY": "key",
+        }  # fmt: skip
+
+    def points(self) -> list[Point]:
+        scalars = self.run()["scalars"]
+        return sorted((key, int(step), value) for key, steps in scalars.items() for step, value in steps.items())
+
+
+class CometServer(Server):
+    name = "comet"
+    data = "/batch/logger/experiment/metric$"
+    _runs_key = "experiments"
+
+    @property
+    def env(self) -> Mapping[str, str | None]:
+        url = f"{self.base}/clientlib/"
+        return {"COMET_START_ONLINE": None, "COMET_URL_OVERRIDE": url, "COMET_API_KEY": "key"}
+
+    def points(self) -> list[Point]:
+        return sorted((name, step, value) for name, step, value, _ in self.run()["metrics"])
+
+
+SERVERS: Mapping[str, type[Server]] = {
+    server.name: server for server in (WandbServer, ClearMLServer, SwanLabServer, CometServer)
+}

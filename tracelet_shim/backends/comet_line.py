@@ -1,0 +1,152 @@
+"""The way of messages to Comet's server, in the calling thread: what `Line.send` has returned for, the server has taken.
+
+The SDK's own way is a queue and a thread (`comet_ml.streamer`). What that cannot send it drops with a line in its log, unless the
+connection itself was lost, and nobody is told. So messages are handed to the code behind the queue
+(`OnlineMessageHandler`, `RestServerConnection`), which makes the same requests, and raises here what went wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from tracelet_shim import errors
+
+__all__ = ["CHUNK", "Line", "RefusedError", "point"]
+
+CHUNK = 500
+"""Points of one request; the SDK sends up to 1,000."""
+_MOST_ASKED = 50  # metrics that the server is asked for, one request each
+
+
+class RefusedError(errors.BackendError):
+    """The server's answer was no, or not the server's.
+
+    Attributes:
+        status: the HTTP status.
+        own: False if something in between has answered.
+    """
+
+    def __init__(self, status: int, message: str, *, own: bool = True) -> None:
+        self.status, self.own = status, own
+        super().__init__(f"Comet: {status} {message}")
+
+
+class Line:
+    """The line of an online experiment.
+
+    Args:
+        experiment: the SDK's object.
+    """
+
+    def __init__(self, experiment: Any) -> None:
+        streamer = experiment.streamer.online_streamer
+        handler = copy.copy(streamer.message_handler)
+        handler.on_message_sent_callback = handler.on_messages_batch_sent_callback = None
+        handler._process_rest_api_send = _send_now
+        handler._file_upload_manager = uploads = copy.copy(streamer._file_upload_manager)
+        uploads._initiate_upload = self._upload
+        handler.message_handlers = handler.create_message_handlers()
+        self._key = str(experiment.id)
+        self._handler, self._guard = handler, uploads.limits_guard
+        self._connection, self._api = handler._connection, handler._rest_api_client
+        self._multipart = {"multipart_options": uploads.s3_upload_options, "parts_pool": uploads._get_parts_pool}
+        self._taken: set[str] = set()
+
+    def send(self, messages: Iterable[Any]) -> None:
+        """Send messages, of `comet_ml.messages`, in order; raise for the first that the server does not take. Files that it has
+        taken are not sent again, until `done`."""
+        from comet_ml.batch_utils import MessageBatchItem
+        from comet_ml.messages import MetricMessage, ParameterMessage
+
+        batches = {MetricMessage: self._connection.log_metrics_batch, ParameterMessage: self._connection.log_parameters_batch}
+        for kind, group in groupby(messages, key=type):
+            if kind in batches:
+                items = [MessageBatchItem(message) for message in group]
+                for start in range(0, len(items), CHUNK):
+                    _answered(batches[kind], items[start : start + CHUNK], compress=self._handler.message_batch_compress)
+                continue
+            for message in group:
+                asset = (getattr(message, "additional_params", None) or {}).get("assetId")
+                if asset is None or asset not in self._taken:
+                    _answered(self._handler.handle, message, None)
+                    if asset is not None:
+                        self._taken.add(asset)
+
+    def done(self) -> None:
+        """What was sent so far does not come again."""
+        self._taken.clear()
+
+    def points(self, messages: Sequence[Any]) -> Counter[tuple[Any, ...]]:
+        """Ask the server which points it has of the metrics in these messages."""
+        names = dict.fromkeys(message.metric["metricName"] for message in messages)
+        found: Counter[tuple[Any, ...]] = Counter()
+        for name in list(names)[:_MOST_ASKED]:
+            answer = _answered(self._api.get_experiment_metric, self._key, name)
+            for entry in (answer or {}).get("metrics") or ():
+                step = entry.get("step")
+                found[point(name, entry.get("metricValue"), step, entry.get("timestamp"))] += 1
+        return found
+
+    def _upload(
+        self, options: Any, uploader: Callable[..., None], *, s3_multipart: bool = False, use_limits_guard: bool = True
+    ) -> None:
+        """Stand in for `FileUploadManager._initiate_upload`: at once, without retries, and with its errors."""
+        from comet_ml.file_upload_size_monitor import UploadSizeMonitor
+
+        problems: list[BaseException] = []
+        options.max_retries, options.on_failed_asset_upload = 1, problems.append
+        more: dict[str, Any] = {"upload_limits_guard": self._guard} if use_limits_guard else {}
+        if s3_multipart:
+            more |= {name: value() if callable(value) else value for name, value in self._multipart.items()}
+        uploader(options=options, _monitor=UploadSizeMonitor(), **more)
+        if problems:
+            raise problems[0]
+
+
+def point(name: Any, value: Any, step: Any, when: Any) -> tuple[Any, ...]:
+    """Return what tells points apart, however the server writes numbers."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        value = str(value)
+    return name, repr(value), None if step is None else int(step), None if when is None else int(when)
+
+
+def _send_now(sender: Callable[..., None], **given: Any) -> None:
+    """Stand in for `OnlineMessageHandler._process_rest_api_send`, which logs what goes wrong."""
+    of_the_log = ("messages", "message_type", "context", "rest_fail_prompt", "general_fail_prompt")
+    sender(**{name: value for name, value in given.items() if name not in of_the_log})
+
+
+def _answered(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make requests of the SDK, and tell its errors from one another by the status that was answered."""
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        if status is None:  # of an upload, in the text alone
+            found = re.search(r"failed \((\d{3})\) with max retries", str(error))
+            if found is None:
+                raise
+            status = int(found[1])
+        raise RefusedError(status, _text(response) or str(error)[:200], own=_is_own(response)) from error
+
+
+def _is_own(response: Any) -> bool:
+    """Tell whether Comet has answered: in JSON, with a code of its own."""
+    if response is None:
+        return True
+    try:
+        return bool({"code", "msg", "sdk_error_code"} & set(response.json()))
+    except (ValueError, TypeError):
+        return False
+
+
+def _text(response: Any) -> str:
+    return " ".join(str(getattr(response, "text", "") or "")[:200].split())
