@@ -207,6 +207,15 @@ def _pack(directory: str) -> None:
     shutil.rmtree(directory)
 
 
+def _remove_begun(directory: str, key: str) -> None:
+    """Remove what a process has left that was killed before it had made this experiment."""
+    for path in Path(directory).glob(f"{key}-*.part"):
+        if not (path / "experiment.json").exists():
+            with contextlib.suppress(OSError), open(path / "messages.json", "ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else another process is making it just now
+                shutil.rmtree(path)
+
+
 def _last_points(directory: str, key: str) -> Counter[tuple[Any, ...]]:
     """Return the points at the end of what a killed session of this experiment has left: its last batch may come again."""
     found: Counter[tuple[Any, ...]] = Counter()
@@ -272,6 +281,7 @@ class _Sink:
         self.experiment = experiment
         self.own = own
         self.params: dict[str, Any] = {}
+        self.latest = math.inf  # the time of what it got last
         self._directory = directory
         self._behind = False
 
@@ -302,8 +312,10 @@ class _Sink:
         else:
             self.settle()
 
-    def end(self, status: Status) -> None:
-        """End an experiment of ours; raise if not everything has arrived."""
+    def end(self, status: Status, when: float) -> None:
+        """End an experiment of ours, as of this time; raise if not everything has arrived."""
+        if math.isfinite(when):
+            self.experiment.tracelet_ended = when
         if not self.own:
             return
         from comet_ml.messages import LogOtherMessage
@@ -466,6 +478,7 @@ class CometBackend(Backend):
         with _sdk_alone():
             if self._directory is None:
                 return _Sink(self._start(common))
+            _remove_begun(self._directory, key)
             directory = tempfile.mkdtemp(".part", f"{key}-", self._directory)
             try:
                 journal = _Journal(directory)  # here, for the SDK would only log that it failed
@@ -549,9 +562,9 @@ class CometBackend(Backend):
 
     def close(self, status: Status) -> None:
         with contextlib.ExitStack() as stack:  # each is ended, whatever happens to another
-            stack.callback(self._sink.end, status)
+            stack.callback(self._sink.end, status, self.ended_at())
             for trial in self._trials.values():
-                stack.callback(trial.end, status)
+                stack.callback(trial.end, status, trial.latest)
             self._trials.clear()
             if self._spool is not None:
                 stack.callback(self._spool.close)
@@ -741,7 +754,8 @@ class CometBackend(Backend):
     # -- hyperparameters --------------------------------------------------------------------------------------------
 
     def log_hparams(self, event: ev.HParams) -> None:
-        sink = self._sink if event.trial is None else self._trial(event.trial)
+        sink = self._sink if event.trial is None else self._trial(event.trial, event.wall_time)
+        sink.latest = event.wall_time
         messages = self._files(event, sink) + self._params(sink, event.params, event)
         messages += [self._metric(self._names(name), value, event) for name, value in event.metrics.items()]
         sink.send(messages)
@@ -749,13 +763,14 @@ class CometBackend(Backend):
         if sink is not self._sink:
             sink.settle()
 
-    def _trial(self, trial: str) -> _Sink:
+    def _trial(self, trial: str, started: float) -> _Sink:
         """Return the experiment of a trial; one that had to be closed is continued. A few are open at a time."""
         if trial in self._trials:
             self._trials.move_to_end(trial)
             return self._trials[trial]
         while len(self._trials) >= _OPEN_TRIALS:
-            self._trials.popitem(last=False)[1].end("finished")
+            former = self._trials.popitem(last=False)[1]
+            former.end("finished", former.latest)
         parent = self.handle.id
         sink = self._make(_digest("trial", parent, trial))
         try:
@@ -764,6 +779,8 @@ class CometBackend(Backend):
             sink.experiment.name = trial
             sink.send([message for key, value in others.items() for message in self._other(sink, key, value)])
             if self._directory is not None:
+                if math.isfinite(started):
+                    sink.experiment.start_time = round(started * 1000)
                 sink.experiment._write_experiment_meta_file()
         except BaseException:
             sink.discard()
@@ -947,6 +964,7 @@ def _offline_class() -> Any:
 
     class Offline(OfflineExperiment):  # type: ignore[misc]
         tmpdir: str
+        tracelet_ended: float | None = None
 
         def __init__(self, journal: _Journal, **settings: Any) -> None:
             self._journal = journal
@@ -961,7 +979,7 @@ def _offline_class() -> Any:
             return True
 
         def _mark_as_ended(self) -> None:
-            self.stop_time = local_timestamp()
+            self.stop_time = round(self.tracelet_ended * 1000) if self.tracelet_ended is not None else local_timestamp()
             self._write_experiment_meta_file()
 
     return Offline

@@ -42,6 +42,7 @@ import netrc
 import os
 import re
 import shlex
+import shutil
 import struct
 import sys
 import tempfile
@@ -220,9 +221,12 @@ class WandbBackend(Backend):
             self._define(self._run, everything=not self._joined)
             with _unread_settings():
                 self._rows = None if self._joined else _Rows.of(self._run)
-        if run.resume is not None and self._run.offline and not self._joined:
+        own = str(self._run.id) == run.session
+        if (run.resume is not None or own) and self._run.offline and not self._joined:
             self._there = _end_of_log(os.path.dirname(self._run.dir), str(self._run.id))
             self._again = MAX_UNSETTLED + self.batch_events
+        if own:
+            _remove_begun(os.path.dirname(self._run.dir), run.session)
         folder = shlex.quote(os.path.dirname(self._run.dir))
         return OpenedRun(str(self._run.id), f"wandb sync {folder}" if self._run.offline else self._run.url)
 
@@ -230,6 +234,7 @@ class WandbBackend(Backend):
         """Return what the config gets at the start: the user's, and what W&B's own fields cannot hold unchanged."""
         self._about = {"session": run.session}
         if not self._joined:
+            self._about["started"] = self.iso_time(run.started)
             kept = {"project": self._run.project, "exp_name": self._run.name, "run_id": self._run.id}
             given = {"project": run.project, "exp_name": run.exp_name, "run_id": run.run_id}
             self._about |= {k: v for k, v in given.items() if v is not None and v != kept[k]}
@@ -239,6 +244,8 @@ class WandbBackend(Backend):
 
     def _open(self, run: RunInfo) -> Any:
         run_id = run.resume or (run.run_id and Names(r"[^\w.\-]", 48)(run.run_id))
+        if not run_id and not os.environ.get("WANDB_RUN_ID") and "run_id" not in self._settings:
+            run_id = run.session  # whoever goes on after a kill in the middle of this opens the same run
         return self._init(
             run,
             run_id,
@@ -333,7 +340,7 @@ class WandbBackend(Backend):
             while self._trials:
                 unsent += self._finish(self._trials.popitem()[1], "finished")
             if self._run is not None and not self._disabled and not self._joined:
-                self._update(self._run, _about({"status": status}))
+                self._update(self._run, _about({"status": status, "ended": self.iso_time(self.ended_at())}))
                 unsent += self._finish(self._run, status)
                 self._settle()
         finally:
@@ -854,6 +861,13 @@ def _end_of_log(folder: str, run_id: str) -> dict[tuple[str, int, str], list[flo
     for name, when in values:
         found.setdefault(name, []).append(when)
     return found
+
+
+def _remove_begun(folder: str, run_id: str) -> None:
+    """Remove what a process has left that was killed while it opened this run: directories whose log has no record."""
+    for other in Path(folder).parent.glob(f"*run-*-{run_id}"):
+        if str(other) != folder and all(log.stat().st_size <= _LOG_HEADER for log in other.glob("*.wandb")):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _histories(log: Path) -> Iterator[Any]:

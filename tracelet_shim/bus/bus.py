@@ -175,7 +175,7 @@ class Bus:
         """
         until = time.monotonic() + message.deadline + _SLACK
         share = message.deadline - min(2.0, 0.2 * message.deadline)
-        self.tell(msgspec.structs.replace(message, deadline=share))
+        self.tell(msgspec.structs.replace(message, deadline=share, ended=time.time()))
         self._closing = True
         self._wake.set()
         while True:

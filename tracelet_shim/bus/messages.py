@@ -214,12 +214,14 @@ class Close(msgspec.Struct, tag="close"):
         at_exit: True if nobody asked for the end and the status was read off the way the program ended.
         cut_off: True if the event files may have records that were never handed over: the program that wrote them is
             gone without a word.
+        ended: when the program ended or asked for the end, seconds since the epoch; None: with the last event.
     """
 
     status: str
     deadline: float
     at_exit: bool = False
     cut_off: bool = False
+    ended: float | None = None
 
 
 Message = Union[Open, Continue, Writer, Source, Records, Flush, Close]  # noqa: UP007

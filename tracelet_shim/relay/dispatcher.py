@@ -5,6 +5,7 @@ It neither knows nor cares whether it lives in a process of its own or in a thre
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -85,6 +86,7 @@ class Relay:
         self._predecessor: str | None = None
         self._predecessor_until = 0.0
         self._writers: dict[str, int] = {}
+        self._files: list[str] = []
         self._earlier_events = 0
         self.taken: dict[int, int] = {}
         self.owned = True
@@ -115,6 +117,7 @@ class Relay:
                 self._index_behind = False
         elif isinstance(message, msg.Source):
             self._log.add_source(message)
+            self._files.append(message.path)
             self._add_writer(message.parent or message.logdir)
             self._keep_state(lambda ledger, session: ledger.add_source(session, message))
         elif isinstance(message, msg.Writer):
@@ -407,11 +410,20 @@ class Relay:
         self._status = message.status
         self._cut_off = message.cut_off
         self._deadline = time.monotonic() + message.deadline
+        last_write = self._last_write() if message.ended is None else None
         if self._waiting:
             self._start()
         for worker in self.workers:
-            worker.close(message.status, self._deadline)
+            worker.close(message.status, self._deadline, message.ended, last_write)
         self._keep_state(lambda ledger, session: ledger.will_end(session, message.status))
+
+    def _last_write(self) -> float | None:
+        """Return when an event file was last written to."""
+        times = []
+        for path in self._files:
+            with contextlib.suppress(OSError):
+                times.append(os.path.getmtime(path))
+        return max(times, default=None)
 
     def _alive(self) -> bool:
         return any(worker.alive for worker in self.workers)

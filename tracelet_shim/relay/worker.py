@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import random
 import threading
@@ -11,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +35,7 @@ _LONGEST_TURN = 10.0
 _MOST_REFUSED = 10_000
 """So many events that a tracker refused are kept in the ledger one by one; of all others, only their number."""
 _TAGS_SECONDS = 5.0
+_wall_time = attrgetter("wall_time")
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -123,6 +126,9 @@ class Worker:
         self._give_up = threading.Event()
         self._deadline = self._drain_until = float("inf")
         self._status = "finished"
+        self._run_ended: float | None = None
+        self._at_least: float | None = None
+        self._last_event = -math.inf
         self._thread = threading.Thread(target=self._main, name=f"tracelet-{spec.name}", daemon=True)
         log.add_cursor(lambda: self.cursor)
 
@@ -176,8 +182,13 @@ class Worker:
         """True if everything before record `number` is delivered and flushed, or never will be."""
         return self._flushed >= number or self.state.state in ("failed", "closed", "abandoned")
 
-    def close(self, status: str, deadline: float) -> None:
-        """Begin to end: drain, close the run with `status`, at the latest at `deadline` (monotonic seconds)."""
+    def close(self, status: str, deadline: float, ended: float | None, at_least: float | None = None) -> None:
+        """Begin to end: drain, close the run with `status`, at the latest at `deadline` (monotonic seconds).
+
+        The run ended at `ended`; if that is None, with the last event that is delivered here, or, if there is none, at
+        `at_least`.
+        """
+        self._run_ended, self._at_least = ended, at_least
         self._status = status
         self._deadline = deadline
         left = deadline - time.monotonic()
@@ -469,6 +480,11 @@ class Worker:
         return events
 
     def _count(self, delivered: list[ev.Event]) -> None:
+        if delivered:
+            last = max(map(_wall_time, delivered))
+            if not math.isfinite(last):  # some are NaN or infinite
+                last = max(filter(math.isfinite, map(_wall_time, delivered)), default=-math.inf)
+            self._last_event = max(self._last_event, last)
         self.state.delivered += len(delivered) - list(map(type, delivered)).count(ev.Marker)
 
     def _set_aside(self, event: ev.Event, error: Exception) -> None:
@@ -519,6 +535,10 @@ class Worker:
             return
         if self._attempt("flushing", backend, backend.flush) and self._unsafe:
             self._settle()
+        backend.ended = self._run_ended
+        if backend.ended is None:
+            last = self._last_event if math.isfinite(self._last_event) else self._at_least
+            backend.ended = None if last is None else max(last, self._run.started)
         if self._attempt("closing", backend, lambda: backend.close(self._status)):
             self.state.state = "closed"  # whatever became of the flush before
             if self._unsafe:
