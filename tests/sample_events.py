@@ -144,7 +144,8 @@ class Maker:
         return ev.Graph(**self._base("", 0), graph_def=graph.SerializeToString())
 
     def hparams(self, params: dict, metrics: dict, step: int = 0, trial: str | None = None) -> ev.HParams:
-        return ev.HParams(**self._base("_hparams_/session_start_info", step), params=params, metrics=metrics, trial=trial)
+        wall = WALL if trial is None else WALL + self.position / 1000  # a trial's run begins with its first event
+        return ev.HParams(**self._base("_hparams_/session_start_info", step, wall), params=params, metrics=metrics, trial=trial)
 
     def custom_scalars(self) -> ev.CustomScalars:
         layout = {"Losses": {"both": ("Multiline", ["train/loss", "val/loss"]), "band": ("Margin", ["m", "lo", "hi"])}}

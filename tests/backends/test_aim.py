@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,8 +220,9 @@ def test_repeated_steps_all_arrive_in_order(repo: Path) -> None:
     events += [make.scalar("nostep", float(i % 7), 0, wall=float(i)) for i in range(600)]
     events += [make.scalar("again", float(i), i % 20) for i in range(60)]
     events += [make.scalar("equal", 1.0, 4, wall=5.0) for _ in range(30)]
-    events += [make.scalar(tag, float(i), -5) for i in range(12) for tag in ("x", "y")]
+    events += [make.scalar(tag, float(i), -5, wall=float(i)) for i in range(12) for tag in ("x", "y")]
     events += [make.text("t", f"{i}", 2**62) for i in range(12)]
+    events += [make.scalar("huge", float(i), 2**60 + i) for i in range(12)]
     events += [make.image("t", 2, np.full((2, 2), i, np.uint8)) for i in range(3)]
     r = write(repo, events)
     assert [p[1:] for p in r.scalars("", "nostep")] == [(float(i % 7), float(i)) for i in range(600)]
@@ -232,11 +234,32 @@ def test_repeated_steps_all_arrive_in_order(repo: Path) -> None:
         == [(-5, float(i)) for i in range(12)]
     )
     assert r.texts("", "t") == [(2**62, str(i)) for i in range(12)]
+    assert [p[:2] for p in r.scalars("", "huge")] == [(2**60 + i, float(i)) for i in range(12)]
     assert [(s, pixels[0, 0]) for s, pixels in r.images("", "t")] == [(2, i) for i in range(3)]
     contexts = {
         i["context"].get("repeat") for i in r.run.collect_sequence_info(("metric",), skip_last_value=True)["metric"]
     }
     assert contexts == {None, *range(1, 9), "more"}
+
+
+def test_aim_shows_late_repeats_at_their_step(repo: Path) -> None:
+    """What Aim itself shows of a program that logs many points at each of few steps: all of them, at those steps, also as a
+    sample, and after the run was continued."""
+    make = Maker()
+    events = [make.scalar("loss", float(i), 2048 * (1 + i // 30), wall=float(i)) for i in range(90)]
+    write(repo, events[:50], run_id="r")
+    read = write(repo, events[45:], run_id="r")
+    from aim.storage.context import Context
+
+    metrics = [read.run.get_metric("loss", Context({"repeat": n} if n else {})) for n in [*range(9), "more"]]
+    shown: Counter[tuple[float, int]] = Counter()
+    for metric in metrics:
+        steps, (values, _, _) = metric.data.items_list()
+        shown.update(zip(values, steps, strict=True))
+    assert shown == Counter((e.value, e.step) for e in events)
+    steps, (values,) = metrics[-1].data.view(["val"]).sample(20).items_list()
+    assert all(step == events[int(value)].step for value, step in zip(values, steps, strict=True))
+    assert metrics[-1].last_step() == 3 * 2048 == read.run.meta_run_tree["traces", metrics[-1].context.idx, "loss", "last_step"]
 
 
 def test_resumed_run_continues_without_loss_or_doubles(repo: Path) -> None:
@@ -406,7 +429,7 @@ from tests.sample_events import Maker, run_info
 from tracelet_shim.backends.aim import AimBackend
 repo, what = sys.argv[1:]
 backend = AimBackend({{"repo": repo}})
-backend.open(run_info(run_id="r" if what != "many" else None))
+backend.open(run_info(run_id="r" if what != "many" else None, session=f"{{os.getpid():016x}}"))
 backend.write(Maker(str(os.getpid())).one_of_each())
 backend.write([Maker().scalar("s", 1.0, 1)])
 if what == "kill":

@@ -469,7 +469,7 @@ def test_a_module_or_no_script_at_all(tmp_path: Path) -> None:
     base = {"cwd": str(tmp_path), "executable": "python", "pid": 1, "host": "h"}
     module = Program(script=None, module="pkg.train", argv=("x.py", "-v"), **base)
     one = write(program=module, options={"packages": "false"})
-    two = write(program=Program(script=None, module=None, argv=("-c",), **base))
+    two = write(program=Program(script=None, module=None, argv=("-c",), **base), session="2" * 16)
     assert reader(tmp_path, one).session().task["script"]["entry_point"] == "-m pkg.train -v"
     assert "requirements" not in reader(tmp_path, one).session().task["script"]
     assert reader(tmp_path, two).session().task["script"]["entry_point"] == "-c"

@@ -271,7 +271,7 @@ def test_rows_are_those_of_run_log(directory: Path, monkeypatch: pytest.MonkeyPa
     for together in (True, False):
         if not together:
             monkeypatch.setattr("tracelet_shim.backends.wandb._Rows.of", lambda _: None)
-        backend = session(lambda backend: backend.write(events))
+        backend = session(lambda backend: backend.write(events), session=f"{together:016x}")
         assert (backend._rows is not None) is together
         run = WandbReader(directory, backend.handle.id).run()
         rows = [{key: value for key, value in row.items() if key != "_runtime"} for row, _ in run.rows]

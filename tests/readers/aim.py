@@ -91,7 +91,8 @@ class AimReader(Reader):
             if context == wanted and self.whole(info["name"]) == tag:
                 for step, epoch, record in self.points(run, info["name"], info["context"]):
                     late = repeat == "more"
-                    order = (epoch, 1_000, step) if late else (step, repeat, 0)
+                    assert not late or form != "metric" or step == epoch
+                    order = (epoch, 1_000, record.wall_time if form == "metric" else step) if late else (step, repeat, 0)
                     found.append((order, record._replace(step=epoch) if late else record))
         return [record for _, record in sorted(found, key=lambda pair: pair[0])]
 

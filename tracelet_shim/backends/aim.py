@@ -7,9 +7,11 @@ How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29)
   context as well, because Aim fixes the type of a sequence (name, context) with its first value.
 - Two values at one step of one sequence: Aim keeps the last only (`RunTracker._add_value` stores by step). So the n-th
   repeat of a step goes to the same sequence with ``{"repeat": n}`` in its context. After `_REPEATS` of them come all
-  further ones, of any step, in one sequence ``{"repeat": "more"}``, where Aim's step counts them and Aim's epoch is
-  TensorBoard's step: a program that never passes a step must not make a context for each point. What is there already
-  is asked of the store itself, so this costs no memory and a resumed run is continued rightly.
+  further ones, of any step, in one sequence ``{"repeat": "more"}``: a program that never passes a step must not make a
+  context for each point. There Aim's epoch is TensorBoard's step. For numbers its step is it, too: Aim stores them by a hash
+  of the step, and the step beside them (`SequenceV2Data`), see `_Late`. Other types are stored by the step itself, and it
+  counts them there. What is there already is asked of the store itself, so this costs no memory and a resumed run is
+  continued rightly.
 - `Run.track` takes no time; `RunTracker._track`, which it calls, does. Hence the private call.
 - Aim writes a point as eight small transactions of RocksDB, each of which deletes a range first. Scalars that go to the
   end of their sequences, in a local repository, are put there by the batch instead, see `_Ends`.
@@ -39,6 +41,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,6 +63,9 @@ _log = logging.getLogger(__name__)
 _REPEATS = 8
 _BINS = 512  # aim.Distribution documents no more
 _SERVER_SECONDS = 20
+_EXACT = 1 << 53
+"""From here on Aim stores points of neighbouring steps in one place: it makes the key from the step as a float
+(`aim.storage.hashing`)."""
 _FIGURE_POINTS = 5_000  # of an embedding; a browser draws no more at ease
 _FIGURE_VERTICES = 200_000
 _SURROGATES = "[\ud800-\udfff]"  # the only characters that Aim cannot store: it encodes to UTF-8
@@ -109,6 +115,7 @@ class AimBackend(Backend):
         self._run: Any = None
         self._repo: Any = None
         self._trial: tuple[str, Any] | None = None
+        self._trial_ended = 0.0
         self._indexed = -math.inf
         self._finalizers: list[Any] = []
 
@@ -119,7 +126,7 @@ class AimBackend(Backend):
             return self._open(run)
         except BaseException:  # a half opened run must not keep its lock from the next attempt
             if self._run is not None and not self._repo.is_remote_repo:  # a server might let us wait forever
-                self._end(self._run)
+                self._end(self._run, run.started)
             self._run = self._repo = self._ends = None
             gc.collect()
             raise
@@ -129,7 +136,7 @@ class AimBackend(Backend):
         where = self._where(run)
         self._repo = _open_repo(where)
         name = self._names(run.exp_name) if run.exp_name else None
-        self._run = self._start(_hash_of(run), name)
+        self._run = self._start(_hash_of(run), name, run.started)
         resumed = self._run.get("tracelet") is not None
         self._points = _Points(self._run, resumed=resumed)
         self._ends = None if self._repo.is_remote_repo else _Ends.of(self._run)
@@ -169,11 +176,13 @@ class AimBackend(Backend):
         found, _ = search_aim_repo(here)
         return str(found or here)
 
-    def _start(self, run_hash: str | None, name: str | None) -> Any:
+    def _start(self, run_hash: str, name: str | None, started: float) -> Any:
         import aim
 
         settings = {"repo": self._repo, "system_tracking_interval": None, "capture_terminal_logs": False}
         try:
+            if not self._repo.is_remote_repo and (created := _naive_utc(started)):
+                self._repo.request_props(run_hash, read_only=False, created_at=created)  # else it would be created now
             with _hash_is(run_hash):
                 try:
                     opened = aim.Run(**settings)
@@ -249,7 +258,7 @@ class AimBackend(Backend):
         if status != "finished":
             self._tag(status)
         run_hash = self._run.hash
-        self._end(self._run)
+        self._end(self._run, self.ended_at())
         self._run = self._ends = None
         del self._points
         try:
@@ -258,7 +267,9 @@ class AimBackend(Backend):
             self._repo = None
         gc.collect()  # Aim's objects refer to each other; RocksDB's files and locks go with the last of them
 
-    def _end(self, run: Any) -> None:
+    def _end(self, run: Any, ended: float) -> None:
+        if run._resources is not None and math.isfinite(ended):  # which would take the time of now (`aim/sdk/run.py`)
+            run._resources.set_run_end_time = lambda: run.meta_run_tree.__setitem__("end_time", ended)
         run.close()
         run._tracker = None  # holds the last reference to the store
 
@@ -335,7 +346,8 @@ class AimBackend(Backend):
     def log_hparams(self, event: ev.HParams) -> None:
         run, points = self._run, self._points
         if event.trial is not None:
-            run = self._open_trial(event.trial)
+            run = self._open_trial(event.trial, event.wall_time)
+            self._trial_ended = event.wall_time
             points = _Points(run, resumed=True)
         self._params(run, event.params)
         for key, values in event.domain.items():
@@ -345,7 +357,7 @@ class AimBackend(Backend):
             context = {"type": "hparams"}
             points.put(float(number), self._name(key), event.step, event.wall_time, context, same_is_known=True)
 
-    def _open_trial(self, trial: str) -> Any:
+    def _open_trial(self, trial: str, started: float) -> Any:
         """Return the run of this trial, whose hash follows from its name, so that a later part finds it again."""
         if self._trial and self._trial[0] == trial:
             return self._trial[1]
@@ -354,7 +366,7 @@ class AimBackend(Backend):
         run_hash = hashlib.blake2s(
             f"{parent.hash}\0{trial}".encode("utf-8", "surrogatepass"), digest_size=12
         ).hexdigest()
-        run = self._start(run_hash, f"{self._info.exp_name or parent.hash}/{self._names(trial)}")
+        run = self._start(run_hash, f"{self._info.exp_name or parent.hash}/{self._names(trial)}", started)
         self._trial = trial, run
         run["parent"] = parent.hash
         run["tracelet", "trial"] = self._plain(trial)
@@ -368,7 +380,7 @@ class AimBackend(Backend):
         if self._trial is not None:
             run, self._trial = self._trial[1], None
             run_hash, run["status"] = run.hash, status
-            self._end(run)
+            self._end(run, self._trial_ended)
             self._index(run_hash)
 
     # -- sequences --------------------------------------------------------------------------------------------------
@@ -558,6 +570,7 @@ class _Points:
         self._tree = run.meta_run_tree
         self.resumed = resumed
         self._latest: dict[tuple[int, str], tuple[int, int]] = {}  # sequence -> its latest repeat: (step, how many)
+        self._late: dict[tuple[int, str], _Late] = {}
         self._indexes: dict[tuple[tuple[str, Any], ...], int] = {}  # of contexts: Aim copies and hashes one each time
 
     def put(
@@ -586,16 +599,33 @@ class _Points:
                 return
         else:
             repeat = _REPEATS
-            where = {**context, "repeat": "more"}
-            info = self._tracker.sequence_infos[self.index(where), name]
-            count = info.count if info.initialized else 0
-            if known and self._is_among(info, range(max(count - 2_000, 0), count), value, wall_time, step):
+            if self._put_late(value, name, step, wall_time, {**context, "repeat": "more"}, known=known):
                 return
-            self._tracker._track(value, wall_time, name, count, step, context=where)
         if repeat:
             if len(self._latest) > 10_000:
                 self._latest.clear()
             self._latest[sequence] = step, repeat
+
+    def _put_late(
+        self, value: Any, name: str, step: int, wall_time: float, where: dict[str, Any], *, known: bool
+    ) -> bool:
+        """Store a point that comes late among the repeats of its step; return True if it was there."""
+        index = self.index(where)
+        info = self._tracker.sequence_infos[index, name]
+        if not isinstance(value, float):
+            count = info.count if info.initialized else 0
+            if known and self._is_among(info, range(max(count - 2_000, 0), count), value, wall_time, step):
+                return True
+            self._tracker._track(value, wall_time, name, count, step, context=where)
+            return False
+        late = self._late.get((index, name))
+        if late is None:
+            late = self._late[index, name] = _Late(info, self._tree.subtree(("traces", index, name)))
+        if known and self._is_among(info, late.latest(2_000), value, wall_time, step):
+            return True
+        self._tracker._track(value, wall_time, name, late.next(), step, context=where)
+        late.stored(value, step)
+        return False
 
     def index(self, context: Mapping[str, Any]) -> int:
         """Return the number by which Aim stores a context."""
@@ -611,8 +641,9 @@ class _Points:
 
     @staticmethod
     def _find(info: Any, step: int) -> int | None:
-        """Return the key of the point at `step`, None if there is none. Only a step behind the last needs a look-up."""
-        if not info.initialized or step >= info.count:
+        """Return the key of the point at `step`, or of another one that Aim stores in the same place; None if there is none. Only
+        a step behind the last needs a look-up."""
+        if not info.initialized or (step >= info.count and abs(step) < _EXACT):
             return None
         key = int(info.step_hash_fn(step))
         try:  # what RunTracker._add_value writes last, so that half a point counts as none
@@ -649,6 +680,46 @@ class _Points:
         if isinstance(value, float):
             return isinstance(stored, (int, float)) and struct.pack("d", stored) == struct.pack("d", value)
         return bool(stored.storage["data"].load() == value.storage["data"].load())
+
+
+class _Late:
+    """A sequence of numbers in which a step may come again: each has a number of its own for Aim to store it by, far below all
+    steps, and its true step in the column of steps.
+
+    Args:
+        info: Aim's, of the sequence.
+        about: what Aim has to say of the sequence.
+    """
+
+    _LOWEST = -(1 << 52)
+
+    def __init__(self, info: Any, about: Any) -> None:
+        self._info, self._about = info, about
+        self._count = sum(1 for _ in info.step_view.values()) if info.initialized else 0
+        self._top = int(about["last_step"]) if self._count else None
+        if self._count:
+            last = self._LOWEST + self._count - 1
+            key = int(info.step_hash_fn(last))
+            if info.step_view[key] == last:  # somebody was killed before `stored`
+                info.step_view[key] = int(info.epoch_view[key])
+
+    def latest(self, count: int) -> range:
+        """Return the numbers of the latest points."""
+        return range(self._LOWEST + max(self._count - count, 0), self._LOWEST + self._count)
+
+    def next(self) -> int:
+        return self._LOWEST + self._count
+
+    def stored(self, value: float, step: int) -> None:
+        """Put the step of the point that `next` was for in its place. Aim takes what it is stored by for its step."""
+        self._info.step_view[int(self._info.step_hash_fn(self.next()))] = step
+        if self._top is None:
+            self._about["first_step"] = step
+        if self._top is None or step >= self._top:
+            self._about["last"], self._about["last_step"] = value, step
+            self._top = step
+        self._info.count = max(self._info.count, 1)  # Aim would write of the first point again
+        self._count += 1
 
 
 class _Ends:
@@ -694,7 +765,7 @@ class _Ends:
             if info is None or not info.initialized or info.version != 2 or info.dtype != "float" or info.count <= 0:
                 return False
             end = self._ends[sequence] = _End(info)
-        if step < max(end.count, end.info.count):  # the user may track in the same run
+        if step < max(end.count, end.info.count) or step >= _EXACT:  # the user may track in the same run
             return False
         key = self._path((end.hash(step),))
         put = self._batch.put
@@ -802,26 +873,32 @@ def _check_storage(tracker: Any) -> None:
         raise ValueError("points are stored in another way")
 
 
-def _hash_of(run: RunInfo) -> str | None:
+def _hash_of(run: RunInfo) -> str:
     """Return the hash for the run: Aim's own is 24 hex digits; any other id of the user's is hashed to that."""
     if run.resume:
         return run.resume
-    if run.run_id is None or _HASH.fullmatch(run.run_id):
+    if run.run_id is not None and _HASH.fullmatch(run.run_id):
         return run.run_id
-    return hashlib.blake2s(run.run_id.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    own = f"tracelet session {run.session}"  # the same again for whoever goes on after a kill in the middle of opening it
+    return hashlib.blake2s((run.run_id or own).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _naive_utc(seconds: float) -> datetime | None:
+    """Return a time as Aim's database has it; None for one that a date cannot express."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 @contextmanager
-def _hash_is(run_hash: str | None) -> Iterator[None]:
+def _hash_is(run_hash: str) -> Iterator[None]:
     """Let the next new `aim.Run` of this thread have this hash, or be the run that has it.
 
     ``aim.Run(hash)`` refuses a hash that is not there yet, and what is there it looks up in a cache half a second old.
     """
     from aim.sdk import base_run
 
-    if run_hash is None:
-        yield
-        return
     original, thread = base_run.generate_run_hash, threading.get_ident()
     base_run.generate_run_hash = lambda *args: run_hash if threading.get_ident() == thread else original(*args)
     try:

@@ -22,8 +22,10 @@ import hashlib
 import importlib.util
 import math
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from importlib import metadata
 from itertools import groupby
 from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
@@ -212,6 +214,8 @@ class Backend(ABC):
 
     Attributes:
         written: number of leading events of the latest `write` that the tracker has taken.
+        ended: for `close`, when the run ended, in seconds since the epoch: when the program ended or asked for the end, or, where
+            the program is long gone, the time of the last event. None: now.
     """
 
     name: ClassVar[str]
@@ -227,6 +231,7 @@ class Backend(ABC):
     mirrors_event_files: ClassVar[bool] = False
     batch_events: int = 500
     batch_seconds: float = 0.5
+    ended: float | None = None
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         given = dict(options or {})
@@ -451,6 +456,18 @@ class Backend(ABC):
         record = f"{event.record.file}\0{event.record.position}\0{event.record.index}"
         digest = hashlib.blake2s(record.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
         return f"{files.FOLDERS[event.kind]}/{name}/step={event.step:08d}_{digest}"
+
+    def ended_at(self) -> float:
+        """Return when the run ended, in seconds since the epoch."""
+        return time.time() if self.ended is None else self.ended
+
+    @staticmethod
+    def iso_time(seconds: float) -> str | None:
+        """Return a time as ISO 8601 has it, UTC, to the second; None for one that a date cannot express."""
+        try:
+            return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+        except (ValueError, OverflowError, OSError):
+            return None
 
     @staticmethod
     def wall_time_ms(event: ev.Event) -> int:

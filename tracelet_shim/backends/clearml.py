@@ -146,7 +146,29 @@ def _task_class() -> Any:
     """Return `clearml.Task`, but with bounded requests, for the tasks that we open."""
     from clearml import Task
 
-    return type("BoundedTask", (Task,), {"_send": staticmethod(_send_once)})
+    class BoundedTask(Task):  # type: ignore[misc]
+        _send = staticmethod(_send_once)
+        tracelet_session: ClassVar[str | None] = None
+        """The session whose task is being made: who goes on after a kill in the middle of that finds the task by this."""
+
+        def _auto_generate(self, *args: Any, **kwargs: Any) -> str:
+            made = str(super()._auto_generate(*args, **kwargs))
+            return _offline_id(self.tracelet_session) if self.tracelet_session and made.startswith("offline-") else made
+
+        def send(self, req: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.tracelet_session and type(req).__name__ == "CreateRequest":
+                req.tags = [*(req.tags or ()), _session_tag(self.tracelet_session)]
+            return super().send(req, *args, **kwargs)
+
+    return BoundedTask
+
+
+def _offline_id(session: str) -> str:
+    return f"offline-{hashlib.blake2s(session.encode(), digest_size=16).hexdigest()}"
+
+
+def _session_tag(session: str) -> str:
+    return f"tracelet.session:{session}"
 
 
 class _Steps:
@@ -322,6 +344,7 @@ class ClearMLBackend(Backend):
         self._offline = False
         self._own = True
         self._resumed = False
+        self._again = False  # an earlier process of this session may have made tasks
         self._made: str | None = None
         self._worker: Any = None
 
@@ -384,7 +407,7 @@ class ClearMLBackend(Backend):
         program = _describe(run, self.given) if self._own else {}
         task = self._task(run, program) if self._own else main
         self._sink = _Sink(task)
-        if self._offline and self._resumed:
+        if self._offline and (self._resumed or self._again):
             self._sink.there = _end_of_log(_offline_folder() / str(task.id) / "metrics.jsonl")
         self._describe_run(run, program)
         self._opened = True
@@ -446,15 +469,32 @@ class ClearMLBackend(Backend):
         wanted = self._made or run.resume or remote  # made: by an attempt to open that then failed
         if not wanted and run.run_id is not None:
             wanted = run.run_id if self._exists(run.run_id) else self._find(f"tracelet.run_id:{run.run_id}")
+        elif not wanted:
+            wanted = self._made = self._begun(run.session)
+            self._again = wanted is not None
         if wanted:
             self._resumed = wanted != self._made
             return self._continue(wanted)
         default = str(program.get("repository") or "").rstrip("/").rpartition("/")[2].removesuffix(".git") or "Untitled"
         script = Path(run.program.script or run.program.module or "run").stem
         kind = str(self.given.get("task_type") or "training")
-        task = self._create(self._long(run.project or default), self._long(run.exp_name or script), kind)
+        _task_class().tracelet_session = run.session if run.run_id is None else None
+        try:
+            task = self._create(self._long(run.project or default), self._long(run.exp_name or script), kind)
+        finally:
+            _task_class().tracelet_session = None
         self._made = str(task.id)
         return task
+
+    def _begun(self, session: str) -> str | None:
+        """Return the id of the task that this session has made, in a process that was killed before it could say so."""
+        if not self._offline:
+            return self._find(_session_tag(session))
+        task_id = _offline_id(session)
+        with contextlib.suppress(OSError, ValueError):  # no such task, or half written: it is made, or made anew
+            json.loads((_offline_folder() / task_id / "task.json").read_bytes())
+            return task_id
+        return None
 
     def _create(self, project: str, name: str, kind: str) -> Any:
         kinds = _task_class().TaskTypes
@@ -514,6 +554,8 @@ class ClearMLBackend(Backend):
         properties = {name: value for name, value in run.tags.items() if value}
         if self._own:
             properties |= {"tracelet.session": run.session, "tracelet.command": shlex.join(run.program.argv)}
+            if not self._resumed and (started := self.iso_time(run.started)):
+                properties["tracelet.started"] = started
         for key, given in (("project", run.project), ("exp_name", run.exp_name)):
             if given is not None and given != self._long(given):
                 properties[f"tracelet.{key}"] = given
@@ -547,6 +589,8 @@ class ClearMLBackend(Backend):
                     self._trials[name] = sink
                     raise
             if self._own:
+                if ended := self.iso_time(self.ended_at()):  # ClearML's own times are those of the delivery
+                    self._sink.task.set_user_properties({"name": "tracelet.ended", "value": ended})
                 self._end(self._sink, status)
         finally:
             if self._worker is not None:
@@ -805,7 +849,7 @@ class ClearMLBackend(Backend):
             return self._trials[trial]
         parent = self._sink.task
         tag = f"tracelet.trial:{parent.id}:{self._series(trial)}"
-        earlier = self._find(tag) if self._resumed else None
+        earlier = self._find(tag) if self._resumed or self._again else None
         if earlier:
             task = self._continue(earlier)
         else:

@@ -211,6 +211,15 @@ def _pack(directory: str) -> None:
     shutil.rmtree(directory)
 
 
+def _remove_begun(directory: str, key: str) -> None:
+    """Remove what a process has left that was killed before it had made this experiment."""
+    for path in Path(directory).glob(f"{key}-*.part"):
+        if not (path / "experiment.json").exists():
+            with contextlib.suppress(OSError), open(path / "messages.json", "ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else another process is making it just now
+                shutil.rmtree(path)
+
+
 def _last_points(directory: str, key: str) -> Counter[tuple[Any, ...]]:
     """Return the points at the end of what a killed session of this experiment has left: its last batch may come again."""
     found: Counter[tuple[Any, ...]] = Counter()
@@ -276,6 +285,7 @@ class _Sink:
         self.experiment = experiment
         self.own = own
         self.params: dict[str, Any] = {}
+        self.latest = math.inf  # the time of what it got last
         self._directory = directory
         online = directory is None and hasattr(experiment.streamer, "online_streamer")
         self.line = Line(experiment) if online else None
@@ -296,8 +306,10 @@ class _Sink:
         if self._directory is not None:
             self.experiment.streamer.flush()
 
-    def end(self, status: Status) -> None:
-        """End an experiment of ours; raise if not everything has arrived."""
+    def end(self, status: Status, when: float) -> None:
+        """End an experiment of ours, as of this time; raise if not everything has arrived."""
+        if math.isfinite(when):
+            self.experiment.tracelet_ended = when
         if not self.own:
             return
         from comet_ml.messages import LogOtherMessage
@@ -478,6 +490,7 @@ class CometBackend(Backend):
         with _sdk_alone():
             if self._directory is None:
                 return _Sink(self._start(common))
+            _remove_begun(self._directory, key)
             directory = tempfile.mkdtemp(".part", f"{key}-", self._directory)
             try:
                 journal = _Journal(directory)  # here, for the SDK would only log that it failed
@@ -561,9 +574,9 @@ class CometBackend(Backend):
 
     def close(self, status: Status) -> None:
         with contextlib.ExitStack() as stack:  # each is ended, whatever happens to another
-            stack.callback(self._sink.end, status)
+            stack.callback(self._sink.end, status, self.ended_at())
             for trial in self._trials.values():
-                stack.callback(trial.end, status)
+                stack.callback(trial.end, status, trial.latest)
             self._trials.clear()
             if self._spool is not None:
                 stack.callback(self._spool.close)
@@ -787,19 +800,21 @@ class CometBackend(Backend):
     # -- hyperparameters --------------------------------------------------------------------------------------------
 
     def log_hparams(self, event: ev.HParams) -> None:
-        sink = self._sink if event.trial is None else self._trial(event.trial)
+        sink = self._sink if event.trial is None else self._trial(event.trial, event.wall_time)
+        sink.latest = event.wall_time
         messages = self._files(event, sink) + self._params(sink, event.params, event)
         messages += [self._metric(self._names(name), value, event) for name, value in event.metrics.items()]
         sink.send(messages)
         sink.params |= event.params
 
-    def _trial(self, trial: str) -> _Sink:
+    def _trial(self, trial: str, started: float) -> _Sink:
         """Return the experiment of a trial; one that had to be closed is continued. A few are open at a time."""
         if trial in self._trials:
             self._trials.move_to_end(trial)
             return self._trials[trial]
         while len(self._trials) >= _OPEN_TRIALS:
-            self._trials.popitem(last=False)[1].end("finished")
+            former = self._trials.popitem(last=False)[1]
+            former.end("finished", former.latest)
         parent = self.handle.id
         sink = self._make(_digest("trial", parent, trial))
         try:
@@ -808,6 +823,8 @@ class CometBackend(Backend):
             sink.experiment.name = trial
             sink.send([message for key, value in others.items() for message in self._other(sink, key, value)])
             if self._directory is not None:
+                if math.isfinite(started):
+                    sink.experiment.start_time = round(started * 1000)
                 sink.experiment._write_experiment_meta_file()
         except BaseException:
             sink.discard()
@@ -998,6 +1015,7 @@ def _offline_class() -> Any:
 
     class Offline(OfflineExperiment):  # type: ignore[misc]
         tmpdir: str
+        tracelet_ended: float | None = None
 
         def __init__(self, journal: _Journal, **settings: Any) -> None:
             self._journal = journal
@@ -1012,7 +1030,7 @@ def _offline_class() -> Any:
             return True
 
         def _mark_as_ended(self) -> None:
-            self.stop_time = local_timestamp()
+            self.stop_time = round(self.tracelet_ended * 1000) if self.tracelet_ended is not None else local_timestamp()
             self._write_experiment_meta_file()
 
     return Offline

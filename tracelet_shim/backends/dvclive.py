@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -160,6 +161,8 @@ class DVCLiveBackend(Backend):
             import dvclive  # noqa: F401 - before anything else imports a part of it
         self._dir, overwrite = self._directory(run)
         before = {} if overwrite else _load(self._dir)
+        if before.keys() <= {"sessions"}:  # claimed, and no more
+            before = {}
         self._live = self._open_live(run, overwrite=overwrite)
         own = os.path.join(self._dir, "dvc.yaml")
         self._dvcyaml = os.path.abspath(os.path.join(run.program.cwd, self._named_dvcyaml or own))
@@ -212,11 +215,8 @@ class DVCLiveBackend(Backend):
                 if _continues(run, _load(os.path.join(project, name))):
                     return os.path.join(project, name), False
         directory = os.path.join(project, component(run.exp_name or run.run_id or run.session))
-        try:
-            os.makedirs(directory)
-        except FileExistsError:
-            if not (_continues(run, _load(directory)) or _wants_resume()):
-                return f"{directory}-{run.session}", False
+        if not (_claim(directory, run.session) or _continues(run, _load(directory)) or _wants_resume()):
+            return f"{directory}-{run.session}", False
         return directory, False
 
     def _open_live(self, run: RunInfo, *, overwrite: bool) -> Any:
@@ -263,7 +263,7 @@ class DVCLiveBackend(Backend):
         if self._live is None:
             return
         self._tables.close()
-        self._about.update(status=status, ended=time.time())
+        self._about.update(status=status, ended=self.ended_at())
         self._save_about()
         self._save()
         if self._report:
@@ -717,6 +717,20 @@ def _continues(run: RunInfo, about: Mapping[str, Any]) -> bool:
     """True if `about` is of the run that is to be opened: an earlier or parallel session of it, or an earlier try."""
     same = run.run_id is not None and about.get("run_id") == run.run_id
     return same or run.session in about.get("sessions", [])
+
+
+def _claim(directory: str, session: str) -> bool:
+    """Make a directory that says from its first moment whose it is; False if there is one with something in it."""
+    new = os.path.join(os.path.dirname(directory), f".new-{session}")
+    _write_json(os.path.join(new, RUN_FILE), {"sessions": [session]})
+    try:
+        os.rename(new, directory)
+    except OSError as error:
+        shutil.rmtree(new)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
 
 
 def _has_run(directory: str) -> bool:

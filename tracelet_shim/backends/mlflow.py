@@ -323,7 +323,7 @@ class MLflowBackend(Backend):
 
     def close(self, status: Status) -> None:
         if self._run is not None and not self._joined:
-            self._end(self._run_id, _STATUS[status], None)
+            self._end(self._run_id, _STATUS[status], round(self.ended_at() * 1000))
 
     def _end(self, run_id: str, status: str, end_time: int | None) -> None:
         """End a run. `set_terminated` prints a link on standard output, on servers; it is kept quiet for this call."""

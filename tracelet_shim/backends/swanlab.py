@@ -155,7 +155,7 @@ class SwanLabBackend(Backend):
         self._ended: dict[str, list[Path]] = {}
         self._taken: set[tuple[Any, ...]] = set()  # of scalars their records, of others (record, kind, part)
         self._uploads: Uploads | None = None  # outlives the run: it is asked after the end, too
-        self._joined = self._disabled = False
+        self._joined = self._disabled = self._again = False
         self._was_quiet: bool | None = None
 
     # -- what can be known without importing the SDK ----------------------------------------------------------------
@@ -214,8 +214,11 @@ class SwanLabBackend(Backend):
             return OpenedRun(str(opened.id))
         self._main = main = _Run(opened, own=not self._joined)
         self._uploads = main.uploads
-        earlier = main.resume() if not self._joined and (run.resume or run.run_id) else []
+        earlier = main.resume() if not self._joined else []
+        self._again = bool(earlier)
         if not self._joined:
+            if main.run.id == run.session:
+                main.remove_begun()
             main.describe(run.program)
         main.about |= self._known(run)
         self._set_params(main, run.config)
@@ -230,6 +233,8 @@ class SwanLabBackend(Backend):
 
     def _open(self, run: RunInfo) -> Any:
         run_id = run.resume or (Names(RUN_ID, 64)(run.run_id) if run.run_id else None)
+        if run_id is None and not os.environ.get("SWANLAB_RUN_ID"):
+            run_id = run.session  # whoever goes on after a kill in the middle of this opens the same run
         mode = self.given.get("mode")
         if run.offline and (mode or os.environ.get("SWANLAB_MODE")) not in ("local", "disabled"):
             mode = "offline"
@@ -238,6 +243,7 @@ class SwanLabBackend(Backend):
             folder = "swanlog"  # its own default, by another name: it would name the working directory
         return self._init(
             run,
+            run.started,
             log_dir=os.path.join(usable(run.program.cwd), os.path.expanduser(str(folder))) if folder else None,
             mode=mode,
             id=run_id,
@@ -250,7 +256,7 @@ class SwanLabBackend(Backend):
             color=self.given.get("color"),
         )
 
-    def _init(self, run: RunInfo, *, project: str | None = None, probe: bool = True, **fields: Any) -> Any:
+    def _init(self, run: RunInfo, started: float, *, project: str | None = None, probe: bool = True, **fields: Any) -> Any:
         settings: dict[str, Any] = {
             "interactive": False, "terminal": {"proxy_type": "none"}, "core": {"skip_store": False},
             "probe": {p: False for p in _PROBES if not (probe and f"SWANLAB_PROBE_{p.upper()}" in os.environ)},
@@ -273,6 +279,7 @@ class SwanLabBackend(Backend):
             if project is None:  # SwanLab takes the directory's name as it is, and refuses most
                 name = run.project or hidden.get("SWANLAB_PROJECT") or os.path.basename(run.program.cwd)
                 project = Names(r"[^0-9A-Za-z_\-+.]", 100)(name or "default")
+            _ours.started = started
             opened = swanlab.init(
                 project=project, workspace=self.given.get("workspace"), public=_flag(self.given.get("public")),
                 settings=swanlab.Settings(**settings), **fields,
@@ -324,7 +331,7 @@ class SwanLabBackend(Backend):
         def finish() -> None:
             try:
                 with _apart(), _readable_environment():
-                    if not self._joined and (problem := main.finish(status)):
+                    if not self._joined and (problem := main.finish(status, self.ended_at())):
                         failed.append(problem)
                     for trial, folder in unsent:
                         _upload(trial, folder)
@@ -509,7 +516,8 @@ class SwanLabBackend(Backend):
             self._media(event, "html", [("html", page)])
 
     def log_hparams(self, event: ev.HParams) -> None:
-        run = self._opened() if event.trial is None else self._trial(event.trial)
+        run = self._opened() if event.trial is None else self._trial(event.trial, event.wall_time)
+        run.latest = event.wall_time
         for field in ("domain", "metrics"):
             if given := getattr(event, field):
                 run.about[field] = {**run.about.get(field, {}), **given}
@@ -548,7 +556,7 @@ class SwanLabBackend(Backend):
                 run.about.setdefault("earlier_values", {}).setdefault(key, []).append(known[key])
         known.update({**result, "tracelet": _plain(run.about)})
 
-    def _trial(self, trial: str) -> _Run:
+    def _trial(self, trial: str, started: float) -> _Run:
         """Return the child run of a trial, opening or resuming it; its id follows from the parent's and the name."""
         run_id = hashlib.blake2s(f"{self._opened().run.id}\0{_text(trial)}".encode(), digest_size=8).hexdigest()
         if run_id in self._trials:
@@ -561,11 +569,11 @@ class SwanLabBackend(Backend):
         settings = main.run._ctx.config.settings
         mode = "local" if settings.mode == "local" else "offline"
         opened = self._init(
-            info, project=settings.project.name, probe=False, mode=mode, log_dir=str(main.dir.parent), id=run_id,
+            info, started, project=settings.project.name, probe=False, mode=mode, log_dir=str(main.dir.parent), id=run_id,
             resume="allow", name=Names(LABEL, 512)(trial), group=str(main.run.id), job_type="trial",
         )  # fmt: skip
         child = _Run(opened)
-        if run_id in self._ended or info.resume or info.run_id:
+        if run_id in self._ended or info.resume or info.run_id or self._again:
             child.resume()
         child.about |= {"session": info.session, "parent": str(main.run.id), "trial": trial}
         self._trials[run_id] = child
@@ -575,7 +583,7 @@ class SwanLabBackend(Backend):
         child = self._trials.pop(run_id)
         self._ended.setdefault(run_id, []).append(child.dir)
         with _apart():
-            child.finish("finished")
+            child.finish("finished", child.latest)
         self._opened().log_here()
 
 
@@ -586,6 +594,7 @@ class _Run:
         run, core: the SDK's objects.
         dir: the run's directory.
         about: what the config has under ``tracelet``.
+        latest: the time of what a trial got last.
     """
 
     def __init__(self, run: Any, *, own: bool = True) -> None:
@@ -598,6 +607,7 @@ class _Run:
         self.core = core = run._core
         self.dir = Path(run.dir)
         self.about: dict[str, Any] = {}
+        self.latest = 0.0
         self._types, self._data, self._timestamp, self._media = ColumnType, data_pb2, Timestamp, adapter.medium
         self._recent: Counter[tuple[Any, ...]] | None = None
         self._scalar = ColumnType.COLUMN_TYPE_SCALAR
@@ -766,6 +776,12 @@ class _Run:
                 self.append(NAMES, names.read_bytes())
         return logs
 
+    def remove_begun(self) -> None:
+        """Remove what a process has left that was killed while it opened this run: directories without a record."""
+        for other in self.dir.parent.glob(f"run-*-{glob.escape(str(self.run.id))}"):
+            if other != self.dir and all(next(_records(log), None) is None for log in other.glob("run-*.swanlab")):
+                shutil.rmtree(other, ignore_errors=True)
+
     def _earlier(self) -> list[Path]:
         """Return the logs of this run's id, oldest first, this session's own excluded."""
         from swanlab.sdk.internal.pkg import fs
@@ -893,9 +909,16 @@ class _Run:
 
         console.init(bind_to=self.run._ctx.debug_dir)
 
-    def finish(self, status: Status) -> str | None:
-        """End the run; return what was not uploaded. May wait for the service without end."""
+    def finish(self, status: Status, ended: float) -> str | None:
+        """End the run as of a time; return what was not uploaded. May wait for the service without end."""
         watcher, (state, problem) = self.core._watcher, _STATES.get(status, ("crashed", status))
+        deliver = self.core.deliver_run_finish
+
+        def as_of(request: Any) -> Any:
+            _set_time(request.finish_record.finished_at, ended)
+            return deliver(request)
+
+        self.core.deliver_run_finish = as_of  # the SDK takes the time of now
         self.run.finish(state=state, error=problem)
         if watcher is not None:
             watcher._observer.stop()  # the SDK stops it only if it was used; it has a thread and an inotify handle
@@ -928,8 +951,15 @@ def _apart() -> Iterator[None]:
             signal.signal(signal.SIGINT, interrupt)
 
 
+def _set_time(timestamp: Any, wall_time: float) -> None:
+    timestamp.seconds, timestamp.nanos = _when(wall_time)
+
+
 def _keep_to_ourselves() -> None:
-    """Make the functions that know the process's one active run look away within `_apart`."""
+    """Make the functions that know the process's one active run look away within `_apart`; and the one that starts a run take
+    our time for it instead of now."""
+    from swanlab.sdk.internal.core_python.core import CorePython
+
     runs: Any = importlib.import_module("swanlab.sdk.internal.run")
     components: Any = importlib.import_module("swanlab.sdk.internal.run.components")
     configs: Any = importlib.import_module("swanlab.sdk.internal.run.components.config")
@@ -942,6 +972,15 @@ def _keep_to_ourselves() -> None:
         made._copy_from(configs._global_config)
         made._bindctx(file, emit, skip_store)
         return made
+
+    original_start = CorePython.deliver_run_start
+
+    def start(core: Any, request: Any) -> Any:
+        if getattr(_ours, "depth", 0):
+            _set_time(request.start_record.started_at, _ours.started)
+        return original_start(core, request)
+
+    CorePython.deliver_run_start = start
 
     def unless_ours(module: Any, name: str, instead: Callable[..., Any]) -> None:
         original = getattr(module, name)

@@ -181,12 +181,12 @@ class TensorBoardBackend(Backend):
             from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
             code = api_pb2.STATUS_SUCCESS if status == "finished" else api_pb2.STATUS_FAILURE
-            end = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=time.time())
-            self._append(self._own, [_hparams("_hparams_/session_end_info", time.time(), session_end_info=end)])
+            end = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=self.ended_at())
+            self._append(self._own, [_hparams("_hparams_/session_end_info", self.ended_at(), session_end_info=end)])
         self.flush()
         while self._handles:
             self._handles.popitem()[1].close()
-        self._about.update(status=status, ended=time.time())
+        self._about.update(status=status, ended=self.ended_at())
         self._save()
 
     @property

@@ -308,7 +308,7 @@ class TrackioBackend(Backend):
                 if sender is not None:
                     sender.join(5)
         if self._joined is None:
-            self._main.config[f"{_OWN}status"] = status
+            self._main.config |= {f"{_OWN}status": status, f"{_OWN}ended": _iso(self.ended_at())}
         self._main.changed = self._joined is None or self._has_told
         self._send()
 

@@ -44,6 +44,7 @@ import netrc
 import os
 import re
 import shlex
+import shutil
 import struct
 import sys
 import tempfile
@@ -274,15 +275,18 @@ class WandbBackend(Backend):
             self._define(self._run, everything=not self._joined)
             with _unread_settings():
                 self._rows = None if self._joined else _Rows.of(self._run)
+        own = str(self._run.id) == run.session
         if not (self._disabled or self._joined):
             self._uploading.clear()
             self._lines = None if self._run.offline else Lines(self._run)
-        if run.resume is not None and not self._joined:
+        if (run.resume is not None or (own and self._run.offline)) and not self._joined:
             lines = self._lines.ask(now=True) if self._lines is not None else None
             if self._lines is not None and not self._lines.answers:
                 raise ConnectionError("W&B's server does not say what it has of the run")
             self._there = _end_of_logs(os.path.dirname(self._run.dir), str(self._run.id), lines)
             self._again = MAX_UNSETTLED + self.batch_events
+        if own:
+            _remove_begun(os.path.dirname(self._run.dir), run.session)
         folder = shlex.quote(os.path.dirname(self._run.dir))
         return OpenedRun(str(self._run.id), f"wandb sync {folder}" if self._run.offline else self._run.url)
 
@@ -290,6 +294,7 @@ class WandbBackend(Backend):
         """Return what the config gets at the start: the user's, and what W&B's own fields cannot hold unchanged."""
         self._about = {"session": run.session}
         if not self._joined:
+            self._about["started"] = self.iso_time(run.started)
             kept = {"project": self._run.project, "exp_name": self._run.name, "run_id": self._run.id}
             given = {"project": run.project, "exp_name": run.exp_name, "run_id": run.run_id}
             self._about |= {k: v for k, v in given.items() if v is not None and v != kept[k]}
@@ -299,6 +304,8 @@ class WandbBackend(Backend):
 
     def _open(self, run: RunInfo) -> Any:
         run_id = run.resume or (run.run_id and Names(r"[^\w.\-]", 48)(run.run_id))
+        if not run_id and not os.environ.get("WANDB_RUN_ID") and "run_id" not in self._settings:
+            run_id = run.session  # whoever goes on after a kill in the middle of this opens the same run
         return self._init(
             run,
             run_id,
@@ -501,7 +508,7 @@ class WandbBackend(Backend):
         """End the run; in a new service process, if the former has died. Return as `_finish`."""
         self._mend()
         try:
-            self._update(self._run, _about({"status": status}))
+            self._update(self._run, _about({"status": status, "ended": self.iso_time(self.ended_at())}))
             return self._finish(self._run, status)
         except Exception as error:
             if _lost(error) and self._reopen(why := f"W&B's service has died ({error})"):
@@ -1030,6 +1037,12 @@ def _row_of(history: Any) -> dict[str, Any]:
         part_of = len(item.nested_key) > 1
         row[item.nested_key[0] if item.nested_key else item.key] = None if part_of else json.loads(item.value_json)
     return row
+
+def _remove_begun(folder: str, run_id: str) -> None:
+    """Remove what a process has left that was killed while it opened this run: directories whose log has no record."""
+    for other in Path(folder).parent.glob(f"*run-*-{run_id}"):
+        if str(other) != folder and all(log.stat().st_size <= _LOG_HEADER for log in other.glob("*.wandb")):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _histories(log: Path) -> Iterator[Any]:

@@ -240,7 +240,7 @@ class Bus:
             return
         self._close_until = time.monotonic() + message.deadline + _SLACK
         share = message.deadline - min(2.0, 0.2 * message.deadline)
-        self.tell(msgspec.structs.replace(message, deadline=share, since=time.monotonic()))
+        self.tell(msgspec.structs.replace(message, deadline=share, since=time.monotonic(), ended=time.time()))
         self._closing = True
         self._wake.set()
 

@@ -219,6 +219,7 @@ class Close(msgspec.Struct, tag="close"):
             gone without a word.
         since: when the seconds began, by this machine's `time.monotonic`: the relay may be busy, or just starting. None: when
             this is read.
+        ended: when the program ended or asked for the end, seconds since the epoch; None: with the last event.
     """
 
     status: str
@@ -226,6 +227,7 @@ class Close(msgspec.Struct, tag="close"):
     at_exit: bool = False
     cut_off: bool = False
     since: float | None = None
+    ended: float | None = None
 
 
 class Rest(msgspec.Struct, tag="rest"):

@@ -221,7 +221,7 @@ def _serve(connection: _Connection, relay: Relay) -> None:
             status = "killed" if connection.terminated() else "failed"
             logger.warning("the training process is gone without a word; closing the runs as %s", status)
             _end_for_certain(_ORPHAN_DEADLINE)
-            relay.handle(msg.Close(status, _ORPHAN_DEADLINE, cut_off=True))
+            relay.handle(msg.Close(status, _ORPHAN_DEADLINE, cut_off=True, ended=time.time()))
     if log is not None:
         log.end(keep=not relay.clean)
 

@@ -5,6 +5,7 @@ It neither knows nor cares whether it lives in a process of its own or in a thre
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -88,6 +89,7 @@ class Relay:
         self._predecessor: str | None = None
         self._predecessor_until = 0.0
         self._writers: dict[str, int] = {}
+        self._files: list[str] = []
         self._earlier_events = 0
         self.taken: dict[int, int] = {}
         self.owned = True
@@ -122,6 +124,7 @@ class Relay:
                 self._index_behind = False
         elif isinstance(message, msg.Source):
             self._log.add_source(message)
+            self._files.append(message.path)
             self._add_writer(message.parent or message.logdir)
             self._keep_state(lambda ledger, session: ledger.add_source(session, message))
         elif isinstance(message, msg.Writer):
@@ -458,11 +461,21 @@ class Relay:
         self._cut_off = message.cut_off
         now = time.monotonic()
         self._deadline = min(now, now if message.since is None else message.since) + message.deadline
+        last_write = self._last_write() if message.ended is None else None
         if self._waiting:
             self._start()
+        is_last = message.cut_off or self._complete
         for worker in self.workers:
-            worker.close(message.status, self._deadline, is_last=message.cut_off or self._complete)
+            worker.close(message.status, self._deadline, message.ended, last_write, is_last=is_last)
         self._keep_state(lambda ledger, session: ledger.will_end(session, message.status))
+
+    def _last_write(self) -> float | None:
+        """Return when an event file was last written to."""
+        times = []
+        for path in self._files:
+            with contextlib.suppress(OSError):
+                times.append(os.path.getmtime(path))
+        return max(times, default=None)
 
     def _alive(self) -> bool:
         return any(worker.alive for worker in self.workers)

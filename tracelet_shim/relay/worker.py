@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import random
 import sys
@@ -13,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -43,6 +45,8 @@ _SILENT_SECONDS = 10.0
 _MOVING_SECONDS = 0.2
 """So much processor time in less than that is no waiting for an answer."""
 _ASK_SECONDS = 0.2
+
+_wall_time = attrgetter("wall_time")
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -190,6 +194,9 @@ class Worker:
         self._give_up = threading.Event()
         self._deadline = self._drain_until = float("inf")
         self._status = "finished"
+        self._run_ended: float | None = None
+        self._at_least: float | None = None
+        self._last_event = -math.inf
         self._thread = threading.Thread(target=self._main, name=f"tracelet-{spec.name}", daemon=True)
         log.add_cursor(lambda: self.cursor)
 
@@ -265,9 +272,16 @@ class Worker:
         """True if the tracker has stored everything before record `number`, and has refused nothing so far."""
         return self._flushed >= number and not self._unflushed and not self.state.failed
 
-    def close(self, status: str, deadline: float, *, is_last: bool) -> None:
+    def close(
+        self, status: str, deadline: float, ended: float | None, at_least: float | None = None, *, is_last: bool
+    ) -> None:
         """Begin to end: drain, close the run with `status`, at the latest at `deadline` (monotonic seconds). `is_last` if nothing
-        more can come."""
+        more can come.
+
+        The run ended at `ended`; if that is None, with the last event that is delivered here, or, if there is none, at
+        `at_least`.
+        """
+        self._run_ended, self._at_least = ended, at_least
         self._status = status
         self._deadline = deadline
         left = deadline - time.monotonic()
@@ -818,6 +832,11 @@ class Worker:
             self._offered = None
 
     def _count(self, delivered: list[ev.Event]) -> None:
+        if delivered:
+            last = max(map(_wall_time, delivered))
+            if not math.isfinite(last):  # some are NaN or infinite
+                last = max(filter(math.isfinite, map(_wall_time, delivered)), default=-math.inf)
+            self._last_event = max(self._last_event, last)
         self.state.delivered += len(delivered) - list(map(type, delivered)).count(ev.Marker)
 
     def _set_aside(self, event: ev.Event, error: Exception) -> None:
@@ -870,6 +889,10 @@ class Worker:
             return
         if self._attempt("flushing", backend, backend.flush) and self._unsafe:
             self._settle()
+        backend.ended = self._run_ended
+        if backend.ended is None:
+            last = self._last_event if math.isfinite(self._last_event) else self._at_least
+            backend.ended = None if last is None else max(last, self._run.started)
         if self._attempt("closing", backend, lambda: backend.close(self._status)):
             self.state.state = "closed"  # whatever became of the flush before
             if self._unsafe:
