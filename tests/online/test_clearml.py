@@ -20,9 +20,9 @@ log(600, 900)
 """
 
 
-@pytest.mark.parametrize(("status", "body"), [("504", "json"), ("500", "html"), ("403", "html")])
+@pytest.mark.parametrize(("status", "body"), [("504", "json"), ("500", "html"), ("403", "html"), ("200", "html")])
 def test_a_proxy_answers(train: Train, serve: Serve, tmp_path: Path, status: str, body: str) -> None:
-    """Errors without ClearML's envelope are a proxy's, and pass: nothing is set aside, and no point lands in a wrong series."""
+    """Answers without ClearML's envelope are a proxy's, and pass: nothing is set aside, and no point lands in a wrong series."""
     server = serve("clearml")
     program = train(TWO_PARTS, env=server.env, exit_timeout=120)
     program.wait_for("first")

@@ -19,15 +19,15 @@ log(600, 900)
 """
 
 
-@pytest.mark.parametrize("fault", ["500", "403", "lost"])
+@pytest.mark.parametrize("fault", ["500", "403", "200", "lost"])
 def test_points_are_refused_for_a_while(train: Train, serve: Serve, fault: str) -> None:
-    """Errors on the end point of metrics, and answers that are lost, are tried again: every point is there, and none twice
-    though the server recognises none."""
+    """Errors on the end point of metrics, a proxy's page, and answers that are lost: every point is there in the end, and none
+    twice though the server recognises none."""
     server = serve("comet")
     program = train(TWO_PARTS, env=server.env, exit_timeout=120)
     program.wait_for("first")
     server.wait_for_points(300)
-    server.misbehave(fault)
+    server.misbehave(fault, body="html" if fault == "200" else "json")
     program.go("ill")
     program.wait_for("second")
     server.wait_for_requests(1 if fault == "lost" else 4, fault=fault)

@@ -21,9 +21,9 @@ log(600, 900)
 """
 
 
-@pytest.mark.parametrize(("status", "body"), [("429", "json"), ("403", "html")])
+@pytest.mark.parametrize(("status", "body"), [("429", "json"), ("403", "html"), ("200", "html")])
 def test_data_is_refused_for_a_while(train: Train, serve: Serve, status: str, body: str) -> None:
-    """A quota, or a proxy, that refuses data for a while loses none; meanwhile it counts as pending, and is named."""
+    """A quota, or a proxy, that answers in the service's place for a while loses nothing; meanwhile it is pending, and named."""
     server = serve("swanlab")
     program = train(TWO_PARTS, env=server.env, exit_timeout=120)
     program.wait_for("first")
@@ -42,6 +42,16 @@ def test_data_is_refused_for_a_while(train: Train, serve: Serve, status: str, bo
     assert server.points() == losses(900)
     assert server.state["changed"] == 0
     server.check_understood()
+
+
+def test_one_point_is_refused_for_good(train: Train, serve: Serve) -> None:
+    """A point for which the service refuses the batch that it is in is named and counted as refused; all others are there."""
+    server = serve("swanlab")
+    program = train('begin("swanlab")\nlog(0, 150)\nwriter.add_scalar("refused", 1.0, 7)\nlog(150, 300)\n', env=server.env)
+    said = program.end(300)
+    assert server.points() == losses(300)
+    assert "warning: swanlab: scalar 'refused' at step 7 was refused: a metric of this batch is not valid" in said
+    assert "swanlab: 1 events were not delivered" in said
 
 
 def test_log_in_is_refused_for_a_while(train: Train, serve: Serve) -> None:

@@ -163,8 +163,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, value: Any) -> None:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        kind = "text/html" if value is _PROXY else "application/octet-stream" if value is data else "application/json"
         self.send_response(status)
-        self.send_header("Content-Type", "application/octet-stream" if isinstance(value, bytes) else "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":

@@ -56,6 +56,9 @@ class Line:
         self._connection, self._api = handler._connection, handler._rest_api_client
         self._multipart = {"multipart_options": uploads.s3_upload_options, "parts_pool": uploads._get_parts_pool}
         self._taken: set[str] = set()
+        for client in (self._connection._low_level_http_client, self._api.low_level_api_client):
+            for session in (client.session, client.retry_session):
+                session.hooks["response"].append(_no_page)
 
     def send(self, messages: Iterable[Any]) -> None:
         """Send messages, of `comet_ml.messages`, in order; raise for the first that the server does not take. Files that it has
@@ -100,6 +103,7 @@ class Line:
 
         problems: list[BaseException] = []
         options.max_retries, options.on_failed_asset_upload = 1, problems.append
+        options.on_asset_upload = lambda response: problems.extend(_page(response))
         more: dict[str, Any] = {"upload_limits_guard": self._guard} if use_limits_guard else {}
         if s3_multipart:
             more |= {name: value() if callable(value) else value for name, value in self._multipart.items()}
@@ -127,6 +131,8 @@ def _answered(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Make requests of the SDK, and tell its errors from one another by the status that was answered."""
     try:
         return call(*args, **kwargs)
+    except RefusedError:
+        raise
     except Exception as error:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
@@ -136,6 +142,17 @@ def _answered(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
                 raise
             status = int(found[1])
         raise RefusedError(status, _text(response) or str(error)[:200], own=_is_own(response)) from error
+
+
+def _page(response: Any) -> list[RefusedError]:
+    """Return an error, if this is the page of a proxy and no answer of Comet's: nothing was stored then."""
+    status, kind = getattr(response, "status_code", 0), getattr(response, "headers", {}).get("Content-Type", "")
+    return [RefusedError(status, "is a page, not an answer", own=False)] if 200 <= status < 300 and "html" in kind else []
+
+
+def _no_page(response: Any, *_: Any, **__: Any) -> None:
+    for problem in _page(response):
+        raise problem
 
 
 def _is_own(response: Any) -> bool:

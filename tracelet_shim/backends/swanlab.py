@@ -59,7 +59,7 @@ from tracelet_shim.backends import files
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Program, RunInfo, Status
 from tracelet_shim.backends.bins import uniform_bins
 from tracelet_shim.backends.names import Names
-from tracelet_shim.backends.swanlab_uploads import Uploads, bound
+from tracelet_shim.backends.swanlab_uploads import Uploads, bound, no_pages
 from tracelet_shim.backends.transient import Verdict, judge
 
 __all__ = ["SwanLabBackend"]
@@ -287,6 +287,7 @@ class SwanLabBackend(Backend):
             client = getattr(sys.modules.get("swanlab.sdk.internal.core_python.client"), "_default_client", None)
             if client is not None:  # online
                 bound(client._session)
+                no_pages(client._session)
         atexit.unregister(opened._handle_atexit)  # it would wait for a dead service without end
         opened._is_main_thread = False  # so that finish() leaves SIGINT alone
         return opened

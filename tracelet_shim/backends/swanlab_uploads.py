@@ -122,6 +122,18 @@ def bound(session: Any) -> None:
         adapter.timeout = REQUEST_SECONDS
 
 
+def no_pages(session: Any) -> None:
+    """Take a proxy's page, where the service would have answered, for no answer: the SDK looks at the status alone."""
+
+    def check(response: Any, *_: Any, **__: Any) -> None:
+        if response.ok and "html" in response.headers.get("Content-Type", ""):
+            from requests import ConnectionError as NoAnswerError  # what the SDK tries again
+
+            raise NoAnswerError(f"{response.status_code} with a page, not an answer of the service")
+
+    session.hooks["response"].append(check)
+
+
 def _result_class() -> Any:
     from swanlab.sdk.typings.core_python.transport import UploadResult
 

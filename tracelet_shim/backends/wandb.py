@@ -86,12 +86,12 @@ FLUSH_SECONDS = 0.2
 """How often W&B's service writes its log to disk (15 s by default); a kill loses what is younger."""
 
 UPLOADS = {
-    "x_file_stream_transmit_interval": 3.0, "x_file_stream_timeout_seconds": 15.0, "x_file_stream_retry_wait_min_seconds": 1.0,
-    "x_file_stream_retry_wait_max_seconds": 10.0, "x_graphql_timeout_seconds": 15.0, "x_graphql_retry_wait_max_seconds": 10.0,
-    "x_file_transfer_retry_wait_max_seconds": 10.0,
+    "x_file_stream_transmit_interval": 3.0, "x_file_stream_timeout_seconds": 20.0, "x_file_stream_max_bytes": 1 << 20,
+    "x_file_stream_retry_wait_min_seconds": 1.0, "x_file_stream_retry_wait_max_seconds": 10.0,
+    "x_graphql_timeout_seconds": 15.0, "x_graphql_retry_wait_max_seconds": 10.0, "x_file_transfer_retry_wait_max_seconds": 10.0,
 }  # fmt: skip
-"""Rows are uploaded every 3 seconds instead of 15. A request that is swallowed is given up after 15 seconds instead of 180, and
-what failed is tried again after 10 instead of 60 seconds."""
+"""Rows are uploaded every 3 seconds instead of 15. A request that is swallowed is given up after 20 seconds instead of 180, for
+which it is kept small; what failed is tried again after 10 instead of 60 seconds."""
 
 ASK_SECONDS = 0.5
 """How often W&B's service is asked whether it has come to what it was handed."""
