@@ -281,7 +281,7 @@ def evil_ledger(tmp_path: Path) -> Path:
     state = tmp_path / "got" / ".tracelet"
     ledger = Ledger(state)
     columns = "id, started, ended, status, root, project, exp_name, cwd, host, pid, events, records"
-    row = (f"::error::{EVIL}", 1.0, 2.0, EVIL, EVIL, EVIL, EVIL, "/", "h", 1, 2, 2)
+    row = ("abc", 1.0, 2.0, EVIL, EVIL, EVIL, EVIL, "/", "h", 1, 2, 2)
     ledger._db.execute(f"INSERT INTO sessions ({columns}) VALUES ({','.join('?' * 12)})", row)
     ledger.save(row[0], 2, 2, [RunRow(EVIL, EVIL, f"https://x/{EVIL}", 1, 1, 1, EVIL, EVIL)])
     ledger.set_aside(row[0], [(EVIL, EVIL, 7, EVIL, EVIL, 3, EVIL, 1.0)])

@@ -133,7 +133,7 @@ def test_servers() -> None:
 def test_addresses_that_are_no_servers() -> None:
     """A profile of Databricks is not looked up as a host, nor is a database without a port that is known."""
     for address in ("databricks://prod", "databricks-uc://prod", "mssql://u:p@dsn/mlflow", "sqlite:///x.db"):
-        assert doctor(MLFLOW_TRACKING_URI=address)["servers"] == []
+        assert doctor(MLFLOW_TRACKING_URI=address, DATABRICKS_TOKEN="t")["servers"] == []
 
 
 def test_the_port_of_a_database() -> None:

@@ -379,7 +379,7 @@ def replay(
 def _wait_for_files(logdir: str, view: View, *, recursive: bool, until: float | None) -> None:
     """Wait for the first event file, at most `until` seconds; None: until `view.stopped()`."""
     since = time.monotonic()
-    while not _event_files(logdir, recursive=recursive):
+    while not (_event_files(logdir, recursive=recursive) or _has_embeddings(logdir, recursive=recursive)):
         if view.stopped() or (until is not None and time.monotonic() - since >= until):
             raise errors.StateError(f"{logdir} has no event files with anything in them; no run was opened")
         time.sleep(_TICK)
@@ -389,6 +389,10 @@ def _event_files(logdir: str, *, recursive: bool) -> list[EventFile]:
     """Return the event files that have something in them, be it damaged."""
     places = ((os.path.join(d, n), d) for d, ns in walk(logdir, recursive=recursive) for n in ns if is_event_file(n))
     return [file for file in (EventFile(*place, inside=logdir) for place in places) if file.size]
+
+
+def _has_embeddings(logdir: str, *, recursive: bool) -> bool:
+    return any(PROJECTOR in names for _, names in walk(logdir, recursive=recursive))
 
 
 def _specs(settings: Settings) -> list[msg.BackendSpec]:

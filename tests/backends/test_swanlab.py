@@ -676,7 +676,9 @@ def test_online(tmp_path: Path, service: ThreadingHTTPServer) -> None:
     sent = {(m["key"], m["index"], m["data"]) for m in metrics if "index" in m}
     ours = {("s", 3, 0.5), ("s (repeat 1)", 3, 0.5), ("s (more)", 0, 0.5), ("s (more: step)", 0, -1.0), ("m", 0, 1.0)}
     assert sent == ours
-    assert {m["create_time"] for m in metrics if "index" in m} == {"2025-10-09T08:53:20.125Z"}
+    assert {m["create_time"] for m in metrics if "index" in m and m["key"] != "m"} == {"2025-10-09T08:53:20.125Z"}
+    (of_trial,) = (m["create_time"] for m in metrics if m.get("key") == "m" and "index" in m)
+    assert of_trial.startswith("2025-10-09T08:53:20.128")  # a trial has its own time
     experiments = [body for _, path, body in Service.seen if path.endswith("/experiment")]
     assert [(e.get("job"), e.get("cluster")) for e in experiments] == [(None, None), ("trial", "r")]
     states = [body["state"] for method, path, body in Service.seen if path.endswith("/state")]

@@ -235,7 +235,7 @@ def test_an_error_within_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return super().readinto(buffer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(eventfile, "open", lambda path, mode: io.BufferedReader(Failing(path, mode)), raising=False)
+        patch.setattr(eventfile, "open_regular", lambda path, *_: io.BufferedReader(Failing(path, "rb")))
         first = log.read(0, 50)
         assert first.stop < 50
         second = log.read(first.stop, 50)
