@@ -480,7 +480,7 @@ def test_an_aim_server_gets_everything_and_may_die(repo: Path, monkeypatch: pyte
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     server = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=-3, stderr=-3, start_new_session=True)
     make, address = Maker(), f"aim://127.0.0.1:{port}"
-    points = [make.scalar("s", float(i), 0) for i in range(12)]
+    points = [make.scalar("s", float(i), 0, wall=float(i)) for i in range(12)]
     try:
         for _ in range(100):
             with contextlib.suppress(OSError):
@@ -493,7 +493,7 @@ def test_an_aim_server_gets_everything_and_may_die(repo: Path, monkeypatch: pyte
         backend.close("finished")
         backend = AimBackend({"repo": address})
         assert backend.open(run_info(run_id="r")).run_id == run_id
-        backend.write([*points[6:], make.scalar("s", 12.0, 0)])
+        backend.write([*points[6:], make.scalar("s", 12.0, 0, wall=12.0)])
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -66,3 +66,17 @@ def test_sdk_that_the_program_calls_draws_as_ever(run_python: RunPython) -> None
         """
     )
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_the_command_line_is_the_programs(run_python: RunPython) -> None:
+    """Looking for random numbers in the modules of an SDK asks nothing of objects in them: absl's flags would read the program's
+    arguments, and refuse those that they do not know."""
+    script = """
+import tracelet_shim
+from torch.utils.tensorboard import SummaryWriter
+session = tracelet_shim.start_logging(backend="tensorboard", delivery="thread")
+with SummaryWriter("runs/x") as writer:
+    writer.add_scalar("loss", 1.0, 0)
+print(session.flush(60))
+"""
+    assert run_python(script, "-q", "--what=3").stdout == "True\n"

@@ -16,7 +16,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import CodeType, ModuleType
+from types import BuiltinMethodType, CodeType, MethodType, ModuleType
 from typing import Any
 
 __all__ = ["keep_apart"]
@@ -44,9 +44,13 @@ def _instead(value: Any) -> Any:
     """Return what takes the place of Python's ``random`` or of one of its functions; None for everything else."""
     if value is random:
         return _module
-    if callable(value) and getattr(value, "__self__", None) is _global:
-        return getattr(_module, value.__name__)
-    return None
+    return getattr(_module, value.__name__) if _is_of_the_global(value) else None
+
+
+def _is_of_the_global(value: Any) -> bool:
+    """True for a method of Python's global generator. Other objects are not asked for anything: absl's flags, for one, would then
+    read the program's command line."""
+    return type(value) in (BuiltinMethodType, MethodType) and value.__self__ is _global
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -63,8 +67,7 @@ def _function(name: str) -> Callable[..., Any]:
 def _make_module() -> ModuleType:
     module = ModuleType("random", random.__doc__)
     for name, value in vars(random).items():
-        bound = callable(value) and getattr(value, "__self__", None) is _global
-        setattr(module, name, _function(name) if bound else value)
+        setattr(module, name, _function(name) if _is_of_the_global(value) else value)
     return module
 
 
