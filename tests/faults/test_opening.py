@@ -52,18 +52,19 @@ def test_relay_that_is_killed_while_it_opens_a_run_leaves_one(
         environment["TRACELET_DVCLIVE_DIR"] = None
     program = train(
         f"""
-begin({tracker!r}, project="p")
+begin({tracker!r}, project="p", exit_timeout=240)
 log(0, 20)
 reach("logged"); wait_for("killed")
 log(20, 40)
 """,
         env=environment,
+        exit_timeout=240,
     )
     relay = program.relay()
     eventually(lambda: any(True for _ in tmp_path.glob(moment)), pause=0.0005)
     os.kill(relay, signal.SIGKILL)
     program.go("killed")
-    assert program.end(40).count("starting it again") == 1
+    assert program.end(40, seconds=400).count("starting it again") == 1
     read = reader(tmp_path)
     assert len(read.run_ids()) == 1
     assert sorted(point.step for point in read.scalars("", "loss")) == list(range(40))

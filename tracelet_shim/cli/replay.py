@@ -67,7 +67,8 @@ def replay(
 ) -> None:
     """Deliver a TensorBoard log directory, ours or ten years old, to any trackers.
 
-    Exit code: 0 if everything was delivered, 1 if a file is damaged, 2 if something was not delivered or nothing was found.
+    Exit code: 0 if everything was delivered, 1 if a file is damaged or cannot be read, 2 if something was not delivered or
+    nothing was found.
     """
     names = {"--project": project, "--exp-name": exp_name, "--run-id": run_id, "--tags": tags, "--notes": notes}
     given = [name for name, value in names.items() if value is not None]
