@@ -325,7 +325,7 @@ w = log(20)
 assert s.flush(100)
 deleted(True)
 log(30, w, 20)
-assert s.flush(100)
+assert not s.flush(100)  # something has been refused
 deleted(False)
 log(10, w, 50)
 """
