@@ -109,7 +109,7 @@ class _Part:
     def complete(self) -> bool:
         """True if `replay --resume` would find nothing to do; what was given as an object it cannot open."""
         states = [state for name, state in self.now().items() if name in self._resumable]
-        return all(state.state == "closed" and not state.pending for state in states)
+        return all(state.state == "closed" and not state.pending and not state.refused for state in states)
 
 
 class Parts:
