@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import re
@@ -107,6 +108,14 @@ class EventFile:
         named = CREATED.search(os.path.basename(self.path))
         second = int(named.group(1)) if named else 0
         return second or first, first, os.path.basename(self.path)
+
+    def begins(self) -> float:
+        """Return the time of the first event; infinity if there is none. The first record, which tells what the file is, has the
+        time at which the file was made: that may be years later."""
+        times: list[float] = []
+        with contextlib.suppress(OSError, DamagedRecordError), open_regular(self.path, self._inside) as file:
+            times += (_wall_time(data) for _, data in itertools.islice(checked_records(file), 2))
+        return times[-1] if times else math.inf
 
     def records(self, learn: Callable[[int, bytes], None]) -> Iterator[msg.Record]:
         """Yield the records that have come since the last time; `learn` gets those before `start`."""

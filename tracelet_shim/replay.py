@@ -406,7 +406,7 @@ def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) ->
         script=None, module=None, argv=("tracelet-shim", "replay", as_utf8(logdir)), cwd=os.getcwd(), executable=sys.executable,
         pid=0, host=socket.gethostname(),
     )  # fmt: skip
-    firsts = [file.order()[1] for file in _event_files(logdir, recursive=recursive)]
+    firsts = [file.begins() for file in _event_files(logdir, recursive=recursive)]
     started = min(firsts, default=math.inf)
     return RunInfo(
         session=uuid.uuid4().hex[:16], program=program, started=started if math.isfinite(started) else time.time(),

@@ -832,12 +832,15 @@ class Worker:
             self._offered = None
 
     def _count(self, delivered: list[ev.Event]) -> None:
-        if delivered:
-            last = max(map(_wall_time, delivered))
+        data = delivered
+        if markers := list(map(type, delivered)).count(ev.Marker):  # they have the time at which their file was made
+            data = [event for event in delivered if type(event) is not ev.Marker]
+        if data:
+            last = max(map(_wall_time, data))
             if not math.isfinite(last):  # some are NaN or infinite
-                last = max(filter(math.isfinite, map(_wall_time, delivered)), default=-math.inf)
+                last = max(filter(math.isfinite, map(_wall_time, data)), default=-math.inf)
             self._last_event = max(self._last_event, last)
-        self.state.delivered += len(delivered) - list(map(type, delivered)).count(ev.Marker)
+        self.state.delivered += len(delivered) - markers
 
     def _set_aside(self, event: ev.Event, error: Exception) -> None:
         self.state.failed += 1
