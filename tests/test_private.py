@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -15,6 +16,7 @@ import pytest
 
 from tests.conftest import RunPython
 from tests.replay.commands import COMMAND, environment
+from tests.sample_events import run_info
 from tracelet_shim import _private
 from tracelet_shim.ledger import Ledger
 
@@ -71,12 +73,19 @@ def test_the_report_of_a_run() -> None:
 
 def test_what_an_older_version_has_made(tmp_path: Path) -> None:
     """A ledger that others can read loses that with the next session; who only looks at it changes nothing."""
-    Ledger(tmp_path / "state").close()
     path = tmp_path / "state" / "ledger.db"
+
+    def session(name: str) -> None:
+        with contextlib.closing(Ledger(tmp_path / "state")) as ledger:
+            ledger.begin(run_info(session=name), "/logs", ["mlflow"])
+
+    session("first")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
-    Ledger(tmp_path / "state").close()
+    with contextlib.closing(Ledger(tmp_path / "state", existing=True)) as ledger:
+        assert [row.id for row in ledger.sessions()] == ["first"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    _private.restrict(path)
+    session("second")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     index = tmp_path / "a.index"
     index.write_bytes(b"x")
