@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.mlflow import MLflowBackend
+from tracelet_shim.backends.mlflow.backend import MLflowBackend
 from tracelet_shim.cli import backends
 from tracelet_shim.cli.backends import METHODS
 from tracelet_shim.events import EVENT_TYPES, Histogram

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.sample_events import WALL, Maker, gif_frames
 from tracelet_shim import events as ev
-from tracelet_shim.backends import files
+from tracelet_shim.backends.render import files
 from tracelet_shim.testing import RecordingBackend
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tracelet_shim.backends.names import FILE_NAME, Names, escape, file_names, unescape
+from tracelet_shim.backends.shared.names import FILE_NAME, Names, escape, file_names, unescape
 
 KEY = re.compile(r"[^\w.\- ]")
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|^\s|\s\Z")

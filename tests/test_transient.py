@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelet_shim.backends.transient import Patience, Verdict, judge
+from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 
 
 class Clock:

@@ -17,17 +17,17 @@ from typing import Any
 
 import pytest
 
+from tests.backends.aim.reader import AimReader
+from tests.backends.clearml.reader import ClearMLReader
+from tests.backends.comet.reader import CometReader
+from tests.backends.dvclive.reader import DVCLiveReader
+from tests.backends.mlflow.reader import MLflowReader
+from tests.backends.swanlab.reader import SwanLabReader
+from tests.backends.tensorboard.reader import TensorBoardReader
+from tests.backends.trackio.reader import TrackioReader
+from tests.backends.wandb.reader import WandbReader
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays
-from tests.readers.aim import AimReader
-from tests.readers.clearml import ClearMLReader
-from tests.readers.comet import CometReader
-from tests.readers.dvclive import DVCLiveReader
-from tests.readers.mlflow import MLflowReader
-from tests.readers.swanlab import SwanLabReader
-from tests.readers.tensorboard import TensorBoardReader
-from tests.readers.trackio import TrackioReader
-from tests.readers.wandb import WandbReader
 from tests.replay.commands import tracelet_shim
 from tracelet_shim import errors
 from tracelet_shim._secrets import mask_arguments, mask_text

@@ -22,7 +22,7 @@ def _all(kinds: Iterator[str]) -> Counts:
 
 
 def wandb(directory: Path) -> Counts:
-    from tests.readers.wandb import _log_records
+    from tests.backends.wandb.reader import _log_records
 
     types = {
         "image-file": "images", "images/separated": "images", "histogram": "histograms", "html-file": "texts",
@@ -75,7 +75,7 @@ def clearml(_directory: Path) -> Counts:
 
 
 def comet(directory: Path) -> Counts:
-    from tests.readers.comet import Archive
+    from tests.backends.comet.reader import Archive
 
     types = {"visualization": "images", "histogram3d": "histograms", "audio": "audio", "text-sample": "texts"}
 
@@ -94,7 +94,7 @@ def comet(directory: Path) -> Counts:
 def swanlab(directory: Path) -> Counts:
     from swanlab.proto.swanlab.metric.column.v1.column_pb2 import ColumnType
 
-    from tests.readers.swanlab import _log_records
+    from tests.backends.swanlab.reader import _log_records
 
     types = {"image": "images", "audio": "audio", "text": "texts", "echarts": "histograms"}
 

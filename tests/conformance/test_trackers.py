@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +29,12 @@ READERS = {
 HOSTINGS = ("process", "thread")
 
 
+_MADE_UP = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![a-z0-9])(?:[0-9a-f]{8,}|[0-9]{10,})(?![a-z])")
+"""What is another for each run in the names of a store: ids, digests of places in event files, times."""
+
+
 def reader_class(tracker: str) -> type[Reader]:
-    return getattr(importlib.import_module(f"tests.readers.{tracker}"), READERS[tracker])
+    return getattr(importlib.import_module(f"tests.backends.{tracker}.reader"), READERS[tracker])
 
 
 @pytest.fixture(scope="module", params=[(t, h) for t in READERS for h in HOSTINGS], ids="-".join)
@@ -61,3 +68,16 @@ def test_all_trackers_at_once(all_at_once: dict[str, Conformance], tracker: str)
     """With all trackers in one process, each has everything that it has alone."""
     for check in CHECKS:
         getattr(all_at_once[tracker], check)()
+
+
+@pytest.mark.parametrize("tracker", READERS)
+def test_names_in_the_store_stay(all_at_once: dict[str, Conformance], tracker: str) -> None:
+    """What users have built on, the names and keys in the tracker's own store, does not change with our code. Where it has to,
+    ``PIN_STORE_KEYS=1`` writes tests/backends/<tracker>/store_keys.txt anew."""
+    store_keys = importlib.import_module(f"tests.backends.{tracker}.keys").store_keys
+    keys = {_MADE_UP.sub("#", repr(key)) for key in store_keys(all_at_once[tracker].reader.directory)}
+    found = sorted(key for key in keys if not re.search(r"\bgit\b|uncommitted", key))  # those of the checkout that it runs in
+    pinned = Path(__file__).parents[1] / "backends" / tracker / "store_keys.txt"
+    if os.environ.get("PIN_STORE_KEYS"):
+        pinned.write_text("".join(f"{key}\n" for key in found))
+    assert found == pinned.read_text().splitlines()

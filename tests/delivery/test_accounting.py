@@ -269,7 +269,7 @@ def test_a_refused_event_is_not_delivered(run_python: RunPython) -> None:
     done = run_python(
         TENSORBOARD
         + """
-from tracelet_shim.backends.tensorboard import TensorBoardBackend
+from tracelet_shim.backends.tensorboard.backend import TensorBoardBackend
 write = TensorBoardBackend.write
 def refuse(self, events):
     if any(event.step == 5 for event in events):
@@ -419,7 +419,7 @@ def test_a_thread_that_never_stops_logging_does_not_hold_up_the_end(writer: Any)
 
 
 TOO_LATE = """
-from tracelet_shim.backends.tensorboard import TensorBoardBackend
+from tracelet_shim.backends.tensorboard.backend import TensorBoardBackend
 close = TensorBoardBackend.close
 def late(self, status):
     log(5, w, 100)

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.backends.clearml.reader import ClearMLReader
+from tests.backends.comet.reader import CometReader
+from tests.backends.mlflow.reader import MLflowReader
+from tests.backends.swanlab.reader import SwanLabReader
+from tests.backends.trackio.reader import TrackioReader
+from tests.backends.wandb.reader import WandbReader, _log_records
 from tests.conftest import RunPython
-from tests.readers.clearml import ClearMLReader
-from tests.readers.comet import CometReader
-from tests.readers.mlflow import MLflowReader
-from tests.readers.swanlab import SwanLabReader
-from tests.readers.trackio import TrackioReader
-from tests.readers.wandb import WandbReader, _log_records
 from tracelet_shim.testing import Reader
 
 

@@ -1,30 +1,7 @@
-"""Fixtures of the suite that runs the unmodified SDKs online, against stand-in servers."""
+"""Fixtures of the programs that run the unmodified SDKs online, against stand-in servers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from tests.servers.fixtures import serve, train
 
-import pytest
-
-from tests.faults.conftest import train
-from tests.servers.harness import SERVERS, Server
-
-__all__ = ["train"]
-
-Serve = Callable[[str], Server]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start a stand-in server: ``serve("comet")``."""
-    started: list[Server] = []
-
-    def start(name: str) -> Server:
-        started.append(SERVERS[name](tmp_path / f"{name}-server"))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
+__all__ = ["serve", "train"]

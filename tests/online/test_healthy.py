@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.conftest import Train
 from tests.faults.harness import losses
-from tests.online.conftest import Serve
+from tests.servers.fixtures import Serve
 from tests.servers.harness import SERVERS
 
 

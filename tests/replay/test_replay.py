@@ -20,8 +20,8 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.util.tensor_util import make_tensor_proto
 from torch.utils.tensorboard import SummaryWriter
 
+from tests.backends.mlflow.reader import MLflowReader
 from tests.delivery.programs import eventually, tensorboard_steps
-from tests.readers.mlflow import MLflowReader
 from tests.replay.commands import COMMAND, environment, points, runs, started, tracelet_shim
 from tests.sample_events import png, wav
 from tracelet_shim.testing import conformance, program

@@ -55,7 +55,7 @@ def times(tracker: str, here: Path, home: Path) -> tuple[object, object]:
         about = json.loads((top / "p" / "old" / "run.json").read_text())
         return about["started"], about["ended"]
     if tracker == "swanlab":
-        from tests.readers.swanlab import SwanLabReader
+        from tests.backends.swanlab.reader import SwanLabReader
 
         run = SwanLabReader(here / "swanlog").run
         return run.start.started_at.seconds, run.finish.finished_at.seconds

@@ -31,7 +31,7 @@ class Server(ABC):
         directory: what it records and keeps.
 
     Class attributes:
-        name: the tracker; also the module in `tests.servers`.
+        name: the tracker; its server is `tests.backends.<name>.server`.
         data: a regular expression for the paths that points go to.
     """
 
@@ -63,7 +63,8 @@ class Server(ABC):
         """Start it, on the same port and with what it held, and wait until it answers."""
         with open(self.directory / "output.txt", "ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"tests.servers.{self.name}", "--port", str(self.port), "--record", str(self.directory)],
+                [sys.executable, "-m", f"tests.backends.{self.name}.server", "--port", str(self.port),
+                 "--record", str(self.directory)],
                 cwd=_ROOT, env=environment({}), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         eventually(self._answers)

@@ -7,7 +7,7 @@ A backend is created with its options, opened once, handed batches of events fro
 `write` is already here: it sorts a batch into the ``log_*`` methods below, one for each event type, and counts what the
 tracker has taken, so that after an error the relay goes on with the first event that is missing. A tracker needs `open`,
 `log_scalars`, `log_hparams`, `attach` and `close`; each further ``log_*`` that it overrides is an event type that it can
-show in a form of its own. What it does not override is rendered to an ordinary file (`tracelet_shim.backends.files`) and
+show in a form of its own. What it does not override is rendered to an ordinary file (`tracelet_shim.backends.render.files`) and
 attached to the run. So no event type is ever dropped.
 
 Backends see events and nothing else: no writer, no proto, no other backend. They import their tracker's SDK inside
@@ -35,8 +35,8 @@ import msgspec
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._text import as_utf8
-from tracelet_shim.backends import files
-from tracelet_shim.backends.names import file_names
+from tracelet_shim.backends.render import files
+from tracelet_shim.backends.shared.names import file_names
 
 __all__ = [
     "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",

@@ -1,0 +1,286 @@
+"""Stand-in for a self-hosted W&B server, as far as wandb 0.31's SDK (wandb-core) needs one.
+
+    python -m tests.backends.wandb.server --port 8101 --record DIR
+    WANDB_BASE_URL=http://127.0.0.1:8101 WANDB_API_KEY=<40 characters> python train.py
+
+Spoken: GraphQL at /graphql (answered by the name of the operation), file streams at
+/files/<entity>/<project>/<run>/file_stream (history, events, summary, output, exit code), uploads by PUT at /storage/...,
+artifacts (created, manifest, files, commit). Keys that begin with `bad` are refused with 401, with `forbidden` 403.
+
+State: `runs`: "<entity>/<project>/<run>" -> what UpsertBucket said, `history` (line number -> row), `summary`, `files`
+(names uploaded), `exitcode`, `complete`; `artifacts`: id -> name, type, files, state. Files are in DIR/files.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from email.message import Message
+from typing import Any
+from urllib.parse import quote, unquote
+
+from tests.servers.standin import Answer, Query, StandIn, main
+
+ENTITY = "standin"
+FEATURES = ("LARGE_FILENAMES", "ARTIFACT_TAGS", "CLIENT_IDS", "FILESTREAM_GZIP", "EXPAND_DEFINED_METRIC_GLOBS")
+
+
+def refusal(message: str) -> Any:
+    """What the service answers to a wrong key (wandb/wandb issue 9620) and to a key without the right (issue 8609)."""
+    error = {"message": message, "path": ["upsertBucket"], "extensions": {"code": "PERMISSION_ERROR"}}
+    return {"errors": [error], "data": {"upsertBucket": None}}
+
+
+class Wandb(StandIn):
+    def empty(self) -> dict[str, Any]:
+        return {"runs": {}, "artifacts": {}, "unknown": [], "upserts": []}
+
+    def answer(self, method: str, path: str, query: Query, body: bytes, headers: Message) -> Answer:
+        if path.startswith("/storage/") and method == "PUT":
+            return self.upload(unquote(path.removeprefix("/storage/")), body)
+        if path.startswith("/storage/"):
+            return 200, (self.folder / "files" / unquote(path.removeprefix("/storage/"))).read_bytes()
+        given = headers.get("Authorization", "")
+        key = base64.b64decode(given[6:]).decode().partition(":")[2] if given.startswith("Basic ") else ""
+        if key.startswith("bad") or not key:
+            return 401, refusal("user is not logged in")
+        if key.startswith("forbidden"):
+            return 403, refusal("permission denied")
+        if path == "/graphql":
+            return self.graphql(json.loads(body))
+        if match := re.fullmatch(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream", path):
+            return self.stream("/".join(map(unquote, match.groups())), json.loads(body))
+        return 404, {"error": f"no {path}"}
+
+    # -- GraphQL -----------------------------------------------------------------------------------------------------
+
+    def graphql(self, asked: dict[str, Any]) -> Answer:
+        found = re.search(r"\b(?:query|mutation)\s+(\w+)", asked["query"])
+        name = asked.get("operationName") or (found[1] if found else "")
+        known = getattr(self, f"on_{name}", None)
+        with self.lock:
+            if known is None:
+                self.unknown(f"GraphQL operation {name}", asked)
+                return 400, {"errors": [{"message": f"Cannot query {name}: stand-in does not know it"}]}
+            data = known(asked.get("variables") or {}, asked["query"])
+            self.save()
+        if isinstance(data, tuple):
+            return data
+        return 200, {"data": data}
+
+    def on_Viewer(self, _: Any, __: str) -> Any:
+        return {
+            "viewer": {
+                "id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "email": "a@b.c", "admin": False,
+                "flags": "{}", "teams": {"edges": [{"node": {"name": ENTITY}}]},
+            }
+        }  # fmt: skip
+
+    def on_ServerFeaturesQuery(self, _: Any, __: str) -> Any:
+        return {"serverInfo": {"features": [{"name": name, "isEnabled": True} for name in FEATURES]}}
+
+    def on_ServerInfo(self, _: Any, __: str) -> Any:
+        latest = {"outOfDate": False, "latestVersionString": "0.80.0", "versionOnThisInstanceString": "0.80.0"}
+        return {"serverInfo": {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": latest}}
+
+    def on_OrganizationCoreWeaveOrganizationID(self, _: Any, __: str) -> Any:
+        return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
+
+    def on_OrgFeatureFlags(self, _: Any, __: str) -> Any:
+        return {"organization": {"featureFlags": []}}
+
+    def on_FetchOrgEntityFromEntity(self, _: Any, __: str) -> Any:
+        return {"entity": {"organization": {"name": "org", "orgEntity": {"name": "org"}}}}
+
+    def on_XXHashDigestsEnabled(self, _: Any, __: str) -> Any:
+        return {"entity": {"xxhashDigestsEnabled": False}}
+
+    def on_ArtifactType(self, given: Any, _: str) -> Any:
+        """What the SDK asks before it logs an artifact: of what type is the one of this name?"""
+        name = given["name"].partition(":")[0]
+        kinds = [artifact["type"] for artifact in self.state["artifacts"].values() if artifact["name"] == name]
+        return {"project": {"artifact": {"artifactType": {"name": kinds[0]}} if kinds else None}}
+
+    def on_FetchArtifactDigestAlgorithm(self, _: Any, __: str) -> Any:
+        return {"project": {"artifactType": None}}
+
+    def on_RunStoppedStatus(self, _: Any, __: str) -> Any:
+        return {"project": {"run": {"stopped": False}}}
+
+    def _bucket(self, key: str) -> dict[str, Any]:
+        run = self.state["runs"][key]
+        entity, project, _ = key.split("/")
+        return {
+            "id": run["storage_id"], "name": run["name"], "displayName": run["displayName"],
+            "description": run.get("description"), "config": json.dumps(run["config"]), "sweepName": None,
+            "project": {"id": f"p-{project}", "name": project, "entity": {"id": f"e-{entity}", "name": entity}},
+            "historyLineCount": len(run["history"]),
+        }  # fmt: skip
+
+    def on_UpsertBucket(self, given: dict[str, Any], _: str) -> Any:
+        runs = self.state["runs"]
+        by_id = {run["storage_id"]: key for key, run in runs.items()}
+        key = by_id.get(given.get("id") or "")
+        if key is None:
+            key = f"{given.get('entity') or ENTITY}/{given.get('project') or 'uncategorized'}/{given['name']}"
+        new = key not in runs
+        if new:
+            runs[key] = {
+                "storage_id": f"run{len(runs) + 1}", "name": given["name"], "displayName": given["name"], "config": {},
+                "summary": {}, "history": {}, "events": {}, "output": {}, "files": [], "exitcode": None,
+                "complete": False, "streams": 0, "overwritten": 0, "tags": [],
+            }  # fmt: skip
+        run = runs[key]
+        for name, value in given.items():
+            if name in ("id", "name", "project", "entity", "summaryMetrics") or value is None:
+                continue
+            run[name] = json.loads(value) if name == "config" else value
+        if given.get("summaryMetrics"):
+            run["summary"] = json.loads(given["summaryMetrics"])
+        run["complete"], run["exitcode"] = False, None
+        self.state["upserts"].append({"run": key, "inserted": new})
+        return {"upsertBucket": {"bucket": self._bucket(key), "inserted": new}}
+
+    def on_RunResumeStatus(self, given: dict[str, Any], _: str) -> Any:
+        entity, project = given.get("entity") or ENTITY, given.get("project") or "uncategorized"
+        key = f"{entity}/{project}/{given['name']}"
+        model = {"id": f"p-{project}", "name": project, "entity": {"id": f"e-{entity}", "name": entity}}
+        run = self.state["runs"].get(key)
+        if run is None:
+            return {"model": {**model, "bucket": None}}
+
+        def tail(what: str) -> str:
+            lines = [run[what][at] for at in sorted(run[what], key=int)][-1:]
+            return json.dumps(lines)
+
+        return {
+            "model": {
+                **model,
+                "bucket": {
+                    "id": run["storage_id"], "name": run["name"], "displayName": run["displayName"],
+                    "summaryMetrics": json.dumps(run["summary"]), "logLineCount": len(run["output"]),
+                    "historyLineCount": len(run["history"]), "eventsLineCount": len(run["events"]),
+                    "historyTail": tail("history"), "eventsTail": tail("events"), "config": json.dumps(run["config"]),
+                    "tags": run["tags"], "notes": run.get("notes"),
+                    "wandbConfig": json.dumps({"t": run["config"].get("_wandb", {}).get("value", {}).get("t", {})}),
+                },
+            }
+        }  # fmt: skip
+
+    def on_QueryRunInfo(self, given: dict[str, Any], _: str) -> Any:
+        run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
+        return {"project": {"run": run and {"displayName": run["displayName"], "summaryMetrics": json.dumps(run["summary"])}}}
+
+    def on_TraceletLines(self, given: dict[str, Any], _: str) -> Any:
+        """Part of what ``wandb.Api().run(...)`` asks for: ``project { run { historyLineCount } }``."""
+        run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
+        return {"project": {"run": run and {"historyLineCount": len(run["history"])}}}
+
+    def on_RunState(self, given: dict[str, Any], _: str) -> Any:
+        run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
+        return {"project": {"run": run and {"state": "finished" if run["complete"] else "running"}}}
+
+    def on_CreateRunFiles(self, given: dict[str, Any], _: str) -> Any:
+        key = f"{given['entity']}/{given['project']}/{given['run']}"
+        files = [{"name": n, "uploadUrl": f"{self.base}/storage/{quote('runs/' + key + '/' + n)}"} for n in given["files"]]
+        return {"createRunFiles": {"runID": self.state["runs"][key]["storage_id"], "uploadHeaders": [], "files": files}}
+
+    def on_MarkRunFilesUploaded(self, _: Any, __: str) -> Any:
+        return {"markRunFilesUploaded": {"success": True}}
+
+    def on_CreateCustomChart(self, _: Any, __: str) -> Any:
+        return {"createCustomChart": {"chart": {"id": "chart1"}}}
+
+    # -- artifacts ---------------------------------------------------------------------------------------------------
+
+    def on_CreateArtifact(self, given: dict[str, Any], _: str) -> Any:
+        made = given["input"]
+        number = f"artifact{len(self.state['artifacts']) + 1}"
+        kind, name = made.get("artifactTypeName"), made.get("artifactCollectionName")
+        self.state["artifacts"][number] = {
+            "type": kind, "name": name, "run": made.get("runName"), "state": "PENDING", "files": [],
+            "client": made.get("clientID"),
+        }  # fmt: skip
+        return {"createArtifact": {"artifact": {"id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}}
+
+    def on_CreateArtifactManifest(self, given: dict[str, Any], _: str) -> Any:
+        number = given["artifactID"]
+        url = f"{self.base}/storage/{quote(f'artifacts/{number}/wandb_manifest.json')}"
+        file = {"id": f"m-{number}", "uploadUrl": url, "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
+
+    def on_UpdateArtifactManifest(self, given: dict[str, Any], _: str) -> Any:
+        number = given["artifactManifestID"]
+        url = f"{self.base}/storage/{quote(f'artifacts/{number}/wandb_manifest.json')}"
+        file = {"id": f"m-{number}", "uploadUrl": url, "uploadHeaders": []}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
+
+    def on_CreateArtifactFiles(self, given: dict[str, Any], _: str) -> Any:
+        specs = given["input"]["artifactFiles"] if "input" in given else given["artifactFiles"]
+        edges = []
+        for spec in specs:
+            place = f"artifacts/{spec['artifactID']}/{spec['name']}"
+            node = {
+                "storagePath": place, "uploadUrl": f"{self.base}/storage/{quote(place)}", "uploadHeaders": [],
+                "uploadMultipartUrls": None, "artifact": {"id": spec["artifactID"]},
+            }  # fmt: skip
+            edges.append({"node": node})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def on_CommitArtifact(self, given: dict[str, Any], _: str) -> Any:
+        self.state["artifacts"][given["artifactID"]]["state"] = "COMMITTED"
+        return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
+
+    def on_UpdateArtifact(self, given: dict[str, Any], _: str) -> Any:
+        return {"updateArtifact": {"artifact": {"id": given["artifactID"]}}}
+
+    def on_UseArtifact(self, given: dict[str, Any], _: str) -> Any:
+        return {"useArtifact": {"artifact": {"id": given["input"]["artifactID"]}}}
+
+    def on_ClientIDMapping(self, given: dict[str, Any], _: str) -> Any:
+        for number, artifact in self.state["artifacts"].items():
+            if artifact["client"] == given["clientID"]:
+                return {"clientIDMapping": {"serverID": number}}
+        return {"clientIDMapping": None}
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def upload(self, place: str, data: bytes) -> Answer:
+        self.store(place, data)
+        with self.lock:
+            kind, _, rest = place.partition("/")
+            if kind == "runs":
+                entity, project, run, name = rest.split("/", 3)
+                files = self.state["runs"][f"{entity}/{project}/{run}"]["files"]
+            else:
+                number, name = rest.split("/", 1)
+                files = self.state["artifacts"][number]["files"]
+            if name not in files:
+                files.append(name)
+            self.save()
+        return 200, b""
+
+    def stream(self, key: str, asked: dict[str, Any]) -> Answer:
+        with self.lock:
+            run = self.state["runs"].get(key)
+            if run is None:
+                return 404, {"error": "run not found"}
+            run["streams"] += 1
+            for name, part in (asked.get("files") or {}).items():
+                what = {"wandb-history.jsonl": "history", "wandb-events.jsonl": "events", "output.log": "output"}.get(name)
+                if name == "wandb-summary.json":
+                    run["summary"] = json.loads(part["content"][-1])
+                elif what is not None:
+                    for at, line in enumerate(part["content"], part["offset"]):
+                        if str(at) in run[what] and run[what][str(at)] != line:
+                            run["overwritten"] += 1
+                        run[what][str(at)] = line
+            if asked.get("complete"):
+                run["complete"], run["exitcode"] = True, asked.get("exitcode")
+            self.save()
+        return 200, {"exitcode": None, "limits": {}}
+
+
+if __name__ == "__main__":
+    main(Wandb, __doc__)

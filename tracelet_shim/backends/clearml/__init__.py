@@ -1,0 +1,3 @@
+from tracelet_shim.backends.clearml.backend import ClearMLBackend
+
+__all__ = ["ClearMLBackend"]

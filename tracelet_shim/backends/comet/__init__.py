@@ -1,0 +1,3 @@
+from tracelet_shim.backends.comet.backend import CometBackend
+
+__all__ = ["CometBackend"]

@@ -1,0 +1,1 @@
+"""What three trackers or more need: each idea once, small, and without any SDK."""
