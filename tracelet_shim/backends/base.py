@@ -34,9 +34,9 @@ import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import file_names
+from tracelet_shim.common.text import as_utf8
 
 __all__ = [
     "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",

@@ -51,12 +51,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.rows import Keys, rows
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["TrackioBackend"]
 
