@@ -21,9 +21,9 @@ from pydantic import BaseModel
 import tracelet_shim as tracelet
 from tests.conftest import RunPython
 from tracelet_shim import errors
-from tracelet_shim._settings import Problem, resolve
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.mlflow.backend import MLflowBackend
+from tracelet_shim.session.settings import Problem, resolve
 
 TRAIN = "from torch.utils.tensorboard import SummaryWriter\nSummaryWriter('runs/x').add_scalar('a', 1, 1)"
 

@@ -26,9 +26,15 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from tracelet_shim import _series, errors
-from tracelet_shim._inside import is_inside, refusal
-from tracelet_shim._logdir import (
+from tracelet_shim import errors
+from tracelet_shim.backends import registry
+from tracelet_shim.backends.base import Program, RunInfo
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.common.inside import is_inside, refusal
+from tracelet_shim.common.run_report import is_alive
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.eventfiles import add_scalars
+from tracelet_shim.eventfiles.logdir import (
     CREATED,
     PROJECTOR,
     STATE,
@@ -41,16 +47,11 @@ from tracelet_shim._logdir import (
     run_directories,
     walk,
 )
-from tracelet_shim._report import is_alive
-from tracelet_shim._settings import Settings, resolve
-from tracelet_shim._text import as_utf8
-from tracelet_shim.backends import registry
-from tracelet_shim.backends.base import Program, RunInfo
-from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import count_records, require_protos
+from tracelet_shim.eventfiles.tfrecord import count_records, require_protos
 from tracelet_shim.ledger import About, Ledger, RunRow, SessionRow, in_use, indexed, moved_on, new_run, state_directory
+from tracelet_shim.provenance.system_metrics import WRITER
 from tracelet_shim.relay.dispatcher import Relay
-from tracelet_shim.relay.system import WRITER
+from tracelet_shim.session.settings import Settings, resolve
 
 __all__ = ["Damage", "Outcome", "Progress", "View", "missing", "replay", "resume", "run_directories", "running"]
 
@@ -184,8 +185,9 @@ class _Directory:
             files.setdefault(os.path.dirname(file.path), []).append(file.path)
         for file in new:
             if isinstance(file, EventFile) and self._top is not None and self._recursive:
-                found[file.path] = _series.home(file.path, files, self._top)
-                if self._follow and any(_series.homes(file.path, files, self._top)) and not _series.tags(file.path, self._top):
+                found[file.path] = add_scalars.home(file.path, files, self._top)
+                above = self._follow and any(add_scalars.homes(file.path, files, self._top))
+                if above and not add_scalars.tags(file.path, self._top):
                     del found[file.path]
         return found
 
@@ -396,7 +398,7 @@ def _has_embeddings(logdir: str, *, recursive: bool) -> bool:
 
 
 def _specs(settings: Settings) -> list[msg.BackendSpec]:
-    from tracelet_shim._api import _specs as specs
+    from tracelet_shim.session.api import _specs as specs
 
     return specs(settings, {})
 

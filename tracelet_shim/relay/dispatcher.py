@@ -16,15 +16,15 @@ from pathlib import Path
 
 import msgspec
 
-from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.decode import Decoder
+from tracelet_shim.common import run_report
+from tracelet_shim.eventfiles.decoder import Decoder
+from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.ledger import Index, Ledger, Refused, RunRow, in_use, state_directory
-from tracelet_shim.naming import WriterNames
+from tracelet_shim.provenance.system_metrics import WRITER, SampleFile, Sampler
+from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.log import Log
-from tracelet_shim.relay.system import WRITER, SampleFile, Sampler
-from tracelet_shim.relay.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.worker import Offer, Worker
 
 __all__ = ["Relay"]
@@ -314,7 +314,7 @@ class Relay:
             known = self._ledger.begin(self._session.run, root, [worker.name for worker in self.workers])
             index = Index(directory, session)
             self.directory = directory
-            _report.add(session=session, directory=str(directory.absolute()))
+            run_report.add(session=session, directory=str(directory.absolute()))
             self.owned = index.owned
         except (OSError, sqlite3.Error) as error:
             self._trouble("ledger", f"no state can be kept in {directory} ({error}); a crashed run could not be continued")
@@ -501,7 +501,7 @@ class Relay:
                 self._trouble("ledger", f"cannot write the ledger in {self._ledger.directory} ({error})")
             self._ledger.close()
         if self._ledger is None and self._session is not None:
-            _report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
+            run_report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
         self._log.close(remove=everything and not retry)
         if self._samples is not None:
             self._samples.close()

@@ -21,8 +21,8 @@ import msgspec
 
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.decode import Decoder
-from tracelet_shim.eventfile import EventFileReader
+from tracelet_shim.eventfiles.decoder import Decoder
+from tracelet_shim.eventfiles.tfrecord import EventFileReader
 from tracelet_shim.ledger import GivenPath, Index, ToldTrial
 
 __all__ = ["Batch", "Log"]

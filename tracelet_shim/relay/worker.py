@@ -25,10 +25,10 @@ from tracelet_shim.backends.base import Backend, RunInfo, UnsettledLostError
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.ledger import Refused, RunRow
+from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.log import Batch, Log
 from tracelet_shim.relay.own_random import keep_apart
 from tracelet_shim.relay.said import why
-from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
 __all__ = ["Offer", "Worker"]
 

@@ -50,12 +50,12 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._private import locked
-from tracelet_shim._text import as_utf8, usable
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.private_files import locked
+from tracelet_shim.common.text import as_utf8, usable
 
 __all__ = ["AimBackend"]
 

@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 
 from tracelet_shim import errors
-from tracelet_shim._inside import is_below, is_inside, open_regular, read_regular
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import DamagedRecordError, checked_records
+from tracelet_shim.common.inside import is_below, is_inside, open_regular, read_regular
+from tracelet_shim.eventfiles.tfrecord import DamagedRecordError, checked_records
 from tracelet_shim.events import Array
 
 __all__ = [

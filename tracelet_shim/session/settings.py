@@ -16,14 +16,14 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from tracelet_shim._printable import printable
-from tracelet_shim._secrets import mask_text
-from tracelet_shim._text import as_utf8
-from tracelet_shim._values import named, plain
 from tracelet_shim.backends.base import WHAT_RAN, Part
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.common.values import named, plain
+from tracelet_shim.display.printable import printable
 from tracelet_shim.errors import ConfigurationError, did_you_mean, slip_of, unknown_variable
+from tracelet_shim.provenance.secrets import mask_text
 
-__all__ = ["PREFIX", "Problem", "Settings", "resolve"]
+__all__ = ["PREFIX", "Problem", "Settings", "from_environment", "from_file", "resolve"]
 
 PREFIX = "TRACELET_"
 FILE = "tracelet.toml"
@@ -115,8 +115,8 @@ def resolve(
     options: dict[str, dict[str, Any]] = {}
     call = {name: value for name, value in arguments.items() if value is not None}
     for origin, values in (
-        ("file", _from_file(environment, known, problems)),
-        ("environment", _from_environment(environment, known)),
+        ("file", from_file(environment, known, problems)),
+        ("environment", from_environment(environment, known)),
         ("argument", call),
     ):
         for backend, given in _tables(values.pop("options", {}), origin).items():
@@ -232,7 +232,7 @@ def _remedy(name: str, value: Any) -> str:
 _TYPES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 
 
-def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:
+def from_environment(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
     plain = {f"{PREFIX}{name.upper()}": name for name in _TYPES if name != "options"}
@@ -269,7 +269,7 @@ def _warn(text: str) -> None:
         warnings.warn(printable(text), stacklevel=2)
 
 
-def _from_file(
+def from_file(
     environment: Mapping[str, str], known: list[str], problems: list[Problem] | None = None
 ) -> dict[str, Any]:
     named = environment.get(PREFIX + "CONFIG")

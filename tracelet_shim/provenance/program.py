@@ -11,9 +11,9 @@ from typing import Any
 
 import wrapt
 
-from tracelet_shim._secrets import mask_arguments
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import Job, Program
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.provenance.secrets import mask_arguments
 
 __all__ = ["ExitWatch", "as_utf8", "describe", "rank", "scheduled_job", "world_group"]
 

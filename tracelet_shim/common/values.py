@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from tracelet_shim._text import as_utf8
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["named", "plain"]
 

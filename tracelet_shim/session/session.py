@@ -17,17 +17,19 @@ from typing import Any
 
 import msgspec
 
-from tracelet_shim import _ci, _report, errors, intercept
-from tracelet_shim._display import Drain, html_table, say
-from tracelet_shim._parts import Parts, Plan, Route
-from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
-from tracelet_shim._settings import Settings
-from tracelet_shim._text import quoted
+from tracelet_shim import errors, intercept
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend, Job, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
 from tracelet_shim.bus.process import RelayChannel
+from tracelet_shim.common import run_report
+from tracelet_shim.common.text import quoted
+from tracelet_shim.display.terminal import Drain, html_table, say
+from tracelet_shim.provenance import ci
+from tracelet_shim.provenance.program import ExitWatch, describe, rank, scheduled_job, world_group
+from tracelet_shim.session.parts import Parts, Plan, Route
+from tracelet_shim.session.settings import Settings
 
 __all__ = ["Session", "say"]
 
@@ -51,7 +53,7 @@ def has_other_owner() -> bool:
     host, _, pid = os.environ.get(OWNER, "").rpartition(":")
     if not pid.isdigit() or host != socket.gethostname() or int(pid) == os.getpid():
         return False
-    return _report.is_alive(int(pid), math.inf)
+    return run_report.is_alive(int(pid), math.inf)
 
 
 class Session:
@@ -151,7 +153,7 @@ class Session:
         return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.target for spec in self._specs)
 
     def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
-        _report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
+        run_report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
         for spec in specs:
             twice = registry.find(spec.name).own_hook() if spec.target else None
             if twice is not None:
@@ -164,7 +166,7 @@ class Session:
         run = self._run_info(session)
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
-        found = _ci.tags(os.environ) if self.settings.ci else {}
+        found = ci.tags(os.environ) if self.settings.ci else {}
         return msg.Open(run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics)
 
     def _project_of(self, name: str) -> str | None:
@@ -264,7 +266,7 @@ class Session:
             self._warned.add((trouble.backend, trouble.kind))
         if not known:
             if trouble.backend is None and trouble.kind not in _HARMLESS:
-                _report.add(session=self.id, trouble=trouble.message)
+                run_report.add(session=self.id, trouble=trouble.message)
             where = f"{trouble.backend}: " if trouble.backend else ""
             say(f"warning: {where}{trouble.message}")
 
@@ -462,9 +464,9 @@ class Session:
         """Tell the CI job, if there is one, what became of this session."""
         title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
         urls = {name: self._opened[name].url for name in states if name in self._opened}
-        _ci.tell(os.environ, title, urls, states, self._remedy(), quiet=self.settings.quiet)
+        ci.tell(os.environ, title, urls, states, self._remedy(), quiet=self.settings.quiet)
         for part in self._bus.ids if self._bus is not None else ():
-            _report.add(session=part, told=True)
+            run_report.add(session=part, told=True)
 
     def nothing_seen(self, reason: str) -> None:
         """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
@@ -474,7 +476,7 @@ class Session:
             f"have: tracelet-shim replay LOGDIR --backend {names}"
         )
         if self._bus is None:
-            _report.add(unseen=text, pid=os.getpid())
+            run_report.add(unseen=text, pid=os.getpid())
         self._on_trouble(msg.Trouble(None, "unseen", text))
 
     def _account(self, *, answered: bool) -> None:

@@ -11,9 +11,9 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 
-from tracelet_shim._inside import open_regular
-from tracelet_shim._logdir import CREATED
-from tracelet_shim.eventfile import checked_records
+from tracelet_shim.common.inside import open_regular
+from tracelet_shim.eventfiles.logdir import CREATED
+from tracelet_shim.eventfiles.tfrecord import checked_records
 
 __all__ = ["Files", "home", "homes", "key", "tags"]
 

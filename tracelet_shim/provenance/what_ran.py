@@ -6,7 +6,7 @@
 
 It is collected beside the delivery, in a thread of its own, never on the training thread; whatever cannot be found out is
 left out, and named. Environment variables are never looked at. Of arguments, the remote's URL and the diff, what looks like
-a secret is taken out (`tracelet_shim._secrets`).
+a secret is taken out (`tracelet_shim.provenance.secrets`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from typing import Any
 import msgspec
 
 from tracelet_shim import events as ev
-from tracelet_shim._private import open_file
-from tracelet_shim._secrets import mask_text
 from tracelet_shim.backends.base import Program, RunInfo
-from tracelet_shim.relay.gpus import Gpus
+from tracelet_shim.common.private_files import open_file
+from tracelet_shim.provenance.gpus import Gpus
+from tracelet_shim.provenance.secrets import mask_text
 
 __all__ = ["WhatRan", "with_tags"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import rich.console
 from rich.text import Text
 
-from tracelet_shim._printable import printable
+from tracelet_shim.display.printable import printable
 
 __all__ = ["Console"]
 

@@ -22,10 +22,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tracelet_shim import _series
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.naming import WriterNames
+from tracelet_shim.eventfiles import add_scalars
+from tracelet_shim.eventfiles.writer_names import WriterNames
 
 __all__ = ["Decoder"]
 
@@ -299,7 +299,7 @@ class Decoder:
             if metric is not None:
                 return metric
             if source.parent is not None:
-                series = _series.key(source.logdir, source.parent, value.tag)
+                series = add_scalars.key(source.logdir, source.parent, value.tag)
                 if series is None and self._trials.home(source) is None:
                     base["writer"] = self._names(source.logdir)
         return ev.Scalar(**base, value=number, series=series)

@@ -19,12 +19,12 @@ import msgspec
 import wrapt
 
 from tracelet_shim import intercept
-from tracelet_shim._display import say
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend, Ending
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel
+from tracelet_shim.display.terminal import say
 from tracelet_shim.intercept import Home
 
 __all__ = ["Parts", "Plan"]

@@ -13,10 +13,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 if TYPE_CHECKING:
-    from tracelet_shim._session import Session
-    from tracelet_shim._settings import Settings
     from tracelet_shim.backends.base import Backend
     from tracelet_shim.bus.messages import BackendSpec
+    from tracelet_shim.session.session import Session
+    from tracelet_shim.session.settings import Settings
 
 __all__ = ["activate_from_environment", "get_session", "settle_at_exit", "start_logging", "stop_logging"]
 
@@ -180,7 +180,7 @@ def activate_from_environment(*, ending: bool = False) -> None:
     Raises:
         TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
     """
-    from tracelet_shim._session import has_other_owner
+    from tracelet_shim.session.session import has_other_owner
 
     with _lock:
         if _session is not None or has_other_owner():
@@ -193,7 +193,7 @@ def settle_at_exit() -> None:
     Under strict, the process ends here with a code of its own."""
     from tracelet_shim import errors, intercept
     from tracelet_shim._bootstrap import is_set
-    from tracelet_shim._session import say
+    from tracelet_shim.session.session import say
 
     if intercept.missed() is None:
         return
@@ -215,10 +215,10 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool =
 
     from tracelet_shim import errors, intercept
     from tracelet_shim._bootstrap import is_set
-    from tracelet_shim._program import rank
-    from tracelet_shim._session import Session, say
-    from tracelet_shim._settings import Problem, resolve
     from tracelet_shim.backends import registry
+    from tracelet_shim.provenance.program import rank
+    from tracelet_shim.session.session import Session, say
+    from tracelet_shim.session.settings import Problem, resolve
 
     names, objects = _names_and_objects(arguments.get("backend"))
     for item in objects.values():
@@ -287,9 +287,9 @@ def _names_and_objects(given: Any) -> tuple[list[str] | None, dict[str, Backend]
 def _specs(settings: Settings, objects: Mapping[str, Backend], *, lenient: bool = False) -> list[BackendSpec]:
     """Return what to open. A tracker that cannot be used here is an error or, if `lenient`, one line and left out."""
     from tracelet_shim import errors
-    from tracelet_shim._session import say
     from tracelet_shim.backends import registry
     from tracelet_shim.bus.messages import BackendSpec
+    from tracelet_shim.session.session import say
 
     names = list(dict.fromkeys(settings.backend)) or [DEFAULT_BACKEND]
     rest = "the others go on" if len(names) > 1 else "training goes on"
@@ -393,7 +393,7 @@ def _on_sigterm(number: int, frame: Any) -> None:
 
 def _at_exit() -> None:
     from tracelet_shim import errors
-    from tracelet_shim._session import say
+    from tracelet_shim.session.session import say
 
     session = _session
     if session is None:

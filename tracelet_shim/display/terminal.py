@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tracelet_shim._printable import printable
+from tracelet_shim.display.printable import printable
 
 if TYPE_CHECKING:
     from tracelet_shim.bus.messages import BackendState
@@ -115,7 +115,7 @@ def _new_bars(seconds: float) -> Any:
         return None
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
 
     console = Console(file=sys.stderr)
     if not console.is_interactive:

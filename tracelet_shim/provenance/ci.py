@@ -26,10 +26,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from tracelet_shim._display import say
-from tracelet_shim._printable import printable
-from tracelet_shim._program import as_utf8
-from tracelet_shim._secrets import mask_text
+from tracelet_shim.display.printable import printable
+from tracelet_shim.display.terminal import say
+from tracelet_shim.provenance.program import as_utf8
+from tracelet_shim.provenance.secrets import mask_text
 
 if TYPE_CHECKING:
     from tracelet_shim.bus.messages import BackendState

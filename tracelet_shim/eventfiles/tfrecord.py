@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from tracelet_shim import errors
-from tracelet_shim._inside import open_regular
+from tracelet_shim.common.inside import open_regular
 
 __all__ = [
     "DamagedRecordError",

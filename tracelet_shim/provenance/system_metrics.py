@@ -27,11 +27,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tracelet_shim._private import make_directory, open_file
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import joined
-from tracelet_shim.relay.gpus import Gpus
+from tracelet_shim.common.private_files import make_directory, open_file
+from tracelet_shim.eventfiles.tfrecord import joined
+from tracelet_shim.provenance.gpus import Gpus
 
 __all__ = ["WRITER", "Sample", "SampleFile", "Sampler"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os.path
 import posixpath
 
-from tracelet_shim._text import as_utf8
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["SPLITS", "WriterNames"]
 
