@@ -30,7 +30,7 @@ pytest.importorskip("aim")
 
 from tracelet_shim.backends.aim.backend import AimBackend
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONG = "x" * 5000
 HOSTILE = [
     "", "_x_", "../../x", "/abs", "abs", "a\0b", "a\nb", LONG, LONG + "y", "a", "a/b", "Case", "case", "é/日本",
