@@ -19,7 +19,6 @@ import msgspec
 
 from tracelet_shim import _ci, _report, errors, intercept
 from tracelet_shim._display import Drain, html_table, say
-from tracelet_shim._double_logging import active_hook
 from tracelet_shim._parts import Parts, Plan, Route
 from tracelet_shim._program import ExitWatch, describe, rank, scheduled_job, world_group
 from tracelet_shim._settings import Settings
@@ -154,7 +153,7 @@ class Session:
     def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
         _report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
         for spec in specs:
-            twice = active_hook(spec.name)
+            twice = registry.find(spec.name).own_hook() if spec.target else None
             if twice is not None:
                 self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         if not self._hosts_a_run and any(spec.here for spec in specs):

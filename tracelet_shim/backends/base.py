@@ -24,7 +24,7 @@ import math
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from itertools import groupby
@@ -37,6 +37,8 @@ from tracelet_shim import events as ev
 from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import file_names
+from tracelet_shim.backends.shared.options import Parser, parse
+from tracelet_shim.backends.shared.probe import Probe
 
 __all__ = [
     "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
@@ -46,8 +48,6 @@ __all__ = [
 Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
 WHAT_RAN: tuple[Part, ...] = get_args(Part)
 """What can be recorded of the program and its machine."""
-
-_SWITCH = frozenset({"1", "true", "yes", "on", "0", "false", "no", "off", "none", ""})
 
 Status = str
 """How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""
@@ -67,6 +67,9 @@ class Capability(NamedTuple):
 
     level: Level
     how: str
+
+
+_AS_FILE = Capability(Level.FILE, "an ordinary file, attached to the run")
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,7 +207,7 @@ class Backend(ABC):
         name: the name in ``backend=``; lower case.
         module: the SDK's top-level module, looked for (not imported) to tell whether the tracker is installed.
         distribution: the SDK's name on PyPI, for the version and the installation hint.
-        capabilities: event type -> `Capability`, for every type in `tracelet_shim.events.EVENT_TYPES`.
+        capabilities: event type -> `Capability`; what of `tracelet_shim.events.EVENT_TYPES` is not named becomes files.
         mirrors_event_files: True for a backend that wants every record, `Marker` events included.
         batch_events, batch_seconds: a batch is written when it has so many events, or when its first event is so old. A
             backend may change its own between two batches.
@@ -223,8 +226,10 @@ class Backend(ABC):
     distribution: ClassVar[str]
     options: ClassVar[Mapping[str, str]] = {}
     """option name -> one line of documentation; also the list that unknown options are checked against."""
-    switches: ClassVar[Collection[str]] = ()
-    """Those of the options that are on or off; another value is a ConfigurationError."""
+    parsers: ClassVar[Mapping[str, Parser]] = {}
+    """What an option is, if not a text: of `tracelet_shim.backends.shared.options`. Any other value is a ConfigurationError."""
+    probe: ClassVar[Probe] = Probe()
+    """Where the tracker takes its server and its credentials from."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
@@ -241,14 +246,29 @@ class Backend(ABC):
                 raise errors.ConfigurationError(
                     f"backend {self.name!r} has no option {key!r}{errors.did_you_mean(key, self.options)}; its options: {known}"
                 )
-        for key in self.switches:
-            if str(given.get(key, "")).strip().lower() not in _SWITCH:
-                raise errors.ConfigurationError(f"backend {self.name!r}: option {key}={given[key]!r} is neither true nor false")
-        self.given = given
+        self.given = self.parsed(given)
         self.written = 0
         self._paths = file_names()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        table = cls.__dict__.get("capabilities")
+        if isinstance(table, Mapping):
+            cls.capabilities = {**{kind: table.get(kind, _AS_FILE) for kind in ev.EVENT_TYPES}, **table}
+
     # -- what can be known without importing the SDK ----------------------------------------------------------------
+
+    @classmethod
+    def parsed(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that were given, typed by `parsers`.
+
+        Raises:
+            ConfigurationError: a value is none for its option.
+        """
+        try:
+            return parse(options, cls.parsers)
+        except ValueError as error:
+            raise errors.ConfigurationError(f"backend {cls.name!r}: {error}") from None
 
     @classmethod
     def installed(cls) -> str | None:
@@ -272,6 +292,12 @@ class Backend(ABC):
             raise errors.BackendUnavailableError(
                 cls.name, f"{cls.distribution} is not installed; remedy: pip install 'tracelet-shim[{cls.name}]'"
             )
+
+    @classmethod
+    def own_hook(cls) -> str | None:
+        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process: with it, the
+        tracker gets everything twice. Must not import the SDK: look in `sys.modules`."""
+        return None
 
     @classmethod
     def borrowed(cls) -> str | None:
@@ -371,7 +397,8 @@ class Backend(ABC):
                 self.log_scalars(scalars)
                 self.written = before + len(scalars)
             else:
-                log = getattr(self, f"log_{cast('type[ev.Event]', kind).kind}")
+                # A type that is younger than the backend becomes files.
+                log = getattr(self, f"log_{cast('type[ev.Event]', kind).kind}", self.attach_files)
                 for event in group:
                     log(event)
                     self.written += 1

@@ -52,6 +52,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._private import locked
 from tracelet_shim._text import as_utf8, usable
+from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
@@ -78,6 +79,7 @@ class AimBackend(Backend):
     name = "aim"
     module = "aim"
     distribution = "aim"
+    probe = PROBE
     options: ClassVar[Mapping[str, str]] = {
         "repo": "directory of the repository (the one that holds .aim), or aim://host:port; default: as Aim finds it",
         "artifacts_uri": "where files go, file:///dir or s3://bucket/path; default: .aim/artifacts in the repository",

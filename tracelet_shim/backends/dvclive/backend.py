@@ -43,6 +43,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._text import as_utf8, quoted
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.dvclive.probe import PROBE
 from tracelet_shim.backends.shared.names import FILE_NAME, Names
 
 __all__ = ["DVCLiveBackend"]
@@ -80,6 +81,7 @@ class DVCLiveBackend(Backend):
     name = "dvclive"
     module = "dvclive"
     distribution = "dvclive"
+    probe = PROBE
     batch_events = 2000
     options: ClassVar[Mapping[str, str]] = {
         "dir": "directory of the run; as in DVCLive, what an earlier run left there is overwritten;"

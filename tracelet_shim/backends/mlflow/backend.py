@@ -46,6 +46,7 @@ from tracelet_shim._secrets import mask_text
 from tracelet_shim._text import as_utf8, second_name, usable
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, is_refusal
 from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
+from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
 
@@ -92,6 +93,8 @@ class MLflowBackend(Backend):
     name = "mlflow"
     module = "mlflow"
     distribution = "mlflow"
+    probe = PROBE
+    own_hook = staticmethod(own_hook)
     credentials = (
         "check user, password or token (MLFLOW_TRACKING_USERNAME and _PASSWORD, MLFLOW_TRACKING_TOKEN, "
         "DATABRICKS_HOST and _TOKEN, or in the tracking URI)"

@@ -59,7 +59,9 @@ from tracelet_shim.backends.base import Backend, Capability, Ending, Level, Open
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
 from tracelet_shim.backends.swanlab.uploads import Uploads, bound, no_pages
 
 __all__ = ["SwanLabBackend"]
@@ -108,8 +110,10 @@ class SwanLabBackend(Backend):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
+    probe = PROBE
+    own_hook = staticmethod(own_hook)
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
-    switches = ("public",)
+    parsers: ClassVar[Mapping[str, Parser]] = {"public": switch}
     options: ClassVar[Mapping[str, str]] = {
         "mode": "online, offline, local or disabled",
         "log_dir": "where runs are kept on disk; default: swanlog in the working directory",
