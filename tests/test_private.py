@@ -18,7 +18,7 @@ from tests.conftest import RunPython
 from tests.replay.commands import COMMAND, environment
 from tests.sample_events import run_info
 from tracelet_shim import _private
-from tracelet_shim.ledger import Ledger
+from tracelet_shim.state.ledger import Ledger
 
 PROGRAM = """
 import os, sys, time

@@ -22,9 +22,9 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import UnsettledLostError
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.decode import Decoder
-from tracelet_shim.ledger import Index
 from tracelet_shim.naming import WriterNames
 from tracelet_shim.relay.log import Log
+from tracelet_shim.state.index import Index
 from tracelet_shim.testing import RecordingBackend
 
 
