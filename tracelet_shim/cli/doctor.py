@@ -398,7 +398,7 @@ def _certificates(name: str) -> ssl.SSLContext:
 
 def _state(report: _Report, settings: Settings) -> None:
     """Check that the ledger can be written: else a job that is killed cannot be continued."""
-    from tracelet_shim.ledger import state_directory
+    from tracelet_shim.state.place import state_directory
 
     directory = state_directory(os.path.abspath(settings.root or "runs"), os.environ)
     there = next(path for path in (directory, *directory.parents) if path.exists())

@@ -449,7 +449,8 @@ class Session:
         """Note in the ledger that the event files have more than was handed over."""
         import sqlite3  # not needed in any other case, and so not imported
 
-        from tracelet_shim.ledger import Ledger, state_directory
+        from tracelet_shim.state.ledger import Ledger
+        from tracelet_shim.state.place import state_directory
 
         directory = state_directory(root, os.environ)
         try:
