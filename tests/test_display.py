@@ -24,8 +24,9 @@ from tracelet_shim.bus.messages import BackendState
 from tracelet_shim.cli.replay import _View
 from tracelet_shim.display.printable import printable
 from tracelet_shim.display.terminal import html_table, say
-from tracelet_shim.ledger import Ledger, RunRow
 from tracelet_shim.replay import Progress
+from tracelet_shim.state.ledger import Ledger
+from tracelet_shim.state.rows import RunRow
 
 PROGRAM = """
 import os, sys

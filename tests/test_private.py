@@ -18,7 +18,7 @@ from tests.conftest import RunPython
 from tests.replay.commands import COMMAND, environment
 from tests.sample_events import run_info
 from tracelet_shim.common import private_files
-from tracelet_shim.ledger import Ledger
+from tracelet_shim.state.ledger import Ledger
 
 PROGRAM = """
 import os, sys, time
@@ -108,14 +108,14 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_repository_of_aims_needs_no_name_in_a_common_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has taken the name of a lock in the directory for temporary files keeps nobody from making a repository."""
-    from tracelet_shim.backends.aim.backend import _open_repo
+    from tracelet_shim.backends.aim.repository import open_repo
 
     where = tmp_path / "repository"
     common = tmp_path / "common"
     name = hashlib.blake2s(str(where).encode(), digest_size=8).hexdigest()
     (common / f"tracelet-aim-{os.getuid()}-{name}.lock").mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(common))
-    _open_repo(str(where)).close()
+    open_repo(str(where)).close()
     assert os.listdir(where) == [".aim"]
 
 

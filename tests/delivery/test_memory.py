@@ -23,8 +23,8 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.eventfiles.decoder import Decoder
 from tracelet_shim.eventfiles.writer_names import WriterNames
-from tracelet_shim.ledger import Index
 from tracelet_shim.relay.log import Log
+from tracelet_shim.state.index import Index
 from tracelet_shim.testing import RecordingBackend
 
 

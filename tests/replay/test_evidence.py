@@ -28,9 +28,9 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import UnsettledLostError
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.eventfiles import tfrecord
-from tracelet_shim.ledger import Ledger
-from tracelet_shim.relay import worker
+from tracelet_shim.relay import progress
 from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.testing import RecordingBackend
 
 STATE = Path("runs/x/.tracelet")
@@ -407,7 +407,7 @@ def offer(tmp_path: Path, backend: Choosy, *, restarted: bool, records: list[msg
 def test_each_value_that_was_refused_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Of records with several values those that were refused are offered again, whether they are kept with the tracker's
     message or only counted with their place; what is forgotten before it is stored is offered once more; nothing comes twice."""
-    monkeypatch.setattr(worker, "_MOST_REFUSED", most)
+    monkeypatch.setattr(progress, "_MOST_REFUSED", most)
     (tmp_path / "runs").mkdir()
     file = tmp_path / "runs" / "events"
     data = [

@@ -17,7 +17,8 @@ from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
     from tracelet_shim.display.console import Console
-    from tracelet_shim.ledger import Ledger, SessionRow
+    from tracelet_shim.state.ledger import Ledger
+    from tracelet_shim.state.rows import SessionRow
 
 __all__ = ["sessions", "status"]
 
@@ -78,7 +79,7 @@ def sessions(directory: Path, only: str | None = None) -> list[dict[str, Any]]:
         StateError: there is no ledger that can be read, or it has no session.
         OSError, sqlite3.Error: it cannot be read now.
     """
-    from tracelet_shim.ledger import Ledger
+    from tracelet_shim.state.ledger import Ledger
 
     ledger = Ledger(directory, existing=True)
     try:

@@ -28,7 +28,6 @@ from tracelet_shim.common.text import quoted
 from tracelet_shim.display.terminal import Drain, html_table, say
 from tracelet_shim.provenance import ci
 from tracelet_shim.provenance.program import ExitWatch, describe, rank, scheduled_job, world_group
-from tracelet_shim.session.double_logging import active_hook
 from tracelet_shim.session.parts import Parts, Plan, Route
 from tracelet_shim.session.settings import Settings
 
@@ -156,7 +155,7 @@ class Session:
     def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
         run_report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
         for spec in specs:
-            twice = active_hook(spec.name)
+            twice = registry.find(spec.name).own_hook() if spec.target else None
             if twice is not None:
                 self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         if not self._hosts_a_run and any(spec.here for spec in specs):
@@ -450,7 +449,8 @@ class Session:
         """Note in the ledger that the event files have more than was handed over."""
         import sqlite3  # not needed in any other case, and so not imported
 
-        from tracelet_shim.ledger import Ledger, state_directory
+        from tracelet_shim.state.ledger import Ledger
+        from tracelet_shim.state.place import state_directory
 
         directory = state_directory(root, os.environ)
         try:

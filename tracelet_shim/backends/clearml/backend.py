@@ -45,8 +45,10 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.clearml.probe import PROBE, own_hook
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.provenance.secrets import mask_text
@@ -282,11 +284,13 @@ class ClearMLBackend(Backend):
     name = "clearml"
     module = "clearml"
     distribution = "clearml"
+    probe = PROBE
+    own_hook = staticmethod(own_hook)
     credentials = (
         "check the credentials (`clearml-init`, CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY), or stay local "
         "with CLEARML_OFFLINE_MODE=1"
     )
-    switches = ("offline", "store_diff", "packages")
+    parsers: ClassVar[Mapping[str, Parser]] = {"offline": switch, "store_diff": switch, "packages": switch}
     options: ClassVar[Mapping[str, str]] = {
         "api_host": "API server; default: CLEARML_API_HOST, then clearml.conf",
         "web_host": "web server, for the link to the run; default: CLEARML_WEB_HOST, then clearml.conf",

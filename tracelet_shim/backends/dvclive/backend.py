@@ -42,6 +42,7 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.dvclive.probe import PROBE
 from tracelet_shim.backends.shared.names import FILE_NAME, Names
 from tracelet_shim.common.text import as_utf8, quoted
 
@@ -80,6 +81,7 @@ class DVCLiveBackend(Backend):
     name = "dvclive"
     module = "dvclive"
     distribution = "dvclive"
+    probe = PROBE
     batch_events = 2000
     options: ClassVar[Mapping[str, str]] = {
         "dir": "directory of the run; as in DVCLive, what an earlier run left there is overwritten;"

@@ -58,7 +58,10 @@ from tracelet_shim.backends.base import Backend, Capability, Ending, Level, Open
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.shared.values import finite
+from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
 from tracelet_shim.backends.swanlab.uploads import Uploads, bound, no_pages
 from tracelet_shim.common.text import as_utf8, second_name, usable
 
@@ -108,8 +111,10 @@ class SwanLabBackend(Backend):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
+    probe = PROBE
+    own_hook = staticmethod(own_hook)
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
-    switches = ("public",)
+    parsers: ClassVar[Mapping[str, Parser]] = {"public": switch}
     options: ClassVar[Mapping[str, str]] = {
         "mode": "online, offline, local or disabled",
         "log_dir": "where runs are kept on disk; default: swanlog in the working directory",
@@ -468,7 +473,7 @@ class SwanLabBackend(Backend):
             "true_positives": event.true_positives, "false_positives": event.false_positives,
             "true_negatives": event.true_negatives, "false_negatives": event.false_negatives,
         }  # fmt: skip
-        rows = zip(*(files.finite(column) for column in columns.values()), strict=True)
+        rows = zip(*(map(finite, column) for column in columns.values()), strict=True)
         axis = {"type": "value", "min": 0, "max": 1}
         chart = {
             "tooltip": {"trigger": "axis"},

@@ -55,7 +55,9 @@ from tracelet_shim.backends.base import Backend, Capability, Ending, Level, Open
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.rows import Keys, rows
+from tracelet_shim.backends.trackio.probe import PROBE
 from tracelet_shim.common.text import as_utf8
 
 __all__ = ["TrackioBackend"]
@@ -113,9 +115,10 @@ class TrackioBackend(Backend):
     name = "trackio"
     module = "trackio"
     distribution = "trackio"
+    probe = PROBE
     credentials = "check the token (`hf auth login`, HF_TOKEN; of a server of your own, TRACKIO_WRITE_TOKEN)"
     batch_events = _BATCH
-    switches = ("private",)
+    parsers: ClassVar[Mapping[str, Parser]] = {"private": switch}
     options: ClassVar[Mapping[str, str]] = {
         "server_url": "URL of a self-hosted server, with or without its write_token; else TRACKIO_SERVER_URL",
         "write_token": "token of that server; else TRACKIO_WRITE_TOKEN",
