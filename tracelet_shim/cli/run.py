@@ -125,8 +125,7 @@ def _check(environment: Mapping[str, str]) -> Settings:
 
     from tracelet_shim import errors
     from tracelet_shim.backends import registry
-    from tracelet_shim.session.api import DEFAULT_BACKEND
-    from tracelet_shim.session.settings import resolve
+    from tracelet_shim.session.settings import DEFAULT_BACKEND, resolve
 
     known = registry.names()
     try:
@@ -178,7 +177,7 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
     """Run the command, wait for its deliveries, sum up, and end as it ended."""
     from tracelet_shim.cli._supervisor import end_like
     from tracelet_shim.common import run_report
-    from tracelet_shim.session.api import UNDELIVERED
+    from tracelet_shim.session.exit_code import UNDELIVERED
 
     try:
         directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)

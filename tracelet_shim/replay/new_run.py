@@ -101,9 +101,9 @@ def _has_embeddings(logdir: str, *, recursive: bool) -> bool:
 
 
 def specs_of(settings: Settings) -> list[msg.BackendSpec]:
-    from tracelet_shim.session.api import _specs as specs
+    from tracelet_shim.session import specs
 
-    return specs(settings, {})
+    return specs.specs_of(settings, {})
 
 
 def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) -> RunInfo:

@@ -23,8 +23,9 @@ from tracelet_shim.display.printable import printable
 from tracelet_shim.errors import ConfigurationError, did_you_mean, slip_of, unknown_variable
 from tracelet_shim.provenance.secrets import mask_text
 
-__all__ = ["PREFIX", "Problem", "Settings", "from_environment", "from_file", "resolve"]
+__all__ = ["DEFAULT_BACKEND", "PREFIX", "Problem", "Settings", "from_environment", "from_file", "resolve"]
 
+DEFAULT_BACKEND = "mlflow"
 PREFIX = "TRACELET_"
 FILE = "tracelet.toml"
 
