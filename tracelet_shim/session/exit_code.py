@@ -1,4 +1,4 @@
-"""How the process ends: with a code of ours if, under strict, data did not arrive; and by SIGINT if the user has interrupted it."""
+"""How the process ends: with a code of ours if, under strict, data did not arrive; and by SIGINT after Ctrl-C."""
 
 from __future__ import annotations
 
