@@ -175,7 +175,7 @@ def activate_from_environment(*, ending: bool = False) -> None:
     Raises:
         TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
     """
-    from tracelet_shim.session.session import has_other_owner
+    from tracelet_shim.session.owner import has_other_owner
 
     with _lock:
         if _session is not None or has_other_owner():
