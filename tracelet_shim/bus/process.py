@@ -27,7 +27,7 @@ from tracelet_shim.bus.channel import Channel, ThreadChannel
 from tracelet_shim.bus.launch import RelayDiedError, relay_command, relay_environment, sigterm_mark
 from tracelet_shim.common import run_report
 
-__all__ = ["ProcessChannel", "RelayChannel"]
+__all__ = ["RelayChannel"]
 
 _READ = 1 << 16
 _WINDOW = 8 << 20

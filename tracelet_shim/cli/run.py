@@ -237,6 +237,6 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
 def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:
     """True if a writer in the command would open a run: it is not switched off, and this is no rank beside the first."""
     from tracelet_shim._bootstrap import is_set
-    from tracelet_shim.provenance.program import rank
+    from tracelet_shim.provenance.launcher import rank
 
     return not is_set("TRACELET_DISABLED", environment) and (settings.ranks == "all" or rank(environment) == 0)

@@ -113,7 +113,7 @@ def start_logging(
         "system_metrics": system_metrics, "options": options,
     }  # fmt: skip
     for name in unknown:
-        from tracelet_shim.errors import did_you_mean
+        from tracelet_shim.common.suggestions import did_you_mean
 
         raise TypeError(f"start_logging() got an unexpected keyword argument {name!r}{did_you_mean(name, arguments)}")
     with _lock:
@@ -212,7 +212,7 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool =
     from tracelet_shim._bootstrap import is_set
     from tracelet_shim.backends import registry
     from tracelet_shim.display.terminal import say
-    from tracelet_shim.provenance.program import rank
+    from tracelet_shim.provenance.launcher import rank
     from tracelet_shim.session.session import Session
     from tracelet_shim.session.settings import Problem, resolve
     from tracelet_shim.session.specs import names_and_objects, specs_of

@@ -27,7 +27,7 @@ from tracelet_shim.display.terminal import say
 from tracelet_shim.intercept import Home
 from tracelet_shim.session import run_ends
 
-__all__ = ["Parts", "Plan"]
+__all__ = ["Parts", "Plan", "Route"]
 
 _Key = tuple[str, "str | None"]
 """A tracker, and the id of a run of the user's in it; None for the session's own run."""

@@ -8,7 +8,8 @@ import msgspec
 
 from tracelet_shim import intercept
 from tracelet_shim.backends.base import Job, RunInfo
-from tracelet_shim.provenance.program import describe, rank, scheduled_job, world_group
+from tracelet_shim.provenance.launcher import rank, scheduled_job, world_group
+from tracelet_shim.provenance.program import describe
 from tracelet_shim.session.settings import Settings
 
 __all__ = ["job_of", "run_info"]

@@ -21,10 +21,11 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
 from tracelet_shim.bus.process import RelayChannel
 from tracelet_shim.common import run_report
-from tracelet_shim.display.terminal import Drain, html_table, say
+from tracelet_shim.display.notebook import html_table
+from tracelet_shim.display.terminal import Drain, say
 from tracelet_shim.provenance import ci
-from tracelet_shim.provenance.program import ExitWatch
 from tracelet_shim.session import owner
+from tracelet_shim.session.exit_watch import ExitWatch
 from tracelet_shim.session.late import Late
 from tracelet_shim.session.native import Native
 from tracelet_shim.session.parts import Parts, Plan, Route
