@@ -109,7 +109,7 @@ class Session:
             int(self.settings.memory * 1e6), self.settings.exit_timeout, self.settings.quiet,
         )  # fmt: skip
         bus = Parts(self.id, self._specs, plan)
-        bus.begin(self.home())
+        bus.begin(self.active_runs())
         owner.take()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
@@ -163,7 +163,7 @@ class Session:
 
     # -- the sink of interception -------------------------------------------------------------------------------------
 
-    def home(self) -> intercept.Home:
+    def active_runs(self) -> intercept.ActiveRuns:
         """Return the runs that the user has active in this thread, in trackers of this session."""
         found = []
         for spec in self._specs:
@@ -178,11 +178,11 @@ class Session:
                 found.append((spec.name, run_id))
         return tuple(found)
 
-    def writer_created(self, logdir: str, home: intercept.Home) -> None:
-        self.begin().writer_created(logdir, home)
+    def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
+        self.begin().writer_created(logdir, runs)
 
-    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
-        return self.begin().add_source(path, logdir, parent, home)
+    def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
+        return self.begin().add_source(path, logdir, parent, runs)
 
     def publish(self, record: msg.Record) -> None:
         self.exit_watch.still_running()
