@@ -23,9 +23,9 @@ from tests.backends import TRACKERS
 from tests.backends.about import about
 from tests.conftest import RunPython
 from tracelet_shim import errors
-from tracelet_shim._settings import Problem, resolve
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.mlflow.backend import MLflowBackend
+from tracelet_shim.session.settings import Problem, resolve
 
 TRAIN = "from torch.utils.tensorboard import SummaryWriter\nSummaryWriter('runs/x').add_scalar('a', 1, 1)"
 

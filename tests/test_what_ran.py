@@ -23,10 +23,10 @@ from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays
 from tests.replay.commands import tracelet_shim
 from tracelet_shim import errors
-from tracelet_shim._secrets import mask_arguments, mask_text
-from tracelet_shim._settings import resolve
 from tracelet_shim.backends.base import WHAT_RAN, Program, RunInfo
-from tracelet_shim.relay.what_ran import WhatRan
+from tracelet_shim.provenance.secrets import mask_arguments, mask_text
+from tracelet_shim.provenance.what_ran import WhatRan
+from tracelet_shim.session.settings import resolve
 
 WORD = "abracadabra77"  # a secret that looks like any other word
 SECRETS = {
@@ -199,7 +199,7 @@ def test_a_part_that_fails_is_named(work_tree: Path, monkeypatch: pytest.MonkeyP
     def fails(program: Program) -> dict[str, Any]:
         raise RuntimeError("no such machine")
 
-    monkeypatch.setattr("tracelet_shim.relay.what_ran._host", fails)
+    monkeypatch.setattr("tracelet_shim.provenance.what_ran._host", fails)
     collected = what_ran(work_tree, *WHAT_RAN)
     collected.start()
     files = {blob.name: blob.data for blob in collected.files(60) or []}
