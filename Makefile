@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL_VENV := build/wheel-venv
+COVERAGE := build/coverage
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
@@ -29,8 +30,12 @@ demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim 
 test: $(INSTALLED)  ## run the tests of each change; ARGS='-k name' for some of them
 	$(BIN)/python -m pytest -n 4 --without-nightly $(ARGS)
 
-test-all: $(INSTALLED)  ## run all tests, those too that are for each night
-	$(BIN)/python -m pytest -n 4 $(ARGS)
+test-all: $(INSTALLED)  ## run all tests, those too that are for each night, and see that no less is covered than before
+	rm -rf $(COVERAGE)
+	mkdir -p $(COVERAGE)
+	COVERAGE_FILE=$(CURDIR)/$(COVERAGE)/data $(BIN)/coverage run -m pytest -n 4 $(ARGS)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report
 
 faults: $(INSTALLED)  ## only what breaks things under real trackers and looks what is left
 	$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
