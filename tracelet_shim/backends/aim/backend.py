@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.aim import objects
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find
@@ -34,6 +33,7 @@ from tracelet_shim.backends.render.tables import pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["AimBackend"]
 

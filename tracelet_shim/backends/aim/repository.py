@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tracelet_shim import errors
-from tracelet_shim._private import locked
-from tracelet_shim._text import usable
 from tracelet_shim.backends.aim.process import disown
+from tracelet_shim.common.private_files import locked
+from tracelet_shim.common.text import usable
 
 __all__ = ["Repository", "find"]
 

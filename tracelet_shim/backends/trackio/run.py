@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import RunInfo, Status
 from tracelet_shim.backends.trackio.log_ids import digest
 from tracelet_shim.backends.trackio.names import OWN
 from tracelet_shim.backends.trackio.values import iso, plain
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["TrackioRun"]
 
