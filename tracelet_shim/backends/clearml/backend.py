@@ -44,14 +44,14 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._secrets import mask_text
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.clearml.probe import PROBE, own_hook
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.provenance.secrets import mask_text
 
 __all__ = ["ClearMLBackend"]
 

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
-from tracelet_shim._text import quoted
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.dvclive.files import load
 from tracelet_shim.backends.dvclive.limits import COMPONENT, MAX_NAME, PATH
@@ -30,6 +29,7 @@ from tracelet_shim.backends.dvclive.run import Run, about_of
 from tracelet_shim.backends.dvclive.settings import OPTIONS, PARSERS
 from tracelet_shim.backends.dvclive.trials import add_to_trial
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.text import quoted
 
 __all__ = ["DVCLiveBackend"]
 

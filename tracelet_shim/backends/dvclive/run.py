@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.dvclive.dvcyaml import Listing
 from tracelet_shim.backends.dvclive.files import NAMES_FILE, RUN_FILE, content, load, replace, write_json, write_yaml
@@ -20,6 +19,7 @@ from tracelet_shim.backends.dvclive.summary import flatten, nest, yaml_value
 from tracelet_shim.backends.dvclive.tables import Tables
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.values import finite
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["Run", "about_of"]
 

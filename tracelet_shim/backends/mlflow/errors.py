@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from tracelet_shim.backends.base import is_refusal
-from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.shared.transient import Verdict, is_refusal, judge
 
 __all__ = ["passes"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from tracelet_shim._text import second_name, usable
 from tracelet_shim.backends.shared.environment import variables
+from tracelet_shim.common.text import second_name, usable
 
 __all__ = [
     "absolute", "is_file_store", "link", "missing_login", "named_artifacts", "prepare_relay", "tracking_uri", "without_secrets",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from tracelet_shim._secrets import mask_text
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.mlflow.limits import plain, run_name
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.provenance.secrets import mask_text
 
 __all__ = ["origin", "tags_of"]
 
