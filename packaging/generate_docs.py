@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 import tracelet_shim
-from tracelet_shim._settings import PREFIX, Settings
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.cli import backends
+from tracelet_shim.session.settings import PREFIX, Settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -58,7 +58,7 @@ def fake_api(tmp_path: Path) -> str:
 import importlib.abc, importlib.util, sys
 class FakeApi(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path, target=None):
-        if fullname == "tracelet_shim._api":
+        if fullname == "tracelet_shim.session.api":
             return importlib.util.spec_from_file_location(fullname, {str(path)!r})
 sys.meta_path.insert(0, FakeApi())
 """

@@ -13,8 +13,8 @@ import pytest
 import tracelet_shim
 from benchmarks import report
 from tests.conftest import RunPython
-from tracelet_shim._settings import _NOT_SETTINGS, FILE, Settings
 from tracelet_shim.backends import registry
+from tracelet_shim.session.settings import _NOT_SETTINGS, FILE, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -18,8 +18,11 @@ from tests.sample_events import run_info
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.ledger import Index, Ledger, RunRow, moved_on
 from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.state.cursors import moved_on
+from tracelet_shim.state.index import Index
+from tracelet_shim.state.ledger import Ledger
+from tracelet_shim.state.rows import RunRow
 from tracelet_shim.testing import RecordingBackend
 
 
@@ -167,7 +170,7 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     assert [event.path for event in events if isinstance(event, ev.Scalar)] == ["train/loss", "train/loss~2"]
     assert [event.trial for event in events if isinstance(event, ev.HParams)] == [None, "two"]
     ledger = Ledger(left)
-    session = relay.workers[0]._run.session
+    session = run_info().session
     assert [(path, suffix) for path, *_, suffix in ledger.paths(session)] == [("train/loss", ""), ("train/loss", "~2")]
     assert [name for _, _, name, _ in ledger.trials(session)] == [None, "two"]
     ledger.close()

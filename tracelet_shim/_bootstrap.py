@@ -171,17 +171,17 @@ def _at_exit(pid: int) -> None:
     """Say so if the program has imported `SummaryWriter`, and nobody has asked us for any of it."""
     if _settled or sys.modules.get(_TARGET + ".writer") is None or os.getpid() != pid:
         return
-    from tracelet_shim import _api
+    from tracelet_shim.session import api
 
-    _api.settle_at_exit()
+    api.settle_at_exit()
 
 
 def _connect() -> None:
     """Hand over to the package; what goes wrong becomes one line, unless strict."""
     try:
-        from tracelet_shim import _api
+        from tracelet_shim.session import api
 
-        _api.activate_from_environment()
+        api.activate_from_environment()
     except Exception as error:
         if is_set("TRACELET_STRICT"):
             raise
@@ -189,7 +189,7 @@ def _connect() -> None:
 
 
 def _say(error: Exception) -> None:
-    from tracelet_shim._printable import printable
+    from tracelet_shim.display.printable import printable
 
     text = printable(" ".join(str(error).split()))
     if type(error).__module__ != "tracelet_shim.errors":  # our own messages need no type in front of them

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from tracelet_shim._printable import printable
+from tracelet_shim.display.printable import printable
 
 __all__ = [
     "BackendError",

@@ -34,7 +34,7 @@ from torch.utils.tensorboard.summary import scalar as native_scalar
 import tracelet_shim
 from tests.intercept import native
 from tracelet_shim import events as ev
-from tracelet_shim._session import Session
+from tracelet_shim.session.session import Session
 from tracelet_shim.testing import RecordingBackend
 
 

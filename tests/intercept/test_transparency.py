@@ -31,8 +31,8 @@ from tests.conftest import RunPython
 from tests.intercept import native
 from tracelet_shim import events as ev
 from tracelet_shim import intercept
-from tracelet_shim._session import Session
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.session.session import Session
 from tracelet_shim.testing import RecordingBackend
 
 METHODS = [name for name, value in vars(SummaryWriter).items() if callable(value)]

@@ -26,11 +26,11 @@ from typing import Any
 
 import msgspec
 
-from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.bus.channel import Channel, ThreadChannel
+from tracelet_shim.common import run_report
 
 __all__ = ["FRAME", "ProcessChannel", "RelayChannel", "RelayDiedError", "frames"]
 
@@ -121,7 +121,7 @@ class ProcessChannel(Channel):
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
-        _report.add(relay=process.pid, of=os.getpid())
+        run_report.add(relay=process.pid, of=os.getpid())
         return process
 
     def _take_over(self, predecessor: ProcessChannel) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from tracelet_shim._text import escaped, unescaped
+from tracelet_shim.common.text import escaped, unescaped
 
 __all__ = ["Decoder", "Encoder"]
 

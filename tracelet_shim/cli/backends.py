@@ -118,7 +118,7 @@ def _print(found: list[Row]) -> None:
     from rich import box
     from rich.table import Table
 
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
 
     console = Console()
     table = Table("backend", "package", "installed", "to install it", box=box.SIMPLE_HEAD)

@@ -24,6 +24,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Program
 from tracelet_shim.backends.clearml.backend import ClearMLBackend
 from tracelet_shim.backends.clearml.places import Steps
+from tracelet_shim.backends.clearml.session import UploadError
 from tracelet_shim.backends.registry import validate
 
 HOSTILE = [
@@ -836,6 +837,27 @@ def test_a_server_that_goes_away_is_a_transient_error(server: tuple[type[Api], d
     in_thread(session)
     assert len(api.tasks) == 2
     assert len(api.events) == 1
+
+
+class CloudError(Exception):
+    """What the SDKs of clouds raise: botocore, google.api_core, azure.core."""
+
+    def __init__(self, **about: object) -> None:
+        super().__init__("SlowDown")
+        self.__dict__.update(about)
+
+
+@pytest.mark.parametrize(("cause", "transient"), [
+    (CloudError(response={"ResponseMetadata": {"HTTPStatusCode": 503}}), True), (CloudError(status_code=429), True),
+    (CloudError(response={"ResponseMetadata": {"HTTPStatusCode": 404}}), False), (CloudError(code=500), True),
+    (CloudError(code=400), False), (CloudError(), True), (ValueError("Failed uploading object a to b (504): html"), True),
+    (ValueError("Failed uploading object a to b (413): too large"), False),
+])  # fmt: skip
+def test_an_upload_that_fails(cause: Exception, transient: bool) -> None:
+    """What a bucket of any cloud says is measured as what the server says; an error without a number is doubted for a while."""
+    backend = ClearMLBackend()
+    backend._opened = True
+    assert backend.is_transient(UploadError(cause)) is transient
 
 
 def test_a_server_that_is_away_is_a_transient_error() -> None:

@@ -781,7 +781,7 @@ def test_quiet_without_threads_and_without_network(run_python: RunPython, tmp_pa
             """
         done = run_python(
             script,
-            str(Path(__file__).parents[2]),
+            str(Path(__file__).parents[3]),
             env={
                 **TrackioReader.environment(tmp_path),
                 "HF_HUB_OFFLINE": None,

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from tracelet_shim._secrets import mask_text
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.run_info import RunInfo
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.provenance.secrets import mask_text
 
 __all__ = ["describe"]
 

@@ -41,10 +41,10 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8, quoted
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.dvclive.probe import PROBE
 from tracelet_shim.backends.shared.names import FILE_NAME, Names
+from tracelet_shim.common.text import as_utf8, quoted
 
 __all__ = ["DVCLiveBackend"]
 

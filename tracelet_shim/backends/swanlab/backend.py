@@ -54,7 +54,6 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8, second_name, usable
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Program, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
@@ -64,6 +63,7 @@ from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.values import finite
 from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
 from tracelet_shim.backends.swanlab.uploads import Uploads, bound, no_pages
+from tracelet_shim.common.text import as_utf8, second_name, usable
 
 __all__ = ["SwanLabBackend"]
 

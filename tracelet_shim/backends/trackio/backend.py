@@ -51,7 +51,6 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
@@ -59,6 +58,7 @@ from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.rows import Keys, rows
 from tracelet_shim.backends.trackio.probe import PROBE
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["TrackioBackend"]
 

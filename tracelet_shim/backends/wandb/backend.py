@@ -61,7 +61,6 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import usable
 from tracelet_shim.backends.base import (
     Backend,
     Capability,
@@ -78,6 +77,7 @@ from tracelet_shim.backends.shared.rows import WALL_TOLERANCE, Keys, rows
 from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.backends.wandb.lines import Lines, logs_of
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
+from tracelet_shim.common.text import usable
 
 __all__ = ["WandbBackend"]
 

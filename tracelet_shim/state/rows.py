@@ -1,0 +1,94 @@
+"""What the ledger has, row by row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tracelet_shim.backends.base import Job
+
+__all__ = ["About", "GivenPath", "Refused", "RunRow", "SessionRow", "ToldTrial"]
+
+ToldTrial = tuple[int, int, "str | None", dict[str, Any]]
+"""Which hparams are the run's own and which a trial's: source, position, trial, params."""
+GivenPath = tuple[str, str, str, "str | None", str]
+"""Which writer, tag and series has which path: path, writer, tag, series, suffix."""
+
+
+class SessionRow(NamedTuple):
+    """A session as the ledger has it. Times are seconds since the epoch. `ended` is None while it runs or if its relay was
+    killed; `status` is None before its program has ended, or if nobody saw that. `cut_off` tells that the event files may
+    have more than `records`; `about` is `About` as JSON."""
+
+    id: str
+    started: float
+    ended: float | None
+    status: str | None
+    root: str
+    project: str | None
+    exp_name: str | None
+    run_id: str | None
+    script: str | None
+    cwd: str
+    host: str
+    pid: int
+    events: int
+    records: int
+    cut_off: bool
+    about: str | None
+
+    @property
+    def is_replay(self) -> bool:
+        """True if no training process was seen: everything in the log directory is the session's."""
+        return self.pid == 0
+
+
+class About(msgspec.Struct, omit_defaults=True):
+    """The rest of a `RunInfo`: what a run that could not be opened yet has to be opened with later."""
+
+    tags: dict[str, str] = {}
+    notes: str | None = None
+    config: dict[str, Any] = {}
+    group: str | None = None
+    offline: bool = False
+    job: Job | None = None
+
+
+class RunRow(NamedTuple):
+    """How far one tracker is. `cursor` is the number of records, from the session's first, that it is done with; of the
+    next one, it has the first `part` events."""
+
+    backend: str
+    run_id: str | None
+    url: str | None
+    cursor: int
+    delivered: int
+    failed: int
+    state: str
+    error: str | None
+    part: int = 0
+
+
+class Refused(NamedTuple):
+    """An event that a tracker refused.
+
+    Attributes:
+        backend: the tracker.
+        path, position, part: event file, record in it, and value in that; `part` is None in a ledger of 0.1.
+        kind, tag, step, message: what it is, and what the tracker had to say; None beyond the first ten thousand, of which only
+            the places are kept.
+        at: when, in seconds since the epoch.
+        source: number of the event file; None in a ledger of 0.1.
+    """
+
+    backend: str
+    path: str | None
+    position: int
+    kind: str | None
+    tag: str | None
+    step: int | None
+    message: str | None
+    at: float
+    source: int | None = None
+    part: int | None = None
