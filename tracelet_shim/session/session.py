@@ -38,6 +38,7 @@ __all__ = ["Session"]
 
 logger = logging.getLogger("tracelet_shim")
 
+
 class Session:
     """A running session. Made by `start_logging`; a context manager that stops at its end.
 
@@ -308,35 +309,39 @@ class Session:
             self._let_go(at_exit=at_exit)
             if self.settings.strict and self._replies.in_doubt:
                 raise errors.DeliveryError("nothing was delivered; see the warning above", {})
-        else:
-            deadline = self.settings.exit_timeout if timeout is None else timeout
-            drain = Drain(self.status, deadline, quiet=self.settings.quiet)
-            flushed = False
+            return
+        deadline = self.settings.exit_timeout if timeout is None else timeout
+        states = self._drain(self._bus, msg.Close(status, deadline, at_exit))
+        owner.give_up()
+        try:
+            self._account(answered=states is not None)
+        finally:
+            if self.settings.ci:
+                self._tell_job(self.status())
 
-            def waiting() -> None:
-                nonlocal flushed
-                if self._replies.spilled and not flushed:
-                    flushed = True
-                    intercept.flush_files()  # what did not fit into memory is read from them
-                drain.show()
+    def _drain(self, bus: Parts, message: msg.Close) -> dict[str, msg.BackendState] | None:
+        """Wait for what is left; return where the trackers stand then, or None if a relay did not answer in time."""
+        bars = Drain(self.status, message.deadline, quiet=self.settings.quiet)
+        flushed = False
 
-            try:
-                states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
-            except KeyboardInterrupt:
-                drain.close()
-                goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {deadline:.0f} s"
-                remedy = self._remedy()
-                say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
-                raise
-            finally:
-                drain.close()
-                self._let_go(at_exit=at_exit)
-            owner.give_up()
-            try:
-                self._account(answered=states is not None)
-            finally:
-                if self.settings.ci:
-                    self._tell_job(self.status())
+        def waiting() -> None:
+            nonlocal flushed
+            if self._replies.spilled and not flushed:
+                flushed = True
+                intercept.flush_files()  # what did not fit into memory is read from them
+            bars.show()
+
+        try:
+            return bus.close(message, waiting)
+        except KeyboardInterrupt:
+            bars.close()
+            goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {message.deadline:.0f} s"
+            remedy = self._remedy()
+            say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
+            raise
+        finally:
+            bars.close()
+            self._let_go(at_exit=message.at_exit)
 
     def _let_go(self, *, at_exit: bool) -> None:
         """Take nothing more. While the end waited, what other threads logged was taken; what comes after the end of the program
