@@ -99,7 +99,7 @@ class _Part:
         self.spilled = False
         self.ender: int | None = None  # the thread in which the user ends the run
         self.ended = threading.Event()
-        self._resumable = {spec.name for spec in specs if spec.target}
+        self._resumable = {spec.name for spec in specs if spec.class_path}
 
     def now(self) -> dict[str, msg.BackendState]:
         """Return where each tracker stands, with all that its relay has not taken yet. (`states` is what the relay has said.)"""

@@ -128,12 +128,12 @@ class Session:
     @property
     def hosts_trackers(self) -> bool:
         """True if a tracker's SDK runs in this process."""
-        return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.target for spec in self._specs)
+        return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.class_path for spec in self._specs)
 
     def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
         run_report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
         for spec in specs:
-            twice = registry.find(spec.name).own_hook() if spec.target else None
+            twice = registry.find(spec.name).own_hook() if spec.class_path else None
             if twice is not None:
                 self._replies.warn(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         if not self._hosts_a_run and any(spec.here for spec in specs):
@@ -156,7 +156,7 @@ class Session:
 
     def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
-        here = {spec.name for spec in specs if not spec.target or spec.here}
+        here = {spec.name for spec in specs if not spec.class_path or spec.here}
         if self.settings.delivery == "thread" or len(here) == len(specs):
             return ThreadChannel(self.objects)
         there = RelayChannel(say)
@@ -169,9 +169,9 @@ class Session:
         found = []
         for spec in self._specs:
             try:
-                if spec.target and spec.name not in self._classes:
+                if spec.class_path and spec.name not in self._classes:
                     self._classes[spec.name] = registry.find(spec.name)
-                run_id = self._classes[spec.name].borrowed() if spec.target else None
+                run_id = self._classes[spec.name].borrowed() if spec.class_path else None
             except Exception as error:  # an SDK that has changed, or is just being imported by another thread
                 self.problem(error)
                 continue
