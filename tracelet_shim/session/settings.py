@@ -235,7 +235,7 @@ _TYPES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fi
 
 
 def from_environment(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:
-    """Return what environment variables set, as it stands there, and under ``options`` what they set for each tracker in `known`."""
+    """Return what environment variables set, each as a text, and under ``options`` what they set for the trackers in `known`."""
     values: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
     plain = {f"{PREFIX}{name.upper()}": name for name in _TYPES if name != "options"}
