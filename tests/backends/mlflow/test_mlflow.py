@@ -537,7 +537,7 @@ def run_program(directory: Path, session: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     home = {"HOME": str(directory), "MLFLOW_DISABLE_TELEMETRY": "true"}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[2]), session],
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[3]), session],
         cwd=directory, env={**clean, **home}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -259,7 +259,7 @@ def test_works_without_torch_and_google_crc32c(tmp_path: Path) -> None:
     program = """
         import sys
         sys.modules["google_crc32c"] = None
-        from tests.backends.test_tensorboard import file_events, opened
+        from tests.backends.tensorboard.test_tensorboard import file_events, opened
         from pathlib import Path
         target = opened(Path(sys.argv[1]), config={"lr": 1}, notes="n")
         target.write(file_events("/logs/events.out.tfevents.1", 3))
@@ -273,7 +273,7 @@ def test_works_without_torch_and_google_crc32c(tmp_path: Path) -> None:
 
 def _python(program: str, *args: str, check: bool = True) -> str:
     command = [sys.executable, "-c", textwrap.dedent(program), *args]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(command, cwd=root, check=check, capture_output=True, text=True, timeout=60).stdout
 
 
@@ -281,7 +281,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     """What write() took is in the file when the process is killed right after."""
     program = """
         import os, signal, sys
-        from tests.backends.test_tensorboard import file_events, opened
+        from tests.backends.tensorboard.test_tensorboard import file_events, opened
         from pathlib import Path
         target = opened(Path(sys.argv[1]))
         target.write(file_events("/logs/events.out.tfevents.1", 200))
