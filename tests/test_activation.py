@@ -354,7 +354,7 @@ import torch.utils.tensorboard
 assert "wrapt" not in sys.modules
 sys.meta_path = [*ours, *sys.meta_path]
 import wrapt
-print(sys.modules["tracelet_shim.provenance.program"].wrapt is wrapt, wrapt.__spec__.loader.__class__.__name__)
+print(sys.modules["tracelet_shim.session.exit_watch"].wrapt is wrapt, wrapt.__spec__.loader.__class__.__name__)
 """
     done = run_python(script, env={"TRACELET_BACKEND": "tensorboard"})
     assert done.stdout == "True SourceFileLoader\n"

@@ -22,8 +22,9 @@ from tests.terminal import Terminal
 from tracelet_shim import errors
 from tracelet_shim.bus.messages import BackendState
 from tracelet_shim.cli.replay import _View
+from tracelet_shim.display.notebook import html_table
 from tracelet_shim.display.printable import printable
-from tracelet_shim.display.terminal import html_table, say
+from tracelet_shim.display.terminal import say
 from tracelet_shim.replay import Progress
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import RunRow

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
-__all__ = ["Lookout", "activate", "is_set", "name_near_misses", "near_misses", "start"]
+__all__ = ["Lookout", "activate", "is_set", "name_near_misses", "start"]
 
 _TARGET = "torch.utils.tensorboard"
 _NAMED = "_TRACELET_NAMED"
@@ -211,7 +211,7 @@ def near_misses(environment: Mapping[str, str] = os.environ) -> list[str]:
     suspects = [name for name in environment if name[:2] in ("TR", "tr") and "BACK" in name.upper()]  # as in the .pth file
     if not suspects:
         return []
-    from tracelet_shim.errors import slip_of
+    from tracelet_shim.common.suggestions import slip_of
 
     return [name for name in suspects if slip_of(name, ["TRACELET_BACKEND"])]
 
@@ -221,7 +221,7 @@ def name_near_misses() -> None:
     if _NAMED in os.environ:
         return
     for name in near_misses():
-        from tracelet_shim.errors import unknown_variable
+        from tracelet_shim.common.suggestions import unknown_variable
 
         os.environ[_NAMED] = "1"
         _write(unknown_variable(name, ["TRACELET_BACKEND"]))

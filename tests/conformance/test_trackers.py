@@ -40,6 +40,7 @@ def test_every_tracker_has_its_folder() -> None:
     assert list(TRACKERS) == ours
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("check", CHECKS)
 def test_tracker_has(conformance: Conformance, check: str) -> None:
     """The tracker's own store has what the check's docstring says."""

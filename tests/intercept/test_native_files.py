@@ -335,7 +335,7 @@ def compare(stage: Stage, calls: list[Call]) -> tuple[list[Outcome], Path]:
     assert shim_state == pure_state
     assert native.tree(base / "shim", since, until) == native.tree(base / "pure", since, until)
     assert stage.session.flush(60)
-    assert stage.session._troubles == []
+    assert stage.session._replies.troubles == []
     return shim, base / "shim"
 
 

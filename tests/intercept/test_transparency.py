@@ -830,7 +830,7 @@ def test_a_call_on_a_closed_file_writer_is_the_programs_error(tmp_path: Path) ->
     running = start(tmp_path / "runs")
     with pytest.raises(OSError, match="Writer is closed"):
         file_writer.add_summary(Summary())
-    assert running.session._troubles == []
+    assert running.session._replies.troubles == []
     tracelet_shim.stop_logging()
 
 

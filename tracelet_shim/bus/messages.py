@@ -14,6 +14,7 @@ from tracelet_shim.events import Array
 
 __all__ = [
     "OWN_SOURCES",
+    "RECORD_BYTES",
     "BackendSpec",
     "BackendState",
     "Close",

@@ -15,7 +15,7 @@ from tracelet_shim.display.terminal import say
 if TYPE_CHECKING:
     from tracelet_shim.bus.messages import BackendState
 
-__all__ = ["Account", "accounts", "print_summary", "tell_job", "wait_for_relays"]
+__all__ = ["accounts", "print_summary", "tell_job", "wait_for_relays"]
 
 _SHOWN = 10
 _TICK = 0.1

@@ -86,8 +86,7 @@ def _settings(report: _Report) -> Settings | None:
     """Say what is configured, and where."""
     from tracelet_shim import errors
     from tracelet_shim.backends import registry
-    from tracelet_shim.session.api import DEFAULT_BACKEND
-    from tracelet_shim.session.settings import Problem, from_environment, from_file, resolve
+    from tracelet_shim.session.settings import DEFAULT_BACKEND, Problem, from_environment, from_file, resolve
 
     known = registry.names()
     problems: list[Problem] = []
@@ -255,7 +254,7 @@ def _trackers(report: _Report, settings: Settings) -> None:
 
     from tracelet_shim import errors
     from tracelet_shim.backends import registry
-    from tracelet_shim.session.api import DEFAULT_BACKEND
+    from tracelet_shim.session.settings import DEFAULT_BACKEND
 
     wanted = settings.backend or (DEFAULT_BACKEND,)
     servers: dict[str, str] = {}

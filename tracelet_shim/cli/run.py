@@ -125,8 +125,7 @@ def _check(environment: Mapping[str, str]) -> Settings:
 
     from tracelet_shim import errors
     from tracelet_shim.backends import registry
-    from tracelet_shim.session.api import DEFAULT_BACKEND
-    from tracelet_shim.session.settings import resolve
+    from tracelet_shim.session.settings import DEFAULT_BACKEND, resolve
 
     known = registry.names()
     try:
@@ -178,7 +177,7 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
     """Run the command, wait for its deliveries, sum up, and end as it ended."""
     from tracelet_shim.cli._supervisor import end_like
     from tracelet_shim.common import run_report
-    from tracelet_shim.session.api import UNDELIVERED
+    from tracelet_shim.session.exit_code import UNDELIVERED
 
     try:
         directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)
@@ -238,6 +237,6 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
 def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:
     """True if a writer in the command would open a run: it is not switched off, and this is no rank beside the first."""
     from tracelet_shim._bootstrap import is_set
-    from tracelet_shim.provenance.program import rank
+    from tracelet_shim.provenance.launcher import rank
 
     return not is_set("TRACELET_DISABLED", environment) and (settings.ranks == "all" or rank(environment) == 0)

@@ -1,13 +1,12 @@
-"""What a person sees of a session: lines and bars on standard error, a table in a notebook."""
+"""What a person sees of a session on standard error: lines, and bars."""
 
 from __future__ import annotations
 
 import contextlib
-import html
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tracelet_shim.display.printable import printable
@@ -15,7 +14,7 @@ from tracelet_shim.display.printable import printable
 if TYPE_CHECKING:
     from tracelet_shim.bus.messages import BackendState
 
-__all__ = ["Drain", "html_table", "say"]
+__all__ = ["Drain", "say"]
 
 _NOTICEABLE = 1.0  # seconds that the end may take without a word
 
@@ -129,25 +128,3 @@ def _new_bars(seconds: float) -> Any:
     console.show_cursor(show=True)  # who is killed now cannot give it back
     _console = console
     return bars
-
-
-def html_table(title: str, rows: Iterable[tuple[str, str | None, BackendState]]) -> str:
-    """Return a table of (tracker, link or local place of its run, state) for a notebook."""
-    head = ("tracker", "run", "state", "delivered", "pending", "set aside", "latest error")
-    lines = [f"<table><caption>{_text(title)}</caption>", f"<thead>{_row('th', head)}</thead>", "<tbody>"]
-    for name, url, state in rows:
-        place = _text(url or "")
-        if place.startswith(("https://", "http://")):
-            place = f'<a href="{place}" target="_blank" rel="noopener">{place}</a>'
-        counts = (str(count) for count in (state.delivered, state.pending, state.failed))
-        cells = (_text(name), place, _text(state.state), *counts, _text(state.error or ""))
-        lines.append(_row("td", cells))
-    return "\n".join([*lines, "</tbody></table>"])
-
-
-def _text(text: str) -> str:
-    return html.escape(printable(text))
-
-
-def _row(kind: str, cells: Iterable[str]) -> str:
-    return "<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>"

@@ -26,15 +26,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from tracelet_shim.common.text import as_utf8
 from tracelet_shim.display.printable import printable
 from tracelet_shim.display.terminal import say
-from tracelet_shim.provenance.program import as_utf8
 from tracelet_shim.provenance.secrets import mask_text
 
 if TYPE_CHECKING:
     from tracelet_shim.bus.messages import BackendState
 
-__all__ = ["Job", "detect", "report", "tags", "tell"]
+__all__ = ["report", "tags", "tell"]
 
 Environment = Mapping[str, str]
 

@@ -33,7 +33,7 @@ from tracelet_shim.common.private_files import make_directory, open_file
 from tracelet_shim.eventfiles.tfrecord import joined
 from tracelet_shim.provenance.gpus import Gpus
 
-__all__ = ["WRITER", "Sample", "SampleFile", "Sampler"]
+__all__ = ["WRITER", "SampleFile", "Sampler"]
 
 WRITER = "system"
 _FIRST_SECONDS = 1.0

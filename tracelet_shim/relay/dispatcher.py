@@ -26,7 +26,7 @@ from tracelet_shim.relay.metrics import SystemMetrics
 from tracelet_shim.relay.offers import Offer
 from tracelet_shim.relay.worker import Worker
 from tracelet_shim.state.index import Index
-from tracelet_shim.state.rows import Refused, RunRow, SessionRow
+from tracelet_shim.state.rows import Refused, SessionRow
 from tracelet_shim.state.session import SessionState
 
 __all__ = ["Relay"]
@@ -73,7 +73,7 @@ class Relay:
         self.workers: list[Worker] = []
         self._names = WriterNames()
         self._decoder = Decoder(self._names)
-        self._state = SessionState(self._trouble, state)
+        self._state = SessionState(self._trouble, self._counts, state)
         self._log = Log(self._decoder, complete=complete, tell=self._state.tell)
         self._session: msg.Open | None = None
         self._job: JobContinuation | None = None
@@ -83,6 +83,7 @@ class Relay:
         self._writers: dict[str, int] = {}
         self._files: list[str] = []
         self._earlier_events = 0
+        self._counted: int | None = None  # of how many records an earlier relay had counted the events exactly
         self.taken: dict[int, int] = {}
         self._flushes: list[tuple[int, int]] = []
         self._silent: set[tuple[str, str]] = set()
@@ -190,7 +191,7 @@ class Relay:
         for spec in message.backends:
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
             mine = self._objects.get(spec.name)
-            worker = Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, self._wake, self._state.stand, mine)
+            worker = Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, self._wake, self._state, mine)
             self.workers.append(worker)
         if message.restarted:
             if self._complete:  # a session that was killed in its first moment has no writer to follow
@@ -225,8 +226,6 @@ class Relay:
     def _worker_says(self, reply: msg.Reply) -> None:
         if isinstance(reply, msg.Opened):
             self._next_save = 0.0  # so that it can be continued if we are killed
-        elif isinstance(reply, msg.Trouble) and reply.kind.startswith(("refused-", "lost-")):
-            self._next_save = 0.0  # so that it is known which, if we are killed
         self._reply(reply)
 
     def _add_writer(self, logdir: str) -> None:
@@ -265,8 +264,7 @@ class Relay:
         self._log.open(index, 0)
         if self._waits_for_job:
             assert self._job is not None
-            if self._state.ledger is not None:
-                self._job.look(self._state.ledger, root, self.workers)
+            self._job.look(self._state, root, self.workers)
             self._start_when_free()
         self._save()
 
@@ -274,7 +272,8 @@ class Relay:
         """Go on where an earlier relay of this session stopped."""
         assert self._what_ran is not None
         self._what_ran.restore(self._state.path("what-ran"))
-        self._log.open(index, known.events + max(0, index.length - known.records))
+        self._log.open(index, known.events, known.records)
+        self._counted = known.counted
         trials, paths = self._state.told()
         self._decoder.restore_trials(trials)
         self._decoder.restore_paths(paths)
@@ -300,6 +299,8 @@ class Relay:
         self._reply(msg.Continued(self._log.length - self._own_records))
         if self._complete:
             self._recount()
+        elif self._counted is not None:
+            self._log.count_from(self._counted)
         if self._retry_refused:
             self._offer_again()
         self._start()
@@ -319,26 +320,22 @@ class Relay:
         """Find out exactly what is missing. (With event files that are still being written to this cannot be done.)"""
         events = [self._earlier_events + number for number in self._log.review()]
         self._log.recount(events[-1])
-        for worker in self.workers:
-            worker.progress.recount(events[min(worker.cursor, len(events) - 1)])
+        if self._counted is None:  # what an older version's ledger says may be half a second old
+            for worker in self.workers:
+                worker.progress.recount(events[min(worker.cursor, len(events) - 1)])
 
     def _save(self) -> None:
+        """Write down what each worker does not write itself with its batches."""
         self._next_save = time.monotonic() + _SAVE_SECONDS
-        accepted = [key for worker in self.workers for key in worker.offers.take_accepted()]
-        stand = [worker.progress.safe for worker in self.workers]  # after what was accepted, before what is refused or lost
-        refused = [row for worker in self.workers for row in worker.progress.take_refused()]
-        lost = [row for worker, safe in zip(self.workers, stand, strict=True) for row in worker.progress.take_lost(safe)]
-        rows = []
-        for worker, safe in zip(self.workers, stand, strict=True):
-            s = worker.state
-            run_id, url = (worker.opened.run_id, worker.opened.url) if worker.opened else (worker.continues, None)
-            rows.append(RunRow(worker.name, run_id, url, safe.number, safe.delivered, safe.failed, s.state, s.error, safe.part))
-        self._state.save(self._log.events, self._log.length, rows, refused, accepted, lost)
+        self._state.save({worker.name: worker.shown for worker in self.workers})
         if self.directory is not None and self._what_ran is not None and any(worker.opened is None for worker in self.workers):
             try:
                 self._what_ran.keep(self._state.path("what-ran"))
             except OSError as error:
                 self._trouble("what-ran", f"what ran cannot be kept for a run that is opened later ({error})")
+
+    def _counts(self) -> tuple[int, int, int]:
+        return self._log.counts()
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
@@ -351,7 +348,7 @@ class Relay:
         now = (self._log.safe, self._log.length, *map(msgspec.structs.astuple, states.values()))
         if now != self._reported:
             self._reported = now
-            root = self._names.root if self._state.ledger is not None else None
+            root = self._names.root if self._state.is_kept else None
             safe, taken = self._log.safe - self._own_records, self._log.length - self._own_records
             self._reply(msg.Counters(states, safe, self._log.spilled, root, taken))
 
@@ -410,7 +407,7 @@ class Relay:
         states = self.states()
         everything = all(worker.progress.safe.number >= self._log.length for worker in self.workers)
         self.clean = everything and all(state.complete for state in states.values())
-        if self._session is not None and self._state.ledger is None:
+        if self._session is not None and not self._state.is_kept:
             run_report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
         everything, retry = self._state.end(
             everything, self._log.length, self._status, self.taken, cut_off=self._cut_off, behind=self._index_behind

@@ -9,7 +9,7 @@ from pathlib import Path
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.relay.worker import Worker
 from tracelet_shim.state.index import in_use
-from tracelet_shim.state.ledger import Ledger
+from tracelet_shim.state.session import SessionState
 
 __all__ = ["JobContinuation"]
 
@@ -33,16 +33,15 @@ class JobContinuation:
         self._predecessor: str | None = None
         self._until = 0.0
 
-    def look(self, ledger: Ledger, root: str, workers: Iterable[Worker]) -> None:
+    def look(self, state: SessionState, root: str, workers: Iterable[Worker]) -> None:
         """Let the workers go on in the runs of an earlier start, if there are any."""
-        earlier = ledger.earlier(self._run, root)
+        earlier = state.earlier(self._run, root)
         if earlier is None:
             return
-        runs = {row.backend: row.run_id for row in ledger.runs(earlier.id) if row.run_id is not None}
+        self._predecessor, runs = earlier
         for worker in workers:
             if worker.name in runs:
                 worker.resume(runs[worker.name])
-        self._predecessor = earlier.id
         self._until = time.monotonic() + _ORPHAN_SECONDS
 
     def is_free(self, directory: Path | None) -> bool:

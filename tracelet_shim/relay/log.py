@@ -71,26 +71,39 @@ class Log:
         self._files = EventFiles(lambda source: decoder.source(source).path, complete=complete)
         self._cursors: list[Callable[[], int]] = []
 
-    def open(self, index: Index, events: int) -> None:
+    def open(self, index: Index, events: int, records: int | None = None) -> None:
         """Continue behind what the index has already.
 
         Args:
             index: the session's.
-            events: the number of events in its records, as far as it is known.
+            events: the number of events in its first `records`, as far as it is known; those of the others are guessed.
+            records: all of them, if that is None.
         """
         self._index = index
         self.length = index.length
+        if records is not None and records < self.length:
+            events += self.length - records - _nested(list(index.read(records, self.length)))
         self.recount(events)
+
+    def count_from(self, records: int) -> None:
+        """Take note that the events of so many records have been counted exactly, and those of the others are guessed."""
+        self._counted_to = min(records, self.length)
 
     def recount(self, events: int) -> None:
         """Take note that there are so many events that backends count in the records so far."""
-        self._counted_to, self._surplus = self.length, events - self.length
+        with self._counting:
+            self._counted_to, self._surplus = self.length, events - self.length
 
     @property
     def events(self) -> int:
         """The number of events that backends count; a record that nobody has decoded yet counts as one, or none if it
         is a part of an `add_hparams`."""
         return self.length + self._surplus
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return the numbers of events and of records, and of how many records the events have been counted exactly."""
+        with self._counting:
+            return self.length + self._surplus, self.length, self._counted_to
 
     def add_cursor(self, position: Callable[[], int]) -> None:
         """Register a reader; what all readers have passed is forgotten."""
@@ -133,10 +146,9 @@ class Log:
                     self._kept_bytes = 0
                 self._waiting.extend(kept)
                 self._kept_bytes += size
-                self.length += len(records)
-                if nested:
-                    with self._counting:
-                        self._surplus -= nested
+                with self._counting:
+                    self.length += len(records)
+                    self._surplus -= nested
                 self._forget()
                 self._grown.notify_all()
 
@@ -230,7 +242,7 @@ class Log:
             guessed = stop - before - _nested(records[before - start :])
             with self._counting:
                 self._surplus += new.counted - guessed
-            self._counted_to = stop
+                self._counted_to = stop
         return batch
 
     def _within(self, records: Iterable[msg.Record]) -> list[msg.Record]:

@@ -67,7 +67,6 @@ class Offers:
         self._troubles = troubles
         self._left: deque[Offer] = deque()
         self._made: tuple[int, list[int], list[Offer]] | None = None  # safe with so many delivered events; keys of what was taken
-        self._accepted: list[int] = []
 
     def __len__(self) -> int:
         return len(self._left)
@@ -76,21 +75,18 @@ class Offers:
         self._left = deque(sorted(offers, key=lambda offer: offer.number))
         self._state.failed -= len(offers)
 
-    def take_accepted(self) -> list[int]:
-        """Return the keys of what was set aside and is with the tracker now, for the ledger."""
-        accepted, self._accepted = self._accepted, []
-        return accepted
-
     def put_back(self) -> None:
         """What could not be offered stays set aside."""
         self._state.failed += len(self._left)
         self._left.clear()
 
-    def release(self, safe: Standing) -> None:
-        """What was taken of what was refused before is no longer set aside, once it is safe."""
-        if self._made is not None and safe.delivered >= self._made[0]:
-            self._accepted += self._made[1]
-            self._made = None
+    def release(self, safe: Standing) -> list[int]:
+        """What was taken of what was refused before is no longer set aside, once it is safe: return the keys under which the
+        ledger has it."""
+        if self._made is None or safe.delivered < self._made[0]:
+            return []
+        accepted, self._made = self._made[1], None
+        return accepted
 
     def go_back(self) -> None:
         """What was taken and is not safe yet is lost, and offered again."""

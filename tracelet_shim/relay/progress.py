@@ -31,8 +31,17 @@ class Standing(NamedTuple):
     failed: int
 
 
+class _Reached(NamedTuple):
+    """A place that the tracker has come to, and what it had refused and lost from the one before up to there: the last of these
+    as event file and number of events."""
+
+    standing: Standing
+    refused: list[Refused]
+    lost: list[tuple[str, int, int]]
+
+
 class Progress:
-    """How far a tracker is. Changed by its worker's thread; what was refused and lost is taken by the dispatcher's.
+    """How far a tracker is. Changed by its worker's thread.
 
     Args:
         name: the tracker.
@@ -50,9 +59,9 @@ class Progress:
         self.at = (0, 0)
         self.safe = Standing(0, 0, 0, 0)
         self.last_event = -math.inf
-        self._unsafe: deque[Standing] = deque()
-        self._refused: list[Refused] = []
-        self._lost: deque[tuple[int, int, int]] = deque()  # behind which record, event file, events
+        self._unsafe: deque[_Reached] = deque()
+        self._refused: list[Refused] = []  # since the last place
+        self._lost: list[tuple[str, int, int]] = []
 
     def restore(self, row: RunRow, lost: int) -> None:
         """Go on where an earlier worker of this session stopped."""
@@ -97,11 +106,14 @@ class Progress:
         """Count what the tracker has refused after it had been handed over."""
         self._state.delivered -= count
         self._state.failed += count
-        self._unsafe = deque(s._replace(delivered=s.delivered - count, failed=s.failed + count) for s in self._unsafe)
+        for at, reached in enumerate(self._unsafe):
+            before = reached.standing
+            standing = before._replace(delivered=before.delivered - count, failed=before.failed + count)
+            self._unsafe[at] = reached._replace(standing=standing)
 
-    def lose(self, stop: int, source: int, events: int) -> None:
-        """Count events that their event file does not have; `stop` is behind the records."""
-        self._lost.append((stop, source, events))
+    def lose(self, source: int, events: int) -> None:
+        """Count events that their event file does not have."""
+        self._lost.append((self._name, source, events))
         self._state.failed += events
         self._state.lost += events
 
@@ -113,31 +125,29 @@ class Progress:
 
     def stand_here(self) -> None:
         """What was counted is at the place where the tracker stands."""
-        self._unsafe.append(Standing(*self.at, self._state.delivered, self._state.failed))
+        standing = Standing(*self.at, self._state.delivered, self._state.failed)
+        self._unsafe.append(_Reached(standing, self._refused, self._lost))
+        self._refused, self._lost = [], []
 
-    def confirm(self, stored: int) -> bool:
-        """Take note that the tracker has stored so many events; return whether it is further than before."""
-        before = self.safe
-        while self._unsafe and self._unsafe[0].delivered <= stored:
-            self.safe = self._unsafe.popleft()
-        return self.safe is not before
+    def confirm(self, stored: int) -> tuple[list[Refused], list[tuple[str, int, int]]] | None:
+        """Take note that the tracker has stored so many events. If it is further than before, return what it has refused and lost
+        on the way: (tracker, event file, events)."""
+        if not self._unsafe or self._unsafe[0].standing.delivered > stored:
+            return None
+        refused: list[Refused] = []
+        lost: list[tuple[str, int, int]] = []
+        while self._unsafe and self._unsafe[0].standing.delivered <= stored:
+            reached = self._unsafe.popleft()
+            refused += reached.refused
+            lost += reached.lost
+            self.safe = reached.standing
+        return refused, lost
 
     def go_back(self) -> None:
         """Stand where everything is safe; what comes after that is delivered again."""
         number, part, self._state.delivered, self._state.failed = self.safe
         self.at = (number, part)
+        for reached in self._unsafe:
+            self._state.lost -= sum(events for *_, events in reached.lost)
         self._unsafe.clear()
-        while self._lost and self._lost[-1][0] > number:
-            self._state.lost -= self._lost.pop()[2]
-
-    def take_refused(self) -> list[Refused]:
-        """Return the events set aside since the last time, for the ledger."""
-        refused, self._refused = self._refused, []
-        return refused
-
-    def take_lost(self, safe: Standing) -> list[tuple[str, int, int]]:
-        """Return what has been lost up to there and since the last time, for the ledger: (tracker, event file, events)."""
-        lost = []
-        while self._lost and self._lost[0][0] <= safe.number:
-            lost.append((self._name, *self._lost.popleft()[1:]))
-        return lost
+        self._refused, self._lost = [], []

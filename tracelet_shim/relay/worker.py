@@ -20,11 +20,12 @@ from tracelet_shim.relay.ending import FIRST_DELAY, Ending
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.offers import Offers
 from tracelet_shim.relay.opening import Opening
-from tracelet_shim.relay.progress import Progress, Standing
+from tracelet_shim.relay.progress import Progress
 from tracelet_shim.relay.troubles import Troubles, text_of
 from tracelet_shim.relay.watch import Silence, Watch
 from tracelet_shim.relay.writing import Writing
-from tracelet_shim.state.rows import RunRow
+from tracelet_shim.state.rows import RunRow, Shown
+from tracelet_shim.state.session import SessionState
 
 __all__ = ["Worker"]
 
@@ -43,7 +44,7 @@ class Worker:
         what_ran: what is attached to a run that this worker opens, and is not there yet.
         reply: takes replies; called from this worker's thread.
         wake: called when a flush is done, and at the end.
-        keep: called after each batch: keeps where the tracker stands, for whoever goes on after a kill.
+        session: keeps where the tracker stands.
         backend: a backend object, instead of the class that `spec` names.
 
     Attributes:
@@ -61,7 +62,7 @@ class Worker:
         what_ran: WhatRan,
         reply: Callable[[msg.Reply], None],
         wake: Callable[[], None],
-        keep: Callable[[str, Standing], None],
+        session: SessionState,
         backend: Backend | None,
     ) -> None:
         self.name = spec.name
@@ -70,7 +71,7 @@ class Worker:
         self._log = log
         self._reply = reply
         self._wake = wake
-        self._keep = keep
+        self._session = session
         self._thread = threading.Thread(target=self._main, name=f"tracelet-{spec.name}", daemon=True)
         self._ending = Ending()
         self._watch = Watch(self._thread)
@@ -117,6 +118,12 @@ class Worker:
     def continues(self) -> str | None:
         """The id of the run that this worker continues or joins, or is about to."""
         return self._opening.run.resume
+
+    @property
+    def shown(self) -> Shown:
+        """What there is to be seen of the run, for the ledger."""
+        run_id, url = (self.opened.run_id, self.opened.url) if self.opened else (self.continues, None)
+        return run_id, url, self.state.state, self.state.error
 
     # -- called from the dispatcher's thread --------------------------------------------------------------------------
 
@@ -290,7 +297,7 @@ class Worker:
         """Count what is nowhere any more, and name the files that should have had it."""
         for source, records in Counter(batch.gone).items():
             if source is not None:
-                self.progress.lose(batch.stop, source, records)
+                self.progress.lose(source, records)
                 self._troubles.error(f"lost-{source}", f"events are lost: {self._log.lacks(source)}")
         self.progress.stand(batch, 0)
         self._settle()
@@ -303,9 +310,11 @@ class Worker:
             settled = self.state.delivered - backend.unsettled()
             settled -= self._take_refused(backend)
         self._say_behind(backend.behind() if self.progress.is_unsafe else None)
-        if self.progress.confirm(settled):
-            self._keep(self.name, self.progress.safe)
-            self.offers.release(self.progress.safe)
+        further = self.progress.confirm(settled)
+        if further is not None:
+            refused, lost = further
+            safe = self.progress.safe
+            self._session.stand(self.name, safe, refused, self.offers.release(safe), lost)
 
     def _take_refused(self, backend: Backend) -> int:
         """Count what the tracker has refused after it had been handed over."""

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from tracelet_shim.common.run_report import is_alive
 from tracelet_shim.eventfiles.logdir import walk
 from tracelet_shim.replay.session_files import SessionFiles, beyond
-from tracelet_shim.state.cursors import moved_on
 from tracelet_shim.state.index import in_use, indexed
 from tracelet_shim.state.ledger import Ledger
+from tracelet_shim.state.older import moved_on
 from tracelet_shim.state.rows import RunRow, SessionRow
 
 __all__ = ["Missing", "missing", "running"]

@@ -8,25 +8,20 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
+from tracelet_shim.session import exit_code
+
 if TYPE_CHECKING:
     from tracelet_shim.backends.base import Backend
-    from tracelet_shim.bus.messages import BackendSpec
     from tracelet_shim.session.session import Session
-    from tracelet_shim.session.settings import Settings
 
 __all__ = ["activate_from_environment", "get_session", "settle_at_exit", "start_logging", "stop_logging"]
 
 _lock = threading.RLock()
 _session: Session | None = None
 _hooked = _fork_hooked = False
-
-DEFAULT_BACKEND = "mlflow"
-UNDELIVERED = 3
-"""Exit code of a program that ran to its end under strict, and whose data did not all arrive."""
 
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
@@ -118,7 +113,7 @@ def start_logging(
         "system_metrics": system_metrics, "options": options,
     }  # fmt: skip
     for name in unknown:
-        from tracelet_shim.errors import did_you_mean
+        from tracelet_shim.common.suggestions import did_you_mean
 
         raise TypeError(f"start_logging() got an unexpected keyword argument {name!r}{did_you_mean(name, arguments)}")
     with _lock:
@@ -180,7 +175,7 @@ def activate_from_environment(*, ending: bool = False) -> None:
     Raises:
         TraceletError: a setting that cannot be right; the caller decides whether that ends the program.
     """
-    from tracelet_shim.session.session import has_other_owner
+    from tracelet_shim.session.owner import has_other_owner
 
     with _lock:
         if _session is not None or has_other_owner():
@@ -193,17 +188,17 @@ def settle_at_exit() -> None:
     Under strict, the process ends here with a code of its own."""
     from tracelet_shim import errors, intercept
     from tracelet_shim._bootstrap import is_set
-    from tracelet_shim.session.session import say
+    from tracelet_shim.display.terminal import say
 
     if intercept.missed() is None:
         return
     try:
         activate_from_environment(ending=True)  # this may be a child, or a rank, that was to log nothing
     except errors.TraceletError as error:
-        _verdict.undelivered = is_set("TRACELET_STRICT") and getattr(sys, "last_value", None) is None
+        exit_code.verdict.undelivered = is_set("TRACELET_STRICT") and getattr(sys, "last_value", None) is None
         say(f"error: {error}")
     _at_exit()
-    _fail_the_job()
+    exit_code.exit_if_undelivered()
 
 
 def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool = False) -> Session:
@@ -216,11 +211,13 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool =
     from tracelet_shim import errors, intercept
     from tracelet_shim._bootstrap import is_set
     from tracelet_shim.backends import registry
-    from tracelet_shim.provenance.program import rank
-    from tracelet_shim.session.session import Session, say
+    from tracelet_shim.display.terminal import say
+    from tracelet_shim.provenance.launcher import rank
+    from tracelet_shim.session.session import Session
     from tracelet_shim.session.settings import Problem, resolve
+    from tracelet_shim.session.specs import names_and_objects, specs_of
 
-    names, objects = _names_and_objects(arguments.get("backend"))
+    names, objects = names_and_objects(arguments.get("backend"))
     for item in objects.values():
         registry.validate(type(item))
     problems: list[Problem] = []
@@ -246,7 +243,7 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool =
             raise errors.ConfigurationError(missing)
         say(f"{missing} (everything else goes on without it)")
         settings = msgspec.structs.replace(settings, system_metrics=None)
-    specs = _specs(settings, objects, lenient=lenient and not settings.strict) if active else []
+    specs = specs_of(settings, objects, lenient=lenient and not settings.strict) if active else []
     active = active and bool(specs)
     session = Session(settings, specs, objects, active=active, from_environment=lenient)
     _session = session
@@ -257,69 +254,6 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool =
         if settings.strict:
             session.exit_watch.watch()  # a program that fails by itself keeps its code, whether or not there was a writer
     return session
-
-
-def _names_and_objects(given: Any) -> tuple[list[str] | None, dict[str, Backend]]:
-    """Take apart what was given as the backend: names, and objects by their names."""
-    from tracelet_shim.backends.base import Backend
-    from tracelet_shim.errors import ConfigurationError
-
-    if given is None:
-        return None, {}
-    if isinstance(given, str):
-        given = given.split(",")
-    elif isinstance(given, AbstractSet):
-        given = sorted(given, key=str)  # the same set has another order in another process
-    elif isinstance(given, (Backend, bytes, Mapping, type)) or not isinstance(given, Iterable):
-        given = [given]
-    items = list(given)
-    for item in items:
-        if not isinstance(item, (str, Backend)):
-            problem = "it is neither the name of a tracker nor a Backend object"
-            remedy = f"{item.__name__}()" if isinstance(item, type) else '"mlflow"'
-            if isinstance(item, Mapping):
-                remedy = 'backend="mlflow", and its options in options={"mlflow": {...}}'
-            raise ConfigurationError(f"argument backend={item!r} cannot be used: {problem}; remedy: {remedy}")
-    objects = {item.name: item for item in items if isinstance(item, Backend)}
-    return [item.name if isinstance(item, Backend) else item for item in items], objects
-
-
-def _specs(settings: Settings, objects: Mapping[str, Backend], *, lenient: bool = False) -> list[BackendSpec]:
-    """Return what to open. A tracker that cannot be used here is an error or, if `lenient`, one line and left out."""
-    from tracelet_shim import errors
-    from tracelet_shim.backends import registry
-    from tracelet_shim.bus.messages import BackendSpec
-    from tracelet_shim.session.session import say
-
-    names = list(dict.fromkeys(settings.backend)) or [DEFAULT_BACKEND]
-    rest = "the others go on" if len(names) > 1 else "training goes on"
-    for name in settings.options:
-        if name not in registry.names():
-            raise errors.UnknownBackendError(name, registry.names())
-        try:
-            registry.find(name)(settings.options[name])  # raises for unknown options, of trackers that are not used as well
-        except errors.ConfigurationError as error:
-            if not lenient:
-                raise
-            # A tracker without an option that it was to have could log to another place.
-            say(f"{error} ({rest} without it)" if name in names else f"{error} (it is ignored)")
-            names = [other for other in names if other != name]
-    specs = []
-    for name in names:
-        if name in objects:
-            specs.append(BackendSpec(name, "", {}))
-            continue
-        try:
-            backend = registry.find(name)
-            options = dict(settings.options.get(name, {}))
-            backend.check(offline=settings.offline, options=options)
-        except errors.TraceletError as error:
-            if not lenient:
-                raise
-            say(f"{error} ({rest} without it)")
-            continue
-        specs.append(BackendSpec(name, f"{backend.__module__}:{backend.__qualname__}", options))
-    return specs
 
 
 def _importing_main_again() -> bool:
@@ -337,7 +271,7 @@ def _hook_process(session: Session) -> None:
         os.register_at_fork(after_in_child=_after_fork)
     if not _hooked:
         _hooked = True
-        atexit.register(_fail_the_job)
+        atexit.register(exit_code.exit_if_undelivered)
         atexit.register(_at_exit)
     if session.hosts_trackers:
         _hook_hosting()
@@ -393,7 +327,7 @@ def _on_sigterm(number: int, frame: Any) -> None:
 
 def _at_exit() -> None:
     from tracelet_shim import errors
-    from tracelet_shim.session.session import say
+    from tracelet_shim.display.terminal import say
 
     session = _session
     if session is None:
@@ -402,66 +336,14 @@ def _at_exit() -> None:
     try:
         _stop(status, at_exit=True)
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
-            _interrupted_after_all()
+            exit_code.interrupted_after_all()
     except KeyboardInterrupt:
         return  # said by the session; a traceback of ours would tell nobody anything
     except errors.DeliveryError as error:
-        _verdict.undelivered = status == "finished"  # a program that failed by itself keeps its exit code
+        exit_code.verdict.undelivered = status == "finished"  # a program that failed by itself keeps its exit code
         say(f"error: {error}")
     if status == "finished" and session.settings.strict:
-        _verdict.session = session
-
-
-def _fail_the_job() -> None:
-    """Under strict, give the process an exit code of its own if something was not delivered.
-
-    An exception in an atexit handler changes no exit code, so the process is ended here; what is left to run then are
-    only handlers that were registered before the session began.
-    """
-    if _verdict.is_bad:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(UNDELIVERED)
-
-
-class _Verdict:
-    """Whether the process is to have an exit code of ours. It is asked once more when the interpreter lets go of this module: by
-    then handlers that were registered before ours have run, and may have logged.
-
-    Attributes:
-        undelivered: something was not delivered.
-        session: the one that the end of the program has ended, under strict.
-    """
-
-    def __init__(self) -> None:
-        self.undelivered = False
-        self.session: Session | None = None
-
-    @property
-    def is_bad(self) -> bool:
-        return self.undelivered or (self.session is not None and self.session.is_late)
-
-    def __del__(self, exit_now: Callable[[int], NoReturn] = os._exit, code: int = UNDELIVERED) -> None:
-        if self.is_bad:
-            exit_now(code)
-
-
-_verdict = _Verdict()
-
-
-def _interrupted_after_all() -> None:
-    """Let the process end by SIGINT, as it would without us.
-
-    The interpreter remembers that it ends for an uncaught KeyboardInterrupt, and forgets it at the next `eval` of a text
-    in any thread; SDKs that are being imported do that a lot (namedtuple). Let it see one again.
-    """
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with contextlib.suppress(KeyboardInterrupt):
-        eval("interrupt()", {"interrupt": interrupt})  # noqa: S307 - our own text
+        exit_code.verdict.session = session
 
 
 def _after_fork() -> None:

@@ -13,21 +13,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
-import wrapt
 
 from tracelet_shim import intercept
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.base import Backend, Ending
+from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel
 from tracelet_shim.display.terminal import say
 from tracelet_shim.intercept import Home
+from tracelet_shim.session import run_ends
 
-__all__ = ["Parts", "Plan"]
+__all__ = ["Parts", "Plan", "Route"]
 
 _Key = tuple[str, "str | None"]
 """A tracker, and the id of a run of the user's in it; None for the session's own run."""
@@ -200,7 +200,7 @@ class Parts:
         self._plan.opens(session, specs)
         if specs[0].borrowed:
             try:
-                _watch(self, specs[0].name)
+                run_ends.watch(self, specs[0].name)
             except Exception as error:  # an SDK that has changed: its run is served all the same
                 self.on_problem(error)
         bus.start(self._plan.open_message(session, specs))
@@ -368,7 +368,7 @@ class Parts:
         with self._lock:
             self._closed = True
             parts = list(self._parts)
-        _unwatch(self)
+        run_ends.unwatch(self)
         for part in parts:
             part.bus.begin_close(message)
         answers = [part.bus.close(message, progress) for part in parts]
@@ -376,7 +376,7 @@ class Parts:
 
     def after_fork(self) -> None:
         """In a forked child: this is the parent's."""
-        _unwatch(self)
+        run_ends.unwatch(self)
         for part in self._parts:
             part.bus.after_fork()
 
@@ -402,54 +402,6 @@ def _sum(one: msg.BackendState, other: msg.BackendState) -> msg.BackendState:
     numbers = {name: getattr(one, name) for name in one.__struct_fields__ if isinstance(getattr(one, name), int)}
     sums = {name: number + getattr(other, name) for name, number in numbers.items()}
     return msgspec.structs.replace(worst, error=other.error or one.error, **sums)
-
-
-# -- the functions with which the user ends a run -----------------------------------------------------------------------
-
-_watching: list[Parts] = []
-
-
-def _watch(parts: Parts, name: str) -> None:
-    """From now on, `parts` hears of the end of a run of this tracker."""
-    if parts not in _watching:
-        _watching.append(parts)
-    for ending in registry.find(name).ends():
-        owner = next((each for each in getattr(ending.owner, "__mro__", ()) if ending.function in vars(each)), ending.owner)
-        if not isinstance(vars(owner).get(ending.function), _Wrapper):
-            wrapt.wrap_object(owner, ending.function, _Wrapper, (_waiting_for(name, ending),))
-
-
-def _unwatch(parts: Parts) -> None:
-    if parts in _watching:
-        _watching.remove(parts)
-
-
-class _Wrapper(intercept.Wrapper):
-    """To be told from wrappers of others'."""
-
-
-def _waiting_for(name: str, ending: Ending) -> Callable[..., Any]:
-    """Return a wrapper that lets what was logged arrive before the run ends. Nothing of it fails the user's call; only what
-    is raised to end the wait (Ctrl-C) reaches him."""
-
-    def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        # Our own threads deliver: they must never wait for themselves.
-        ours = threading.current_thread().name.startswith("tracelet-")
-        ended = []
-        for parts in () if ours else tuple(_watching):
-            try:
-                run_id = ending.run_id(instance, args, kwargs)
-                if run_id is not None:
-                    ended.append(parts.end(name, run_id))
-            except Exception as error:
-                parts.on_problem(error)
-        try:
-            return wrapped(*args, **kwargs)
-        finally:
-            for tell in ended:
-                tell()
-
-    return wrapper
 
 
 def _nothing() -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import socket
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -19,42 +16,27 @@ import msgspec
 
 from tracelet_shim import errors, intercept
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.base import Backend, Job, RunInfo
+from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
 from tracelet_shim.bus.process import RelayChannel
 from tracelet_shim.common import run_report
-from tracelet_shim.common.text import quoted
-from tracelet_shim.display.terminal import Drain, html_table, say
+from tracelet_shim.display.notebook import html_table
+from tracelet_shim.display.terminal import Drain, say
 from tracelet_shim.provenance import ci
-from tracelet_shim.provenance.program import ExitWatch, describe, rank, scheduled_job, world_group
+from tracelet_shim.session import owner
+from tracelet_shim.session.exit_watch import ExitWatch
+from tracelet_shim.session.late import Late
+from tracelet_shim.session.native import Native
 from tracelet_shim.session.parts import Parts, Plan, Route
+from tracelet_shim.session.replies import Replies
+from tracelet_shim.session.resume import leave_open, resume_command
+from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
 
-__all__ = ["Session", "say"]
+__all__ = ["Session"]
 
 logger = logging.getLogger("tracelet_shim")
-
-_HARMLESS = ("system-metrics", "what-ran")
-"""Kinds of trouble that make no event of the user's doubtful."""
-
-OWNER = "_TRACELET_OWNER"
-"""Environment variable: host and pid of the process that has a session open, so that its children do not open one more."""
-
-
-def owner_mark() -> str:
-    """Return what `OWNER` is set to by this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def has_other_owner() -> bool:
-    """True if this process is the child of one that has a session open. The environment may also have come from another
-    machine, or from a process that is gone: a job that was submitted from a notebook is nobody's child."""
-    host, _, pid = os.environ.get(OWNER, "").rpartition(":")
-    if not pid.isdigit() or host != socket.gethostname() or int(pid) == os.getpid():
-        return False
-    return run_report.is_alive(int(pid), math.inf)
-
 
 class Session:
     """A running session. Made by `start_logging`; a context manager that stops at its end.
@@ -91,15 +73,10 @@ class Session:
         self._classes: dict[str, type[Backend]] = {}
         self.on_hosting: Callable[[], None] = lambda: None
         self._begin_lock = threading.Lock()
-        self._states = {spec.name: msg.BackendState() for spec in specs}
-        self._opened: dict[str, msg.Opened] = {}
-        self._news = threading.Condition()
-        self._warned: set[tuple[str | None, str]] = set()
-        self._troubles: list[msg.Trouble] = []
-        self._job = _job(settings)
+        self._replies = Replies(self.id, [spec.name for spec in specs], quiet=settings.quiet)
+        self._job = job_of(settings)
         self._stopped_as: str | None = None
         self.is_late = False
-        self._spilled = False
         self.exit_watch = ExitWatch()
 
     # -- begin --------------------------------------------------------------------------------------------------------
@@ -128,12 +105,12 @@ class Session:
 
     def _start(self) -> Parts:
         plan = Plan(
-            self._open_message, lambda specs: self._make_channel(specs), self._part_opens, self._on_reply, self.problem,  # noqa: PLW0108
+            self._open_message, lambda specs: self._make_channel(specs), self._part_opens, self._replies.take, self.problem,  # noqa: PLW0108
             int(self.settings.memory * 1e6), self.settings.exit_timeout, self.settings.quiet,
         )  # fmt: skip
         bus = Parts(self.id, self._specs, plan)
         bus.begin(self.home())
-        os.environ[OWNER] = owner_mark()
+        owner.take()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
             # A forked process of multiprocessing ends without atexit; it runs its finalizers instead.
@@ -157,13 +134,13 @@ class Session:
         for spec in specs:
             twice = registry.find(spec.name).own_hook() if spec.target else None
             if twice is not None:
-                self._on_trouble(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
+                self._replies.warn(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         if not self._hosts_a_run and any(spec.here for spec in specs):
             self._hosts_a_run = True
             self.on_hosting()
 
     def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
-        run = self._run_info(session)
+        run = run_info(session, self.settings, self._job)
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}
@@ -183,24 +160,6 @@ class Session:
             return ThreadChannel(self.objects)
         there = RelayChannel(say)
         return SplitChannel(ThreadChannel(self.objects), here, there) if here else there
-
-    def _run_info(self, session: str) -> RunInfo:
-        s = self.settings
-        name, tags = s.exp_name, dict(s.tags)
-        group = None
-        if s.ranks == "all":
-            group = world_group() or s.exp_name
-            tags["rank"] = str(rank())
-            name = f"{name}-rank{rank()}" if name else name
-        root = intercept.absolute(s.root) if s.root is not None else None
-        program = describe()
-        if "command" not in s.what_ran:
-            program = msgspec.structs.replace(program, argv=program.argv[:1])
-        return RunInfo(
-            session=session, program=program, started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
-            tags=tags, notes=s.notes, config=dict(s.config), group=group, offline=s.offline, root=root,
-            job=self._job, what_ran=s.what_ran,
-        )  # fmt: skip
 
     # -- the sink of interception -------------------------------------------------------------------------------------
 
@@ -236,39 +195,7 @@ class Session:
 
     def problem(self, error: Exception) -> None:
         logger.debug("interception failed", exc_info=error)
-        self._on_trouble(msg.Trouble(None, f"intercept-{type(error).__name__}", f"a call could not be observed: {error!r}"))
-
-    # -- replies ------------------------------------------------------------------------------------------------------
-
-    def _on_reply(self, reply: msg.Reply) -> None:
-        if isinstance(reply, msg.Trouble):
-            self._on_trouble(reply)
-            return
-        known = None
-        with self._news:
-            if isinstance(reply, msg.Opened):
-                known = self._opened.get(reply.backend)
-                self._opened[reply.backend] = reply
-            elif isinstance(reply, msg.Counters):
-                self._states = {**self._states, **reply.backends}
-                self._spilled = reply.spilled
-            self._news.notify_all()
-        # A relay that was started again opens its runs again.
-        if isinstance(reply, msg.Opened) and not self.settings.quiet and (known is None or known.url != reply.url):
-            say(f"{reply.backend}: {reply.url or f'run {reply.run_id}'}")
-
-    def _on_trouble(self, trouble: msg.Trouble) -> None:
-        """Warn once a kind; keep all for `status`."""
-        with self._news:
-            if len(self._troubles) < 1000:
-                self._troubles.append(trouble)
-            known = (trouble.backend, trouble.kind) in self._warned
-            self._warned.add((trouble.backend, trouble.kind))
-        if not known:
-            if trouble.backend is None and trouble.kind not in _HARMLESS:
-                run_report.add(session=self.id, trouble=trouble.message)
-            where = f"{trouble.backend}: " if trouble.backend else ""
-            say(f"warning: {where}{trouble.message}")
+        self._replies.warn(msg.Trouble(None, f"intercept-{type(error).__name__}", f"a call could not be observed: {error!r}"))
 
     # -- for the user -------------------------------------------------------------------------------------------------
 
@@ -289,7 +216,7 @@ class Session:
         """Return, by tracker: its state, how many events are delivered, pending and failed, and the latest error. Pending is
         all that was logged and is not in the tracker, wherever it is."""
         bus = self._bus
-        return {**self._states, **(bus.states() if bus is not None else {})}
+        return {**self._replies.states, **(bus.states() if bus is not None else {})}
 
     @property
     def urls(self) -> dict[str, str | None]:
@@ -310,7 +237,7 @@ class Session:
         """
         self.wait_opened()
         handles = self._bus.handles() if self._bus is not None else {}
-        return _Native(handles, [spec.name for spec in self._specs])
+        return Native(handles, [spec.name for spec in self._specs])
 
     def wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
         """Wait until each run is open or has failed to open, at most `timeout` seconds (default: `exit_timeout`)."""
@@ -318,22 +245,11 @@ class Session:
             bus = self.begin()
             if self._job is not None and self._job.times:
                 bus.flush(0.0)  # the relay may still wait to see the log directory: it is to open the runs now
-        until = time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout)
-        with self._news:
-            self._news.wait_for(
-                lambda: all(
-                    name in self._opened or state.state in ("failed", "closed", "abandoned")
-                    for name, state in self._states.items()
-                ),
-                max(0.0, until - time.monotonic()),
-            )
-            return dict(self._opened)
+        return self._replies.wait_opened(self.settings.exit_timeout if timeout is None else timeout)
 
     def unopened(self) -> dict[str, str]:
         """Return why no run could be opened, by tracker, for those that will have none."""
-        with self._news:
-            failed = {name: state.error or "" for name, state in self._states.items() if state.state == "failed"}
-            return {name: error for name, error in failed.items() if name not in self._opened}
+        return self._replies.unopened()
 
     def __enter__(self) -> Session:  # noqa: PYI034 - nobody subclasses it
         return self
@@ -360,8 +276,7 @@ class Session:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the runs and how far each is, as far as is known now."""
-        with self._news:
-            opened = dict(self._opened)
+        opened = self._replies.opened
         states = self.status()
         title = f"tracelet-shim session {self.id}: {self._stopped_as or ('active' if self.active else 'inactive')}"
         return html_table(title, ((name, opened[name].url if name in opened else None, s) for name, s in states.items()))
@@ -391,7 +306,7 @@ class Session:
             self.nothing_seen(reason)
         if self._bus is None:
             self._let_go(at_exit=at_exit)
-            if self.settings.strict and self._troubles_of_ours():
+            if self.settings.strict and self._replies.in_doubt:
                 raise errors.DeliveryError("nothing was delivered; see the warning above", {})
         else:
             deadline = self.settings.exit_timeout if timeout is None else timeout
@@ -400,7 +315,7 @@ class Session:
 
             def waiting() -> None:
                 nonlocal flushed
-                if self._spilled and not flushed:
+                if self._replies.spilled and not flushed:
                     flushed = True
                     intercept.flush_files()  # what did not fit into memory is read from them
                 drain.show()
@@ -416,8 +331,7 @@ class Session:
             finally:
                 drain.close()
                 self._let_go(at_exit=at_exit)
-            if os.environ.get(OWNER) == owner_mark():
-                del os.environ[OWNER]
+            owner.give_up()
             try:
                 self._account(answered=states is not None)
             finally:
@@ -440,31 +354,18 @@ class Session:
         """Say of events that they are in the event files only, and let a resumed delivery find them there."""
         entries = self._bus.entries() if self._bus is not None else []
         for session, root in entries:
-            self._leave_open(session, root)
-        remedy = _resuming(root for _, root in entries)
+            problem = leave_open(session, root)
+            if problem is not None:
+                self._replies.warn(msg.Trouble(None, "ledger", problem))
+        remedy = resume_command(root for _, root in entries)
         later = f"; to deliver them: {remedy}" if remedy is not None else ""
-        self._on_trouble(msg.Trouble(None, "late", f"{what}; they are in the event files only{later}"))
-
-    def _leave_open(self, session: str, root: str) -> None:
-        """Note in the ledger that the event files have more than was handed over."""
-        import sqlite3  # not needed in any other case, and so not imported
-
-        from tracelet_shim.state.ledger import Ledger
-        from tracelet_shim.state.place import state_directory
-
-        directory = state_directory(root, os.environ)
-        try:
-            if (directory / "ledger.db").is_file():
-                ledger = Ledger(directory)
-                ledger.leave_open(session)
-                ledger.close()
-        except (OSError, sqlite3.Error) as error:
-            self._on_trouble(msg.Trouble(None, "ledger", f"cannot write the ledger in {directory} ({error})"))
+        self._replies.warn(msg.Trouble(None, "late", f"{what}; they are in the event files only{later}"))
 
     def _tell_job(self, states: Mapping[str, msg.BackendState]) -> None:
         """Tell the CI job, if there is one, what became of this session."""
         title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
-        urls = {name: self._opened[name].url for name in states if name in self._opened}
+        opened = self._replies.opened
+        urls = {name: opened[name].url for name in states if name in opened}
         ci.tell(os.environ, title, urls, states, self._remedy(), quiet=self.settings.quiet)
         for part in self._bus.ids if self._bus is not None else ():
             run_report.add(session=part, told=True)
@@ -478,7 +379,7 @@ class Session:
         )
         if self._bus is None:
             run_report.add(unseen=text, pid=os.getpid())
-        self._on_trouble(msg.Trouble(None, "unseen", text))
+        self._replies.warn(msg.Trouble(None, "unseen", text))
 
     def _account(self, *, answered: bool) -> None:
         """Say what did not arrive; raise under strict."""
@@ -486,9 +387,9 @@ class Session:
         if answered and late:
             intercept.flush_files()  # so that they are there for a resumed delivery, however the program goes on
             self._too_late(f"{late} events were logged while the end waited, and came too late for the trackers")
-        elif not answered and not self._troubles_of_ours():  # a relay that stands still, or died
+        elif not answered and not self._replies.in_doubt:  # a relay that stands still, or died
             silent = "the relay did not answer at the end; what is missing is told as of its last report, and may be less"
-            self._on_trouble(msg.Trouble(None, "silent", silent))
+            self._replies.warn(msg.Trouble(None, "silent", silent))
         states = self.status()
         missing = {name: s.missing for name, s in states.items() if not s.complete}
         for name in missing:
@@ -496,7 +397,7 @@ class Session:
         remedy = self._remedy()
         if remedy is not None:
             say(f"what is missing is in the event files; to deliver it: {remedy}")
-        if self.settings.strict and (missing or self._troubles_of_ours()):
+        if self.settings.strict and (missing or self._replies.in_doubt):
             names = ", ".join(f"{name}: {count or states[name].state}" for name, count in missing.items())
             later = f"; to deliver it: {remedy}" if remedy is not None else ""
             raise errors.DeliveryError(f"not everything was delivered ({names or 'see the warnings above'}){later}", missing)
@@ -505,10 +406,7 @@ class Session:
         """Return the command that delivers what is missing; None if nothing is that it could deliver."""
         if self._bus is None:
             return None
-        return _resuming(self._bus.to_resume(), refused=any(state.refused for state in self.status().values()))
-
-    def _troubles_of_ours(self) -> bool:
-        return any(trouble.backend is None and trouble.kind not in _HARMLESS for trouble in self._troubles)
+        return resume_command(self._bus.to_resume(), refused=any(state.refused for state in self.status().values()))
 
     def after_fork(self) -> None:
         """In a forked child: nothing of this session is ours."""
@@ -518,71 +416,3 @@ class Session:
         self._bus = None
         self._routes = []
         self._stopped_as = "forked"
-
-
-def _resuming(roots: Iterable[str], *, refused: bool = False) -> str | None:
-    """Return the command that delivers what is in the event files only; None where it would find no state or no files."""
-    directory = os.environ.get("TRACELET_STATE_DIR")
-    state = f"TRACELET_STATE_DIR={quoted(os.path.abspath(directory))} " if directory else ""
-    retry = " --retry-refused" if refused else ""
-    found = (root for root in dict.fromkeys(roots) if "://" not in root)
-    return "; ".join(f"{state}tracelet-shim replay {quoted(root)} --resume{retry}" for root in found) or None
-
-
-class Late:
-    """The sink behind a session that the end of the program has ended: threads go on, and handlers of that end come after ours.
-
-    Args:
-        session: the session.
-    """
-
-    accelerates = False
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def home(self) -> intercept.Home:
-        return ()
-
-    def writer_created(self, logdir: str, home: intercept.Home) -> None:
-        """Nothing is opened any more."""
-
-    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
-        return 0
-
-    def publish(self, record: msg.Record) -> None:
-        self._session.came_late()
-
-    def nudge(self) -> None:
-        """Nothing is waited for any more."""
-
-    def problem(self, error: Exception) -> None:
-        self._session.problem(error)
-
-
-def _job(settings: Settings) -> Job | None:
-    """Return the scheduler's job that this session may continue; an id that the user has chosen says it all."""
-    job = scheduled_job() if settings.run_id is None else None
-    return Job(f"{job.name}:rank{rank()}", job.times) if job is not None and settings.ranks == "all" else job
-
-
-class _Native(Mapping[str, Any]):
-    def __init__(self, backends: Mapping[str, Backend], names: list[str]) -> None:
-        self._backends = backends
-        self._names = names
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(f"{name!r} is not a backend of this session; it has {', '.join(self._names)}")
-        if name in self._backends:
-            return self._backends[name].handle
-        raise errors.ConfigurationError(
-            f"the run of {name!r} lives in the relay process; to get its own object here, use delivery='thread' "
-            "(TRACELET_DELIVERY=thread)"
-        )
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

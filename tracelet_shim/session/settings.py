@@ -17,14 +17,16 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from tracelet_shim.backends.base import WHAT_RAN, Part
+from tracelet_shim.common.suggestions import did_you_mean, slip_of, unknown_variable
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.common.values import named, plain
 from tracelet_shim.display.printable import printable
-from tracelet_shim.errors import ConfigurationError, did_you_mean, slip_of, unknown_variable
+from tracelet_shim.errors import ConfigurationError
 from tracelet_shim.provenance.secrets import mask_text
 
-__all__ = ["PREFIX", "Problem", "Settings", "from_environment", "from_file", "resolve"]
+__all__ = ["DEFAULT_BACKEND", "PREFIX", "Problem", "Settings", "from_environment", "from_file", "resolve"]
 
+DEFAULT_BACKEND = "mlflow"
 PREFIX = "TRACELET_"
 FILE = "tracelet.toml"
 

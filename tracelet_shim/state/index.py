@@ -1,10 +1,13 @@
-"""The index of a session: which records it has, in order."""
+"""The index of a session: which records it has, in order.
+
+It is a file beside the ledger, since it is the log of the channel rather than state: 28 bytes are appended for each record as it
+comes, before anybody has looked into it, and nothing in it ever changes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import struct
 import tempfile
@@ -16,8 +19,6 @@ import msgspec
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import open_file
-from tracelet_shim.state.cursors import Cursors
-from tracelet_shim.state.rows import GivenPath, ToldTrial
 
 __all__ = ["Index", "in_use", "indexed"]
 
@@ -36,7 +37,6 @@ class Index:
         owned: False if another process has the index open: it serves the session.
         length: number of records.
         written: how many of them are in the file; less than `length` while the disk is full.
-        cursors: how far each tracker is in it.
     """
 
     def __init__(self, directory: Path | None, session: str) -> None:
@@ -45,13 +45,10 @@ class Index:
         if directory is None:
             self._entries: Any = tempfile.TemporaryFile(prefix="tracelet-", buffering=0)  # noqa: SIM115 - closed by close()
             self._hints: Any = tempfile.TemporaryFile(prefix="tracelet-", buffering=0)  # noqa: SIM115
-            self._decoded: Any = None
-            self.cursors = Cursors(None)
         else:
-            self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints", "decoded", "cursors"))
-            appended = [open_file(path, os.O_RDWR | os.O_APPEND) for path in self._paths[:3]]
-            self._entries, self._hints, self._decoded = (open(file, "a+b", buffering=0) for file in appended)  # noqa: SIM115
-            self.cursors = Cursors(self._paths[3])
+            self._paths = tuple(directory / f"{session}.{what}" for what in ("index", "hints"))
+            appended = [open_file(path, os.O_RDWR | os.O_APPEND) for path in self._paths]
+            self._entries, self._hints = (open(file, "a+b", buffering=0) for file in appended)  # noqa: SIM115
             self.owned = _lock(self._entries)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[msg.Hint] = msgspec.msgpack.Decoder(msg.Hint)
@@ -122,25 +119,6 @@ class Index:
                 found[number] = max(found.get(number, 0), position + 1)
         return found
 
-    def note(self, trials: list[ToldTrial], paths: list[GivenPath]) -> None:
-        """Keep what the decoder has told apart, for whoever goes on if this process is killed before the ledger has it."""
-        if self._decoded is not None:
-            with contextlib.suppress(OSError):  # the disk is full: the ledger has it soon
-                self._decoded.write(b"\n" + json.dumps([trials, paths]).encode())
-
-    def noted(self) -> tuple[list[ToldTrial], list[GivenPath]]:
-        """Return what `note` was given, in order."""
-        trials: list[ToldTrial] = []
-        paths: list[GivenPath] = []
-        if self._decoded is not None:
-            self._decoded.seek(0)
-            for line in self._decoded.readall().split(b"\n"):
-                with contextlib.suppress(ValueError):  # cut off
-                    new_trials, new_paths = json.loads(line)
-                    trials += map(tuple, new_trials)
-                    paths += map(tuple, new_paths)
-        return trials, paths
-
     def numbers(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
         """Return the numbers of the records at these places, (source, position), as far as they are here."""
         found: dict[tuple[int, int], int] = {}
@@ -166,9 +144,6 @@ class Index:
         """Close the files; remove them if nothing is left to deliver."""
         self._entries.close()
         self._hints.close()
-        if self._decoded is not None:
-            self._decoded.close()
-        self.cursors.close()
         if remove:
             for path in self._paths:
                 path.unlink(missing_ok=True)

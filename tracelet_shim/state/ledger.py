@@ -18,9 +18,9 @@ from tracelet_shim import errors
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, make_file, restrict
-from tracelet_shim.state.database import ADDED, Database, columns_of, connected, make_tables
+from tracelet_shim.state.database import Database, columns_of, connected, make_tables, selected, share, unshare
 from tracelet_shim.state.place import new_run
-from tracelet_shim.state.rows import About, Refused, RunRow, SessionRow
+from tracelet_shim.state.rows import About, Changes, Refused, RunRow, SessionRow
 
 __all__ = ["Ledger"]
 
@@ -43,6 +43,7 @@ class Ledger:
             raise errors.StateError(f"{path} is not there; {new_run(directory)}")
         make_directory(directory)
         self._connection: Database | None = None
+        self._is_shared = False
         if not path.exists():
             return  # `begin` makes it
         try:
@@ -81,13 +82,16 @@ class Ledger:
         session, and no session without its trackers. Return what is there of it already (its relay was restarted); that stays.
         """
         trackers = list(trackers)
-        if self._connection is None:
-            if self._make(run, root, trackers):
-                return None
-            make_file(self._path)
-            self._connection = connected(self._path)
-        restrict(self._path)  # SQLite gives the rights of this file to those that it makes beside it
-        return self._enter(run, root, trackers)
+        known = None
+        if self._connection is not None or not self._make(run, root, trackers):
+            if self._connection is None:
+                make_file(self._path)
+                self._connection = connected(self._path)
+            restrict(self._path)  # SQLite gives the rights of this file to those that it makes beside it
+            known = self._enter(run, root, trackers)
+        share(self._db, self._path)
+        self._is_shared = True
+        return known
 
     def _make(self, run: RunInfo, root: str, trackers: list[str]) -> bool:
         """Make the file aside and put it in its place as a whole, so that nobody finds half of one; return whether it is ours."""
@@ -116,8 +120,8 @@ class Ledger:
             known = self.session(run.session)
             if known is None:
                 self._db.execute(
-                    "INSERT INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid, about)"
-                    " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT INTO sessions (id, started, root, project, exp_name, run_id, script, cwd, host, pid, about,"
+                    " counted) VALUES (?,?,?,?,?,?,?,?,?,?,?,0)",
                     (run.session, run.started, root, run.project, run.exp_name, run.run_id,
                      p.script, p.cwd, p.host, p.pid, about),
                 )  # fmt: skip
@@ -173,36 +177,44 @@ class Ledger:
         )
         return [(source, position, trial, json.loads(params)) for source, position, trial, params in rows]
 
-    def save(
-        self,
-        session: str,
-        events: int,
-        records: int,
-        runs: Iterable[RunRow],
-        refused: Iterable[Refused] = (),
-        accepted: Iterable[int] = (),
-        lost: Iterable[tuple[str, int, int]] = (),
-    ) -> None:
-        """Write where everything stands, in one transaction.
+    def save(self, session: str, events: int, records: int, runs: Iterable[RunRow]) -> None:
+        """Write where everything stands, whatever was there before.
 
         Args:
             session: its id.
             events: how many it has.
-            records: how many it has.
+            records: how many it has; the events of all of them are counted.
             runs: where its trackers stand.
-            refused: events that have been set aside since the last time.
-            accepted: keys (`set_aside_of`) of those that have been taken after all.
-            lost: how many more events have no record in their event file: (backend, source, events).
         """
         with self._transaction():
-            self._add_refused(session, refused)
-            self._db.executemany("DELETE FROM set_aside WHERE rowid = ?", [(key,) for key in accepted])
+            self._db.execute(
+                "UPDATE sessions SET events = ?, records = ?, counted = ? WHERE id = ?", (events, records, records, session)
+            )
+            self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?,?)", [(session, *run) for run in runs])
+
+    def commit(self, session: str, changes: Changes) -> None:
+        """Write what has changed, in one transaction: it is all there after a kill, or nothing is."""
+        with self._transaction():
+            self.add_trials(session, changes.trials)
+            self.add_paths(session, changes.paths)
+            self._add_refused(session, changes.refused)
+            self._db.executemany("DELETE FROM set_aside WHERE rowid = ?", [(key,) for key in changes.accepted])
             self._db.executemany(
                 "INSERT INTO lost VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET events = events + excluded.events",
-                [(session, *row) for row in lost],
+                [(session, *row) for row in changes.lost],
             )
-            self._db.execute("UPDATE sessions SET events = ?, records = ? WHERE id = ?", (events, records, session))
-            self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?,?)", [(session, *run) for run in runs])
+            self._db.executemany(
+                "UPDATE runs SET run_id = ?, url = ?, state = ?, error = ? WHERE session = ? AND backend = ?",
+                [(*shown, session, name) for name, shown in changes.runs.items()],
+            )
+            self._db.executemany(
+                "UPDATE runs SET cursor = ?, part = ?, delivered = ?, failed = ? WHERE session = ? AND backend = ?",
+                [(*standing, session, name) for name, standing in changes.standings.items()],
+            )
+            if changes.counts is not None:
+                self._db.execute(
+                    "UPDATE sessions SET events = ?, records = ?, counted = ? WHERE id = ?", (*changes.counts, session)
+                )
 
     @contextlib.contextmanager
     def _transaction(self) -> Any:
@@ -233,7 +245,7 @@ class Ledger:
         )  # fmt: skip
 
     def session(self, session: str) -> SessionRow | None:
-        columns = ", ".join(SessionRow._fields)
+        columns = selected(self._db, "sessions", SessionRow._fields)
         row = self._db.execute(f"SELECT {columns} FROM sessions WHERE id = ?", (session,)).fetchone()  # noqa: S608 - our names
         return SessionRow(*row) if row else None
 
@@ -243,7 +255,7 @@ class Ledger:
         Raises:
             sqlite3.Error: the ledger cannot be read, or has a session whose id would be a path to somewhere else.
         """
-        columns = ", ".join(SessionRow._fields)
+        columns = selected(self._db, "sessions", SessionRow._fields)
         query = f"SELECT {columns} FROM sessions ORDER BY rowid DESC"  # noqa: S608 - `started` is a replayed log's own
         rows = [SessionRow(*row) for row in self._db.execute(query)]
         for row in rows:
@@ -313,9 +325,8 @@ class Ledger:
 
     def set_aside_of(self, session: str, backend: str) -> list[tuple[int, Refused]]:
         """Return the events that a tracker refused, each with the key under which it is kept."""
-        added = ", ".join(column if column in columns_of(self._db, "set_aside") else "NULL" for column in ADDED)
-        columns = "rowid, backend, path, position, kind, tag, step, message, at"
-        query = f"SELECT {columns}, {added} FROM set_aside WHERE session = ? AND backend = ? ORDER BY rowid"  # noqa: S608
+        columns = selected(self._db, "set_aside", ("rowid", *Refused._fields))
+        query = f"SELECT {columns} FROM set_aside WHERE session = ? AND backend = ? ORDER BY rowid"  # noqa: S608
         return [(key, Refused(*row)) for key, *row in self._db.execute(query, (session, backend))]
 
     def lost(self, session: str) -> dict[str, dict[str, int]]:
@@ -332,4 +343,6 @@ class Ledger:
 
     def close(self) -> None:
         if self._connection is not None:
+            if self._is_shared:
+                unshare(self._connection)
             self._connection.close()

@@ -8,7 +8,7 @@ import msgspec
 
 from tracelet_shim.backends.base import Job
 
-__all__ = ["About", "GivenPath", "Refused", "RunRow", "SessionRow", "ToldTrial"]
+__all__ = ["About", "Changes", "GivenPath", "Refused", "RunRow", "SessionRow", "Shown", "ToldTrial"]
 
 ToldTrial = tuple[int, int, "str | None", dict[str, Any]]
 """Which hparams are the run's own and which a trial's: source, position, trial, params."""
@@ -19,7 +19,9 @@ GivenPath = tuple[str, str, str, "str | None", str]
 class SessionRow(NamedTuple):
     """A session as the ledger has it. Times are seconds since the epoch. `ended` is None while it runs or if its relay was
     killed; `status` is None before its program has ended, or if nobody saw that. `cut_off` tells that the event files may
-    have more than `records`; `about` is `About` as JSON."""
+    have more than `records`; `about` is `About` as JSON. `events` is exact for the first `counted` records; of the others, which
+    nobody has decoded yet, each counts as one, or none if it is a part of an `add_hparams`. `counted` is None in a session that
+    an older version has begun."""
 
     id: str
     started: float
@@ -37,6 +39,7 @@ class SessionRow(NamedTuple):
     records: int
     cut_off: bool
     about: str | None
+    counted: int | None = None
 
     @property
     def is_replay(self) -> bool:
@@ -92,3 +95,41 @@ class Refused(NamedTuple):
     at: float
     source: int | None = None
     part: int | None = None
+
+
+Shown = tuple["str | None", "str | None", str, "str | None"]
+"""What there is to be seen of a run: its id, its URL, its state, its latest error."""
+
+
+class Changes(msgspec.Struct):
+    """What a session has to have written, in one transaction.
+
+    Attributes:
+        counts: how many events there are, how many records, and for how many of these the events have been counted exactly.
+        trials, paths: what has been told apart.
+        runs: by tracker, what there is to be seen.
+        standings: by tracker, how far it is: cursor, part, delivered and failed of its `RunRow`.
+        refused: events that have been set aside.
+        accepted: keys (`Ledger.set_aside_of`) of those that have been taken after all.
+        lost: how many more events have no record in their event file: (tracker, source, events).
+    """
+
+    counts: tuple[int, int, int] | None = None
+    trials: list[ToldTrial] = []
+    paths: list[GivenPath] = []
+    runs: dict[str, Shown] = {}
+    standings: dict[str, tuple[int, int, int, int]] = {}
+    refused: list[Refused] = []
+    accepted: list[int] = []
+    lost: list[tuple[str, int, int]] = []
+
+    def add(self, later: Changes) -> None:
+        """Take over what came later."""
+        self.counts = later.counts or self.counts
+        self.trials += later.trials
+        self.paths += later.paths
+        self.runs |= later.runs
+        self.standings |= later.standings
+        self.refused += later.refused
+        self.accepted += later.accepted
+        self.lost += later.lost
