@@ -27,7 +27,9 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.shared.names import Names, unescape
-from tracelet_shim.backends.wandb.backend import KEY, WandbBackend, _bins
+from tracelet_shim.backends.wandb.backend import WandbBackend
+from tracelet_shim.backends.wandb.limits import KEY
+from tracelet_shim.backends.wandb.media import bins
 
 HOSTILE = [
     "", " ", "a", "a/b", "a/", "/a", "//a", "a//b", ".", "..", "...", "..a", "../../x", "a/../b", "./a", "/etc/passwd",
@@ -270,9 +272,9 @@ def test_rows_are_those_of_run_log(directory: Path, monkeypatch: pytest.MonkeyPa
     found = []
     for together in (True, False):
         if not together:
-            monkeypatch.setattr("tracelet_shim.backends.wandb.backend._Rows.of", lambda _: None)
+            monkeypatch.setattr("tracelet_shim.backends.wandb.fast.Rows.of", lambda _: None)
         backend = session(lambda backend: backend.write(events), session=f"{together:016x}")
-        assert (backend._rows is not None) is together
+        assert (backend._run.fast is not None) is together
         run = WandbReader(directory, backend.handle.id).run()
         rows = [{key: value for key, value in row.items() if key != "_runtime"} for row, _ in run.rows]
         del rows[-3]["_timestamp"]  # a wall time of NaN: W&B's own clock
@@ -303,7 +305,7 @@ def test_a_version_with_other_rows(directory: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(InterfaceBase, "publish_partial_history", another_way)
     backend = session(lambda backend: backend.write([Maker().scalar("s", 0.1 * i, i) for i in range(3)]))
-    assert backend._rows is None
+    assert backend._run.fast is None
     assert [(row["s"], row["version"]) for row, _ in WandbReader(directory).run().rows] == [(0.1 * i, 2) for i in range(3)]
 
 
@@ -406,7 +408,7 @@ def test_odd_media(directory: Path) -> None:
 
 def test_large_embedding(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An embedding too large for a table is shown in part, and attached whole."""
-    monkeypatch.setattr("tracelet_shim.backends.wandb.backend.MAX_CELLS", 20)
+    monkeypatch.setattr("tracelet_shim.backends.wandb.media.MAX_CELLS", 20)
     session(lambda backend: backend.write([Maker().embedding("e", 1)]))
     reader = WandbReader(directory)
     assert reader.embeddings("", "e")[0][1].shape == (4, 5)
@@ -430,7 +432,7 @@ def test_bins_lose_no_sample(buckets: list[tuple[int, float]], left: float, open
         writer="", tag="h", step=0, wall_time=0.0, record=ev.RecordId("f", 1), min=left, max=top, num=sum(counts),
         sum=0.0, sum_squares=0.0, limits=tuple(limits), counts=counts,
     )  # fmt: skip
-    binned, edges = _bins(event)
+    binned, edges = bins(event)
     assert 1 <= len(binned) <= 512
     assert len(edges) == len(binned) + 1
     assert binned.sum() == sum(counts)
@@ -713,7 +715,7 @@ def test_rows_that_are_not_taken(directory: Path, at: int) -> None:
         """
 backend = WandbBackend()
 backend.open(run_info())
-client = backend._rows._client
+client = backend._run.fast._client
 publish, writer, handed = client.publish, client._writer, []
 async def failing(request):
     if len(handed) == at:
