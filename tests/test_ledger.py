@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import resource
 import shutil
+import sqlite3
+import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +23,13 @@ from tests.sample_events import run_info
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Job, RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.ledger import Index, Ledger, RunRow, moved_on
 from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.state import database
+from tracelet_shim.state.index import Index
+from tracelet_shim.state.ledger import Ledger
+from tracelet_shim.state.older import moved_on
+from tracelet_shim.state.rows import Refused, RunRow
+from tracelet_shim.state.session import SessionState
 from tracelet_shim.testing import RecordingBackend
 
 
@@ -66,17 +76,169 @@ def test_index_reads_on_while_the_disk_is_full(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cursors_are_ahead_of_the_ledger(tmp_path: Path) -> None:
-    """Where a tracker stands is on disk after each batch, for a run that the ledger knows."""
-    index = Index(tmp_path, "s")
-    index.cursors.mark("mlflow", (7, 2, 30, 1))
-    index.cursors.mark("aim", (5, 0, 5, 0))
-    index.cursors.mark("mlflow", (9, 0, 40, 1))
-    index.close(remove=False)
+def kept(directory: Path, runs: tuple[str, ...], counts: list[int]) -> SessionState:
+    """Return the open state of a session, with so many records, all of them counted."""
+    state = SessionState(lambda kind, message: pytest.fail(f"{kind}: {message}"), lambda: (*counts, *counts, *counts), directory)
+    state.open(run_info(), "/r", runs, keeps=True)
+    return state
+
+
+def killed(directory: Path, left: Path) -> Ledger:
+    """Return the ledger as a process leaves it that is killed now."""
+    shutil.copytree(directory, left)
+    return Ledger(left, existing=True)
+
+
+def test_what_is_written_after_a_batch_outlives_a_kill(tmp_path: Path) -> None:
+    """Where a tracker stands, how many records there are and what was refused are in the ledger after each batch, together,
+    before anybody closes it."""
+    counts = [9]
+    state = kept(tmp_path / "state", ("aim", "mlflow"), counts)
+    refused = Refused("mlflow", "/e", 3, "scalar", "loss", 3, "too odd", 1.0, 0, 0)
+    state.stand("mlflow", (7, 2, 30, 0), [], [], [])
+    state.stand("mlflow", (9, 0, 40, 2), [refused], [], [("mlflow", 0, 1)])
+    state.tell([(0, 4, "two", {"lr": 0.1})], [("a/b", "a", "b", None, "")])
+    ledger = killed(tmp_path / "state", tmp_path / "left")
+    (session,) = ledger.sessions()
+    assert (session.events, session.records, session.counted) == (9, 9, 9)
+    aim, mlflow = ledger.runs(session.id)
+    assert (aim.cursor, aim.part, aim.delivered, aim.failed) == (0, 0, 0, 0)
+    assert (mlflow.cursor, mlflow.part, mlflow.delivered, mlflow.failed) == (9, 0, 40, 2)
+    assert ledger.count_refused(session.id) == {"mlflow": 1}
+    assert ledger.trials(session.id) == [(0, 4, "two", {"lr": 0.1})]
+    assert ledger.paths(session.id) == [("a/b", "a", "b", None, "")]
+    ledger.close()
+    state.end(True, 9, "finished", {}, cut_off=False, behind=False)
+    assert {path.suffix for path in (tmp_path / "state").iterdir()} == {".db", ".index", ".hints"}
+
+
+def transactions(state: SessionState) -> list[str]:
+    """Return a list that gets each transaction of a session."""
+    begun: list[str] = []
+    assert state._ledger is not None
+    state._ledger._db.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
+    return begun
+
+
+def test_a_tag_costs_no_transaction_of_its_own(tmp_path: Path) -> None:
+    """What a batch brings of new paths is one transaction; what others have to write meanwhile goes along."""
+    names = ("aim", "comet", "mlflow", "wandb")
+    state = kept(tmp_path, names, [0])
+    begun = transactions(state)
+    state.tell([], [(f"a/{i}", "a", f"{i}", None, "") for i in range(5000)])
+    assert len(begun) == 1
+    with state._using:  # a transaction of somebody else's takes its time
+        threads = [threading.Thread(target=state.stand, args=(name, (1, 0, 3, 0), [], [], [])) for name in names]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(state._changes.standings) == len(names), 20)
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 2
+    assert [run.delivered for run in state.runs().values()] == [3] * len(names)
+    state.end(True, 0, "finished", {}, cut_off=False, behind=False)
+
+
+def test_what_cannot_be_written_now_is_written_later(tmp_path: Path) -> None:
+    """While the ledger is locked by somebody else nothing of what it should have is forgotten, and a tracker waits for it only
+    once."""
+    said: list[str] = []
+    state = SessionState(lambda kind, message: said.append(message), lambda: (2, 2, 2), tmp_path)
+    state.open(run_info(), "/r", ("mlflow",), keeps=True)
+    assert state._ledger is not None
+    state._ledger._db.execute("PRAGMA busy_timeout = 10")
+    refused = Refused("mlflow", "/e", 0, "scalar", "loss", 3, "too odd", 1.0, 0, 0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begun = transactions(state)
+        state.tell([], [("a/b", "a", "b", None, "")])
+        state.stand("mlflow", (1, 0, 0, 1), [refused], [], [])
+        state.stand("mlflow", (2, 0, 1, 1), [], [], [])
+        assert len(begun) == len(said) == 1
+        state.save({"mlflow": ("r", None, "open", None)})
+        assert len(begun) == len(said) == 2
+    state.save({"mlflow": ("r", None, "open", None)})
+    ledger = killed(tmp_path, tmp_path.with_name("left"))
+    (row,) = ledger.runs(run_info().session)
+    assert row == RunRow("mlflow", "r", None, 2, 1, 1, "open", None, 0)
+    assert ledger.paths(run_info().session) == [("a/b", "a", "b", None, "")]
+    assert ledger.count_refused(run_info().session) == {"mlflow": 1}
+    ledger.close()
+    state.end(True, 2, "finished", {}, cut_off=False, behind=False)
+    assert len(said) == 2
+
+
+def test_a_session_of_an_older_version(tmp_path: Path) -> None:
+    """Cursors, paths and trials that an older version kept beside the ledger, and ahead of it, are read, and taken over by
+    whoever goes on."""
+    first = Ledger(tmp_path)
+    first.begin(run_info(), "/r", ("aim", "mlflow"))
+    session = run_info().session
     rows = [RunRow("mlflow", "r", None, 3, 12, 0, "open", None), RunRow("aim", None, None, 0, 0, 0, "opening", None)]
-    mlflow, aim = moved_on(tmp_path, "s", rows)
+    first.save(session, 12, 3, rows)
+    first.add_trials(session, [(0, 1, None, {"lr": 0.1})])
+    first.add_paths(session, [("a/b", "a", "b", None, "")])
+    first._db.execute("ALTER TABLE sessions DROP COLUMN counted")
+    first.close()
+    marks = [("mlflow", (9, 0, 40, 1)), ("aim", (5, 0, 5, 0))]
+    data = [struct.pack("<16sQQQQ", hashlib.blake2s(name.encode(), digest_size=16).digest(), *mark) for name, mark in marks]
+    (tmp_path / f"{session}.cursors").write_bytes(b"".join(data))
+    lines = [
+        [[[0, 1, None, {"lr": 0.1}], [0, 2, "two", {"lr": 0.2}]], [["a/b", "a", "b", None, ""]]],
+        [[], [["a/b", "", "a/b", None, "~2"]]],
+    ]
+    told = b"".join(b"\n" + json.dumps(line).encode() for line in lines)
+    (tmp_path / f"{session}.decoded").write_bytes(told + b'\n[[], [["cut')
+    with contextlib.closing(Ledger(tmp_path, existing=True)) as ledger:
+        assert [row.counted for row in ledger.sessions()] == [None]
+        aim, mlflow = moved_on(tmp_path, session, ledger.runs(session))
     assert (mlflow.cursor, mlflow.part, mlflow.delivered, mlflow.failed) == (9, 0, 40, 1)
     assert aim.cursor == 0
+    state = kept(tmp_path, ("aim", "mlflow"), [3])
+    assert state.known is not None
+    assert (state.known.records, state.known.counted) == (3, None)
+    assert [row.cursor for row in state.runs().values()] == [0, 9]
+    trials, paths = state.told()
+    assert trials == [(0, 1, None, {"lr": 0.1}), (0, 2, "two", {"lr": 0.2})]
+    assert paths == [("a/b", "a", "b", None, ""), ("a/b", "", "a/b", None, "~2")]
+    assert not [*tmp_path.glob("*.cursors"), *tmp_path.glob("*.decoded")]
+    state.end(True, 3, "finished", {}, cut_off=False, behind=False)
+
+
+def test_where_there_is_no_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a server of files, and where nobody can tell, the ledger keeps SQLite's rollback journal, as one has that was moved
+    there; it is written after each batch all the same."""
+    state = kept(tmp_path / "state", ("mlflow",), [1])
+    killed(tmp_path / "state", tmp_path / "moved").close()
+    assert (tmp_path / "moved/ledger.db").read_bytes()[18:20] == b"\2\2"
+    state.end(True, 1, "finished", {}, cut_off=False, behind=False)
+    assert (tmp_path / "state/ledger.db").read_bytes()[18:20] == b"\1\1"
+    monkeypatch.setattr(database, "_LOCAL", frozenset())
+    for name in ("moved", "new"):
+        state = kept(tmp_path / name, ("mlflow",), [1])
+        assert (tmp_path / name / "ledger.db").read_bytes()[18:20] == b"\1\1"
+        state.stand("mlflow", (1, 0, 1, 0), [], [], [])
+        ledger = killed(tmp_path / name, tmp_path / f"{name}-left")
+        assert [row.cursor for row in ledger.runs(run_info().session)] == [1]
+        ledger.close()
+        state.end(True, 1, "finished", {}, cut_off=False, behind=False)
+
+
+def test_two_sessions_share_a_ledger(tmp_path: Path) -> None:
+    """The last one that ends leaves one file, without what belongs to the write-ahead log."""
+    first = Ledger(tmp_path)
+    first.begin(run_info(), "/r", ["mlflow"])
+    second = Ledger(tmp_path)
+    second.begin(run_info(session="b" * 16), "/r", ["mlflow"])
+    first.will_end(run_info().session, "finished")
+    second.will_end("b" * 16, "failed")
+    first.close()
+    second.end("b" * 16, "failed", cut_off=False, taken={})
+    second.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.db"]
+    assert (tmp_path / "ledger.db").read_bytes()[18:20] == b"\1\1"
+    with contextlib.closing(Ledger(tmp_path, existing=True)) as ledger:
+        assert [session.status for session in ledger.sessions()] == ["failed", "finished"]
 
 
 class Starts:
@@ -155,8 +317,7 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     eventually(lambda: relay.workers[0].opened, 20)
     relay.tick()
     relay.handle(msg.Records([record(0, 0, "train/loss"), trial(1, "one", 0.1)]))
-    (cursors,) = state.glob("*.cursors")
-    eventually(lambda: cursors.stat().st_size, 20)
+    eventually(lambda: relay._state.runs()["recording"].cursor == 2, 20)
     shutil.copytree(state, left)
     end(relay)
     relay, after = relay_of(tmp_path, left, restarted=True)
@@ -167,7 +328,7 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     assert [event.path for event in events if isinstance(event, ev.Scalar)] == ["train/loss", "train/loss~2"]
     assert [event.trial for event in events if isinstance(event, ev.HParams)] == [None, "two"]
     ledger = Ledger(left)
-    session = relay.workers[0]._run.session
+    session = run_info().session
     assert [(path, suffix) for path, *_, suffix in ledger.paths(session)] == [("train/loss", ""), ("train/loss", "~2")]
     assert [name for _, _, name, _ in ledger.trials(session)] == [None, "two"]
     ledger.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.conftest import RunPython
 from tests.replay.commands import tracelet_shim
-from tracelet_shim.ledger import Ledger
+from tracelet_shim.state.ledger import Ledger
 
 PROGRAM = """
 import tracelet_shim as tracelet

@@ -22,7 +22,7 @@ from tracelet_shim.backends.base import Status
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel
-from tracelet_shim.relay import said, worker
+from tracelet_shim.relay import said, watch
 from tracelet_shim.testing import RecordingBackend
 
 TENSORBOARD = LOG.replace('backend=["mlflow", "tensorboard"]', 'backend=["tensorboard"]')
@@ -297,7 +297,7 @@ def test_a_tracker_that_does_not_answer_is_named(
 ) -> None:
     """A tracker that does not return from a call is named once, while the program runs, with what it was asked; `status` says so
     as long as it lasts. One that has nothing to do is not named."""
-    monkeypatch.setattr(worker, "_SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)
     gated, idle = Gated(), RecordingBackend()
     session = tracelet.start_logging(backend=[gated, idle])
     assert session.flush(60)
@@ -330,8 +330,8 @@ def test_a_tracker_that_works_is_not_named(
     writer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An SDK that is at work, if ever so slowly, is not said not to answer."""
-    monkeypatch.setattr(worker, "_SILENT_SECONDS", 1.0)
-    monkeypatch.setattr(worker, "_MOVING_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(watch, "_MOVING_SECONDS", 0.01)
     session = tracelet.start_logging(backend=Computes())
     writer.add_scalar("loss", 1.0, 1)
     assert session.flush(60)

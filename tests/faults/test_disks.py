@@ -108,15 +108,15 @@ def test_index_is_cut_short(train: Train, small_disk: Callable[[str], Path], led
         variables["TRACELET_STATE_DIR"] = str(disk / "state")
     program = train(
         """
-from tracelet_shim import ledger
-append = ledger.Index.append
+from tracelet_shim.state import index
+append = index.Index.append
 
 def full(self, records):
     if self.length >= 302:
         raise OSError(28, "No space left on device")
     append(self, records)
 
-ledger.Index.append = full
+index.Index.append = full
 session = begin("tensorboard", delivery="thread", exit_timeout=4)
 log(0, 300)
 assert session.flush(60)

@@ -39,6 +39,19 @@ def test_axes_are_those_of_the_largest_spread() -> None:
     assert list(rows) == list(range(200))
     exact = np.linalg.svd(matrix - matrix.mean(0), compute_uv=False)[:2] ** 2
     assert np.sum(points**2) == pytest.approx(exact.sum(), rel=1e-3)
+    matrix = rng.normal(size=(400, 300)) * np.concatenate([[9, 5], np.full(298, 0.1)])
+    exact = np.linalg.svd(matrix - matrix.mean(0), compute_uv=False)[:2] ** 2
+    assert np.sum(principal_axes(matrix, 2, 1000)[0] ** 2, axis=0) == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (300, 40), (40, 300), (2, 7)])
+def test_axes_are_exact_where_that_is_cheap(shape: tuple[int, int]) -> None:
+    """Of few points or few dimensions, each axis is the one that numpy finds, in its order."""
+    matrix = np.random.default_rng(4).normal(size=shape)
+    left, sizes, _ = np.linalg.svd(matrix - matrix.mean(0), full_matrices=False)
+    points, _ = principal_axes(matrix, 3, 1000)
+    expected = (left * sizes)[:, :3]
+    np.testing.assert_allclose(np.abs(points[:, : expected.shape[1]]), np.abs(expected), atol=1e-9)
 
 
 def test_of_many_points_some_are_taken_evenly() -> None:

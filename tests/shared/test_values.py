@@ -35,6 +35,7 @@ def test_what_is_plain_stays() -> None:
     assert plain(value) == value
     assert plain({1: (math.inf, 2**63, object)}) == {"1": ["inf", str(2**63), str(object)]}
     assert plain({"a": 1.5}, number=lambda _: "n", key=str.upper, text=str) == {"A": "n"}
+    assert plain([2**63, {"a": 7}], integer=float) == [float(2**63), {"a": 7.0}]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

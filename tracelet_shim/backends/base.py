@@ -37,6 +37,7 @@ from tracelet_shim.backends.shared.names import file_names
 from tracelet_shim.backends.shared.options import Parser, parse
 from tracelet_shim.backends.shared.probe import Probe
 from tracelet_shim.backends.shared.transient import is_refusal
+from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
     "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
@@ -125,7 +126,7 @@ class Backend(ABC):
             if key not in self.options:
                 known = ", ".join(sorted(self.options)) or "none"
                 raise errors.ConfigurationError(
-                    f"backend {self.name!r} has no option {key!r}{errors.did_you_mean(key, self.options)}; its options: {known}"
+                    f"backend {self.name!r} has no option {key!r}{did_you_mean(key, self.options)}; its options: {known}"
                 )
         self.given = self.parsed(given)
         self.written = 0

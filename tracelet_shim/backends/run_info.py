@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from tracelet_shim._text import as_utf8
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["WHAT_RAN", "Job", "OpenedRun", "Part", "Program", "RunInfo", "Status"]
 

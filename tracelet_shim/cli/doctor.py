@@ -1,7 +1,7 @@
 """``tracelet-shim doctor``: what would happen here, and what is in the way.
 
 Nothing of a tracker's SDK is imported, and no value of a credential is read further than to see that it is there. Of what
-is shown, what looks like a secret is taken out (`tracelet_shim._secrets`).
+is shown, what looks like a secret is taken out (`tracelet_shim.provenance.secrets`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from urllib.parse import urlsplit, urlunsplit
 import typer
 
 from tracelet_shim._bootstrap import is_set
-from tracelet_shim._secrets import MASK, is_secret, mask_arguments, mask_text
 from tracelet_shim.backends.shared.probe import Probe, place
+from tracelet_shim.provenance.secrets import MASK, is_secret, mask_arguments, mask_text
 
 if TYPE_CHECKING:
     import ssl
 
-    from tracelet_shim._settings import Settings
+    from tracelet_shim.session.settings import Settings
 
 __all__ = ["doctor"]
 
@@ -84,19 +84,19 @@ def _interpreter(report: _Report) -> None:
 
 def _settings(report: _Report) -> Settings | None:
     """Say what is configured, and where."""
-    from tracelet_shim import _settings, errors
-    from tracelet_shim._api import DEFAULT_BACKEND
+    from tracelet_shim import errors
     from tracelet_shim.backends import registry
+    from tracelet_shim.session.settings import DEFAULT_BACKEND, Problem, from_environment, from_file, resolve
 
     known = registry.names()
-    problems: list[_settings.Problem] = []
+    problems: list[Problem] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            settings = _settings.resolve({}, known, problems=problems)
+            settings = resolve({}, known, problems=problems)
             sources = {
-                "file": _settings._from_file(os.environ, known, []),  # noqa: SLF001 - the same package
-                "environment": _settings._from_environment(os.environ, known),  # noqa: SLF001
+                "file": from_file(os.environ, known, []),
+                "environment": from_environment(os.environ, known),
             }
         except errors.ConfigurationError as error:
             report.find("error", "settings", str(error), "correct the value; the documentation has the list of settings")
@@ -253,8 +253,8 @@ def _trackers(report: _Report, settings: Settings) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from tracelet_shim import errors
-    from tracelet_shim._api import DEFAULT_BACKEND
     from tracelet_shim.backends import registry
+    from tracelet_shim.session.settings import DEFAULT_BACKEND
 
     wanted = settings.backend or (DEFAULT_BACKEND,)
     servers: dict[str, str] = {}
@@ -397,7 +397,7 @@ def _certificates(name: str) -> ssl.SSLContext:
 
 def _state(report: _Report, settings: Settings) -> None:
     """Check that the ledger can be written: else a job that is killed cannot be continued."""
-    from tracelet_shim.ledger import state_directory
+    from tracelet_shim.state.place import state_directory
 
     directory = state_directory(os.path.abspath(settings.root or "runs"), os.environ)
     there = next(path for path in (directory, *directory.parents) if path.exists())
@@ -413,7 +413,7 @@ def _print(data: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
 
     console = Console()
     console.print(f"tracelet-shim {data['version']}, Python {data['python']['version']} ({data['python']['executable']})")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracelet_shim._display import say
-from tracelet_shim._text import quoted
+from tracelet_shim.common.text import quoted
+from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
-    from tracelet_shim._console import Console
-    from tracelet_shim.ledger import Ledger, SessionRow
+    from tracelet_shim.display.console import Console
+    from tracelet_shim.state.ledger import Ledger
+    from tracelet_shim.state.rows import SessionRow
 
 __all__ = ["sessions", "status"]
 
@@ -78,7 +79,7 @@ def sessions(directory: Path, only: str | None = None) -> list[dict[str, Any]]:
         StateError: there is no ledger that can be read, or it has no session.
         OSError, sqlite3.Error: it cannot be read now.
     """
-    from tracelet_shim.ledger import Ledger
+    from tracelet_shim.state.ledger import Ledger
 
     ledger = Ledger(directory, existing=True)
     try:
@@ -142,7 +143,7 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
 
 
 def _print(sessions: list[dict[str, Any]], *, anything: bool) -> None:
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
 
     console = Console()
     if not sessions and not anything:

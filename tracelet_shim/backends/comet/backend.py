@@ -52,7 +52,6 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.comet.line import CHUNK, Line, RefusedError, point
 from tracelet_shim.backends.comet.probe import PROBE, own_hook
@@ -60,6 +59,7 @@ from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["CometBackend"]
 

@@ -52,10 +52,16 @@ def mesh(event: ev.Mesh) -> Figure:
     return traces, {**scenes, "meta": {"config": event.config}}
 
 
-def embedding(event: ev.Embedding, most: int) -> Figure:
-    """Return the points on three principal axes, with their labels; of more than `most` points a part."""
+def embedding(event: ev.Embedding, most: int, between: str = " | ") -> Figure:
+    """Return the points on three principal axes, with their labels; of more than `most` points a part.
+
+    Args:
+        event: the points.
+        most: what a browser draws at ease.
+        between: what stands between the parts of a label.
+    """
     points, rows = principal_axes(event.matrix.numpy(), 3, most)
-    labels = [" | ".join(event.metadata[i])[:200] for i in rows] if event.metadata else None
+    labels = [between.join(event.metadata[i])[:200] for i in rows] if event.metadata else None
     cloud = {
         "type": "scatter3d", "mode": "markers", "name": event.tag[:200], "marker": {"size": 3}, "text": labels,
         **_columns(points),

@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 __all__ = ["principal_axes"]
 
+_EXACT = 256  # points or dimensions up to which the axes are found exactly, which takes time in the square of this
+
 
 def principal_axes(matrix: Any, axes: int, most: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return where points lie on their principal axes, and which points these are.
 
-    The axes are found by iteration: near enough for the eye, and in linear time. Where there are fewer dimensions than axes,
-    the rest is 0. A number that is not finite counts as 0.
+    Of many points with many dimensions the axes are found by iteration: near enough for the eye, and in linear time. Where
+    there are no more dimensions than axes, these are shown as they are, and the rest is 0. A number that is not finite counts
+    as 0.
 
     Args:
         matrix: of any number type, shape (points, dimensions).
@@ -33,9 +36,17 @@ def principal_axes(matrix: Any, axes: int, most: int) -> tuple[NDArray[np.float6
     points = points / scale
     points -= points.mean(axis=0)
     if points.shape[1] > axes:
-        basis = np.random.default_rng(0).normal(size=(points.shape[1], axes))
-        for _ in range(20):
-            basis = np.linalg.qr(points.T @ (points @ basis))[0]
-        points = points @ basis
+        if min(points.shape) > _EXACT:
+            points = _near(points, axes)
+        left, sizes, _ = np.linalg.svd(points, full_matrices=False)
+        points = (left * sizes)[:, :axes]
     points = points * scale
     return np.pad(points, ((0, 0), (0, axes - points.shape[1]))), rows
+
+
+def _near(points: NDArray[np.float64], axes: int) -> NDArray[np.float64]:
+    """Return points in a space that is nearly that of the first principal axes."""
+    basis = np.random.default_rng(0).normal(size=(points.shape[1], axes))
+    for _ in range(20):
+        basis = np.linalg.qr(points.T @ (points @ basis))[0]
+    return np.asarray(points @ basis)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["cut", "finite", "flat", "plain", "utf8"]
+__all__ = ["cut", "finite", "flat", "int64", "plain", "utf8"]
 
 _INT64 = 1 << 63
 
@@ -22,14 +22,25 @@ def finite(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
+def int64(value: int) -> int | str:
+    """Return `value`; one beyond 64 bits as text: few databases have numbers for it."""
+    return value if -_INT64 <= value < _INT64 else str(value)
+
+
 def plain(
-    value: Any, *, number: Callable[[float], Any] = finite, key: Callable[[str], str] = utf8, text: Callable[[str], str] = utf8
+    value: Any,
+    *,
+    number: Callable[[float], Any] = finite,
+    integer: Callable[[int], Any] = int64,
+    key: Callable[[str], str] = utf8,
+    text: Callable[[str], str] = utf8,
 ) -> Any:
-    """Return a value, however deep, in the types that JSON has. Integers beyond 64 bits and all other types become text.
+    """Return a value, however deep, in the types that JSON has. All other types become text.
 
     Args:
         value: the user's.
         number: what becomes of a float.
+        integer: what becomes of an integer.
         key: what becomes of a mapping's key.
         text: what becomes of a text.
     """
@@ -40,11 +51,11 @@ def plain(
     if isinstance(value, float):
         return number(value)
     if isinstance(value, int):
-        return value if -_INT64 <= value < _INT64 else str(value)
+        return integer(value)
     if isinstance(value, Mapping):
-        return {key(str(k)): plain(v, number=number, key=key, text=text) for k, v in value.items()}
+        return {key(str(k)): plain(v, number=number, integer=integer, key=key, text=text) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each, number=number, key=key, text=text) for each in value]
+        return [plain(each, number=number, integer=integer, key=key, text=text) for each in value]
     return text(str(value))
 
 

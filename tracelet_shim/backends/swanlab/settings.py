@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tracelet_shim._text import as_utf8, second_name, usable
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.options import Parser, choice, directory, switch
 from tracelet_shim.backends.shared.values import cut, utf8
 from tracelet_shim.backends.swanlab.limits import LABEL, MAX_NOTES, MAX_TAGS, PROJECT, RUN_ID
+from tracelet_shim.common.text import as_utf8, second_name, usable
 
 __all__ = ["OPTIONS", "PARSERS", "fields_of", "has_credentials", "label", "project_name", "said_of"]
 

@@ -152,21 +152,18 @@ class WandbBackend(Backend):
         self._disabled = bool(opened.sdk.disabled)
         if self._disabled:
             return OpenedRun(opened.id, self._link(opened))
+        settling = OnDisk(opened) if joined or opened.offline else OnServer(opened)
+        self._settling = self._settling or settling  # the former as long as its events may have to be written again
         self._names.in_run(opened.id)
         opened.tell(self._params(opened, run.config), **settings.said_of(run, opened.sdk, lent=joined))
         opened.define()
-        own = opened.id == run.session
-        if joined:
-            self._settling = OnDisk(opened)
-        else:
+        if not joined:
             with unread_settings():
                 opened.accelerate()
-            server = None if opened.offline else OnServer(opened)
-            if run.resume is not None or (own and opened.offline):
-                most = MAX_UNSETTLED + self.batch_events
-                opened.there = end_of_logs(opened.folder, opened.id, server.rows() if server is not None else None, most)
-            self._settling = server or OnDisk(opened)
-        if own:
+            if run.resume is not None or (opened.id == run.session and opened.offline):
+                opened.there = end_of_logs(opened.folder, opened.id, settling.rows(), MAX_UNSETTLED + self.batch_events)
+        self._settling = settling
+        if opened.id == run.session:
             remove_begun(opened.folder, run.session)
         return OpenedRun(opened.id, self._link(opened))
 
@@ -247,9 +244,9 @@ class WandbBackend(Backend):
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def close(self, status: Status) -> None:
-        unsent = self._trials.unsent
         try:
             self._trials.end_all()
+            unsent = self._trials.unsent[:]
             if self._run is not None and not self._disabled and not self._run.lent:
                 folder = self._end(status)
                 if not self._run.offline:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tracelet_shim._text import usable
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.shared.values import utf8
 from tracelet_shim.backends.wandb import limits
 from tracelet_shim.backends.wandb.process import arguments, restart_service, undisturbed, unread_settings
+from tracelet_shim.common.text import usable
 
 __all__ = ["FLUSH_SECONDS", "Opener"]
 

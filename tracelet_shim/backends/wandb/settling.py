@@ -38,6 +38,14 @@ class Settling(ABC):
         self._run = run
         self.arrived = False
 
+    def rows(self) -> int | None:
+        """Return how many rows a server has; None if there is none.
+
+        Raises:
+            ConnectionError: it does not say.
+        """
+        return None
+
     @abstractmethod
     def put(self, events: int) -> None:
         """The service was handed so many events more."""
@@ -126,11 +134,6 @@ class OnServer(Settling):
         self._rows: deque[tuple[int, int]] = deque()  # how many rows there are with so many more events
 
     def rows(self) -> int:
-        """Return how many rows the server has.
-
-        Raises:
-            ConnectionError: it does not say.
-        """
         rows = self._lines.ask(now=True)
         if not self._lines.answers:
             raise ConnectionError("W&B's server does not say what it has of the run")

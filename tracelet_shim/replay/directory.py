@@ -1,0 +1,137 @@
+"""The files of a run, in the order in which they are delivered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.common.inside import is_inside, refusal
+from tracelet_shim.eventfiles import add_scalars
+from tracelet_shim.eventfiles.logdir import PROJECTOR, STATE, Damage, EventFile, Projector, elsewhere, is_event_file, walk
+from tracelet_shim.provenance.system_metrics import WRITER
+from tracelet_shim.replay.host import Host
+
+__all__ = ["Directory"]
+
+_BATCH_RECORDS = 1000
+_BATCH_BYTES = 1 << 20
+
+
+class Directory:
+    """The files of a log directory, in the order in which they are delivered: directories by the time of their first
+    record, so that the first `add_hparams` is the one that was called first; files one after the other.
+
+    Args:
+        host: gets the records.
+        top: the directory; None: nothing but the files that are added.
+        recursive: take what is below as well.
+        wanted: tells of a file that is found whether it belongs to the run.
+        follow: there will be another look at it.
+    """
+
+    def __init__(
+        self, host: Host, top: str | None, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None,
+        follow: bool = False,
+    ) -> None:
+        self._host = host
+        self._top = top
+        self._recursive = recursive
+        self._wanted = wanted
+        self._follow = follow
+        self.files: dict[str, EventFile | Projector] = {}
+        self._refused: dict[str, str] = {}
+        self._sources = 0
+
+    def know(self, source: msg.Source, start: int) -> None:
+        """Add a file that the relay knows already."""
+        kind = Projector if os.path.basename(source.path) == PROJECTOR else EventFile
+        inside = self._top if self._top is not None and is_inside(source.path, self._top) else None
+        file = self.files[source.path] = kind(source.path, source.logdir, start, inside=inside)
+        file.source = source.id
+        self._sources = max(self._sources, source.id + 1)
+
+    def scan(self) -> None:
+        """Look for new files, and announce them."""
+        new: dict[str, list[EventFile | Projector]] = {}
+        self._refused.clear()
+        for directory, logdir, names in self._places():
+            for name in names:
+                path = os.path.join(directory, name)
+                if path in self.files or not (is_event_file(name) or name == PROJECTOR):
+                    continue
+                if self._wanted is not None and not self._wanted(path):
+                    continue
+                problem = self._refusal(path)
+                if problem is not None:
+                    self._refused[path] = problem
+                    continue
+                kind = Projector if name == PROJECTOR else EventFile
+                new.setdefault(directory, []).append(kind(path, logdir, inside=self._top))
+        homes = self._homes([file for files in new.values() for file in files])
+        ordered = [sorted((file.order(), file.path, file) for file in files) for files in new.values()]
+        for files in sorted(ordered, key=lambda files: (files[0][0][1], files[0][1])):
+            for _, path, file in files:
+                if path not in homes:
+                    continue
+                file.source, self._sources = self._sources, self._sources + 1
+                self.files[path] = file
+                self._host.relay.handle(msg.Source(file.source, path, file.logdir, homes[path], replay=True))
+
+    def _homes(self, new: list[EventFile | Projector]) -> dict[str, str | None]:
+        """Return whose `add_scalars` has made new files, if any has; without those of which only the next look can tell."""
+        found: dict[str, str | None] = {file.path: None for file in new}
+        files: dict[str, list[str]] = {}
+        for file in (*self.files.values(), *new):
+            files.setdefault(os.path.dirname(file.path), []).append(file.path)
+        for file in new:
+            if isinstance(file, EventFile) and self._top is not None and self._recursive:
+                found[file.path] = add_scalars.home(file.path, files, self._top)
+                may_be = any(add_scalars.homes(file.path, files, self._top))
+                if self._follow and may_be and not add_scalars.tags(file.path, self._top):
+                    del found[file.path]
+        return found
+
+    def _refusal(self, path: str) -> str | None:
+        """Return why this file is not read, if it is not: a link to somewhere else, a FIFO, ..."""
+        assert self._top is not None
+        if not is_inside(path, self._top):
+            return elsewhere(os.path.realpath(path), self._top)
+        return refusal(path, self._top)
+
+    def _places(self) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield (directory, log directory, names of files); the two differ for system metrics, which lie with our state."""
+        if self._top is None:
+            return
+        for directory, names in walk(self._top, recursive=self._recursive, refused=self._refused.__setitem__):
+            yield directory, directory, names
+            system = os.path.join(directory, STATE, WRITER)
+            if self._recursive and os.path.isdir(system):
+                with contextlib.suppress(OSError):  # of another user's session
+                    yield system, os.path.join(directory, WRITER), os.listdir(system)
+
+    def read(self) -> int:
+        """Hand over what is new in the files; return the number of records."""
+        count = size = 0
+        batch: list[msg.Record] = []
+        self._host.size = sum(file.size for file in self.files.values())
+        for file in self.files.values():
+            if self._host.view.stopped():
+                break
+            for record in file.records(self._host.relay.learn):
+                batch.append(record)
+                size += len(record.data or b"")
+                if len(batch) >= _BATCH_RECORDS or size >= _BATCH_BYTES:
+                    count += len(batch)
+                    self._host.feed(batch, sum(file.offset for file in self.files.values()))
+                    batch, size = [], 0
+                if self._host.view.stopped():
+                    break
+        if batch:
+            self._host.feed(batch, sum(file.offset for file in self.files.values()))
+        return count + len(batch)
+
+    def damages(self) -> tuple[Damage, ...]:
+        left_out = [Damage(path, None, problem) for path, problem in self._refused.items()]
+        return (*left_out, *(damage for file in self.files.values() for damage in file.damages))

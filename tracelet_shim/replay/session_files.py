@@ -1,0 +1,100 @@
+"""The event files of a session that is continued: where they are now, and how far they were taken."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.common.inside import is_inside
+from tracelet_shim.eventfiles.logdir import CREATED, PROJECTOR, is_event_file, projector_config
+from tracelet_shim.eventfiles.tfrecord import count_records
+from tracelet_shim.state.ledger import Ledger
+from tracelet_shim.state.rows import SessionRow
+
+__all__ = ["SessionFiles", "beyond"]
+
+_FIRST_MOMENT = 60.0  # seconds that the first writer's file may be older than the session, on a machine that is swamped
+
+
+class SessionFiles:
+    """The files of a session, where they are now, and how to tell whether another one is of this session too.
+
+    Args:
+        ledger: has the session.
+        session: the session.
+        root: where its root directory is now. Paths below the one that it had are moved.
+        taken: by source, what the index has.
+
+    Attributes:
+        sources: the sources that the ledger has; what was not seen when it was written follows the rules of replay.
+        writers: the log directories in the order in which they were named.
+        taken: by path, the position behind the last record.
+    """
+
+    def __init__(self, ledger: Ledger, session: SessionRow, root: str, taken: Mapping[int, int]) -> None:
+        self.root = root
+        self._session = session
+        self.sources = [
+            msg.Source(
+                s.id, self._moved(s.path), self._moved(s.logdir), s.parent and self._moved(s.parent),
+                replay=s.replay or s.parent is not None,
+            )
+            for s in ledger.sources(session.id)
+        ]  # fmt: skip
+        self.writers = [self._moved(logdir) for logdir in ledger.writers(session.id)]
+        ended = ledger.taken(session.id)
+        self.taken: dict[str, int] = {}
+        for source in self.sources:
+            position = max(taken.get(source.id, 0), ended.get(source.id, 0))
+            self.taken[source.path] = max(position, self.taken.get(source.path, 0))
+        known = {source.path for source in self.sources}
+        # A replay has what there is, whoever has it too.
+        self._others = known if session.is_replay else known | {self._moved(path) for path in ledger.known_paths()}
+        # A session that was killed in its first moment knows no file. It begins with a writer, whose file is a moment older.
+        self._since = session.started - (0 if known else _FIRST_MOMENT)
+        self._directories = {source.logdir for source in self.sources}
+
+    def _moved(self, path: str) -> str:
+        old = self._session.root
+        if path == old:
+            return self.root
+        return os.path.join(self.root, os.path.relpath(path, old)) if path.startswith(f"{old.rstrip('/')}/") else path
+
+    def is_new(self, path: str) -> bool:
+        """Return whether this file is the session's and not in the ledger: of a replay everything is; of a training process
+        what its event writers, whose files have its host and process id in their names, have begun since the start."""
+        session, name = self._session, os.path.basename(path)
+        if path in self._others or not (is_event_file(name) or name == PROJECTOR):
+            return False
+        if not is_inside(path, self.root) or not os.path.isfile(path):
+            return False  # it is never read
+        if session.is_replay:
+            return True
+        if name == PROJECTOR:
+            return os.path.dirname(path) in self._directories and os.path.getmtime(path) >= session.started
+        named = CREATED.search(name)
+        return (
+            named is not None
+            and int(named.group(1)) >= int(self._since)
+            and f"{named.group(2)}.".startswith(f"{session.host}.{session.pid}.")
+        )
+
+
+def _embeddings(path: str) -> int:
+    try:
+        return len(projector_config(path))
+    except ImportError:  # `tracelet-shim status` without tensorboard, which has the projector's schema
+        return len(re.findall(rb"^\s*embeddings\s*\{", Path(path).read_bytes(), re.MULTILINE))
+
+
+def beyond(path: str, taken: int) -> int:
+    """Return how many records, or embeddings, a file has from position `taken` on; the first record says only what it is."""
+    try:
+        if os.path.basename(path) == PROJECTOR:
+            return max(0, _embeddings(path) - taken)
+        return max(0, count_records(path) - max(1, taken))
+    except (OSError, ValueError):
+        return 0
