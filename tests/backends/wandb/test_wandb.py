@@ -625,7 +625,7 @@ m = Maker()
 
 def program(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(
         [sys.executable, "-c", PROLOGUE + text, str(directory)], capture_output=True, text=True, timeout=100, cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)}, check=False,
@@ -662,9 +662,9 @@ print(backend.open(run_info(resume=RESUME)).run_id, flush=True)
 values = [math.nan, math.inf, 1e300, *map(float, range(4000))]
 events = [m.scalar("twice", 0.5, 1, WALL), m.scalar("twice", 0.5, 1, WALL)]
 events += [m.scalar("s", value, step, WALL + step) for step, value in enumerate(values)]
-events += [m.histogram("h", 1), m.image("i", 1)]
+events += [m.hparams({"lr": 0.1}, {"acc": 0.5}), m.histogram("h", 1), m.image("i", 1)]
 """
-    killed = "backend.write(events[:1505] + events[-2:])\nbackend.flush()\nos.kill(os.getpid(), signal.SIGKILL)"
+    killed = "backend.write(events[:1505] + events[-3:])\nbackend.flush()\nos.kill(os.getpid(), signal.SIGKILL)"
     done = program(directory, "RESUME = None" + opened + killed)
     assert done.returncode == -signal.SIGKILL, done.stderr
     resumed = f"RESUME = {done.stdout.strip()!r}" + opened
@@ -673,7 +673,7 @@ events += [m.histogram("h", 1), m.image("i", 1)]
     reader = WandbReader(directory)
     assert [point.step for point in reader.scalars("", "s")] == list(range(4003))
     assert [point.value for point in reader.scalars("", "twice")] == [0.5, 0.5]
-    assert len(reader.histograms("", "h")) == len(reader.images("", "i")) == 1
+    assert len(reader.histograms("", "h")) == len(reader.images("", "i")) == len(reader.scalars("", "acc")) == 1
 
 
 def test_the_service_may_die(directory: Path) -> None:
@@ -740,6 +740,17 @@ backend.close("finished")
     assert [[p.value for p in reader.scalars("", f"a{i}")] for i in range(3)] == [
         [float(v) for v in range(i, 30, 3)] for i in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "transient"),
+    [("HTTP 408", True), ("status 425", True), ("429 Too Many", True), ("503 x", True), ("403 no", False), ("404 x", False)],
+)
+def test_answers_pass_as_they_do_for_other_trackers(text: str, transient: bool) -> None:
+    """Whether an answer that W&B's SDK tells of may be another one later is read from the table that all trackers share."""
+    from wandb.errors import CommError
+
+    assert WandbBackend().is_transient(CommError(text)) is transient
 
 
 def test_a_dead_server_can_be_retried(directory: Path) -> None:
