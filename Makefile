@@ -5,15 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WHEEL_VENV := build/wheel-venv
+COVERAGE := build/coverage
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help venv demo test faults bench lint types docs wheel constraints clean
+.PHONY: help venv demo test test-all faults bench lint types docs wheel constraints clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: $(INSTALLED)  ## make the virtual environment
 
@@ -25,11 +26,19 @@ $(INSTALLED): pyproject.toml constraints.txt packaging/tracelet_shim.pth packagi
 demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim and TensorBoard
 	$(BIN)/python examples/demo.py
 
-test: $(INSTALLED)  ## run the tests; ARGS='-k name' for some of them
-	$(BIN)/python -m pytest -n 3 --dist loadscope --ignore=tests/faults $(ARGS)
+# More workers than cores: a test waits for its programs and servers half of the time.
+test: $(INSTALLED)  ## run the tests of each change; ARGS='-k name' for some of them
+	$(BIN)/python -m pytest -n 4 --without-nightly $(ARGS)
 
-faults: $(INSTALLED)  ## break things under real trackers and look what is left
-	$(BIN)/python -m pytest -n 2 tests/faults $(ARGS)
+test-all: $(INSTALLED)  ## run all tests, those too that are for each night, and see that no less is covered than before
+	rm -rf $(COVERAGE)
+	mkdir -p $(COVERAGE)
+	COVERAGE_FILE=$(CURDIR)/$(COVERAGE)/data $(BIN)/coverage run -m pytest -n 4 $(ARGS)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report
+
+faults: $(INSTALLED)  ## only what breaks things under real trackers and looks what is left
+	$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
 
 bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for under three minutes
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -14,7 +14,9 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks import delivery, memory, peers, report, startup, training
-from benchmarks.harness import NINE, ROOT, Programs, Result
+from benchmarks.harness import ROOT, Programs, Result
+from tests.backends import TRACKERS
+from tracelet_shim.backends import registry
 
 SECTIONS: dict[str, Callable[..., Result]] = {
     "training": training.run,
@@ -23,12 +25,11 @@ SECTIONS: dict[str, Callable[..., Result]] = {
     "startup": startup.run,
     "peers": peers.run,
 }
-_DISTRIBUTIONS = {"comet": "comet_ml"}
 
 
 def about(*, quick: bool) -> Result:
     """Return what the numbers depend on; nothing that tells whose machine it was."""
-    packages = ["tracelet-shim", "torch", *(_DISTRIBUTIONS.get(name, name) for name in NINE)]
+    packages = ["tracelet-shim", "torch", *(registry.find(name).distribution for name in TRACKERS)]
     return {
         "date": time.strftime("%Y-%m-%d"), "mode": "quick" if quick else "full", "python": platform.python_version(),
         "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count(),

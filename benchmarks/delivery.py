@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness import NINE, Programs, Result, Spread, ratios, say
+from benchmarks.harness import Programs, Result, Spread, ratios, say
+from tests.backends import TRACKERS
 
 MOST_ROUNDS, SECONDS = 9, 6.0
 
@@ -10,7 +11,7 @@ MOST_ROUNDS, SECONDS = 9, 6.0
 def run(programs: Programs, *, quick: bool) -> Result:
     """Measure each tracker directly and through a session, in turn."""
     steps = 1_000 if quick else 10_000
-    trackers = ("tensorboard", "mlflow", "wandb") if quick else NINE
+    trackers = ("tensorboard", "mlflow", "wandb") if quick else TRACKERS
     found: Result = {"scalars": 10 * steps, "trackers": {}}
     for tracker in trackers:
         direct, ours, problem = [], [], ""

@@ -18,7 +18,6 @@ from typing import Any
 from tests.environment import foreign_variables, isolated_environment
 
 ROOT = Path(__file__).resolve().parents[1]
-NINE = ("tensorboard", "mlflow", "wandb", "aim", "clearml", "comet", "dvclive", "swanlab", "trackio")
 FOUR = ("tensorboard", "mlflow", "wandb", "aim")
 TIMEOUT = 900.0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.harness import Programs, Result, Spread, ratios, say
+from tests.backends import TRACKERS, part
 
-PEERS = ("wandb", "mlflow", "clearml", "comet", "swanlab")
+PEERS = tuple(tracker for tracker in TRACKERS if hasattr(part(tracker, "bench"), "hook"))
 
 
 def run(programs: Programs, *, quick: bool) -> Result:

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import ROOT, Programs, Result, Spread, say
+from tests.backends import TRACKERS
+from tracelet_shim.backends import registry
 
 PTH = ROOT / "packaging" / "tracelet_shim.pth"
 
-
 HEAVY = {
-    "torch", "numpy", "tensorboard", "google.protobuf", "PIL", "pydantic", "typer", "rich", "sqlite3", "mlflow", "wandb", "aim",
-    "clearml", "comet_ml", "dvclive", "swanlab", "trackio",
+    "torch", "numpy", "google.protobuf", "PIL", "pydantic", "typer", "rich", "sqlite3",
+    *(registry.find(tracker).module for tracker in TRACKERS),
 }  # fmt: skip
 IMPORT = """
 import sys, time

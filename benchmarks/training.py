@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.harness import FOUR, NINE, Programs, Result, Spread, ratios, say
+from benchmarks.harness import FOUR, Programs, Result, Spread, ratios, say
+from tests.backends import TRACKERS
 
-VARIANTS = {"plain": (), "1": ("tensorboard",), "4": FOUR, "9": NINE}
+VARIANTS = {"plain": (), "1": ("tensorboard",), "4": FOUR, "9": TRACKERS}
 """How many trackers -> which."""
 FULL = {
     "scalars_in_groups": 200, "scalars": 2000, "images": 200, "histograms": 200, "audio": 100, "figures": 20, "mixed": 500,

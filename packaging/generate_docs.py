@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 import tracelet_shim
-from tracelet_shim._settings import PREFIX, Settings
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.cli import backends
+from tracelet_shim.session.settings import PREFIX, Settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -37,9 +37,49 @@ def ours() -> list[type[Backend]]:
     return [backend for backend in found if backend.__module__.startswith("tracelet_shim.")]
 
 
+def title(backend: type[Backend]) -> str:
+    """Return the tracker's name as people write it: the first line of its page."""
+    return page(backend).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def page(backend: type[Backend]) -> Path:
+    return DOCS / "trackers" / f"{backend.name}.md"
+
+
+def rows() -> dict[str, backends.Row]:
+    return {row.name: row for row in backends.rows()}
+
+
 def fidelity() -> str:
-    names = {backend.name for backend in ours()}
-    return backends.markdown([row for row in backends.rows() if row.name in names])
+    lines = [
+        "# What arrives where",
+        "",
+        "<!-- Made by `make docs` from the backends' capability tables; do not edit. -->",
+        "",
+        *backends.markdown_matrix([rows()[backend.name] for backend in ours()], [title(backend) for backend in ours()]),
+        "",
+        "How each is done stands on the [page of the tracker](index.md#pages); `tracelet-shim backends --markdown` prints it for",
+        "all.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+BEGIN = "<!-- From here on made by `make docs` from the code; do not edit. -->\n"
+END = "<!-- end -->\n"
+
+
+def tracker(backend: type[Backend]) -> str:
+    """Return a tracker's page with the tables of its options and of what arrives how, which stand between two marks."""
+    before, begin, rest = page(backend).read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{page(backend)} lacks the lines between which its tables go:\n{BEGIN}{END}")
+    prefix = f"{PREFIX}{backend.name.upper().replace('-', '_')}_"
+    options = [[f"`{name}`", f"`{prefix}{name.upper()}`", text] for name, text in backend.options.items()]
+    lines = ["", "## Options", ""]
+    lines += backends.markdown_table(["option", "variable", "meaning"], options) if options else ["It has none."]
+    lines += ["", "## What arrives how", "", *backends.markdown_how(rows()[backend.name]), "", ""]
+    return before + begin + "\n".join(lines) + end + after
 
 
 def settings() -> str:
@@ -97,12 +137,9 @@ def settings() -> str:
         "",
         "## Options of the trackers",
         "",
-        'In the call: `options={"mlflow": {"tracking_uri": "..."}}`.',
+        "They stand on the [page of the tracker](index.md#pages). In the call:",
+        '`options={"mlflow": {"tracking_uri": "..."}}`.',
     ]
-    for backend in ours():
-        prefix = f"{PREFIX}{backend.name.upper().replace('-', '_')}_"
-        options = [[f"`{name}`", f"`{prefix}{name.upper()}`", text] for name, text in backend.options.items()]
-        lines += ["", f"### {backend.name}", "", *backends.markdown_table(["option", "variable", "meaning"], options)]
     return "\n".join(lines) + "\n"
 
 
@@ -153,6 +190,9 @@ def main() -> None:
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
     for name, make in PAGES.items():
         (directory / name).write_text(make(), encoding="utf-8")
+    (directory / "trackers").mkdir(exist_ok=True)
+    for backend in ours():
+        (directory / "trackers" / f"{backend.name}.md").write_text(tracker(backend), encoding="utf-8")
 
 
 if __name__ == "__main__":

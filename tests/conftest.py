@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,19 +19,26 @@ import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from tests.environment import foreign_variables, isolated_environment
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-nightly", action="store_true", help="leave out the tests that are marked as nightly")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest's own, which takes the temporary directory from here
 def pytest_configure(config: pytest.Config) -> None:
     # A shell script's background jobs have SIGINT ignored, and so would the programs that the tests interrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    home = Path(tempfile.mkdtemp(prefix="tracelet-tests-"))
+    home = Path(tempfile.mkdtemp(prefix="tracelet-tests-", dir=_memory()))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    if config.option.basetemp is None:  # xdist tells its workers theirs
+        config.option.basetemp = str(home / "tests")
     for name in foreign_variables():
         del os.environ[name]
     os.environ.update(isolated_environment(home))
@@ -44,6 +52,55 @@ def pytest_configure(config: pytest.Config) -> None:
     # No deadline: on a shared machine, a timed test fails for reasons of its own.
     settings.register_profile("tests", deadline=None, print_blob=True)
     settings.load_profile("tests")
+
+
+def _memory() -> Path | None:
+    """Return a directory in memory, if it has room for us: the trackers' stores wait for the disk most of their time."""
+    place = Path("/dev/shm")
+    try:
+        has_room = shutil.disk_usage(place).free > 4 * 2**30
+        runs_programs = not os.statvfs(place).f_flag & os.ST_NOEXEC
+    except OSError:
+        return None
+    return place if has_room and runs_programs and os.access(place, os.W_OK) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--without-nightly"):
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    if hasattr(config, "workerinput"):  # what takes long comes first, so that nobody waits for it at the end
+        items.sort(key=lambda item: not item.get_closest_marker("slow"))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, give each worker the next test that nobody has begun; what shares something goes to one worker."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    return Scheduling(config, log)
+
+
+TOGETHER = re.compile(
+    r"tests/backends/\w+/(?!test_online)"  # a tracker's SDK is imported once
+    r"|tests/conformance/test_trackers\.py::\w+\[((\w+-)?(process|thread))"  # one program each
+    r"|tests/faults/test_(servers|values)\.py"  # one MLflow server
+    r"|tests/(intercept/test_native_files|test_custom_backend|test_packaging|test_publish_cost)\.py"  # a fixture of the module's
+)
+"""How the ids of tests begin that have something in common, so that one process has to run them. The others run programs of their
+own, or take no time."""
+
+
+def together(nodeid: str) -> str:
+    """Return the name of a test's group: the test itself, if it has none."""
+    found = TOGETHER.match(nodeid)
+    if not found:
+        return nodeid
+    return f"the program of {found[1]}" if found[1] else "the MLflow server" if found[4] else found[0]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends import TRACKERS
+from tests.backends.about import about, sdk
 from tests.conftest import RunPython
 from tests.delivery.programs import tensorboard_steps
 from tests.replay.commands import COMMAND, environment
@@ -84,10 +86,10 @@ def test_comet_is_imported_first(run_python: RunPython, tmp_path: Path, name: st
     assert delivered(tmp_path), done.stderr
 
 
-@pytest.mark.parametrize("sdk", ["clearml", "wandb", "swanlab"])
-def test_another_sdk_is_imported_first(run_python: RunPython, tmp_path: Path, sdk: str) -> None:
+@pytest.mark.parametrize("module", [sdk(tracker) for tracker in TRACKERS if about(tracker).own_hook])
+def test_another_sdk_is_imported_first(run_python: RunPython, tmp_path: Path, module: str) -> None:
     """What the other SDKs do at their import changes nothing either."""
-    done = run_python(f"import {sdk}\n{USE}", env=ENV)
+    done = run_python(f"import {module}\n{USE}", env=ENV)
     assert delivered(tmp_path), done.stderr
 
 
@@ -352,7 +354,7 @@ import torch.utils.tensorboard
 assert "wrapt" not in sys.modules
 sys.meta_path = [*ours, *sys.meta_path]
 import wrapt
-print(sys.modules["tracelet_shim._program"].wrapt is wrapt, wrapt.__spec__.loader.__class__.__name__)
+print(sys.modules["tracelet_shim.session.exit_watch"].wrapt is wrapt, wrapt.__spec__.loader.__class__.__name__)
 """
     done = run_python(script, env={"TRACELET_BACKEND": "tensorboard"})
     assert done.stdout == "True SourceFileLoader\n"

@@ -17,8 +17,8 @@ from markdown_it import MarkdownIt
 
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG
-from tracelet_shim import _ci
 from tracelet_shim.bus.messages import BackendState
+from tracelet_shim.provenance import ci
 
 HEAD, MERGE = "1" * 40, "f" * 40
 
@@ -181,7 +181,7 @@ def test_what_a_job_says_becomes_tags(tmp_path: Path, job: str) -> None:
     head = {"sha": HEAD, "ref": "feature/x"}
     (tmp_path / "event.json").write_text(json.dumps({"number": 7, "pull_request": {"number": 7, "head": head}}))
     environment, expected = JOBS[job]
-    assert _ci.tags(environment) == expected
+    assert ci.tags(environment) == expected
 
 
 def tags(directory: Path) -> dict[str, str]:
@@ -190,7 +190,7 @@ def tags(directory: Path) -> dict[str, str]:
 
 
 def page(environment: Mapping[str, str], states: Mapping[str, BackendState], **more: Any) -> list[str]:
-    lines, problem = _ci.report(environment, "p / e", {"mlflow": "https://m.example/#/runs/1"}, states, None, **more)
+    lines, problem = ci.report(environment, "p / e", {"mlflow": "https://m.example/#/runs/1"}, states, None, **more)
     assert problem is None
     return lines
 
@@ -350,7 +350,7 @@ def test_nothing_in_the_summary_becomes_markup() -> None:
     """What a tracker or a name says is shown as it is: no HTML, no Markdown, no other cell, and no link but to http(s)."""
     urls = {ODD: "javascript:alert(1)", "b": "https://b.example/|<b>?x=`1`\n\x1b[0m", "c": f"mlflow ui {ODD}"}
     states = {ODD: BackendState("failed", 0, 3, 0, f"{ODD}\n| d | e |"), "b": BackendState(), "c": BackendState()}
-    page = _ci._summary(ODD, urls, states, f"tracelet-shim replay '{ODD}'")
+    page = ci._summary(ODD, urls, states, f"tracelet-shim replay '{ODD}'")
     table = "\n".join(line for line in page.splitlines() if line.startswith("|"))
     shown = Page(table)
     rows = shown.rows

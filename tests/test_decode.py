@@ -25,11 +25,11 @@ from tensorboard.util import tensor_util
 from torch.utils.tensorboard.summary import custom_scalars, hparams, mesh, scalar, tensor_proto, text
 
 from tests.sample_events import gif, gif_frames, png, wav
-from tracelet_shim import _series
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.decode import Decoder
-from tracelet_shim.naming import WriterNames
+from tracelet_shim.eventfiles import add_scalars
+from tracelet_shim.eventfiles.decoder import Decoder
+from tracelet_shim.eventfiles.writer_names import WriterNames
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8)
 
@@ -647,7 +647,7 @@ def test_a_replay_gives_what_the_live_session_got(tmp_path: Path) -> None:
     for path in paths:
         files.setdefault(str(path.parent), []).append(str(path))
     for number, path in enumerate(paths):
-        home = _series.home(str(path), files, str(tmp_path))
+        home = add_scalars.home(str(path), files, str(tmp_path))
         decoder.add_source(msg.Source(number, str(path), str(path.parent), home, replay=True))
     events = [
         event

@@ -20,10 +20,11 @@ from tests.delivery.programs import eventually, relays
 from tests.replay.commands import COMMAND, environment
 from tests.terminal import Terminal
 from tracelet_shim import errors
-from tracelet_shim._display import html_table, say
-from tracelet_shim._printable import printable
 from tracelet_shim.bus.messages import BackendState
 from tracelet_shim.cli.replay import _View
+from tracelet_shim.display.notebook import html_table
+from tracelet_shim.display.printable import printable
+from tracelet_shim.display.terminal import say
 from tracelet_shim.replay import Progress
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import RunRow
@@ -75,7 +76,7 @@ def test_a_line_beside_the_bars(gate: dict[str, str]) -> None:
     """What there is to say while the bars are shown has a line of its own, above them."""
     speaker = """
 import threading, time
-from tracelet_shim._display import say
+from tracelet_shim.display.terminal import say
 def speak():
     while not os.path.exists("speak"):
         time.sleep(0.05)

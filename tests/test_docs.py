@@ -13,8 +13,8 @@ import pytest
 import tracelet_shim
 from benchmarks import report
 from tests.conftest import RunPython
-from tracelet_shim._settings import _NOT_SETTINGS, FILE, Settings
 from tracelet_shim.backends import registry
+from tracelet_shim.session.settings import _NOT_SETTINGS, FILE, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -47,8 +47,8 @@ def headings(page: Path) -> set[str]:
 def test_generated_pages_are_fresh(tmp_path: Path) -> None:
     """What `make docs` writes is what is there: nobody edited it, and the code has not moved on."""
     subprocess.run([sys.executable, str(ROOT / "packaging" / "generate_docs.py"), str(tmp_path)], check=True)
-    made = sorted(path.name for path in tmp_path.glob("*.md"))
-    assert made == ["fidelity.md", "settings.md"]
+    made = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.md"))
+    assert made == ["fidelity.md", "settings.md", *(f"trackers/{name}.md" for name in ours())]
     for name in made:
         assert (DOCS / name).read_text() == (tmp_path / name).read_text(), f"docs/{name} is stale: make docs"
 
@@ -59,7 +59,7 @@ def test_the_tables_of_performance_are_the_kept_results() -> None:
     assert report.page(text) == text
 
 
-def test_the_settings_page_has_every_setting_and_option() -> None:
+def test_the_pages_have_every_setting_and_option() -> None:
     """No setting, variable or option is left out."""
     text = (DOCS / "settings.md").read_text()
     for name in Settings.__struct_fields__:
@@ -67,6 +67,7 @@ def test_the_settings_page_has_every_setting_and_option() -> None:
     for name in _NOT_SETTINGS - {"OPTIONS"}:
         assert f"| `TRACELET_{name}` |" in text
     for name in ours():
+        text = (DOCS / "trackers" / f"{name}.md").read_text()
         for option in registry.find(name).options:
             assert f"| `{option}` | `TRACELET_{name.upper()}_{option.upper()}` |" in text
 

@@ -15,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.intercept import native
-from tracelet_shim.eventfile import DamagedRecordError, EventFileReader, checked_records, count_records, records
+from tracelet_shim.eventfiles.tfrecord import DamagedRecordError, EventFileReader, checked_records, count_records, records
 
 FRAME = 16
 """Bytes of a record beyond its data: length, and two checksums."""

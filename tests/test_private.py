@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import RunPython
 from tests.replay.commands import COMMAND, environment
 from tests.sample_events import run_info
-from tracelet_shim import _private
+from tracelet_shim.common import private_files
 from tracelet_shim.state.ledger import Ledger
 
 PROGRAM = """
@@ -91,7 +91,7 @@ def test_what_an_older_version_has_made(tmp_path: Path) -> None:
     index = tmp_path / "a.index"
     index.write_bytes(b"x")
     index.chmod(0o644)
-    os.close(_private.open_file(index, os.O_WRONLY))
+    os.close(private_files.open_file(index, os.O_WRONLY))
     assert (stat.S_IMODE(index.stat().st_mode), index.read_bytes()) == (0o600, b"x")
 
 
@@ -102,30 +102,30 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     mine.chmod(0o644)
     (tmp_path / "session.log").symlink_to(mine)
     with pytest.raises(OSError, match="symbolic"):
-        _private.open_file(tmp_path / "session.log", os.O_WRONLY | os.O_TRUNC)
-    _private.restrict(tmp_path / "session.log")
+        private_files.open_file(tmp_path / "session.log", os.O_WRONLY | os.O_TRUNC)
+    private_files.restrict(tmp_path / "session.log")
     assert (mine.read_text(), stat.S_IMODE(mine.stat().st_mode)) == ("precious", 0o644)
 
 
 def test_a_repository_of_aims_needs_no_name_in_a_common_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has taken the name of a lock in the directory for temporary files keeps nobody from making a repository."""
-    from tracelet_shim.backends.aim.backend import _open_repo
+    from tracelet_shim.backends.aim.repository import open_repo
 
     where = tmp_path / "repository"
     common = tmp_path / "common"
     name = hashlib.blake2s(str(where).encode(), digest_size=8).hexdigest()
     (common / f"tracelet-aim-{os.getuid()}-{name}.lock").mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(common))
-    _open_repo(str(where)).close()
+    open_repo(str(where)).close()
     assert os.listdir(where) == [".aim"]
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     """While one has the lock of a directory another one waits, and goes on in the end even if it does not get it."""
-    with _private.locked(tmp_path, 60):
+    with private_files.locked(tmp_path, 60):
         start = time.monotonic()
-        with _private.locked(tmp_path, 0.2):
+        with private_files.locked(tmp_path, 0.2):
             waited = time.monotonic() - start
     assert waited >= 0.2
-    with _private.locked(tmp_path, 60):
+    with private_files.locked(tmp_path, 60):
         assert os.listdir(tmp_path) == []

@@ -72,7 +72,7 @@ PROGRAM = """
     results = {"plain": measured("plain")}
 
     import tracelet_shim
-    from tracelet_shim._session import Session
+    from tracelet_shim.session.session import Session
     from tracelet_shim.intercept import _accelerate
     from tracelet_shim.testing import RecordingBackend
 

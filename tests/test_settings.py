@@ -19,11 +19,13 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 import tracelet_shim as tracelet
+from tests.backends import TRACKERS
+from tests.backends.about import about
 from tests.conftest import RunPython
 from tracelet_shim import errors
-from tracelet_shim._settings import Problem, resolve
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.mlflow.backend import MLflowBackend
+from tracelet_shim.session.settings import Problem, resolve
 
 TRAIN = "from torch.utils.tensorboard import SummaryWriter\nSummaryWriter('runs/x').add_scalar('a', 1, 1)"
 
@@ -301,16 +303,17 @@ def test_a_slip_that_does_not_matter_costs_nothing(run_python: RunPython, tmp_pa
 def test_dotenv_is_not_read(run_python: RunPython, tmp_path: Path) -> None:
     """A .env in the working directory sets nothing of ours, and reaches neither the training's environment nor the relay's."""
     (tmp_path / ".env").write_text("TRACELET_PROJECT=from-dotenv\nMLFLOW_TRACKING_URI=sqlite:///dotenv.db\nMARK=1\n")
+    readers = [tracker for tracker in TRACKERS if about(tracker).reads_dotenv]
     script = """
-import os
+import os, sys
 import tracelet_shim as tracelet
-session = tracelet.start_logging(backend=["mlflow", "comet", "swanlab"], offline=True)
+session = tracelet.start_logging(backend=sys.argv[1:], offline=True)
 SummaryWriter("runs/x").add_scalar("a", 1.0, 1)
 assert session.flush(60), session.status()
 pid = session._bus._parts[0].bus._channel._now._process.pid
 print(session.settings.project, "MARK" in os.environ, b"MARK=" in open(f"/proc/{pid}/environ", "rb").read())
 """
-    done = run_python("from torch.utils.tensorboard import SummaryWriter\n" + script)
+    done = run_python("from torch.utils.tensorboard import SummaryWriter\n" + script, "mlflow", *readers)
     assert done.stdout.splitlines()[-1] == "None False False"
     assert (tmp_path / "mlflow.db").is_file()
     assert not (tmp_path / "dotenv.db").exists()

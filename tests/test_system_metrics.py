@@ -15,8 +15,8 @@ from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays
 from tests.replay.commands import tracelet_shim
 from tracelet_shim import errors
-from tracelet_shim._settings import resolve
-from tracelet_shim.relay.gpus import Gpus
+from tracelet_shim.provenance.gpus import Gpus
+from tracelet_shim.session.settings import resolve
 
 EVERYWHERE = {
     "system/cpu.percent", "system/memory.percent", "system/disk.free.gb", "system/process.cpu.percent",

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelet_shim._text import as_utf8, escaped, quoted, second_name, unescaped
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.wire import Decoder, Encoder
+from tracelet_shim.common.text import as_utf8, escaped, quoted, second_name, unescaped
 from tracelet_shim.state.ledger import Ledger
 
 CAFE = os.fsdecode(b"/data/caf\xe9")

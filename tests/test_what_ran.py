@@ -17,29 +17,17 @@ from typing import Any
 
 import pytest
 
-from tests.backends.aim.reader import AimReader
-from tests.backends.clearml.reader import ClearMLReader
-from tests.backends.comet.reader import CometReader
-from tests.backends.dvclive.reader import DVCLiveReader
-from tests.backends.mlflow.reader import MLflowReader
-from tests.backends.swanlab.reader import SwanLabReader
-from tests.backends.tensorboard.reader import TensorBoardReader
-from tests.backends.trackio.reader import TrackioReader
-from tests.backends.wandb.reader import WandbReader
+from tests.backends import TRACKERS
+from tests.backends.about import about as about_tracker
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays
 from tests.replay.commands import tracelet_shim
 from tracelet_shim import errors
-from tracelet_shim._secrets import mask_arguments, mask_text
-from tracelet_shim._settings import resolve
 from tracelet_shim.backends.base import WHAT_RAN, Program, RunInfo
-from tracelet_shim.relay.what_ran import WhatRan
-from tracelet_shim.testing import Reader
+from tracelet_shim.provenance.secrets import mask_arguments, mask_text
+from tracelet_shim.provenance.what_ran import WhatRan
+from tracelet_shim.session.settings import resolve
 
-READERS: list[type[Reader]] = [
-    MLflowReader, WandbReader, AimReader, ClearMLReader, CometReader, DVCLiveReader, SwanLabReader, TensorBoardReader,
-    TrackioReader,
-]  # fmt: skip
 WORD = "abracadabra77"  # a secret that looks like any other word
 SECRETS = {
     "--api-key": "Xqj7-first", "--db-password": "Xqj7-second", "--hub_token": "Xqj7-third",
@@ -211,7 +199,7 @@ def test_a_part_that_fails_is_named(work_tree: Path, monkeypatch: pytest.MonkeyP
     def fails(program: Program) -> dict[str, Any]:
         raise RuntimeError("no such machine")
 
-    monkeypatch.setattr("tracelet_shim.relay.what_ran._host", fails)
+    monkeypatch.setattr("tracelet_shim.provenance.what_ran._host", fails)
     collected = what_ran(work_tree, *WHAT_RAN)
     collected.start()
     files = {blob.name: blob.data for blob in collected.files(60) or []}
@@ -278,20 +266,18 @@ def test_an_unknown_part_is_an_error() -> None:
 
 @pytest.mark.parametrize("hosting", ["process", "thread"])
 def test_all_trackers_have_it_and_no_secret(run_python: RunPython, work_tree: Path, hosting: str) -> None:
-    """One program, nine trackers: each has the three files in its own store, and none has a secret of the arguments, of the
+    """One program, all trackers: each has the three files in its own store, and none has a secret of the arguments, of the
     environment, of the remote's URL or of the changed code, in any file that it has written."""
     store = work_tree / "store"
     env = {"EXAMPLE_CREDENTIAL": "Xqj7-environment", "TRACELET_DELIVERY": hosting, "TRACELET_EXIT_TIMEOUT": "120"}
-    for reader in READERS:
-        place = store / reader.backend
-        place.mkdir(parents=True)
-        env.update(reader.environment(place))
-    names = [reader.backend for reader in READERS]
+    for name in TRACKERS:
+        (store / name).mkdir(parents=True)
+        env.update(about_tracker(name).reader.environment(store / name))
     arguments = [part for pair in SECRETS.items() for part in pair]
     program = f"""
         import tracelet_shim as tracelet
         from torch.utils.tensorboard import SummaryWriter
-        session = tracelet.start_logging({names!r}, project="p", exp_name="e", offline=True, strict=True)
+        session = tracelet.start_logging({list(TRACKERS)!r}, project="p", exp_name="e", offline=True, strict=True)
         writer = SummaryWriter("runs/x")
         for step in range(3):
             writer.add_scalar("loss", 1.0, step)
@@ -299,7 +285,7 @@ def test_all_trackers_have_it_and_no_secret(run_python: RunPython, work_tree: Pa
         session.stop()
         """
     run_python(program, *arguments, "AUTH_TOKEN=Xqj7-fourth", "https://u:Xqj7-fifth@h.example/", cwd=work_tree, env=env)
-    for name in names:
+    for name in TRACKERS:
         stored = [path.read_bytes() for path in unpacked(store / name)]
         assert any(b'"untracked_more": 0' in data for data in stored), f"{name}: what_ran.json"
         assert any(b"+width = 2" in data for data in stored), f"{name}: uncommitted.diff"

@@ -12,8 +12,6 @@ TYPE_CHECKING = False  # `typing` takes longer to import than all that happens b
 if TYPE_CHECKING:
     from typing import Any
 
-    from tracelet_shim._api import get_session, start_logging, stop_logging
-    from tracelet_shim._session import Session
     from tracelet_shim.backends.base import Backend, Capability, Level
     from tracelet_shim.errors import (
         BackendError,
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
         TraceletError,
         UnknownBackendError,
     )
+    from tracelet_shim.session.api import get_session, start_logging, stop_logging
+    from tracelet_shim.session.session import Session
 
 __all__ = [
     "Backend",
@@ -46,10 +46,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "get_session": "_api",
-    "start_logging": "_api",
-    "stop_logging": "_api",
-    "Session": "_session",
+    "get_session": "session.api",
+    "start_logging": "session.api",
+    "stop_logging": "session.api",
+    "Session": "session.session",
     "Backend": "backends.base",
     "Capability": "backends.base",
     "Level": "backends.base",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
-__all__ = ["Lookout", "activate", "is_set", "name_near_misses", "near_misses", "start"]
+__all__ = ["Lookout", "activate", "is_set", "name_near_misses", "start"]
 
 _TARGET = "torch.utils.tensorboard"
 _NAMED = "_TRACELET_NAMED"
@@ -171,17 +171,17 @@ def _at_exit(pid: int) -> None:
     """Say so if the program has imported `SummaryWriter`, and nobody has asked us for any of it."""
     if _settled or sys.modules.get(_TARGET + ".writer") is None or os.getpid() != pid:
         return
-    from tracelet_shim import _api
+    from tracelet_shim.session import api
 
-    _api.settle_at_exit()
+    api.settle_at_exit()
 
 
 def _connect() -> None:
     """Hand over to the package; what goes wrong becomes one line, unless strict."""
     try:
-        from tracelet_shim import _api
+        from tracelet_shim.session import api
 
-        _api.activate_from_environment()
+        api.activate_from_environment()
     except Exception as error:
         if is_set("TRACELET_STRICT"):
             raise
@@ -189,7 +189,7 @@ def _connect() -> None:
 
 
 def _say(error: Exception) -> None:
-    from tracelet_shim._printable import printable
+    from tracelet_shim.display.printable import printable
 
     text = printable(" ".join(str(error).split()))
     if type(error).__module__ != "tracelet_shim.errors":  # our own messages need no type in front of them
@@ -211,7 +211,7 @@ def near_misses(environment: Mapping[str, str] = os.environ) -> list[str]:
     suspects = [name for name in environment if name[:2] in ("TR", "tr") and "BACK" in name.upper()]  # as in the .pth file
     if not suspects:
         return []
-    from tracelet_shim.errors import slip_of
+    from tracelet_shim.common.suggestions import slip_of
 
     return [name for name in suspects if slip_of(name, ["TRACELET_BACKEND"])]
 
@@ -221,7 +221,7 @@ def name_near_misses() -> None:
     if _NAMED in os.environ:
         return
     for name in near_misses():
-        from tracelet_shim.errors import unknown_variable
+        from tracelet_shim.common.suggestions import unknown_variable
 
         os.environ[_NAMED] = "1"
         _write(unknown_variable(name, ["TRACELET_BACKEND"]))

@@ -8,7 +8,7 @@ thousand images of one value of TensorFlow's: the first has the tag, the others 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Union
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import msgspec
 
@@ -357,10 +357,6 @@ class Marker(Event, frozen=True, kw_only=True):
 
     what: str
 
-
-AnyEvent = Union[  # noqa: UP007 - msgspec wants a plain Union at run time on Python 3.10
-    Scalar, Histogram, Image, Video, Audio, Text, PRCurve, Mesh, Embedding, Tensor, Graph, HParams, CustomScalars, Blob, Marker
-]
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     Scalar, Histogram, Image, Video, Audio, Text, PRCurve, Mesh, Embedding, Tensor, Graph, HParams, CustomScalars, Blob

@@ -1,7 +1,7 @@
 """One training program under a tracker's own TensorBoard hook, under ours, or under neither.
 
 Config: `hook` (plain, theirs, ours), `tracker`, `groups` of ten scalars with 5 ms between. What arrived is counted by
-another process, `benchmarks.programs.count`, when this one has ended: some hooks deliver at exit.
+the process around it when it has ended: some hooks deliver at exit.
 """
 
 from __future__ import annotations
@@ -10,53 +10,25 @@ import json
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-
-def hook(tracker: str) -> None:
-    """Switch a tracker's hook on, as its documentation says, offline."""
-    if tracker == "wandb":
-        import wandb
-
-        wandb.init(project="bench", mode="offline", sync_tensorboard=True)
-    elif tracker == "mlflow":
-        import mlflow
-
-        mlflow.set_tracking_uri("sqlite:///mlflow.db")
-        mlflow.pytorch.autolog(log_every_n_step=1)
-        mlflow.start_run()  # else each scalar makes a run
-    elif tracker == "clearml":
-        from clearml import Task
-
-        Task.init("bench", "peer", reuse_last_task_id=False)
-    elif tracker == "comet":
-        import comet_ml
-
-        comet_ml.start(
-            online=False, project_name="bench",
-            experiment_config=comet_ml.ExperimentConfig(
-                offline_directory="comet", auto_metric_logging=True, auto_histogram_tensorboard_logging=True,
-            ),
-        )  # fmt: skip
-    else:
-        import swanlab
-
-        swanlab.sync_tensorboard_torch()
-        swanlab.init(project="bench", mode="offline", log_dir="swanlog")
+from tests.backends import part
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
-    if config["tracker"] == "comet" and config["hook"] == "theirs":
-        import comet_ml  # noqa: F401 - its hook wants to be imported before torch
+    bench = part(config["tracker"], "bench") if config["hook"] == "theirs" else None
+    if hasattr(bench, "hook_first"):
+        import_module(bench.hook_first)
     from torch.utils.tensorboard import SummaryWriter
 
     from benchmarks.programs.train import Calls
 
-    if config["hook"] == "theirs":
-        hook(config["tracker"])
+    if bench:
+        bench.hook()
     elif config["hook"] == "ours":
         from tracelet_shim import start_logging
 
@@ -91,11 +63,9 @@ def main() -> None:
     subprocess.run(command, check=True, timeout=600)
     measured = {**json.loads(result.read_text()), "ended": time.monotonic()}
     if config["hook"] != "plain":
-        from benchmarks.programs.count import COUNTERS
-
         groups, rare = config["groups"], (config["groups"] + 9) // 10
         measured["sent"] = {"scalars": 10 * groups, "images": rare, "histograms": rare, "texts": rare, "audio": rare}
-        measured["arrived"] = COUNTERS[config["tracker"]](Path.cwd())
+        measured["arrived"] = part(config["tracker"], "bench").count(Path.cwd())
     result.write_text(json.dumps(measured))
 
 

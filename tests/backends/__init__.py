@@ -1,0 +1,33 @@
+"""The trackers, a folder each. What tests and benchmarks know of a tracker stands in its folder, and they find it there:
+
+    environment.py  its variables: which steer it, and which keep it silent, offline and within a directory
+    reader.py       reads a run back from its own store
+    about.py        what the tests that go through all trackers have to know of it
+    keys.py         the names in its store, which are pinned in store_keys.txt
+    test_*.py       its own tests
+    server.py, online.py  a stand-in for its server, and how tests use that; where there is one
+    bench.py        its SDK without us, for the benchmarks
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["TRACKERS", "part", "with_part"]
+
+_HERE = Path(__file__).parent
+
+TRACKERS = tuple(sorted(path.parent.name for path in _HERE.glob("*/environment.py")))
+"""The names of all."""
+
+
+def part(tracker: str, name: str) -> ModuleType:
+    """Return one of a tracker's modules."""
+    return import_module(f"{__name__}.{tracker}.{name}")
+
+
+def with_part(name: str) -> tuple[str, ...]:
+    """Return the trackers that have this module."""
+    return tuple(tracker for tracker in TRACKERS if (_HERE / tracker / f"{name}.py").exists())

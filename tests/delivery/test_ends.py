@@ -220,7 +220,7 @@ def test_training_process_stays_as_it_was(run_python: RunPython) -> None:
         new = {name.partition(".")[0] for name in set(sys.modules) - modules}
         print(sorted(new))
         assert new - sys.stdlib_module_names <= {"tracelet_shim", "msgspec", "wrapt", "google_crc32c"}, new
-        assert not {"tracelet_shim.decode", "tracelet_shim.relay", "tracelet_shim.state"} & set(sys.modules)
+        assert not {"tracelet_shim.eventfiles.decoder", "tracelet_shim.relay", "tracelet_shim.state"} & set(sys.modules)
         assert memory() - resident < 20e6, memory() - resident
         """
     )

@@ -17,12 +17,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams, scalar
 
 import tracelet_shim as tracelet
-from tracelet_shim import eventfile
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import UnsettledLostError
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.decode import Decoder
-from tracelet_shim.naming import WriterNames
+from tracelet_shim.eventfiles import tfrecord
+from tracelet_shim.eventfiles.decoder import Decoder
+from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.relay.log import Log
 from tracelet_shim.state.index import Index
 from tracelet_shim.testing import RecordingBackend
@@ -220,7 +220,7 @@ def test_an_error_within_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """After a read that failed in the middle of a record, each is read again, at its own place."""
     file = tmp_path / "events"
     about = [Summary(value=[Summary.Value(tag="x" * 6000, simple_value=i / 7)]) for i in range(50)]
-    file.write_bytes(eventfile.joined(Event(step=i, summary=s).SerializeToString() for i, s in enumerate(about)))
+    file.write_bytes(tfrecord.joined(Event(step=i, summary=s).SerializeToString() for i, s in enumerate(about)))
     log = log_of(tmp_path, file, 50, complete=complete)
     reads = 0
 
@@ -235,7 +235,7 @@ def test_an_error_within_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return super().readinto(buffer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(eventfile, "open_regular", lambda path, *_: io.BufferedReader(Failing(path, "rb")))
+        patch.setattr(tfrecord, "open_regular", lambda path, *_: io.BufferedReader(Failing(path, "rb")))
         first = log.read(0, 50)
         assert first.stop < 50
         second = log.read(first.stop, 50)
@@ -260,7 +260,7 @@ def test_what_memory_there_is_changes_no_event(tmp_path: Path, memory: float) ->
     (tmp_path / "x").mkdir()
     files = [tmp_path / "x" / "events", tmp_path / "events"]
     for file in files:
-        file.write_bytes(eventfile.joined(data))
+        file.write_bytes(tfrecord.joined(data))
     log = Log(Decoder(WriterNames(str(tmp_path))), complete=True)
     log.memory = memory
     log.open(Index(None, "s"), 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.backends import TRACKERS
+from tests.backends.about import about, sdk
 from tests.conftest import RunPython
 
 PROGRAM = """
@@ -33,39 +35,18 @@ print(flushed, held, state() == before)
 """
 
 
-@pytest.mark.parametrize(
-    ("backend", "first"),
-    [
-        *[(name, "") for name in ("aim", "clearml", "comet", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")],
-        ("swanlab", "import swanlab"),
-        ("comet", "import comet_ml"),
-    ],
-)
+CASES = [
+    *((tracker, "") for tracker in TRACKERS),
+    *((tracker, f"import {sdk(tracker)}") for tracker in TRACKERS if about(tracker).draws_at_import),
+]
+
+
+@pytest.mark.parametrize(("backend", "first"), CASES)
 def test_seeded_program_draws_the_same_numbers(run_python: RunPython, backend: str, first: str) -> None:
     """With the tracker in the training process, Python's, NumPy's and torch's global generators stay where they were, while it
     delivers and when it has ended; also where the program has imported the SDK itself."""
     done = run_python(PROGRAM.format(first=first), backend, timeout=300)
     assert done.stdout.splitlines()[-1] == "True True True"
-
-
-def test_sdk_that_the_program_calls_draws_as_ever(run_python: RunPython) -> None:
-    """In the main thread, a module of the SDK still draws from Python's generator: the program may have seeded it for that."""
-    done = run_python(
-        """
-        import random, threading
-        from swanlab.utils import experiment
-        from tracelet_shim.relay.own_random import keep_apart
-
-        keep_apart("swanlab")
-        random.seed(0)
-        other = threading.Thread(target=experiment.random.random)
-        other.start(); other.join()
-        first = experiment.random.random()
-        random.seed(0)
-        print(first == random.random(), experiment.random is not random)
-        """
-    )
-    assert done.stdout.split() == ["True", "True"]
 
 
 def test_the_command_line_is_the_programs(run_python: RunPython) -> None:

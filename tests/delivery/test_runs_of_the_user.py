@@ -6,52 +6,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from tests.backends.clearml.reader import ClearMLReader
-from tests.backends.comet.reader import CometReader
+from tests.backends.about import UsersRun, all_about, sdk
 from tests.backends.mlflow.reader import MLflowReader
-from tests.backends.swanlab.reader import SwanLabReader
-from tests.backends.trackio.reader import TrackioReader
-from tests.backends.wandb.reader import WandbReader, _log_records
+from tests.backends.wandb.reader import WandbReader
 from tests.conftest import RunPython
-from tracelet_shim.testing import Reader
 
-
-class Tracker(NamedTuple):
-    """How a user opens a run, called ``name``, and ends it."""
-
-    reader: type[Reader]
-    sdk: str
-    begin: str
-    run_id: str
-    end: str
-
-
-TRACKERS = {
-    "mlflow": Tracker(MLflowReader, "mlflow", "mlflow.start_run(run_name=name)", "run.info.run_id", "mlflow.end_run()"),
-    "wandb": Tracker(WandbReader, "wandb", "wandb.init(project='p', name=name)", "run.id", "run.finish()"),
-    "clearml": Tracker(
-        ClearMLReader, "clearml",
-        # alone, the script: in its thread that looks for a repository, the SDK forks, which at times stands still without us too
-        "(clearml.Task.force_store_standalone_script(), clearml.Task.init('p', name, reuse_last_task_id=False,"
-        " auto_connect_frameworks=False, auto_connect_streams=False, auto_resource_monitoring=False))[1]",
-        "run.id", "run.close()",
-    ),
-    "comet": Tracker(
-        CometReader, "comet_ml",
-        "comet_ml.OfflineExperiment(project_name='p', log_code=False, parse_args=False, auto_output_logging=False,"
-        " log_env_details=False, auto_metric_logging=False)",
-        "run.id", "run.end()",
-    ),
-    "swanlab": Tracker(SwanLabReader, "swanlab", "swanlab.init(project='p', experiment_name=name)", "run.id", "swanlab.finish()"),
-    "trackio": Tracker(
-        TrackioReader, "trackio", "trackio.init('p', name=name, auto_log_cpu=False, auto_log_gpu=False, embed=False)", "run.id",
-        "trackio.finish()",
-    ),
-}  # fmt: skip
+TRACKERS = {tracker: known for tracker, known in all_about().items() if known.users_run}
 
 LOG = """
 from torch.utils.tensorboard import SummaryWriter
@@ -80,9 +43,16 @@ print("ids", json.dumps(ids))
 """
 
 
-def program(tracker: Tracker, text: str) -> str:
-    body = text.replace("RUN_ID", tracker.run_id).replace("END", tracker.end)
-    return LOG.format(sdk=tracker.sdk, begin=tracker.begin) + body
+def users_run(name: str) -> UsersRun:
+    run = TRACKERS[name].users_run
+    assert run
+    return run
+
+
+def program(name: str, text: str) -> str:
+    run = users_run(name)
+    body = text.replace("RUN_ID", run.run_id).replace("END", run.end)
+    return LOG.format(sdk=sdk(name), begin=run.begin) + body
 
 
 def environment(name: str, directory: Path, **more: str) -> dict[str, str]:
@@ -108,7 +78,7 @@ def logged(first: int, stop: int) -> list[tuple[int, float]]:
 def test_runs_that_follow_each_other(name: str, delivery: str, run_python: RunPython, tmp_path: Path) -> None:
     """Each of three runs, ended right after its last point, has all its own points, and no run of ours stands beside them."""
     env = environment(name, tmp_path, TRACELET_DELIVERY=delivery)
-    done = run_python(program(TRACKERS[name], LOOP), env=env, timeout=400)  # ClearML's own `close` takes tens of seconds
+    done = run_python(program(name, LOOP), env=env, timeout=400)  # ClearML's own `close` takes tens of seconds
     runs = ids(done.stdout)
     assert [points(name, tmp_path, run) for run in runs] == [logged(0, 60 + k) for k in range(3)]
     assert set(TRACKERS[name].reader(tmp_path).run_ids()) == set(runs)
@@ -118,7 +88,7 @@ def test_runs_that_follow_each_other(name: str, delivery: str, run_python: RunPy
 def test_a_run_that_the_program_leaves_open(name: str, run_python: RunPython, tmp_path: Path) -> None:
     """What a tracker's own handler does at the end of the interpreter comes after the delivery."""
     text = "run = begin('fold0')\nprint('ids', json.dumps([RUN_ID]))\nlog('fold0')\n"
-    done = run_python(program(TRACKERS[name], text), env=environment(name, tmp_path), timeout=400)
+    done = run_python(program(name, text), env=environment(name, tmp_path), timeout=400)
     (run,) = ids(done.stdout)
     assert points(name, tmp_path, run) == logged(0, 60)
     assert TRACKERS[name].reader(tmp_path).run_ids() == [run]
@@ -164,7 +134,7 @@ print("ids", json.dumps([parent.info.run_id, *folds, *(run for _, run in sorted(
 def test_mlflow_runs_in_each_other_and_beside_each_other(run_python: RunPython, tmp_path: Path) -> None:
     """Parent, child and threads' runs have their own points; so has a run that had ended, and with no run active, the
     session's own. What serves a run ends with it."""
-    done = run_python(program(TRACKERS["mlflow"], FOLDS), env=environment("mlflow", tmp_path), timeout=400)
+    done = run_python(program("mlflow", FOLDS), env=environment("mlflow", tmp_path), timeout=400)
     parent, *others = ids(done.stdout)
     assert f"delivered {10 * 60 + 2 * 60 + 1 - 60} closed" in done.stdout
     found = {run: points("mlflow", tmp_path, run) for run in MLflowReader(tmp_path).run_ids() + others}
@@ -187,7 +157,7 @@ print("ids", json.dumps([run.info.run_id]))
 
 def test_a_run_that_is_resumed(run_python: RunPython, tmp_path: Path) -> None:
     """A run that the program opens again after its end has what its first and its later writers log then."""
-    done = run_python(program(TRACKERS["mlflow"], RESUMED), env=environment("mlflow", tmp_path))
+    done = run_python(program("mlflow", RESUMED), env=environment("mlflow", tmp_path))
     (run,) = ids(done.stdout)
     assert points("mlflow", tmp_path, run) == logged(0, 120)
     assert [point.step for point in MLflowReader(tmp_path, run).scalars("second", "loss")] == list(range(100, 160))
@@ -216,7 +186,7 @@ print("ids", json.dumps(runs))
 
 def test_a_sweep_in_threads(run_python: RunPython, tmp_path: Path) -> None:
     """The functions that an agent calls, each in a thread with a W&B run of its own, have their own points."""
-    done = run_python(program(TRACKERS["wandb"], AGENT), env=environment("wandb", tmp_path))
+    done = run_python(program("wandb", AGENT), env=environment("wandb", tmp_path))
     assert [points("wandb", tmp_path, run) for run in ids(done.stdout)] == [logged(0, 60)] * 3
 
 
@@ -234,7 +204,7 @@ print(state.delivered, state.failed, state.state)
 
 def test_what_comes_after_the_end_of_a_run_is_named(run_python: RunPython, tmp_path: Path) -> None:
     """A writer that logs on after its W&B run has ended loses that, and it is said once, counted, and no success."""
-    done = run_python(program(TRACKERS["wandb"], LATE), env=environment("wandb", tmp_path), check=False)
+    done = run_python(program("wandb", LATE), env=environment("wandb", tmp_path), check=False)
     (run,) = ids(done.stdout)
     assert points("wandb", tmp_path, run) == logged(0, 60)
     assert done.stdout.splitlines()[-1] == "60 7 closed"
@@ -264,7 +234,7 @@ def test_the_wait_is_bounded(run_python: RunPython, tmp_path: Path) -> None:
     `replay --resume` puts it into the same run."""
     text = STUCK + "mlflow.end_run()\nassert mlflow.active_run() is None\nrelay.kill()\n"
     env = environment("mlflow", tmp_path, TRACELET_EXIT_TIMEOUT="3")
-    done = run_python(program(TRACKERS["mlflow"], text), env=env, check=False)
+    done = run_python(program("mlflow", text), env=env, check=False)
     (run,) = ids(done.stdout)
     assert done.returncode == 3
     assert f"mlflow: your run {run} ends when what was logged into it has arrived, up to 3 s" in done.stderr
@@ -304,7 +274,7 @@ relay.resume()
 """
     )
     env = environment("mlflow", tmp_path, TRACELET_EXIT_TIMEOUT="100", TRACELET_STRICT="0")
-    done = run_python(program(TRACKERS["mlflow"], text), env=env)
+    done = run_python(program("mlflow", text), env=env)
     (run,) = ids(done.stdout)
     assert "interrupted" in done.stdout
     assert points("mlflow", tmp_path, run) == logged(0, 120)
@@ -326,7 +296,7 @@ for end in ends: end.join()
 
 def test_several_threads_end_a_run(run_python: RunPython, tmp_path: Path) -> None:
     """A run that several threads end at once has everything; a patched function is pickled as ever."""
-    done = run_python(program(TRACKERS["wandb"], TWICE), env=environment("wandb", tmp_path))
+    done = run_python(program("wandb", TWICE), env=environment("wandb", tmp_path))
     (run,) = ids(done.stdout)
     assert points("wandb", tmp_path, run) == logged(0, 60)
 
@@ -345,19 +315,19 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("name", ["wandb", "clearml", "swanlab", "trackio"])
+@pytest.mark.parametrize("name", [name for name in TRACKERS if users_run(name).outlives_program])
 def test_a_run_that_dies_with_its_program(name: str, run_python: RunPython, tmp_path: Path) -> None:
     """What a killed program took with it is put into the same run of the user's by `replay --resume`; but what W&B had taken
     in a run of the user's, it keeps for up to 15 seconds, and loses."""
-    done = run_python(program(TRACKERS[name], KILLED), env=environment(name, tmp_path), check=False)
+    done = run_python(program(name, KILLED), env=environment(name, tmp_path), check=False)
     (run,) = ids(done.stdout)
     command = ["replay", "runs/killed", "--resume"]
     resume = f"import runpy, sys; sys.argv[1:] = {command}; runpy.run_module('tracelet_shim', run_name='__main__')"
     run_python(resume, env=TRACKERS[name].reader.environment(tmp_path), timeout=300)
     steps = [step for step, _ in points(name, tmp_path, run)]
     assert steps == sorted(set(steps))
-    assert set(range(60 if name == "wandb" else 0, 120)) <= set(steps)
+    assert set(range(60 if users_run(name).keeps_back else 0, 120)) <= set(steps)
     assert TRACKERS[name].reader(tmp_path).run_ids() == [run]
-    if name == "wandb":
-        logs = [record for path in tmp_path.rglob("*.wandb") for record in _log_records(path)]
-        assert {record.run.project for record in logs if record.WhichOneof("record_type") == "run"} == {"p"}
+    check = users_run(name).check_resumed
+    if check:
+        check(tmp_path)

@@ -8,6 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def test_each_line_about_servers_names_its_tests() -> None:
+    """The part of the page on servers names every test that runs an SDK online, and no other."""
+    page = (ROOT / "docs" / "delivery.md").read_text()
+    lines = [line for line in page.partition("## Online")[2].partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    named = set(re.findall(r"`(test_\w+)`", "".join(line.split(" | ")[-1] for line in lines)))
+    files = [*ROOT.glob("tests/backends/*/test_online.py"), *ROOT.glob("tests/online/test_*.py")]
+    assert named == {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+
+
 def test_each_line_of_the_contract_names_its_tests() -> None:
     """Every fault in docs/delivery.md names tests that there are, and no test of a fault is missing there."""
     page = (ROOT / "docs" / "delivery.md").read_text()

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conformance.test_trackers import READERS, reader_class
+from tests.backends import TRACKERS
+from tests.backends.about import about
 from tests.faults.conftest import Train
 from tests.faults.harness import (
     copied_steps,
@@ -111,7 +112,7 @@ reach("logged")
 def test_relay_is_killed_under_all_trackers(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay that is killed while nine trackers are being written to, each as far as it is, is started again; then each
     tracker has every point once, in one run."""
-    readers = [reader_class(tracker) for tracker in READERS]
+    readers = [about(tracker).reader for tracker in TRACKERS]
     places = {reader.backend: tmp_path / reader.backend for reader in readers}
     for reader in readers:
         places[reader.backend].mkdir()
@@ -119,7 +120,7 @@ def test_relay_is_killed_under_all_trackers(train: Train, tmp_path: Path, monkey
             monkeypatch.setenv(name, value)
     program = train(
         f"""
-session = begin(*{list(READERS)}, project="p", exit_timeout=120)
+session = begin(*{list(TRACKERS)}, project="p", exit_timeout=120)
 log(0, 1)
 session.wait_opened(120)
 log(1, 2000)
@@ -146,7 +147,7 @@ def test_wandb_is_killed_with_what_it_was_handed(
 ) -> None:
     """W&B's service is a process of its own, which stores what it was handed later. What it has not stored when the relay is
     killed, or it itself, is handed over again, and every point is there once."""
-    reader = reader_class("wandb")
+    reader = about("wandb").reader
     for name, value in reader.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     program = train(

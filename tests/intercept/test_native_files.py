@@ -34,7 +34,7 @@ from torch.utils.tensorboard.summary import scalar as native_scalar
 import tracelet_shim
 from tests.intercept import native
 from tracelet_shim import events as ev
-from tracelet_shim._session import Session
+from tracelet_shim.session.session import Session
 from tracelet_shim.testing import RecordingBackend
 
 
@@ -335,7 +335,7 @@ def compare(stage: Stage, calls: list[Call]) -> tuple[list[Outcome], Path]:
     assert shim_state == pure_state
     assert native.tree(base / "shim", since, until) == native.tree(base / "pure", since, until)
     assert stage.session.flush(60)
-    assert stage.session._troubles == []
+    assert stage.session._replies.troubles == []
     return shim, base / "shim"
 
 

@@ -31,8 +31,8 @@ from tests.conftest import RunPython
 from tests.intercept import native
 from tracelet_shim import events as ev
 from tracelet_shim import intercept
-from tracelet_shim._session import Session
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.session.session import Session
 from tracelet_shim.testing import RecordingBackend
 
 METHODS = [name for name, value in vars(SummaryWriter).items() if callable(value)]
@@ -830,7 +830,7 @@ def test_a_call_on_a_closed_file_writer_is_the_programs_error(tmp_path: Path) ->
     running = start(tmp_path / "runs")
     with pytest.raises(OSError, match="Writer is closed"):
         file_writer.add_summary(Summary())
-    assert running.session._troubles == []
+    assert running.session._replies.troubles == []
     tracelet_shim.stop_logging()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.tensorboard import SummaryWriter
 
 import tracelet_shim
-from tracelet_shim.naming import SPLITS, WriterNames
+from tracelet_shim.eventfiles.writer_names import SPLITS, WriterNames
 from tracelet_shim.testing import RecordingBackend
 
 parts = st.sampled_from(["runs", "x", "y", "train", "val", "Val", "x-2", "2", " ", "é", "a b", "..."])

@@ -23,10 +23,11 @@ from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays, tensorboard_steps
 from tests.replay.commands import environment, points, tracelet_shim
 from tests.sample_events import run_info
-from tracelet_shim import errors, eventfile
+from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import UnsettledLostError
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.relay import progress
 from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.state.ledger import Ledger
@@ -49,9 +50,9 @@ def cut(file: Path, records: int) -> None:
     """Leave only the first records of an event file."""
     data = []
     with open(file, "rb") as opened:
-        for _, each in zip(range(records), eventfile.records(opened), strict=False):
+        for _, each in zip(range(records), tfrecord.records(opened), strict=False):
             data.append(each)
-    file.write_bytes(eventfile.joined(data))
+    file.write_bytes(tfrecord.joined(data))
 
 
 def empty(path: Path) -> None:
@@ -185,7 +186,7 @@ def test_all_sessions_are_continued(run_python: RunPython, tmp_path: Path) -> No
     program = "".join(begin.format(name) + f"log({count}).close()\ns.stop()\n" for name, count in (("one", 3), ("two", 4)))
     run_python(LOG + program, env=AWAY)
     run_python(LOG + begin.format("three") + "log(5).close()\n", env=AWAY)
-    (gone,) = (file for file in Path("runs/x").glob("*tfevents*") if eventfile.count_records(str(file)) == 5)
+    (gone,) = (file for file in Path("runs/x").glob("*tfevents*") if tfrecord.count_records(str(file)) == 5)
     gone.rename("elsewhere")  # of the second, with four points and the version
     script = tmp_path / "script.py"
     script.write_text(LOG + begin.format("four") + "w = log(6)\nw.flush()\nassert s.flush(60)\nopen('up', 'w')\ntime.sleep(100)")
@@ -284,7 +285,7 @@ def test_a_file_was_cut_under_its_program(run_python: RunPython, tmp_path: Path,
     done = run_python(
         LOG
         + "s = tracelet.start_logging(backend='tensorboard', exit_timeout=3)\nw = log(1000)\nw.flush()\n"
-        "from tracelet_shim.eventfile import checked_records\n"
+        "from tracelet_shim.eventfiles.tfrecord import checked_records\n"
         "with open(w.file_writer.event_writer._file_name, 'rb+') as file:\n"
         f"    file.truncate([offset for offset, _ in checked_records(file)][100] + {7 * within})\n"
         "log(500, w, 1000)\nw.close()",
@@ -413,9 +414,9 @@ def test_each_value_that_was_refused_is_found_again(tmp_path: Path, monkeypatch:
         Event(step=step, wall_time=1e9, summary=Summary(value=[Summary.Value(tag=tag, simple_value=step) for tag in "abc"]))
         for step in range(100)
     ]
-    file.write_bytes(eventfile.joined(event.SerializeToString() for event in data))
+    file.write_bytes(tfrecord.joined(event.SerializeToString() for event in data))
     with open(file, "rb") as opened:
-        records = [msg.Record(0, position, each) for position, each in enumerate(eventfile.records(opened))]
+        records = [msg.Record(0, position, each) for position, each in enumerate(tfrecord.records(opened))]
     refused = {*range(5, 9), 40, 42, 99}
     first = Choosy(refused)
     state = offer(tmp_path, first, restarted=False, records=records)

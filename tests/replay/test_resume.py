@@ -18,10 +18,10 @@ import pytest
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays, tensorboard_steps
 from tests.replay.commands import environment, points, runs, tracelet_shim
-from tracelet_shim import eventfile
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.testing import RecordingBackend
 
@@ -217,7 +217,7 @@ def test_a_batch_that_was_taken_in_part(tmp_path: Path) -> None:
     spec = msg.BackendSpec("half", "", {})
     source = msg.Source(0, path, str(tmp_path / "runs"))
     with open(path, "rb") as file:
-        records = [msg.Record(0, position, data) for position, data in enumerate(eventfile.records(file)) if position]
+        records = [msg.Record(0, position, data) for position, data in enumerate(tfrecord.records(file)) if position]
     got: list[ev.Event] = []
     for budget, restarted in ((7, False), (4, True), (100, True)):
         backend = HalfBackend(budget)

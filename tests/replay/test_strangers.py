@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.delivery.programs import tensorboard_steps
 from tests.replay.commands import COMMAND, environment, tracelet_shim
 from tests.replay.test_replay import write
-from tracelet_shim._logdir import Projector, walk
+from tracelet_shim.eventfiles.logdir import Projector, walk
 
 SECRET = "SECRET\n"
 CONFIG = "got/run/projector_config.pbtxt"

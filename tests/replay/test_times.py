@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import sqlite3
-import zipfile
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
+from tests.backends import TRACKERS
+from tests.backends.about import about
 from tests.conftest import RunPython
+from tests.environment import isolated_environment
 from tests.replay.commands import tracelet_shim
 
 BEGIN, END = 1_560_000_000, 1_560_000_240
-TRACKERS = ("mlflow", "aim", "tensorboard", "dvclive", "wandb", "clearml", "comet", "swanlab", "trackio")
-
-
-def iso(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}"
-
-
-def text_in(pattern: str, top: Path) -> str:
-    """Return what a store has, as text: of an archive all that is in it."""
-    (path,) = top.glob(pattern)
-    if path.suffix != ".zip":
-        return path.read_bytes().decode("latin-1")
-    with zipfile.ZipFile(path) as archive:
-        return "\n".join(archive.read(name).decode("latin-1") for name in archive.namelist())
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -37,45 +22,13 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
         return db.execute(query).fetchall()
 
 
-def times(tracker: str, here: Path, home: Path) -> tuple[object, object]:
-    """Return when a tracker's run began and ended, from its own store, in the form that it has there."""
-    if tracker == "mlflow":
-        ((begin, end),) = rows(here / "mlflow.db", "SELECT start_time, end_time FROM runs")
-        return int(begin) / 1000, int(end) / 1000
-    if tracker == "aim":
-        from aim import Repo
-
-        (run,) = Repo(str(here)).iter_runs()
-        return run.props.creation_time, run.end_time
-    if tracker == "comet":
-        about = json.loads(re.search(r'\{"offline_id".*?\}', text_in("*.zip", home / "comet"))[0])
-        return about["start_time"] / 1000, about["stop_time"] / 1000
-    if tracker in ("tensorboard", "dvclive"):
-        top = here / ("tracelet-runs" if tracker == "tensorboard" else "dvclive")
-        about = json.loads((top / "p" / "old" / "run.json").read_text())
-        return about["started"], about["ended"]
-    if tracker == "swanlab":
-        from tests.backends.swanlab.reader import SwanLabReader
-
-        run = SwanLabReader(here / "swanlog").run
-        return run.start.started_at.seconds, run.finish.finished_at.seconds
-    if tracker == "trackio":
-        ((config,),) = rows(home / "trackio" / "p.db", "SELECT config FROM configs")
-        found = json.loads(config)
-        return found["_Created"][:19], found["tracelet/ended"][:19]
-    pattern, top = ("offline-run-*/*.wandb", here / "wandb") if tracker == "wandb" else ("offline/*.zip", home / "clearml")
-    return tuple(sorted(set(re.findall(r"2019-06-08T[0-9:]{8}(?=Z)", text_in(pattern, top)))))
-
-
 def test_a_replayed_run_has_the_times_of_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log of 2019 becomes runs of four minutes in 2019, in each tracker; its file, and its delivery, are of today."""
     from torch.utils.tensorboard import SummaryWriter
 
     home = tmp_path / "home"
-    for name, place in (
-        ("TRACKIO_DIR", "trackio"), ("COMET_OFFLINE_DIRECTORY", "comet"), ("CLEARML_CACHE_DIR", "clearml"),
-    ):  # fmt: skip
-        monkeypatch.setenv(name, str(home / place))
+    for name, value in isolated_environment(home).items():
+        monkeypatch.setenv(name, value)
     with SummaryWriter("logs") as writer:
         for step in range(5):
             writer.add_scalar("loss", step / 7, step, walltime=BEGIN + 60 * step)
@@ -84,10 +37,8 @@ def test_a_replayed_run_has_the_times_of_its_events(tmp_path: Path, monkeypatch:
         *("--timeout", "200"),
     )
     assert said.count("5 events delivered, 0 pending, 0 set aside") == len(TRACKERS)
-    found = {tracker: times(tracker, tmp_path, home) for tracker in TRACKERS}
-    assert found == {
-        tracker: (iso(BEGIN), iso(END)) if tracker in ("wandb", "clearml", "trackio") else (BEGIN, END) for tracker in TRACKERS
-    }
+    found = {tracker: about(tracker).times(tmp_path, home) for tracker in TRACKERS}
+    assert found == dict.fromkeys(TRACKERS, (BEGIN, END))
 
 
 def test_a_live_run_does_not_last_its_drain(tmp_path: Path, run_python: RunPython) -> None:

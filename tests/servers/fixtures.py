@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import train
-from tests.servers.harness import SERVERS, Server
+from tests.servers.harness import Server, server_class
 
 __all__ = ["Serve", "serve", "train"]
 
@@ -21,7 +21,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[Server] = []
 
     def start(name: str) -> Server:
-        started.append(SERVERS[name](tmp_path / f"{name}-server"))
+        started.append(server_class(name)(tmp_path / f"{name}-server"))
         started[-1].start()
         return started[-1]
 

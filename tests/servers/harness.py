@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.backends import part, with_part
 from tests.faults.harness import environment, eventually, free_port
 
-__all__ = ["SERVERS", "Point", "Server"]
+__all__ = ["SERVERS", "Point", "Server", "server_class"]
 
 Point = tuple[str, int, float]
 """Key, step, value."""
@@ -140,71 +141,11 @@ class Server(ABC):
         assert self.state["unknown"] == []
 
 
-class WandbServer(Server):
-    name = "wandb"
-    data = "/file_stream$"
-    _runs_key = "runs"
-
-    @property
-    def env(self) -> Mapping[str, str | None]:
-        return {"WANDB_MODE": None, "WANDB_BASE_URL": self.base, "WANDB_API_KEY": "k" * 40}
-
-    def points(self) -> list[Point]:
-        history = self.run()["history"]
-        rows = [json.loads(history[at]) for at in history]
-        return sorted(
-            (key, row["global_step"], value)
-            for row in rows for key, value in row.items() if not key.startswith("_") and key != "global_step"
-        )  # fmt: skip
+def server_class(tracker: str) -> type[Server]:
+    """Return the stand-in server of one of `SERVERS`."""
+    found: type[Server] = part(tracker, "online").SERVER
+    return found
 
 
-class ClearMLServer(Server):
-    name = "clearml"
-    data = r"/events\.add_batch$"
-    _runs_key = "tasks"
-
-    @property
-    def env(self) -> Mapping[str, str | None]:
-        hosts = dict.fromkeys(("CLEARML_API_HOST", "CLEARML_WEB_HOST", "CLEARML_FILES_HOST"), self.base)
-        return {"CLEARML_OFFLINE_MODE": None, **hosts, "CLEARML_API_ACCESS_KEY": "access", "CLEARML_API_SECRET_KEY": "secret"}
-
-    def points(self) -> list[Point]:
-        events = self.state["events"].get(self.run()["id"], {}).values()
-        scalars = [event for event in events if event["type"] == "training_stats_scalar"]
-        names = [e["metric"] if e["metric"] == e["variant"] else f"{e['metric']}/{e['variant']}" for e in scalars]
-        return sorted((name, event["iter"], event["value"]) for name, event in zip(names, scalars, strict=True))
-
-
-class SwanLabServer(Server):
-    name = "swanlab"
-    data = "/house/metrics$"
-    _runs_key = "experiments"
-
-    @property
-    def env(self) -> Mapping[str, str | None]:
-        return {
-            "SWANLAB_MODE": "online", "SWANLAB_API_HOST": self.base, "SWANLAB_WEB_HOST": self.base, "SWANLAB_API_KEY": "key",
-        }  # fmt: skip
-
-    def points(self) -> list[Point]:
-        scalars = self.run()["scalars"]
-        return sorted((key, int(step), value) for key, steps in scalars.items() for step, value in steps.items())
-
-
-class CometServer(Server):
-    name = "comet"
-    data = "/batch/logger/experiment/metric$"
-    _runs_key = "experiments"
-
-    @property
-    def env(self) -> Mapping[str, str | None]:
-        url = f"{self.base}/clientlib/"
-        return {"COMET_START_ONLINE": None, "COMET_URL_OVERRIDE": url, "COMET_API_KEY": "key"}
-
-    def points(self) -> list[Point]:
-        return sorted((name, step, value) for name, step, value, _ in self.run()["metrics"])
-
-
-SERVERS: Mapping[str, type[Server]] = {
-    server.name: server for server in (WandbServer, ClearMLServer, SwanLabServer, CometServer)
-}
+SERVERS = with_part("online")
+"""The trackers that have one."""

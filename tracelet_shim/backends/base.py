@@ -21,37 +21,28 @@ import errno
 import hashlib
 import importlib.util
 import math
-import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from itertools import groupby
-from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
-
-import msgspec
+from typing import Any, ClassVar, NamedTuple, cast
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.render import files
+from tracelet_shim.backends.run_info import WHAT_RAN, Job, OpenedRun, Part, Program, RunInfo, Status
 from tracelet_shim.backends.shared.names import file_names
+from tracelet_shim.backends.shared.options import Parser, parse
+from tracelet_shim.backends.shared.probe import Probe
+from tracelet_shim.backends.shared.transient import is_refusal
+from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
     "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
-    "UnsettledLostError", "is_refusal",
+    "UnsettledLostError",
 ]  # fmt: skip
-
-Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
-WHAT_RAN: tuple[Part, ...] = get_args(Part)
-"""What can be recorded of the program and its machine."""
-
-_SWITCH = frozenset({"1", "true", "yes", "on", "0", "false", "no", "off", "none", ""})
-
-Status = str
-"""How a run ended: ``"finished"``, ``"failed"`` or ``"killed"``."""
-
 
 class Level(str, enum.Enum):
     """In which form a tracker gets an event type."""
@@ -69,98 +60,7 @@ class Capability(NamedTuple):
     how: str
 
 
-class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """The user's program, for trackers that record what ran.
-
-    Attributes:
-        script: absolute path of the script, or None (``python -c``, a notebook, standard input).
-        module: the module name under ``python -m``, or None.
-        argv: ``sys.argv`` of the training process.
-        cwd: its working directory.
-        executable: its Python interpreter.
-        pid, host: where it ran.
-    """
-
-    script: str | None
-    module: str | None
-    argv: tuple[str, ...]
-    cwd: str
-    executable: str
-    pid: int
-    host: str
-
-    def readable(self) -> Program:
-        """Return it for somebody to read: paths and arguments as UTF-8."""
-        script = as_utf8(self.script) if self.script is not None else None
-        return msgspec.structs.replace(self, script=script, cwd=as_utf8(self.cwd), executable=as_utf8(self.executable))
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What a scheduler runs, and may run again.
-
-    Attributes:
-        name: the same each time.
-        times: how often it has been started again; grows.
-    """
-
-    name: str
-    times: int
-
-
-class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is opened with. None means: what the tracker itself would take (its environment, its default).
-
-    Attributes:
-        session: id of the session, the same for all trackers; 16 hex digits.
-        project: MLflow's experiment, W&B's project, ...
-        exp_name: display name of the run.
-        run_id: id chosen by the user. A tracker that can resumes the run of that id or creates it; one that cannot
-            choose ids keeps it as a tag ``tracelet.run_id``, and finds the run by that tag to resume it.
-        resume: the tracker's own id of an existing run to continue; wins over `run_id`.
-        borrowed: True if `resume` is a run that the user has active: it is joined and left open.
-        tags: name -> value; the value of a bare label is ``""``.
-        noticed: the names of those tags that nobody gave: the CI job's, the commit's.
-        notes: free text.
-        config: parameters known at the start; plain JSON values.
-        group: name that joins the runs of one distributed job; None for a single run.
-        offline: True if no network may be used, on trackers that have an offline mode.
-        root: the session's root log directory, absolute; None as long as it is not known.
-        program: the training program.
-        what_ran: which of `WHAT_RAN` may be recorded. The relay attaches it as files; a backend that records some of it in a
-            form of its tracker's own asks here.
-        started: seconds since the epoch.
-        job: the scheduler's job, if what an earlier start of it has logged is to be continued.
-    """
-
-    session: str
-    program: Program
-    started: float
-    project: str | None = None
-    exp_name: str | None = None
-    run_id: str | None = None
-    resume: str | None = None
-    borrowed: bool = False
-    tags: dict[str, str] = {}
-    noticed: tuple[str, ...] = ()
-    notes: str | None = None
-    config: dict[str, Any] = {}
-    group: str | None = None
-    offline: bool = False
-    root: str | None = None
-    job: Job | None = None
-    what_ran: tuple[Part, ...] = WHAT_RAN
-
-
-class OpenedRun(msgspec.Struct, frozen=True):
-    """What `Backend.open` returns.
-
-    Attributes:
-        run_id: the tracker's own id of the run.
-        url: a link, or for a local store a path or the command that shows it; None if there is nothing to open.
-    """
-
-    run_id: str
-    url: str | None = None
+_AS_FILE = Capability(Level.FILE, "an ordinary file, attached to the run")
 
 
 class Ending(NamedTuple):
@@ -182,21 +82,6 @@ class UnsettledLostError(Exception):
     are to be written again, and `write` recognises what has been stored all the same."""
 
 
-_REFUSAL = re.compile(
-    r"not logged in|login failed|unauthori[sz]ed|unauthenticated|not authenticated|(cannot|could not|failed to) authenticate"
-    r"|authentication (failed|error|credentials)|(invalid|incorrect|unknown|wrong) (api[ _-]?)?(key|token|credentials|password)"
-    r"|api[ _-]?key|access denied|permission denied|forbidden|credential configuration|no password supplied"
-    r"|\b(role|database) .{1,80} does not exist|unknown database",
-    re.IGNORECASE,
-)
-
-
-def is_refusal(text: str) -> bool:
-    """True if an error says that a key, a login or a right is missing or wrong: no waiting changes that. For SDKs and servers
-    that have no type or code of their own for it."""
-    return _REFUSAL.search(text) is not None
-
-
 class Backend(ABC):
     """Base of all backends.
 
@@ -204,7 +89,7 @@ class Backend(ABC):
         name: the name in ``backend=``; lower case.
         module: the SDK's top-level module, looked for (not imported) to tell whether the tracker is installed.
         distribution: the SDK's name on PyPI, for the version and the installation hint.
-        capabilities: event type -> `Capability`, for every type in `tracelet_shim.events.EVENT_TYPES`.
+        capabilities: event type -> `Capability`; what of `tracelet_shim.events.EVENT_TYPES` is not named becomes files.
         mirrors_event_files: True for a backend that wants every record, `Marker` events included.
         batch_events, batch_seconds: a batch is written when it has so many events, or when its first event is so old. A
             backend may change its own between two batches.
@@ -223,8 +108,10 @@ class Backend(ABC):
     distribution: ClassVar[str]
     options: ClassVar[Mapping[str, str]] = {}
     """option name -> one line of documentation; also the list that unknown options are checked against."""
-    switches: ClassVar[Collection[str]] = ()
-    """Those of the options that are on or off; another value is a ConfigurationError."""
+    parsers: ClassVar[Mapping[str, Parser]] = {}
+    """What an option is, if not a text: of `tracelet_shim.backends.shared.options`. Any other value is a ConfigurationError."""
+    probe: ClassVar[Probe] = Probe()
+    """Where the tracker takes its server and its credentials from."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
@@ -239,16 +126,31 @@ class Backend(ABC):
             if key not in self.options:
                 known = ", ".join(sorted(self.options)) or "none"
                 raise errors.ConfigurationError(
-                    f"backend {self.name!r} has no option {key!r}{errors.did_you_mean(key, self.options)}; its options: {known}"
+                    f"backend {self.name!r} has no option {key!r}{did_you_mean(key, self.options)}; its options: {known}"
                 )
-        for key in self.switches:
-            if str(given.get(key, "")).strip().lower() not in _SWITCH:
-                raise errors.ConfigurationError(f"backend {self.name!r}: option {key}={given[key]!r} is neither true nor false")
-        self.given = given
+        self.given = self.parsed(given)
         self.written = 0
         self._paths = file_names()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        table = cls.__dict__.get("capabilities")
+        if isinstance(table, Mapping):
+            cls.capabilities = {**{kind: table.get(kind, _AS_FILE) for kind in ev.EVENT_TYPES}, **table}
+
     # -- what can be known without importing the SDK ----------------------------------------------------------------
+
+    @classmethod
+    def parsed(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that were given, typed by `parsers`.
+
+        Raises:
+            ConfigurationError: a value is none for its option.
+        """
+        try:
+            return parse(options, cls.parsers)
+        except ValueError as error:
+            raise errors.ConfigurationError(f"backend {cls.name!r}: {error}") from None
 
     @classmethod
     def installed(cls) -> str | None:
@@ -272,6 +174,12 @@ class Backend(ABC):
             raise errors.BackendUnavailableError(
                 cls.name, f"{cls.distribution} is not installed; remedy: pip install 'tracelet-shim[{cls.name}]'"
             )
+
+    @classmethod
+    def own_hook(cls) -> str | None:
+        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process: with it, the
+        tracker gets everything twice. Must not import the SDK: look in `sys.modules`."""
+        return None
 
     @classmethod
     def borrowed(cls) -> str | None:
@@ -371,7 +279,8 @@ class Backend(ABC):
                 self.log_scalars(scalars)
                 self.written = before + len(scalars)
             else:
-                log = getattr(self, f"log_{cast('type[ev.Event]', kind).kind}")
+                # A type that is younger than the backend becomes files.
+                log = getattr(self, f"log_{cast('type[ev.Event]', kind).kind}", self.attach_files)
                 for event in group:
                     log(event)
                     self.written += 1

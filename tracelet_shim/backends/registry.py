@@ -62,7 +62,7 @@ def validate(candidate: Any) -> type[Backend]:
     table = getattr(candidate, "capabilities", None)
     if not isinstance(table, Mapping):
         raise errors.InvalidBackendError(candidate, "it has no capabilities table (event type -> Capability)")
-    gaps = [kind.__name__ for kind in ev.EVENT_TYPES if not isinstance(table.get(kind), Capability)]
-    if gaps:
-        raise errors.InvalidBackendError(candidate, f"its capabilities table says nothing about {', '.join(gaps)}")
+    wrong = [kind.__name__ for kind in ev.EVENT_TYPES if not isinstance(table.get(kind), Capability)]
+    if wrong:
+        raise errors.InvalidBackendError(candidate, f"its capabilities table has no Capability for {', '.join(wrong)}")
     return candidate

@@ -14,6 +14,7 @@ from tracelet_shim.events import Array
 
 __all__ = [
     "OWN_SOURCES",
+    "RECORD_BYTES",
     "BackendSpec",
     "BackendState",
     "Close",
@@ -167,7 +168,7 @@ class Source(msgspec.Struct, tag="source"):
         parent: the log directory of the SummaryWriter that it belongs to, where that is another one: `add_scalars` and
             `add_hparams` write into directories of their own. Of a replayed file: `add_scalars` alone.
         replay: True if its records were not seen when they were written: what calls knew is then read off the names of
-            directories (`tracelet_shim.decode`).
+            directories (`tracelet_shim.eventfiles.decoder`).
     """
 
     id: int

@@ -1,15 +1,19 @@
-"""Messages as msgpack, which holds nothing but UTF-8; paths, and what a program hands over, need not be that."""
+"""Messages as bytes: msgpack, which holds nothing but UTF-8 (paths, and what a program hands over, need not be that), in frames
+of a 4-byte little-endian length."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from tracelet_shim._text import escaped, unescaped
+from tracelet_shim.common.text import escaped, unescaped
 
-__all__ = ["Decoder", "Encoder"]
+__all__ = ["FRAME", "Decoder", "Encoder", "frames"]
+
+FRAME = struct.Struct("<I")
 
 T = TypeVar("T")
 
@@ -64,3 +68,19 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_each_text(each, change) for each in value]
     return value
+
+
+def frames(buffer: bytearray) -> list[bytes]:
+    """Take the complete frames off the front of a buffer."""
+    found = []
+    start = 0
+    while len(buffer) - start >= FRAME.size:
+        (length,) = FRAME.unpack_from(buffer, start)
+        end = start + FRAME.size + length
+        if len(buffer) < end:
+            break
+        found.append(bytes(buffer[start + FRAME.size : end]))
+        start = end
+    if start:
+        del buffer[:start]
+    return found

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracelet_shim import _report, errors
-from tracelet_shim._display import say
+from tracelet_shim import errors
+from tracelet_shim.common import run_report
+from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
     from tracelet_shim.bus.messages import BackendState
 
-__all__ = ["Account", "accounts", "print_summary", "tell_job", "wait_for_relays"]
+__all__ = ["accounts", "print_summary", "tell_job", "wait_for_relays"]
 
 _SHOWN = 10
 _TICK = 0.1
@@ -34,7 +35,7 @@ def wait_for_relays(path: str, seconds: float, pause: Callable[[float], bool]) -
     """
     start = time.monotonic()
     said = False
-    while any(_is_left_alone(entry) for entry in _report.read(path) if "relay" in entry):
+    while any(_is_left_alone(entry) for entry in run_report.read(path) if "relay" in entry):
         waited = time.monotonic() - start
         if waited >= seconds:
             return False
@@ -47,7 +48,7 @@ def wait_for_relays(path: str, seconds: float, pause: Callable[[float], bool]) -
 
 
 def _is_left_alone(entry: dict[str, Any]) -> bool:
-    return _report.is_alive(entry["relay"], entry["at"]) and not _report.is_alive(entry["of"], entry["at"])
+    return run_report.is_alive(entry["relay"], entry["at"]) and not run_report.is_alive(entry["of"], entry["at"])
 
 
 class Account:
@@ -84,7 +85,7 @@ class Account:
             self.troubles += [entry["trouble"]] if "trouble" in entry else []
         if directory is not None:
             self._look_up(directory)
-        elif _report.is_alive(began["pid"], began["at"]):
+        elif run_report.is_alive(began["pid"], began["at"]):
             self.troubles.append("it is still running")
 
     def _look_up(self, directory: str) -> None:
@@ -126,7 +127,7 @@ def _state(run: dict[str, Any]) -> BackendState:
 def accounts(path: str) -> list[Account]:
     """Return the sessions that began, in that order."""
     entries: dict[str, list[dict[str, Any]]] = {}
-    for entry in _report.read(path):
+    for entry in run_report.read(path):
         if "began" in entry:
             entries[entry["began"]] = [entry]
         elif entry.get("session") in entries:
@@ -136,7 +137,7 @@ def accounts(path: str) -> list[Account]:
 
 def tell_job(found: list[Account], environment: Mapping[str, str], *, quiet: bool) -> None:
     """Tell the CI job of the sessions that could not: their programs were killed."""
-    from tracelet_shim import _ci
+    from tracelet_shim.provenance import ci
 
     for account in found:
         runs = {name: run for name, run in account.runs.items() if run is not None}
@@ -145,7 +146,7 @@ def tell_job(found: list[Account], environment: Mapping[str, str], *, quiet: boo
         states = {name: _state(run) for name, run in runs.items()}
         urls = {name: run["url"] for name, run in runs.items()}
         title = account.name or account.session
-        _ci.tell(environment, title, urls, states, account.resume, quiet=quiet)
+        ci.tell(environment, title, urls, states, account.resume, quiet=quiet)
 
 
 def print_summary(found: list[Account], *, quiet: bool) -> None:

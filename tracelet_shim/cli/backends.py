@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["METHODS", "Row", "backends", "markdown", "markdown_table", "pip_line", "rows"]
+__all__ = ["METHODS", "Row", "backends", "markdown", "markdown_how", "markdown_matrix", "markdown_table", "pip_line", "rows"]
 
 METHODS: dict[str, tuple[str, ...]] = {
     "scalar": ("add_scalar", "add_scalars"),
@@ -118,7 +118,7 @@ def _print(found: list[Row]) -> None:
     from rich import box
     from rich.table import Table
 
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
 
     console = Console()
     table = Table("backend", "package", "installed", "to install it", box=box.SIMPLE_HEAD)
@@ -168,18 +168,29 @@ def markdown(found: Sequence[Row]) -> str:
         "",
         "<!-- Made by `tracelet-shim backends --markdown` from the backends' capability tables; do not edit. -->",
         "",
+        *markdown_matrix(found, [row.name for row in found]),
+    ]
+    for row in found:
+        lines += ["", f"## {row.name}", "", *markdown_how(row)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_matrix(found: Sequence[Row], heads: Sequence[str]) -> list[str]:
+    """Return the lines of the matrix, with these heads of the trackers' columns, behind what its words mean."""
+    return [
         *(f"- **{level}**: {meaning}" for level, meaning in LEVELS.items()),
         "",
         *markdown_table(
-            ["data", "written with", *(row.name for row in found)],
+            ["data", "written with", *heads],
             [[kind, _methods(kind), *((row.capabilities or {})[kind]["level"] for row in found)] for kind in METHODS],
         ),
     ]
-    for row in found:
-        cells = (row.capabilities or {}).items()
-        how = markdown_table(["data", "form", "how"], [[kind, cell["level"], cell["how"]] for kind, cell in cells])
-        lines += ["", f"## {row.name}", "", *how]
-    return "\n".join(lines) + "\n"
+
+
+def markdown_how(row: Row) -> list[str]:
+    """Return the lines of the table that tells how each cell of one tracker is done."""
+    cells = (row.capabilities or {}).items()
+    return markdown_table(["data", "form", "how"], [[kind, cell["level"], cell["how"]] for kind, cell in cells])
 
 
 def _methods(kind: str) -> str:

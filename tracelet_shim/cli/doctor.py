@@ -1,7 +1,7 @@
 """``tracelet-shim doctor``: what would happen here, and what is in the way.
 
 Nothing of a tracker's SDK is imported, and no value of a credential is read further than to see that it is there. Of what
-is shown, what looks like a secret is taken out (`tracelet_shim._secrets`).
+is shown, what looks like a secret is taken out (`tracelet_shim.provenance.secrets`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
 from tracelet_shim._bootstrap import is_set
-from tracelet_shim._secrets import MASK, is_secret, mask_arguments, mask_text
+from tracelet_shim.backends.shared.probe import Probe, place
+from tracelet_shim.provenance.secrets import MASK, is_secret, mask_arguments, mask_text
 
 if TYPE_CHECKING:
     import ssl
 
-    from tracelet_shim._settings import Settings
+    from tracelet_shim.session.settings import Settings
 
 __all__ = ["doctor"]
 
@@ -40,77 +41,6 @@ _SECRET = re.compile(r"key|token|passw|secret|credential", re.IGNORECASE)
 
 _PORTS = {"aim": 53800, "mariadb": 3306, "mysql": 3306, "postgres": 5432, "postgresql": 5432}
 """Where servers listen whose address has no port, by scheme. What has none otherwise (databricks://profile) is no address."""
-
-
-class _Known(NamedTuple):
-    """Where a tracker takes its server and credentials from. (What is missing, its backend's `check` knows better.)"""
-
-    server: tuple[str, ...] = ()  # options and variables, the first that is set wins
-    credentials: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    hooks: tuple[tuple[str, str, str], ...] = ()  # variable, value that switches the tracker's own hook on, remedy
-    stored: tuple[tuple[str, ...], str] = ((), "")  # files that may have the server's address, and the pattern of it there
-    default: str = ""  # the server if nothing is said
-    offline: tuple[tuple[str, str], ...] = ()  # option or variable, value with which no server is used
-    dotenv: str = ""  # what begins with this is read from .env in the working directory, by the SDK
-
-
-_YES, _NO = "(?i)1|true|yes|on", "(?i)0|false|no|off"
-
-_KNOWN = {
-    "mlflow": _Known(
-        ("tracking_uri", "MLFLOW_TRACKING_URI"),
-        credentials=("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
-        files=("~/.mlflow/credentials",),
-        hooks=(("DATABRICKS_RUNTIME_VERSION", ".+", "Databricks switches autologging on; mlflow.autolog(disable=True)"),),
-    ),
-    "wandb": _Known(
-        ("base_url", "WANDB_BASE_URL"),
-        credentials=("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"),
-        files=("~/.netrc", "~/_netrc"),
-        hooks=(("WANDB_SYNC_TENSORBOARD", _YES, "unset WANDB_SYNC_TENSORBOARD"),),
-        stored=(("~/.config/wandb/settings", "wandb/settings"), r"(?m)^\s*base_url\s*=\s*(\S+)"),
-        default="https://api.wandb.ai",
-        offline=(("mode", "offline|disabled|dryrun"), ("WANDB_MODE", "offline|disabled|dryrun")),
-    ),
-    "aim": _Known(("repo",)),
-    "clearml": _Known(
-        ("api_host", "CLEARML_API_HOST"),
-        credentials=("CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY", "CLEARML_AUTH_TOKEN"),
-        files=("$CLEARML_CONFIG_FILE", "~/clearml.conf"),
-        hooks=(("CLEARML_TASK_ID", ".+", "give the script's Task.init auto_connect_frameworks={'tensorboard': False}"),),
-        stored=(("$CLEARML_CONFIG_FILE", "~/clearml.conf"), r"""(?m)^[^#\n]*\bapi_server\s*[:=]\s*["']?([^"'\s#]+)"""),
-        default="https://api.clear.ml",
-        offline=(("offline", _YES), ("CLEARML_OFFLINE_MODE", _YES)),
-    ),
-    "comet": _Known(
-        ("COMET_URL_OVERRIDE",),
-        credentials=("COMET_API_KEY",),
-        files=("$COMET_CONFIG", ".comet.config", "~/.comet.config"),
-        hooks=(("COMET_AUTO_LOG_METRICS", _YES, "unset COMET_AUTO_LOG_METRICS"),),
-        stored=(
-            (".env", "$COMET_CONFIG", ".comet.config", "~/.comet.config"),
-            r"""(?im)^\s*(?:comet_)?url_override\s*=\s*["']?([^"'\s]+)""",
-        ),
-        default="https://www.comet.com",
-        offline=(("offline", _YES), ("COMET_START_ONLINE", _NO)),
-        dotenv="COMET_",
-    ),
-    "swanlab": _Known(
-        ("api_host", "SWANLAB_API_HOST"),
-        credentials=("SWANLAB_API_KEY",),
-        files=("~/.swanlab/.netrc",),
-        default="https://api.swanlab.cn",
-        offline=(("mode", "(?!online|cloud).+"), ("SWANLAB_MODE", "(?!online|cloud).+")),
-        dotenv="SWANLAB_",
-    ),
-    "trackio": _Known(
-        ("server_url", "TRACKIO_SERVER_URL"),
-        credentials=("TRACKIO_WRITE_TOKEN", "HF_TOKEN"),
-        files=("~/.cache/huggingface/token",),
-    ),
-    "dvclive": _Known(("DVC_STUDIO_URL",), credentials=("DVC_STUDIO_TOKEN",)),
-}
 
 
 class _Report:
@@ -154,19 +84,19 @@ def _interpreter(report: _Report) -> None:
 
 def _settings(report: _Report) -> Settings | None:
     """Say what is configured, and where."""
-    from tracelet_shim import _settings, errors
-    from tracelet_shim._api import DEFAULT_BACKEND
+    from tracelet_shim import errors
     from tracelet_shim.backends import registry
+    from tracelet_shim.session.settings import DEFAULT_BACKEND, Problem, from_environment, from_file, resolve
 
     known = registry.names()
-    problems: list[_settings.Problem] = []
+    problems: list[Problem] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            settings = _settings.resolve({}, known, problems=problems)
+            settings = resolve({}, known, problems=problems)
             sources = {
-                "file": _settings._from_file(os.environ, known, []),  # noqa: SLF001 - the same package
-                "environment": _settings._from_environment(os.environ, known),  # noqa: SLF001
+                "file": from_file(os.environ, known, []),
+                "environment": from_environment(os.environ, known),
             }
         except errors.ConfigurationError as error:
             report.find("error", "settings", str(error), "correct the value; the documentation has the list of settings")
@@ -266,10 +196,6 @@ print(json.dumps({"active": active, "hooks": hooks, "missed": missed}))
 """
 """Lists the import hooks of an interpreter as it starts; and tries, if one of others claims the module, to get past it."""
 
-_HOOKS_LATER = {"comet_ml": "comet_ml.monkey_patching.CometModuleFinder"}
-"""Packages that put an import hook in front when they are imported, which claims `torch.utils.tensorboard`."""
-
-
 def _activation(report: _Report) -> None:
     """Try whether an interpreter that finds TRACELET_BACKEND set is activated (by the .pth file, or the .start file), and
     which import hooks of others there are."""
@@ -295,7 +221,7 @@ def _activation(report: _Report) -> None:
 
 def _import_hooks(report: _Report, hooks: Mapping[str, bool], missed: str | None) -> None:
     """Name the import hooks of others, and say whether one keeps `torch.utils.tensorboard` from us."""
-    later = {hook: True for package, hook in _HOOKS_LATER.items() if importlib.util.find_spec(package) is not None}
+    later = dict.fromkeys(_hooks_to_come(), True)
     report.data["import_hooks"] = [{"name": name, "claims": claims} for name, claims in {**later, **hooks}.items()]
     for name, claims in hooks.items():
         level = "error" if claims and missed is not None else "ok"
@@ -309,12 +235,26 @@ def _import_hooks(report: _Report, hooks: Mapping[str, bool], missed: str | None
             report.find("ok", "import hook", text)
 
 
+def _hooks_to_come() -> list[str]:
+    """Return the import hooks of trackers that are installed, which come with the import of the SDK."""
+    from tracelet_shim import errors
+    from tracelet_shim.backends import registry
+
+    found = []
+    for name in registry.names():
+        with contextlib.suppress(errors.InvalidBackendError):  # it is named where trackers are
+            backend = registry.find(name)
+            if backend.probe.import_hook and backend.installed() is not None:
+                found.append(backend.probe.import_hook)
+    return found
+
+
 def _trackers(report: _Report, settings: Settings) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from tracelet_shim import errors
-    from tracelet_shim._api import DEFAULT_BACKEND
     from tracelet_shim.backends import registry
+    from tracelet_shim.session.settings import DEFAULT_BACKEND
 
     wanted = settings.backend or (DEFAULT_BACKEND,)
     servers: dict[str, str] = {}
@@ -324,7 +264,7 @@ def _trackers(report: _Report, settings: Settings) -> None:
         except errors.InvalidBackendError as error:
             report.find("error" if name in wanted else "warning", name, str(error), "repair or uninstall the package")
             continue
-        known, options = _KNOWN.get(name, _Known()), settings.options.get(name, {})
+        probe, options = backend.probe, settings.options.get(name, {})
         version, problem = backend.installed(), None
         if name in wanted:
             try:
@@ -334,8 +274,8 @@ def _trackers(report: _Report, settings: Settings) -> None:
             except errors.TraceletError as error:
                 problem, _, remedy = mask_text(str(error)).partition("; remedy: ")
                 report.find("error", name, problem, remedy or "see the documentation of the tracker")
-            _hooks(report, name, known)
-            _dotenv(report, name, known)
+            _hooks(report, name, probe)
+            _dotenv(report, name, probe)
         elif options:
             try:
                 backend(options)
@@ -343,11 +283,11 @@ def _trackers(report: _Report, settings: Settings) -> None:
                 report.find("warning", name, str(error), "correct the name, or unset it; the tracker is not used here")
         report.data["trackers"].append({
             "name": name, "distribution": backend.distribution, "version": version, "configured": name in wanted,
-            "credentials": _credentials(known, options), "problem": problem,
+            "credentials": _credentials(probe, options), "problem": problem,
         })  # fmt: skip
-        address = next((a for a in (str(options.get(k) or os.environ.get(k) or "") for k in known.server) if a), "")
-        if name in wanted and problem is None and not (settings.offline or _is_offline(known, options)):
-            address = address or _stored(known) or known.default
+        address = probe.address(options)
+        if name in wanted and problem is None and not (settings.offline or probe.is_offline(options)):
+            address = address or probe.stored_address()
         if _can_be_asked(address) and (name in wanted or not options):
             servers[name] = address
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -367,56 +307,31 @@ def _trackers(report: _Report, settings: Settings) -> None:
                 report.find(level, name, f"{shown}: {problem}", remedy)
 
 
-def _is_offline(known: _Known, options: Mapping[str, Any]) -> bool:
-    """True if the tracker's own settings keep it away from its server."""
-    return any(re.fullmatch(value, str(options.get(name) or os.environ.get(name) or "")) for name, value in known.offline)
-
-
-def _stored(known: _Known) -> str:
-    """Return the server's address that the tracker's own files have, or an empty text."""
-    names, pattern = known.stored
-    for name in names:
-        path = Path(os.path.expanduser(os.path.expandvars(name)))
-        if path.is_file() and (found := re.search(pattern, path.read_text(errors="replace"))):
-            return found[1]
-    return ""
-
-
-def _dotenv(report: _Report, name: str, known: _Known) -> None:
+def _dotenv(report: _Report, name: str, probe: Probe) -> None:
     """Name what an SDK takes from a .env in the working directory; we take nothing from it."""
     path = Path(".env")
-    if not known.dotenv or not path.is_file():
+    if not probe.dotenv or not path.is_file():
         return
-    pattern = rf"(?im)^\s*(?:export\s+)?({known.dotenv}\w+)\s*="
+    pattern = rf"(?im)^\s*(?:export\s+)?({probe.dotenv}\w+)\s*="
     variables = dict.fromkeys(re.findall(pattern, path.read_text(errors="replace")))
     if variables:
         text = f"its SDK takes {', '.join(variables)} from .env in the working directory"
         report.find("warning", name, text, "if that is not meant: start elsewhere, or set the variables in the environment")
 
 
-def _hooks(report: _Report, name: str, known: _Known) -> None:
-    for variable, value, remedy in known.hooks:
+def _hooks(report: _Report, name: str, probe: Probe) -> None:
+    for variable, value, remedy in probe.hooks:
         if re.fullmatch(value, os.environ.get(variable, "")):
             report.find("warning", name, f"{variable} is set: the tracker's own hook may log everything twice", remedy)
-    if name == "wandb":
-        for path in (Path("~/.config/wandb/settings").expanduser(), Path("wandb/settings")):
-            if path.is_file() and re.search(r"(?im)^\s*sync_tensorboard\s*=\s*(1|true)", path.read_text(errors="replace")):
-                report.find("warning", name, f"sync_tensorboard is on in {path}: everything is logged twice", "remove the line")
+    files, pattern = probe.hook_files
+    for path in map(place, files):
+        if path.is_file() and (found := re.search(pattern, path.read_text(errors="replace"))):
+            report.find("warning", name, f"{found[1]} is on in {path}: everything is logged twice", "remove the line")
 
 
-def _credentials(known: _Known, options: Mapping[str, Any]) -> list[str]:
+def _credentials(probe: Probe, options: Mapping[str, Any]) -> list[str]:
     """Return where credentials were found: names, never values."""
-    found = [f"{variable} (environment)" for variable in known.credentials if os.environ.get(variable)]
-    found += [f"{key} (option)" for key in options if _is_hidden(key)]
-    for name in known.files:
-        path = Path(os.path.expanduser(os.path.expandvars(name)))
-        try:
-            is_there = path.is_file() and ("netrc" not in path.name or b"machine" in path.read_bytes())
-        except OSError:
-            continue
-        if is_there:
-            found.append(str(path))
-    return found
+    return [*probe.found_credentials(), *(f"{key} (option)" for key in options if _is_hidden(key))]
 
 
 def _can_be_asked(address: str) -> bool:
@@ -498,7 +413,7 @@ def _print(data: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
 
     console = Console()
     console.print(f"tracelet-shim {data['version']}, Python {data['python']['version']} ({data['python']['executable']})")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from tracelet_shim._display import say
-from tracelet_shim._printable import printable
-from tracelet_shim._text import quoted
+from tracelet_shim.common.text import quoted
+from tracelet_shim.display.printable import printable
+from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -222,7 +222,7 @@ class _View:
     second of them ends at once."""
 
     def __init__(self) -> None:
-        from tracelet_shim._console import Console
+        from tracelet_shim.display.console import Console
 
         self._console = Console(stderr=True, soft_wrap=True)
         self._bars: Any = None

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tracelet_shim._bootstrap import name_near_misses
-from tracelet_shim._display import say
-from tracelet_shim._private import make_file
+from tracelet_shim.common.private_files import make_file
+from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
-    from tracelet_shim._settings import Settings
     from tracelet_shim.cli._supervisor import Supervisor
+    from tracelet_shim.session.settings import Settings
 
 __all__ = ["CONTEXT_SETTINGS", "run"]
 
@@ -124,9 +124,8 @@ def _check(environment: Mapping[str, str]) -> Settings:
     import msgspec
 
     from tracelet_shim import errors
-    from tracelet_shim._api import DEFAULT_BACKEND
-    from tracelet_shim._settings import resolve
     from tracelet_shim.backends import registry
+    from tracelet_shim.session.settings import DEFAULT_BACKEND, resolve
 
     known = registry.names()
     try:
@@ -176,9 +175,9 @@ def _check_interpreter(program: str, environment: Mapping[str, str], *, strict: 
 
 def _supervise(command: list[str], environment: dict[str, str], settings: Settings) -> NoReturn:
     """Run the command, wait for its deliveries, sum up, and end as it ended."""
-    from tracelet_shim import _report
-    from tracelet_shim._api import UNDELIVERED
     from tracelet_shim.cli._supervisor import end_like
+    from tracelet_shim.common import run_report
+    from tracelet_shim.session.exit_code import UNDELIVERED
 
     try:
         directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)
@@ -188,14 +187,14 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
     with directory:
         report = os.path.join(directory.name, "report")
         make_file(report)
-        supervisor = _start(command, {**environment, _report.VARIABLE: report})
+        supervisor = _start(command, {**environment, run_report.VARIABLE: report})
         code = supervisor.wait()
         try:
             complete = _sum_up(report, supervisor, environment, settings)
         except Exception as error:  # whatever it is, the job has the exit code of the command
             say(f"warning: nothing is known of the deliveries: {error!r}")
             complete = False
-        _report.pass_on(report)
+        run_report.pass_on(report)
     if settings.strict and code == 0 and not complete:
         say("error: not everything was delivered")
         code = UNDELIVERED
@@ -219,15 +218,15 @@ def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
 
 def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str], settings: Settings) -> bool:
     """Wait for what is still being delivered, and print what became of it; return whether everything arrived."""
-    from tracelet_shim import _report
     from tracelet_shim.cli import _summary
+    from tracelet_shim.common import run_report
 
     _summary.wait_for_relays(report, settings.exit_timeout, supervisor.pause)
     found = _summary.accounts(report)
     _summary.print_summary(found, quiet=settings.quiet)
     if settings.ci:
         _summary.tell_job(found, environment, quiet=settings.quiet)
-    unseen = [entry["pid"] for entry in _report.read(report) if "unseen" in entry]
+    unseen = [entry["pid"] for entry in run_report.read(report) if "unseen" in entry]
     for pid in unseen:
         say(f"warning: process {pid} has used SummaryWriter, and nothing of that was delivered; it has said why")
     if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
@@ -238,6 +237,6 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
 def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:
     """True if a writer in the command would open a run: it is not switched off, and this is no rank beside the first."""
     from tracelet_shim._bootstrap import is_set
-    from tracelet_shim._program import rank
+    from tracelet_shim.provenance.launcher import rank
 
     return not is_set("TRACELET_DISABLED", environment) and (settings.ranks == "all" or rank(environment) == 0)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracelet_shim._display import say
-from tracelet_shim._text import quoted
+from tracelet_shim.common.text import quoted
+from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
     from tracelet_shim.state.ledger import Ledger
     from tracelet_shim.state.rows import SessionRow
 
@@ -143,7 +143,7 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
 
 
 def _print(sessions: list[dict[str, Any]], *, anything: bool) -> None:
-    from tracelet_shim._console import Console
+    from tracelet_shim.display.console import Console
 
     console = Console()
     if not sessions and not anything:

@@ -20,7 +20,7 @@ import weakref
 from collections import deque
 from typing import Any
 
-from tracelet_shim import eventfile
+from tracelet_shim.eventfiles import tfrecord
 
 __all__ = ["BatchWriter", "accelerate", "use_fast_crc"]
 
@@ -53,7 +53,7 @@ def use_fast_crc() -> None:
     """Let writers that are not replaced (older than the session, or remote) have the C checksum too."""
     record_writer = sys.modules.get("tensorboard.summary.writer.record_writer")
     if record_writer is not None:  # else there is no writer yet, and `accelerate` comes here again for the first
-        record_writer.masked_crc32c = eventfile.masked_crc32c  # type: ignore[attr-defined]
+        record_writer.masked_crc32c = tfrecord.masked_crc32c  # type: ignore[attr-defined]
 
 
 class BatchWriter:
@@ -101,7 +101,7 @@ class BatchWriter:
             self._bytes = 0
             parts: list[bytes] = []
             while self._pending:
-                parts += eventfile.framed(self._pending.popleft())
+                parts += tfrecord.framed(self._pending.popleft())
             if parts and self._pid == os.getpid():  # a forked child's copy of our file is not for writing
                 try:
                     self._file.write(b"".join(parts))

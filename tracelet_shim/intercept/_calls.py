@@ -16,7 +16,7 @@ from typing import Any
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.events import Array
 
-__all__ = ["NOTES", "Note", "now"]
+__all__ = ["NOTES", "now"]
 
 
 class _Now(threading.local):

@@ -12,8 +12,8 @@ import threading
 import weakref
 from typing import Any
 
-from tracelet_shim import eventfile
 from tracelet_shim.bus.messages import Record
+from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._accelerate import BatchWriter, accelerate
 from tracelet_shim.intercept._sink import Home, Sink, current
@@ -122,7 +122,7 @@ def _count(writer: Any, path: str) -> int:
     with contextlib.suppress(OSError):  # closed: the native call is about to say so
         writer.flush()
     with contextlib.suppress(OSError):  # not a local file: positions then start behind file_version
-        return eventfile.count_records(path)
+        return tfrecord.count_records(path)
     return 1
 
 

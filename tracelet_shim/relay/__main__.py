@@ -21,10 +21,10 @@ import threading
 import time
 from pathlib import Path
 
-from tracelet_shim._private import open_file
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
-from tracelet_shim.bus.process import FRAME, frames
+from tracelet_shim.bus.wire import FRAME, frames
+from tracelet_shim.common.private_files import open_file
 from tracelet_shim.relay import said
 from tracelet_shim.relay.dispatcher import Relay
 

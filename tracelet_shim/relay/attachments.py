@@ -7,10 +7,10 @@ import time
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend
+from tracelet_shim.provenance.what_ran import WhatRan
 from tracelet_shim.relay.ending import LONGEST_DELAY, Ending
 from tracelet_shim.relay.troubles import Troubles, text_of
 from tracelet_shim.relay.watch import Watch
-from tracelet_shim.relay.what_ran import WhatRan
 
 __all__ = ["Attachments"]
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from tracelet_shim import _report
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.decode import Decoder
-from tracelet_shim.naming import WriterNames
+from tracelet_shim.common import run_report
+from tracelet_shim.eventfiles.decoder import Decoder
+from tracelet_shim.eventfiles.writer_names import WriterNames
+from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.job import JobContinuation
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.metrics import SystemMetrics
 from tracelet_shim.relay.offers import Offer
-from tracelet_shim.relay.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.worker import Worker
 from tracelet_shim.state.index import Index
 from tracelet_shim.state.rows import Refused, SessionRow
@@ -408,7 +408,7 @@ class Relay:
         everything = all(worker.progress.safe.number >= self._log.length for worker in self.workers)
         self.clean = everything and all(state.complete for state in states.values())
         if self._session is not None and not self._state.is_kept:
-            _report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
+            run_report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
         everything, retry = self._state.end(
             everything, self._log.length, self._status, self.taken, cut_off=self._cut_off, behind=self._index_behind
         )

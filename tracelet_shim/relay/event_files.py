@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import EventFileReader
+from tracelet_shim.eventfiles.tfrecord import EventFileReader
 
 __all__ = ["EventFiles", "is_whole"]
 

@@ -16,7 +16,7 @@ from operator import attrgetter
 
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.decode import Decoder
+from tracelet_shim.eventfiles.decoder import Decoder
 from tracelet_shim.relay.batch import Batch, joined, made
 from tracelet_shim.relay.event_files import EventFiles, is_whole
 from tracelet_shim.relay.sizes import BATCH_BYTES, OVERHEAD, bytes_of, payload_of, raw_bytes

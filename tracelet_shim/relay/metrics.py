@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.relay.system import WRITER, SampleFile, Sampler
+from tracelet_shim.provenance.system_metrics import WRITER, SampleFile, Sampler
 
 __all__ = ["SystemMetrics"]
 

@@ -15,12 +15,12 @@ import msgspec
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.attachments import Attachments
 from tracelet_shim.relay.ending import Ending
 from tracelet_shim.relay.own_random import keep_apart
 from tracelet_shim.relay.troubles import Troubles, text_of
 from tracelet_shim.relay.watch import Watch
-from tracelet_shim.relay.what_ran import WhatRan, with_tags
 
 __all__ = ["Opening"]
 

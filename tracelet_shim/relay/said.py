@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from tracelet_shim._secrets import mask_text
+from tracelet_shim.provenance.secrets import mask_text
 
 __all__ = ["listen", "why"]
 

@@ -13,6 +13,7 @@ import msgspec
 
 from tracelet_shim.backends.base import Backend, RunInfo, UnsettledLostError
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.provenance.what_ran import WhatRan
 from tracelet_shim.relay.attachments import Attachments
 from tracelet_shim.relay.batch import Batch
 from tracelet_shim.relay.ending import FIRST_DELAY, Ending
@@ -22,7 +23,6 @@ from tracelet_shim.relay.opening import Opening
 from tracelet_shim.relay.progress import Progress
 from tracelet_shim.relay.troubles import Troubles, text_of
 from tracelet_shim.relay.watch import Silence, Watch
-from tracelet_shim.relay.what_ran import WhatRan
 from tracelet_shim.relay.writing import Writing
 from tracelet_shim.state.rows import RunRow, Shown
 from tracelet_shim.state.session import SessionState

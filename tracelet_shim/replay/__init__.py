@@ -9,7 +9,7 @@ The program that wrote the files is not running, or not here: backends are told 
 
 from __future__ import annotations
 
-from tracelet_shim._logdir import Damage, run_directories
+from tracelet_shim.eventfiles.logdir import Damage, run_directories
 from tracelet_shim.replay.new_run import replay
 from tracelet_shim.replay.resumption import resume
 from tracelet_shim.replay.undelivered import missing, running

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from tracelet_shim import errors
-from tracelet_shim._logdir import STATE
+from tracelet_shim.eventfiles.logdir import STATE
 from tracelet_shim.replay.undelivered import Missing
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.place import new_run, state_directory

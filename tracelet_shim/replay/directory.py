@@ -6,11 +6,11 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from tracelet_shim import _series
-from tracelet_shim._inside import is_inside, refusal
-from tracelet_shim._logdir import PROJECTOR, STATE, Damage, EventFile, Projector, elsewhere, is_event_file, walk
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.relay.system import WRITER
+from tracelet_shim.common.inside import is_inside, refusal
+from tracelet_shim.eventfiles import add_scalars
+from tracelet_shim.eventfiles.logdir import PROJECTOR, STATE, Damage, EventFile, Projector, elsewhere, is_event_file, walk
+from tracelet_shim.provenance.system_metrics import WRITER
 from tracelet_shim.replay.host import Host
 
 __all__ = ["Directory"]
@@ -87,8 +87,9 @@ class Directory:
             files.setdefault(os.path.dirname(file.path), []).append(file.path)
         for file in new:
             if isinstance(file, EventFile) and self._top is not None and self._recursive:
-                found[file.path] = _series.home(file.path, files, self._top)
-                if self._follow and any(_series.homes(file.path, files, self._top)) and not _series.tags(file.path, self._top):
+                found[file.path] = add_scalars.home(file.path, files, self._top)
+                may_be = any(add_scalars.homes(file.path, files, self._top))
+                if self._follow and may_be and not add_scalars.tags(file.path, self._top):
                     del found[file.path]
         return found
 

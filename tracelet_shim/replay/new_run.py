@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim import errors
-from tracelet_shim._logdir import PROJECTOR, EventFile, is_event_file, walk
-from tracelet_shim._settings import Settings, resolve
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import require_protos
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.eventfiles.logdir import PROJECTOR, EventFile, is_event_file, walk
+from tracelet_shim.eventfiles.tfrecord import require_protos
 from tracelet_shim.replay.directory import Directory
 from tracelet_shim.replay.host import Host
 from tracelet_shim.replay.view import Outcome, View
+from tracelet_shim.session.settings import Settings, resolve
+from tracelet_shim.session.specs import specs_of
 
-__all__ = ["replay", "specs_of"]
+__all__ = ["replay"]
 
 _POLL = 1.0
 _TICK = 0.1
@@ -57,7 +58,7 @@ def replay(
     if not os.path.isdir(logdir):
         raise errors.ConfigurationError(f"{logdir} is no directory")
     settings = resolve({**arguments, "root": arguments.get("root") or logdir}, registry.names())
-    specs = specs_of(settings)
+    specs = specs_of(settings, {})
     _wait_for_files(logdir, view, recursive=recursive, until=idle if follow else 0.0)
     root = os.path.abspath(settings.root or logdir)
     host = Host(view, settings.exit_timeout)
@@ -98,12 +99,6 @@ def _event_files(logdir: str, *, recursive: bool) -> list[EventFile]:
 
 def _has_embeddings(logdir: str, *, recursive: bool) -> bool:
     return any(PROJECTOR in names for _, names in walk(logdir, recursive=recursive))
-
-
-def specs_of(settings: Settings) -> list[msg.BackendSpec]:
-    from tracelet_shim._api import _specs as specs
-
-    return specs(settings, {})
 
 
 def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) -> RunInfo:

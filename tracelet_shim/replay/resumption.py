@@ -13,20 +13,20 @@ from typing import Any
 import msgspec
 
 from tracelet_shim import errors
-from tracelet_shim._logdir import PROJECTOR
-from tracelet_shim._settings import resolve
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import require_protos
+from tracelet_shim.common.text import as_utf8
+from tracelet_shim.eventfiles.logdir import PROJECTOR
+from tracelet_shim.eventfiles.tfrecord import require_protos
 from tracelet_shim.replay.choice import chosen, same_place, state_of, trackers_of
 from tracelet_shim.replay.directory import Directory
 from tracelet_shim.replay.host import Host
-from tracelet_shim.replay.new_run import specs_of
 from tracelet_shim.replay.session_files import SessionFiles
 from tracelet_shim.replay.undelivered import Missing, missing, running
 from tracelet_shim.replay.view import Outcome, View
+from tracelet_shim.session.settings import resolve
+from tracelet_shim.session.specs import specs_of
 from tracelet_shim.state.index import indexed
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.place import new_run
@@ -108,7 +108,7 @@ def _continue(
     about = msgspec.json.decode(row.about or "{}", type=About)
     settings = resolve(arguments, registry.names())
     settings = msgspec.structs.replace(settings, backend=names, offline=about.offline or bool(arguments.get("offline")))
-    specs = specs_of(settings)
+    specs = specs_of(settings, {})
     host = Host(view, settings.exit_timeout, directory, retry_refused=retry_refused)
     relay = host.relay
     relay.handle(msg.Open(_again(row, about, root), specs, int(settings.memory * 1e6), root, restarted=True))

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tracelet_shim._inside import is_inside
-from tracelet_shim._logdir import CREATED, PROJECTOR, is_event_file, projector_config
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfile import count_records
+from tracelet_shim.common.inside import is_inside
+from tracelet_shim.eventfiles.logdir import CREATED, PROJECTOR, is_event_file, projector_config
+from tracelet_shim.eventfiles.tfrecord import count_records
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import SessionRow
 

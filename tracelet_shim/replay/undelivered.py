@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tracelet_shim._logdir import walk
-from tracelet_shim._report import is_alive
+from tracelet_shim.common.run_report import is_alive
+from tracelet_shim.eventfiles.logdir import walk
 from tracelet_shim.replay.session_files import SessionFiles, beyond
 from tracelet_shim.state.index import in_use, indexed
 from tracelet_shim.state.ledger import Ledger

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from tracelet_shim._logdir import Damage
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.eventfiles.logdir import Damage
 
 __all__ = ["Outcome", "Progress", "View"]
 

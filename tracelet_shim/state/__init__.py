@@ -5,8 +5,8 @@ In the state directory (``.tracelet`` in the session's root directory, or ``TRAC
     ledger.db            SQLite: sessions, event files, runs by tracker and how far each tracker is, events set aside or lost
     <session>.index      one entry of 28 bytes a record: which record of which file, and a scalar's exact float64
     <session>.log        what the relay process and the trackers' SDKs had to say
-    system/              event files of the system metrics (`tracelet_shim.relay.system`); they stay
-    <session>.what-ran   what is attached to a run that could not be opened yet (`tracelet_shim.relay.what_ran`), msgpack
+    system/              event files of the system metrics (`tracelet_shim.provenance.system_metrics`); they stay
+    <session>.what-ran   what is attached to a run that could not be opened yet (`tracelet_shim.provenance.what_ran`), msgpack
     <session>.hints      what calls knew that their protos lost (`tracelet_shim.bus.messages.Hint`), msgpack
     <session>.cursors    how far each tracker is, written after each batch; the ledger follows twice a second
     <session>.decoded    which paths and trials were told apart, written before a tracker is told; the ledger follows likewise

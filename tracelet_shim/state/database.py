@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tracelet_shim._text import escaped, unescaped
+from tracelet_shim.common.text import escaped, unescaped
 
 __all__ = ["Database", "columns_of", "connected", "make_tables", "selected", "share", "unshare"]
 

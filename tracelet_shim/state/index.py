@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from tracelet_shim._private import open_file
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.common.private_files import open_file
 
 __all__ = ["Index", "in_use", "indexed"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from tracelet_shim import errors
-from tracelet_shim._private import make_directory, make_file, restrict
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.common.private_files import make_directory, make_file, restrict
 from tracelet_shim.state.database import Database, columns_of, connected, make_tables, selected, share, unshare
 from tracelet_shim.state.place import new_run
 from tracelet_shim.state.rows import About, Changes, Refused, RunRow, SessionRow

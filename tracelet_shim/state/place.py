@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tracelet_shim._text import quoted
+from tracelet_shim.common.text import quoted
 
 __all__ = ["new_run", "state_directory"]
 

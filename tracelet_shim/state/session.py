@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tracelet_shim import _report
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.common import run_report
 from tracelet_shim.state import older
 from tracelet_shim.state.index import Index
 from tracelet_shim.state.ledger import Ledger
@@ -83,7 +83,7 @@ class SessionState:
             return Index(None, run.session)
         self._ledger, self.known, self.directory, self.owned = ledger, known, directory, index.owned
         self.is_kept = True
-        _report.add(session=run.session, directory=str(directory.absolute()))
+        run_report.add(session=run.session, directory=str(directory.absolute()))
         return index
 
     def _take_over(self, ledger: Ledger) -> None:

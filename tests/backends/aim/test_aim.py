@@ -29,8 +29,9 @@ from tracelet_shim.testing import Point, Trial
 pytest.importorskip("aim")
 
 from tracelet_shim.backends.aim.backend import AimBackend
+from tracelet_shim.backends.aim.repository import find
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONG = "x" * 5000
 HOSTILE = [
     "", "_x_", "../../x", "/abs", "abs", "a\0b", "a\nb", LONG, LONG + "y", "a", "a/b", "Case", "case", "é/日本",
@@ -294,6 +295,19 @@ def test_resumed_run_continues_without_loss_or_doubles(repo: Path) -> None:
     assert (new.params(), new.extra["earlier_hparams"]) == ({"lr": 0.2}, {"lr": [0.1]})
 
 
+def test_points_that_a_server_has_not_acknowledged_come_again(repo: Path) -> None:
+    """After a time-out nobody knows what of a batch is stored: all of it comes again, and each point is there once, whatever its
+    place among the repeats of its step."""
+    make, backend = Maker(), AimBackend({"repo": str(repo)})
+    run_id = backend.open(run_info()).run_id
+    events = [make.scalar("hot", float(i), 0, wall=float(i)) for i in range(12)]
+    backend.write(events)
+    backend._run.expect_again()
+    backend.write([*events, make.scalar("hot", 12.0, 0, wall=12.0)])
+    backend.close("finished")
+    assert [p.value for p in AimReader(repo, run_id).scalars("", "hot")] == [float(i) for i in range(13)]
+
+
 def replace_value(event: ev.Scalar, value: float, wall: float) -> ev.Scalar:
     record = ev.RecordId("/logs/events.out.tfevents.2", event.record.position)
     return ev.Scalar(writer="", tag=event.tag, step=event.step, wall_time=wall, record=record, value=value)
@@ -401,9 +415,9 @@ def test_the_default_repository_is_aims(tmp_path: Path, monkeypatch: pytest.Monk
         info = run_info(
             program=type(program)(**{f: getattr(program, f) for f in program.__struct_fields__} | {"cwd": str(cwd)})
         )
-        assert AimBackend()._where(info) == str(expected)
-        assert AimBackend({"repo": "sub"})._where(info) == str(cwd / "sub")
-        assert AimBackend({"repo": "aim://host:1"})._where(info) == "aim://host:1"
+        assert find(info.program.cwd, "") == str(expected)
+        assert find(info.program.cwd, "sub") == str(cwd / "sub")
+        assert find(info.program.cwd, "aim://host:1") == "aim://host:1"
 
 
 def test_files_go_where_the_user_says(empty_repo: Path, tmp_path: Path, repo: Path) -> None:
@@ -497,7 +511,7 @@ def test_an_aim_server_gets_everything_and_may_die(repo: Path, monkeypatch: pyte
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    monkeypatch.setattr("tracelet_shim.backends.aim.backend._SERVER_SECONDS", 1)
+    monkeypatch.setattr("tracelet_shim.backends.aim.repository._SERVER_SECONDS", 1)
     for _ in range(2):
         with pytest.raises(TimeoutError) as caught:
             backend.write([make.scalar("late", 1.0, 1)])
@@ -550,7 +564,7 @@ def test_appended_points_are_those_of_aim(empty_repo: Path, tmp_path: Path, monk
     found = []
     for together in (True, False):
         if not together:
-            monkeypatch.setattr("tracelet_shim.backends.aim.backend._Ends.of", lambda _: None)
+            monkeypatch.setattr("tracelet_shim.backends.aim.fast.Ends.of", lambda _: None)
         directory = Path(shutil.copytree(empty_repo, tmp_path / str(together)))
         half = len(events) // 2
         for part in (events[:half], events[half - 20 :]):  # the second session knows what comes again
@@ -574,7 +588,7 @@ def test_a_version_that_stores_in_another_way(repo: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(RunTracker, "_add_value", another_way)
     backend = AimBackend({"repo": str(repo)})
     backend.open(run_info())
-    assert backend._ends is None
+    assert backend._run.ends is None
     backend.write([Maker().scalar("s", float(i), i) for i in range(3)])
     assert backend.handle.meta_run_tree["points"] == 2
     backend.close("finished")
@@ -590,8 +604,8 @@ def test_a_store_that_fails_for_a_while(repo: Path, monkeypatch: pytest.MonkeyPa
     run_id = backend.open(run_info()).run_id
     events = [make.scalar("s", float(i), step) for i, step in enumerate([0, 1, 2, 3, 2, 4, 5, 6])]
     backend.write(events[:1])
-    assert backend._ends is not None
-    store = backend._ends._about if broken == "meta" else backend._ends._series
+    assert backend._run.ends is not None
+    store = backend._run.ends._about if broken == "meta" else backend._run.ends._series
     commit, seen = store.commit, []
 
     class Failing:
@@ -606,7 +620,7 @@ def test_a_store_that_fails_for_a_while(repo: Path, monkeypatch: pytest.MonkeyPa
                 raise RocksIOError("no space")
             commit(batch)
 
-    monkeypatch.setattr(backend._ends, "_about" if broken == "meta" else "_series", Failing())
+    monkeypatch.setattr(backend._run.ends, "_about" if broken == "meta" else "_series", Failing())
     with pytest.raises(RocksIOError) as caught:
         backend.write(events[1:])
     assert (backend.is_transient(caught.value), backend.written) == (True, 4)
@@ -624,7 +638,7 @@ def test_an_error_between_points_that_are_appended(repo: Path, monkeypatch: pyte
     backend.write([make.scalar("loss", 0.0, 0)])
     batch = [*(make.scalar("loss", float(i), i) for i in range(1, 6)), make.scalar("new", 1.0, 1)]
     with monkeypatch.context() as patch:
-        patch.setattr(backend._points, "index", lambda context: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(backend._run.points, "index", lambda context: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space"):
             backend.write(batch)
     backend.write(batch[backend.written :])
@@ -639,12 +653,12 @@ def test_the_user_tracks_while_a_batch_is_made(repo: Path) -> None:
     make, backend = Maker(), AimBackend({"repo": str(repo)})
     run_id = backend.open(run_info()).run_id
     backend.write([make.scalar("loss", 0.0, 0)])
-    assert backend._ends is not None
+    assert backend._run.ends is not None
     sequence = backend._sequence(make.scalar("loss", 0.0, 0))
-    assert backend._ends.append(sequence, 1.0, 1, 1.0)
+    assert backend._run.ends.append(sequence, 1.0, 1, 1.0)
     backend.handle.track(99.0, name="loss", step=7)
-    assert not backend._ends.append(sequence, 7.0, 7, 7.0)
-    backend._ends.commit()
+    assert not backend._run.ends.append(sequence, 7.0, 7, 7.0)
+    backend._run.ends.commit()
     backend.write([make.scalar("loss", 7.0, 7), make.scalar("loss", 8.0, 8)])
     backend.close("finished")
     assert [p[:2] for p in AimReader(repo, run_id).scalars("", "loss")] == [(0, 0), (1, 1), (7, 99), (7, 7), (8, 8)]
@@ -658,7 +672,7 @@ from tests.sample_events import Maker, run_info
 from tracelet_shim.backends.aim.backend import AimBackend
 make, backend = Maker(), AimBackend({"repo": sys.argv[1]})
 backend.open(run_info(run_id="r"))
-assert backend._ends is not None
+assert backend._run.ends is not None
 backend.write([make.scalar(f"s{i % 3}", float(i), i // 3, wall=float(i)) for i in range(3000)])
 os.kill(os.getpid(), signal.SIGKILL)
 """

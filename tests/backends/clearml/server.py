@@ -8,8 +8,9 @@ Spoken: POST /<service>.<action> or /v2.x/<service>.<action> with JSON (events.a
 ClearML's envelope of `meta` and `data`; uploads to the file server as multipart forms. Secrets that begin with `bad` are
 refused with 401, those that begin with `forbidden` with 403.
 
-As the real one, it keeps one event for each task, type, metric, variant and iteration: the next one overwrites (counted in
-`overwritten`), refuses NaN, and answers 400 to an end of a task that has ended.
+As the real one (`EventBLL` of clearml-server), it keeps one event for each task, type, metric, variant, iteration and file: the
+next one overwrites (counted in `overwritten`), refuses NaN, and answers 400 to an end of a task that has ended. It hands events
+out in pages, by time; of plots those of a metric in its latest iteration up to the one that is asked for.
 
 State: `tasks`: id -> the task's document; `events`: task -> key -> event; `projects`; `files`: names; `overwritten`: the
 number of events that came again with the same values, `changed`: with others.
@@ -271,7 +272,9 @@ class ClearML(StandIn):
             if event["task"] not in self.state["tasks"]:
                 raise RefusedError(400, 101, f"Invalid task id: id={event['task']}")
             kept = self.state["events"].setdefault(event["task"], {})
-            parts = (event["type"], event.get("metric"), event.get("variant"), event.get("iter"))
+            task = self.state["tasks"][event["task"]]
+            task["last_iteration"] = max(task["last_iteration"], event.get("iter") or 0)
+            parts = (event["type"], event.get("metric"), event.get("variant"), event.get("iter"), event.get("key"))
             key = json.dumps(parts if event["type"] != "log" else (*parts, event.get("timestamp"), event.get("msg")))
             if key in kept:
                 same = all(kept[key].get(k) == event.get(k) for k in ("value", "url", "plot_str"))
@@ -283,8 +286,19 @@ class ClearML(StandIn):
         return self.on_events_add_batch([asked])
 
     def on_events_get_task_events(self, asked: dict[str, Any]) -> Any:
-        found = list(self.state["events"].get(asked["task"], {}).values())
-        return {"events": found, "returned": len(found), "total": len(found), "scroll_id": None}
+        found = self.events(asked["task"], asked.get("event_type"))
+        found.sort(key=lambda event: int(event["timestamp"]), reverse=asked.get("order") == "desc")
+        start = int(asked.get("scroll_id") or 0)
+        page = found[start : start + min(int(asked.get("batch_size") or 500), 10_000)]
+        return {"events": page, "returned": len(page), "total": len(found), "scroll_id": str(start + len(page))}
+
+    def on_events_get_plot_sample(self, asked: dict[str, Any]) -> Any:
+        found = [e for e in self.events(asked["task"], "plot") if e["metric"] == asked["metric"]]
+        latest = max((e["iter"] for e in found if e["iter"] <= asked["iteration"]), default=None)
+        return {"events": [e for e in found if e["iter"] == latest], "scroll_id": "1"}
+
+    def events(self, task: str, kind: str | None) -> list[dict[str, Any]]:
+        return [event for event in self.state["events"].get(task, {}).values() if kind in (None, event["type"])]
 
     # -- files -------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,7 +22,9 @@ from tests.sample_events import WALL, Maker, gif_frames, png, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Program
-from tracelet_shim.backends.clearml.backend import ClearMLBackend, _Steps
+from tracelet_shim.backends.clearml.backend import ClearMLBackend
+from tracelet_shim.backends.clearml.places import Steps
+from tracelet_shim.backends.clearml.session import UploadError
 from tracelet_shim.backends.registry import validate
 
 HOSTILE = [
@@ -268,7 +271,7 @@ def test_step_memory() -> None:
     rng = np.random.default_rng(0)
     uneven = rng.integers(-40, 40, 300).tolist()
     for steps in (range(0, 500, 5), [*range(100), *range(50, 150)], range(50, 0, -1), uneven):
-        known, truth = _Steps(), set()
+        known, truth = Steps(), set()
         for step in steps:
             assert known.add(step) == (step not in truth)
             truth.add(step)
@@ -283,7 +286,7 @@ def test_a_retried_write_takes_the_same_places(tmp_path: Path, monkeypatch: pyte
         make = Maker()
         batch: list[ev.Event] = [make.scalar("a", 1.0, 1), make.image("i", 1)]
         with monkeypatch.context() as patch:
-            patch.setattr(backend._sink, "deliver", lambda adapters: (_ for _ in ()).throw(ConnectionError("gone")))
+            patch.setattr(backend._run, "deliver", lambda adapters: (_ for _ in ()).throw(ConnectionError("gone")))
             with pytest.raises(ConnectionError):
                 backend.write(batch)
         backend.write(batch)
@@ -415,6 +418,50 @@ def test_a_batch_that_was_written_already_is_not_there_twice(tmp_path: Path) -> 
     found = reader(tmp_path)
     assert [p.step for p in found.scalars("", "a")] == [1000, *range(600), 2000]
     assert len(found.images("", "i")) == len(found.histograms("", "h")) == 1
+
+
+def test_what_a_run_has_is_not_overwritten_when_it_is_continued(tmp_path: Path) -> None:
+    """Steps that a run has had already and that a later session of it logs again, with other values, are kept beside the first
+    ones: the first time and the second, of every kind of data, in the batch that could come again and in later ones."""
+    make = Maker()
+
+    def session(number: int) -> None:
+        def at(event: ev.Event) -> ev.Event:
+            return msgspec.structs.replace(event, wall_time=WALL + number)
+
+        late = [make.scalar("curve", 10.0 * number + step, step, WALL + 100 * number + step) for step in (0, 6, 7)]
+        batch: list[ev.Event] = [
+            *(make.scalar("curve", 10.0 * number + step, step, WALL + 100 * number + step) for step in range(1, 6)),
+            at(make.histogram("h", 1, buckets=10)), at(make.image("i", 4, np.full((2, 2), number, np.uint8))),
+            at(ev.Tensor(**make._base("x", 2), value=ev.Array.of(np.full(2, number)))),
+            make.scalar("bad", float("nan"), 3, WALL + number),
+        ]  # fmt: skip
+        write(batch, late, run_id="mine", session=f"{number}" * 16)
+
+    for number in range(4):
+        session(number)
+    found = reader(tmp_path)
+    expected = [(step, 10.0 * n + step, WALL + 100 * n + step) for n in range(4) for step in (*range(1, 6), 0, 6, 7)]
+    assert found.scalars("", "curve") == expected
+    assert len(found.scalars("", "bad")) == 4
+    assert len(found.histograms("", "h")) == 4
+    assert [int(pixels[0, 0]) for _, pixels in found.images("", "i")] == [0, 1, 2, 3]
+    assert [value.tolist() for _, value in found.tensors("", "x")] == [[n, n] for n in range(4)]
+    places = [(e["type"], e["iter"], e["metric"], e["variant"]) for e in found.session().events()]
+    assert len(places) == len(set(places))
+
+
+def test_points_of_two_files_at_one_position(tmp_path: Path) -> None:
+    """What repeats a step for the third time is told from others by its position in its event file: in two files of a writer, and
+    in two sessions, that may be the same."""
+    one, two = Maker("", "/logs/events.1"), Maker("", "/logs/events.2")
+    write([make.scalar("a", float(i), 0, WALL + i) for i in range(5) for make in (one, two)], run_id="mine")
+    three = Maker("", "/logs/events.3")
+    write([three.scalar("a", 9.0, 0, WALL + 9) for _ in range(4)], run_id="mine", session="2" * 16)
+    found = reader(tmp_path)
+    assert [p.value for p in found.scalars("", "a")] == [*(float(i) for i in range(5) for _ in range(2)), *[9.0] * 4]
+    places = [(e["iter"], e["metric"], e["variant"]) for e in found.session().events()]
+    assert len(places) == len(set(places))
 
 
 def test_run_id_finds_the_run_again(tmp_path: Path) -> None:
@@ -790,6 +837,27 @@ def test_a_server_that_goes_away_is_a_transient_error(server: tuple[type[Api], d
     in_thread(session)
     assert len(api.tasks) == 2
     assert len(api.events) == 1
+
+
+class CloudError(Exception):
+    """What the SDKs of clouds raise: botocore, google.api_core, azure.core."""
+
+    def __init__(self, **about: object) -> None:
+        super().__init__("SlowDown")
+        self.__dict__.update(about)
+
+
+@pytest.mark.parametrize(("cause", "transient"), [
+    (CloudError(response={"ResponseMetadata": {"HTTPStatusCode": 503}}), True), (CloudError(status_code=429), True),
+    (CloudError(response={"ResponseMetadata": {"HTTPStatusCode": 404}}), False), (CloudError(code=500), True),
+    (CloudError(code=400), False), (CloudError(), True), (ValueError("Failed uploading object a to b (504): html"), True),
+    (ValueError("Failed uploading object a to b (413): too large"), False),
+])  # fmt: skip
+def test_an_upload_that_fails(cause: Exception, transient: bool) -> None:
+    """What a bucket of any cloud says is measured as what the server says; an error without a number is doubted for a while."""
+    backend = ClearMLBackend()
+    backend._opened = True
+    assert backend.is_transient(UploadError(cause)) is transient
 
 
 def test_a_server_that_is_away_is_a_transient_error() -> None:

@@ -29,7 +29,11 @@ from tests.sample_events import WALL, Maker, gif_frames, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import RunInfo
-from tracelet_shim.backends.dvclive.backend import _PATH, OPEN_FILES, DVCLiveBackend, _nest, _write_yaml, _yaml_value
+from tracelet_shim.backends.dvclive.backend import DVCLiveBackend
+from tracelet_shim.backends.dvclive.files import write_yaml
+from tracelet_shim.backends.dvclive.limits import PATH
+from tracelet_shim.backends.dvclive.summary import nest, yaml_value
+from tracelet_shim.backends.dvclive.tables import OPEN_FILES
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.backends.shared.names import Names
 
@@ -235,7 +239,7 @@ def test_summary_has_the_latest_values(tmp_path: Path) -> None:
 @given(st.dictionaries(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join), st.integers()))
 def test_nested_summaries_keep_every_key(summary: dict[str, int]) -> None:
     """Metrics whose names are prefixes of others all stay in the nested summary."""
-    assert flat(_nest(summary)) == summary
+    assert flat(nest(summary)) == summary
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -274,7 +278,7 @@ _TAGS = st.lists(st.sampled_from(_PARTS), max_size=9).map("".join)
 @given(st.lists(_TAGS | st.text(max_size=20), unique=True))
 def test_no_name_takes_the_place_of_another(tags: list[str]) -> None:
     """Of any tags, no table or image is where another's folder must be, and none is outside."""
-    names = Names(_PATH, 180)
+    names = Names(PATH, 180)
     made = [names(tag) for tag in tags]
     assert [original(name) for name in made] == tags
     files = {f"{name}.tsv" for name in made} | {f"{name}/3.png" for name in made}
@@ -349,8 +353,8 @@ def test_parameters_that_change(tmp_path: Path) -> None:
 )
 def test_parameters_come_back(params: dict[str, Any]) -> None:
     """Values of every kind and texts of any characters come back from params.yaml, save for Unicode's line breaks."""
-    plain = _yaml_value(params)
-    _write_yaml("params.yaml", plain)
+    plain = yaml_value(params)
+    write_yaml("params.yaml", plain)
     assert YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8")) == plain
     if not any(char in str(params) for char in ("\\x85", "\\u2028", "\\u2029")):
         assert plain == params
@@ -546,7 +550,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     """What `write` has returned from is on disk, and the summary is made good when the run is continued."""
     program = """
         import os, signal
-        from tests.backends.test_dvclive import Maker, Path, opened
+        from tests.backends.dvclive.test_dvclive import Maker, Path, opened
         backend = opened(Path.cwd())
         m = Maker()
         for i in range(300):
@@ -557,7 +561,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     again = opened(tmp_path, resume=done.stdout.strip())
@@ -750,7 +754,7 @@ def test_the_process_is_undisturbed(run_python: RunPython) -> None:
                     signal.getsignal(signal.SIGTERM), threading.enumerate(), list(logging.root.handlers),
                     logging.getLogger("asyncio").level, dict(os.environ), os.getcwd(), list(exits))
         import certifi; certifi.where()  # has an exit function of its own
-        from tests.backends.test_dvclive import Maker, opened
+        from tests.backends.dvclive.test_dvclive import Maker, opened
         before = state()
         backend = opened(Path.cwd())
         backend.write(Maker().one_of_each())
@@ -758,7 +762,7 @@ def test_the_process_is_undisturbed(run_python: RunPython) -> None:
         backend.close("finished")
         assert state() == before, (state(), before)
         """,
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert (done.stdout, done.stderr) == ("", "")
 

@@ -29,8 +29,10 @@ from tests.sample_events import WALL, Maker, gif_frames, png, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.mlflow.backend import _ILLEGAL_KEY, MLflowBackend, _absolute, _flat
+from tracelet_shim.backends.mlflow.backend import MLflowBackend
 from tracelet_shim.backends.mlflow.file import make_whole, put_right
+from tracelet_shim.backends.mlflow.limits import ILLEGAL_KEY, config_params
+from tracelet_shim.backends.mlflow.settings import absolute
 from tracelet_shim.backends.shared.names import Names
 
 _sessions = itertools.count(1)
@@ -214,7 +216,7 @@ def test_keys_are_what_mlflow_takes(tags: list[str]) -> None:
     """MLflow's own validation accepts the key of any tag, and different tags have different keys."""
     from mlflow.utils.validation import _validate_length_limit, _validate_metric_name
 
-    rule = Names(_ILLEGAL_KEY, 250)
+    rule = Names(ILLEGAL_KEY, 250)
     for tag in tags:
         _validate_metric_name(rule(tag))
         _validate_length_limit("key", 250, rule(tag))
@@ -293,8 +295,8 @@ def test_long_texts_are_cut_and_kept_whole(store: Path) -> None:
 
 def test_nested_config_never_collides() -> None:
     """Nested configuration is spread over names with slashes, unless a name is there already."""
-    assert _flat({"a": {"b": 1, "c": {}}, "d": True}) == {"a/b": "1", "a/c": "{}", "d": "True"}
-    assert _flat({"a": {"b": 1}, "a/b": 2}) == {"a": '{"b": 1}', "a/b": "2"}
+    assert config_params({"a": {"b": 1, "c": {}}, "d": True}) == {"a/b": "1", "a/c": "{}", "d": "True"}
+    assert config_params({"a": {"b": 1}, "a/b": 2}) == {"a": '{"b": 1}', "a/b": "2"}
 
 
 def test_trials_are_nested_runs(store: Path) -> None:
@@ -409,10 +411,10 @@ def test_options_place_the_run(store: Path, tmp_path: Path) -> None:
     read = reader(store, child)
     assert read.tags()["mlflow.parentRunId"] == parent.handle.info.run_id
     assert (read.artifacts().is_relative_to(tmp_path / "files"), len(read.texts("", "t"))) == (True, 1)
-    assert _absolute("sqlite:///x/y.db") == f"sqlite:///{tmp_path}/x/y.db"
-    assert _absolute("mlruns") == (tmp_path / "mlruns").as_uri()
+    assert absolute("sqlite:///x/y.db") == f"sqlite:///{tmp_path}/x/y.db"
+    assert absolute("mlruns") == (tmp_path / "mlruns").as_uri()
     for uri in ("sqlite:////x.db", "http://host:5000", "databricks", "sqlite://", "sqlite:///:memory:"):
-        assert _absolute(uri) == uri
+        assert absolute(uri) == uri
 
 
 def test_database_of_another_version_is_refused_for_good(
@@ -535,7 +537,7 @@ def run_program(directory: Path, session: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     home = {"HOME": str(directory), "MLFLOW_DISABLE_TELEMETRY": "true"}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[2]), session],
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[3]), session],
         cwd=directory, env={**clean, **home}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -562,11 +564,11 @@ def test_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
     """A process that is killed in the middle of MLflow's migrations leaves no mlflow.db; the next one makes it, and clears up."""
     killed = run_program(tmp_path, "1")
     seen: set[str] = set()
-    while len(seen) < 20 and killed.poll() is None:
+    while len(seen) < 5 and killed.poll() is None:
         seen |= {v for file in (*tmp_path.glob(".mlflow.db.new-*"), *tmp_path.glob("mlflow.db")) if (v := version(file))}
     killed.kill()
     killed.communicate()
-    assert len(seen) == 20
+    assert len(seen) >= 5  # of some forty: it was killed in the middle
     assert not (tmp_path / "mlflow.db").exists()
     assert any(file.name.startswith(".mlflow.db") for file in tmp_path.iterdir())
 

@@ -29,7 +29,9 @@ from tracelet_shim.testing import Point, Trial
 pytest.importorskip("swanlab")
 
 from tracelet_shim.backends.swanlab import backend as module
+from tracelet_shim.backends.swanlab import charts, limits, trials
 from tracelet_shim.backends.swanlab.backend import SwanLabBackend
+from tracelet_shim.backends.swanlab.times import timestamp
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 5000
@@ -131,7 +133,7 @@ def test_charts_show_the_data(written: Written) -> None:
     sent = {e.kind: e for e in written.events[""]}
     ((_, chart),) = written.reader.charts("histogram", "", "h")
     bars = np.array(chart["series"][0]["data"])
-    assert len(bars) == len(chart["xAxis"]["data"]) == module.BINS
+    assert len(bars) == len(chart["xAxis"]["data"]) == charts.BINS
     assert bars.sum() == pytest.approx(sent["histogram"].num)
     ((_, edges, counts),) = written.reader.histograms("", "h")
     assert tuple(edges[1:]) == sent["histogram"].limits
@@ -213,7 +215,7 @@ def test_repeated_steps_all_arrive_in_order(tmp_path: Path) -> None:
         assert [p[:2] for p in r.scalars("", tag)] == [(-5, float(i)) for i in range(12)]
     assert r.texts("", "t") == [(2**62, str(i)) for i in range(12)]
     assert [(s, pixels[0, 0]) for s, pixels in r.images("", "t")] == [(2, i) for i in range(12)]
-    assert len([key for key in r.run.columns if key.startswith("nostep")]) == 1 + module.REPEATS + 2
+    assert len([key for key in r.run.columns if key.startswith("nostep")]) == 1 + limits.REPEATS + 2
 
 
 def test_what_is_delivered_twice_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +381,7 @@ def test_keys_are_as_swanlab_wants_them() -> None:
     from swanlab.sdk.internal.pkg import helper
     from swanlab.sdk.internal.run import fmt
 
-    names = Names(module.KEY, module.MAX_KEY)
+    names = Names(limits.KEY, limits.MAX_KEY)
     for tag in HOSTILE:
         for end in ("", " (custom_scalars) (repeat 8)", " (more) (infinity)", " (more: step)"):
             key = names(tag) + end
@@ -389,7 +391,7 @@ def test_keys_are_as_swanlab_wants_them() -> None:
 
 def test_sweep_trials_are_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each trial is a run in the parent's group with its parameters and metrics; its parts meet, even after its end."""
-    monkeypatch.setattr(module, "MAX_TRIALS", 1)
+    monkeypatch.setattr(trials, "MAX_TRIALS", 1)
     make = Maker()
     events = [
         make.hparams({"lr": 0.1}, {}), make.hparams({}, {"acc": 0.5}, step=9), make.hparams({"lr": 0.3}, {}),
@@ -739,7 +741,7 @@ def test_wrong_keys_and_dead_services_are_told_apart(service: ThreadingHTTPServe
 def test_wall_times_become_timestamps() -> None:
     """A timestamp gives the very float back, at any fraction of a second."""
     for wall in (WALL, 0.1, 1.999999999, 1_760_000_000.9999998, -0.25, 253402300798.5):
-        seconds, nanos = module._when(wall)
+        seconds, nanos = timestamp(wall)
         assert 0 <= nanos < 10**9
         assert (seconds * 10**9 + nanos) / 10**9 == wall
-    assert module._when(math.nan) == module._when(1e18) == (0, 0)
+    assert timestamp(math.nan) == timestamp(1e18) == (0, 0)

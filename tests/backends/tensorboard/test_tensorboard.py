@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from tests.backends.tensorboard.reader import TensorBoardReader, tree
 from tests.sample_events import WALL, Maker, gif_frames, run_info
-from tracelet_shim import errors, eventfile
+from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.registry import validate
 from tracelet_shim.backends.tensorboard.backend import OPEN_FILES, TensorBoardBackend, _encode_tag
+from tracelet_shim.eventfiles import tfrecord
 
 
 def backend(directory: Path, **options: Any) -> TensorBoardBackend:
@@ -64,7 +65,7 @@ def file_events(file: str, count: int, *, writer: str = "", version: bool = True
 
 
 def framed(events: list[ev.Event]) -> bytes:
-    return b"".join(part for event in events for part in eventfile.framed(event.source))
+    return b"".join(part for event in events for part in tfrecord.framed(event.source))
 
 
 def events_of(root: Path) -> list[ev.Event]:
@@ -250,7 +251,7 @@ def test_crc_is_tensorboards(tmp_path: Path) -> None:
 
     pytest.importorskip("google_crc32c")
     for data in (b"", b"\0", b"123456789", bytes(range(256)) * 5):
-        assert eventfile.masked_crc32c(data) == masked_crc32c(data)
+        assert tfrecord.masked_crc32c(data) == masked_crc32c(data)
 
 
 def test_works_without_torch_and_google_crc32c(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_works_without_torch_and_google_crc32c(tmp_path: Path) -> None:
     program = """
         import sys
         sys.modules["google_crc32c"] = None
-        from tests.backends.test_tensorboard import file_events, opened
+        from tests.backends.tensorboard.test_tensorboard import file_events, opened
         from pathlib import Path
         target = opened(Path(sys.argv[1]), config={"lr": 1}, notes="n")
         target.write(file_events("/logs/events.out.tfevents.1", 3))
@@ -272,7 +273,7 @@ def test_works_without_torch_and_google_crc32c(tmp_path: Path) -> None:
 
 def _python(program: str, *args: str, check: bool = True) -> str:
     command = [sys.executable, "-c", textwrap.dedent(program), *args]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(command, cwd=root, check=check, capture_output=True, text=True, timeout=60).stdout
 
 
@@ -280,7 +281,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     """What write() took is in the file when the process is killed right after."""
     program = """
         import os, signal, sys
-        from tests.backends.test_tensorboard import file_events, opened
+        from tests.backends.tensorboard.test_tensorboard import file_events, opened
         from pathlib import Path
         target = opened(Path(sys.argv[1]))
         target.write(file_events("/logs/events.out.tfevents.1", 200))

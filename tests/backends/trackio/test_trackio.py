@@ -29,7 +29,8 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.shared.names import Names
-from tracelet_shim.backends.trackio.backend import _ILLEGAL_KEY, _ILLEGAL_PROJECT, TrackioBackend
+from tracelet_shim.backends.trackio.backend import TrackioBackend
+from tracelet_shim.backends.trackio.names import ILLEGAL_KEY, ILLEGAL_PROJECT
 
 _sessions = itertools.count(1)
 
@@ -443,7 +444,7 @@ def test_keys_are_injective_and_never_reserved(tags: list[str]) -> None:
     """No two tags get one key, and no key is one that Trackio renames or overwrites."""
     from trackio.utils import RESERVED_KEYS
 
-    names = Names(_ILLEGAL_KEY, 10_000)
+    names = Names(ILLEGAL_KEY, 10_000)
     keys = [names(tag) for tag in tags]
     assert len(set(keys)) == len(tags)
     assert not {key for key in keys if key in RESERVED_KEYS or key.startswith(("__", "tracelet/"))}
@@ -463,7 +464,7 @@ def test_project_names_are_injective_and_accepted(projects: list[str]) -> None:
     from trackio.sqlite_storage import SQLiteStorage
     from trackio.utils import canonical_project_name
 
-    names = Names(_ILLEGAL_PROJECT, 180, empty="default", in_bytes=True)
+    names = Names(ILLEGAL_PROJECT, 180, empty="default", in_bytes=True)
     mapped = [names(project) for project in projects if project not in ("", "default")]
     assert len(set(mapped)) == len(mapped)
     for project in mapped:
@@ -781,7 +782,7 @@ def test_quiet_without_threads_and_without_network(run_python: RunPython, tmp_pa
             """
         done = run_python(
             script,
-            str(Path(__file__).parents[2]),
+            str(Path(__file__).parents[3]),
             env={
                 **TrackioReader.environment(tmp_path),
                 "HF_HUB_OFFLINE": None,

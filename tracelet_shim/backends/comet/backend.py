@@ -52,12 +52,14 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.comet.line import CHUNK, Line, RefusedError, point
+from tracelet_shim.backends.comet.probe import PROBE, own_hook
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["CometBackend"]
 
@@ -341,9 +343,11 @@ class CometBackend(Backend):
     name = "comet"
     module = "comet_ml"
     distribution = "comet_ml"
+    probe = PROBE
+    own_hook = staticmethod(own_hook)
     credentials = "check the API key (`comet login`, COMET_API_KEY), or stay local with COMET_START_ONLINE=false"
     batch_events = 2000
-    switches = ("offline",)
+    parsers: ClassVar[Mapping[str, Parser]] = {"offline": switch}
     options: ClassVar[Mapping[str, str]] = {
         "api_key": "API key; default: COMET_API_KEY, then .comet.config",
         "workspace": "workspace of the project; default: COMET_WORKSPACE, then the account's own",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from tracelet_shim import events as ev
+from tracelet_shim.backends.render.geometry import ply
+from tracelet_shim.backends.render.tables import bucket_numbers, pr_curve_columns
+from tracelet_shim.backends.shared.values import finite
 
-__all__ = ["FOLDERS", "ply", "render"]
+__all__ = ["FOLDERS", "render"]
 
 FOLDERS: dict[str, str] = {
     "scalar": "scalars",
@@ -50,12 +52,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return finite((value,))[0] if isinstance(value, float) else value
-
-
-def finite(values: tuple[float, ...]) -> list[float | str]:
-    """Return `values` with NaN and infinities as the strings that JSON has no numbers for."""
-    return [v if math.isfinite(v) else str(v) for v in values]
+    return finite(value) if isinstance(value, float) else value
 
 
 def _scalar(e: ev.Scalar) -> Iterator[tuple[str, bytes]]:
@@ -63,8 +60,7 @@ def _scalar(e: ev.Scalar) -> Iterator[tuple[str, bytes]]:
 
 
 def _histogram(e: ev.Histogram) -> Iterator[tuple[str, bytes]]:
-    summary = {"min": e.min, "max": e.max, "num": e.num, "sum": e.sum, "sum_squares": e.sum_squares}
-    yield ".json", _json({"tag": e.path, "step": e.step, **summary, "limits": e.limits, "counts": e.counts})
+    yield ".json", _json({"tag": e.path, "step": e.step, **bucket_numbers(e), "limits": e.limits, "counts": e.counts})
 
 
 def _image(e: ev.Image) -> Iterator[tuple[str, bytes]]:
@@ -87,39 +83,10 @@ def _text(e: ev.Text) -> Iterator[tuple[str, bytes]]:
 def _pr_curve(e: ev.PRCurve) -> Iterator[tuple[str, bytes]]:
     out = io.StringIO()
     rows = csv.writer(out)
-    rows.writerow(
-        ["threshold", "true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall"]
-    )
-    n = len(e.precision)
-    columns = (e.true_positives, e.false_positives, e.true_negatives, e.false_negatives, e.precision, e.recall)
-    for i, values in enumerate(zip(*columns, strict=True)):
-        rows.writerow([i / max(n - 1, 1), *values])
+    columns = pr_curve_columns(e)
+    rows.writerow(columns)
+    rows.writerows(zip(*columns.values(), strict=True))
     yield ".csv", out.getvalue().encode()
-
-
-def ply(vertices: Any, faces: Any | None, colors: Any | None) -> bytes:
-    """Return a mesh or a point cloud as an ASCII PLY file.
-
-    Args:
-        vertices: float, shape (points, 3).
-        faces: int, shape (triangles, 3), or None.
-        colors: 0 to 255, shape (points, 3), or None.
-    """
-    head = ["ply", "format ascii 1.0", f"element vertex {len(vertices)}"]
-    head += [f"property float {axis}" for axis in "xyz"]
-    if colors is not None:
-        head += [f"property uchar {channel}" for channel in ("red", "green", "blue")]
-    if faces is not None:
-        head += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
-    lines = [*head, "end_header"]
-    for i, vertex in enumerate(vertices):
-        line = " ".join(repr(float(x)) for x in vertex)
-        if colors is not None:
-            line += " " + " ".join(str(int(c)) for c in colors[i])
-        lines.append(line)
-    if faces is not None:
-        lines += ["3 " + " ".join(str(int(i)) for i in face) for face in faces]
-    return ("\n".join(lines) + "\n").encode()
 
 
 def _mesh(e: ev.Mesh) -> Iterator[tuple[str, bytes]]:

@@ -10,12 +10,14 @@ full tag where it happens (`Names.shortened`). A text that itself ends like a cu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
-__all__ = ["Names", "escape", "unescape"]
+__all__ = ["Names", "Shortened", "escape", "file_names", "unescape"]
 
 _ESCAPE = re.compile(r"_x([0-9a-f]+)_")
 _AMBIGUOUS = re.compile(r"_(?=x[0-9a-f]*_)|(?<=_)h(?=[0-9a-f]{16}\Z)")
@@ -85,6 +87,33 @@ class Names:
         if len(self.shortened) < 10_000:
             self.shortened[key] = name
         return key
+
+
+class Shortened:
+    """Which whole names a store is still to be told, because a tracker's rules had to cut them.
+
+    Args:
+        rules: of one run.
+    """
+
+    def __init__(self, *rules: Names) -> None:
+        self._rules = rules
+        self._told = [0] * len(rules)
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[dict[str, str]]:
+        """Yield key -> whole name of those that are not told yet. They are, if what follows ends without an error."""
+        ends = [len(rule.shortened) for rule in self._rules]
+        yield {
+            key: name
+            for rule, start in zip(self._rules, self._told, strict=True)
+            for key, name in islice(rule.shortened.items(), start, None)
+        }
+        self._told = ends
+
+    def everything(self) -> dict[str, str]:
+        """Return key -> whole name of all."""
+        return {key: name for rule in self._rules for key, name in rule.shortened.items()}
 
 
 FILE_NAME = re.compile(r"[^A-Za-z0-9._\-/ ]|^\.+(?=/|$)|(?<=/)\.+(?=/|$)|^/|/(?=/)|/$|^ | $|(?<=/) | (?=/)")

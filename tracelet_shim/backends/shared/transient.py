@@ -8,10 +8,11 @@ for the service's last word. What counts here is who answered. A service has its
 from __future__ import annotations
 
 import enum
+import re
 import time
 from collections.abc import Callable
 
-__all__ = ["Patience", "Verdict", "judge"]
+__all__ = ["Patience", "Verdict", "is_refusal", "judge"]
 
 _PASSES = frozenset({408, 425, 429})
 """Request timeout, too early, too many requests."""
@@ -83,3 +84,18 @@ class Patience:
         """There was a good answer."""
         self._since = None
         self._believed = 0
+
+
+_REFUSAL = re.compile(
+    r"not logged in|login failed|unauthori[sz]ed|unauthenticated|not authenticated|(cannot|could not|failed to) authenticate"
+    r"|authentication (failed|error|credentials)|(invalid|incorrect|unknown|wrong) (api[ _-]?)?(key|token|credentials|password)"
+    r"|api[ _-]?key|access denied|permission denied|forbidden|credential configuration|no password supplied"
+    r"|\b(role|database) .{1,80} does not exist|unknown database",
+    re.IGNORECASE,
+)
+
+
+def is_refusal(text: str) -> bool:
+    """True if an error says that a key, a login or a right is missing or wrong: no waiting changes that. For SDKs and servers
+    that have no type or code of their own for it."""
+    return _REFUSAL.search(text) is not None

@@ -8,15 +8,17 @@ batch that is refused for good is divided until the one record is found.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tracelet_shim.backends.shared.transient import Patience
 
-__all__ = ["REQUEST_SECONDS", "Uploads"]
+__all__ = ["REQUEST_SECONDS", "Uploads", "bound", "no_pages", "sync", "sync_command"]
 
 REQUEST_SECONDS = 20
 """That a request may take; the SDK's own limit is 60."""
@@ -132,6 +134,18 @@ def no_pages(session: Any) -> None:
             raise NoAnswerError(f"{response.status_code} with a page, not an answer of the service")
 
     session.hooks["response"].append(check)
+
+
+def sync(run_id: str, folder: Path) -> None:
+    """Upload a run that is on disk only."""
+    import swanlab
+
+    swanlab.sync(folder, settings=swanlab.Settings(run={"id": run_id}))
+
+
+def sync_command(run_id: str, folder: Path) -> str:
+    """Return the command that does so."""
+    return f"swanlab sync --id {shlex.quote(run_id)} {shlex.quote(str(folder))}"
 
 
 def _result_class() -> Any:

@@ -36,12 +36,13 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, BinaryIO, ClassVar
 
-from tracelet_shim import errors, eventfile
+from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import as_utf8, quoted
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.text import as_utf8, quoted
+from tracelet_shim.eventfiles import tfrecord
 
 __all__ = ["TensorBoardBackend"]
 
@@ -213,7 +214,7 @@ class TensorBoardBackend(Backend):
         if records:
             name = f"events.out.tfevents.{int(started):010d}.tracelet"
             self._own = _Copy(os.path.join(self._dir, name))
-            data = eventfile.joined([_file_version(started), *records])
+            data = tfrecord.joined([_file_version(started), *records])
             _replace(self._own.path, data)
             self._own.size = len(data)
 
@@ -262,7 +263,7 @@ class TensorBoardBackend(Backend):
         handle = self._handle(copy)
         if copy.cursor is not None:
             records = _missing(handle, copy, records)
-        data = memoryview(eventfile.joined(records))
+        data = memoryview(tfrecord.joined(records))
         handle.seek(copy.size)
         done = 0
         while done < len(data):
@@ -398,7 +399,7 @@ def _spans(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, int]]:
         file.seek(offset)
         start = file.read(12)
         (length,) = struct.unpack("<Q", start[:8])
-        if offset + 16 + length > size or start != eventfile.header(length):
+        if offset + 16 + length > size or start != tfrecord.header(length):
             return
         yield offset + 12, length
         offset += 16 + length

@@ -61,7 +61,6 @@ import numpy as np
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim._text import usable
 from tracelet_shim.backends.base import (
     Backend,
     Capability,
@@ -71,12 +70,14 @@ from tracelet_shim.backends.base import (
     RunInfo,
     Status,
     UnsettledLostError,
-    is_refusal,
 )  # fmt: skip
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.rows import WALL_TOLERANCE, Keys, rows
+from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.backends.wandb.lines import Lines, logs_of
+from tracelet_shim.backends.wandb.probe import PROBE, own_hook
+from tracelet_shim.common.text import usable
 
 __all__ = ["WandbBackend"]
 
@@ -142,6 +143,8 @@ class WandbBackend(Backend):
     name = "wandb"
     module = "wandb"
     distribution = "wandb"
+    probe = PROBE
+    own_hook = staticmethod(own_hook)
     credentials = (
         "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with "
         "WANDB_MODE=offline"

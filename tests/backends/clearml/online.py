@@ -1,0 +1,27 @@
+"""ClearML's stand-in server, as tests use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.servers.harness import Point, Server
+
+
+class ClearMLServer(Server):
+    name = "clearml"
+    data = r"/events\.add_batch$"
+    _runs_key = "tasks"
+
+    @property
+    def env(self) -> Mapping[str, str | None]:
+        hosts = dict.fromkeys(("CLEARML_API_HOST", "CLEARML_WEB_HOST", "CLEARML_FILES_HOST"), self.base)
+        return {"CLEARML_OFFLINE_MODE": None, **hosts, "CLEARML_API_ACCESS_KEY": "access", "CLEARML_API_SECRET_KEY": "secret"}
+
+    def points(self) -> list[Point]:
+        events = self.state["events"].get(self.run()["id"], {}).values()
+        scalars = [event for event in events if event["type"] == "training_stats_scalar"]
+        names = [e["metric"] if e["metric"] == e["variant"] else f"{e['metric']}/{e['variant']}" for e in scalars]
+        return sorted((name, event["iter"], event["value"]) for name, event in zip(names, scalars, strict=True))
+
+
+SERVER = ClearMLServer

@@ -1,0 +1,33 @@
+"""What the tests that go through all trackers have to know of Comet."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.backends.about import About, UsersRun, text_in
+from tests.backends.comet.reader import CometReader
+
+
+def times(_here: Path, home: Path) -> tuple[float, float]:
+    found = re.search(r'\{"offline_id".*?\}', text_in("*.zip", home / "comet"))
+    assert found
+    about = json.loads(found[0])
+    return about["start_time"] / 1000, about["stop_time"] / 1000
+
+
+ABOUT = About(
+    reader=CometReader,
+    opening={"*.part": {}},  # from experiment.json on it is an archive of the experiment, which may have several
+    own_places=("*.part", "*.zip"),
+    times=times,
+    users_run=UsersRun(
+        begin="comet_ml.OfflineExperiment(project_name='p', log_code=False, parse_args=False, auto_output_logging=False,"
+        " log_env_details=False, auto_metric_logging=False)",
+        run_id="run.id", end="run.end()",
+    ),
+    draws_at_import=True,
+    own_hook=True,
+    reads_dotenv=True,
+)  # fmt: skip

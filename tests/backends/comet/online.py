@@ -1,0 +1,24 @@
+"""Comet's stand-in server, as tests use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.servers.harness import Point, Server
+
+
+class CometServer(Server):
+    name = "comet"
+    data = "/batch/logger/experiment/metric$"
+    _runs_key = "experiments"
+
+    @property
+    def env(self) -> Mapping[str, str | None]:
+        url = f"{self.base}/clientlib/"
+        return {"COMET_START_ONLINE": None, "COMET_URL_OVERRIDE": url, "COMET_API_KEY": "key"}
+
+    def points(self) -> list[Point]:
+        return sorted((name, step, value) for name, step, value, _ in self.run()["metrics"])
+
+
+SERVER = CometServer

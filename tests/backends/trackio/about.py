@@ -1,0 +1,29 @@
+"""What the tests that go through all trackers have to know of Trackio."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+
+from tests.backends.about import About, UsersRun, seconds
+from tests.backends.trackio.reader import TrackioReader
+
+
+def times(_here: Path, home: Path) -> tuple[float, float]:
+    with contextlib.closing(sqlite3.connect(home / "trackio" / "p.db")) as db:
+        ((config,),) = db.execute("SELECT config FROM configs")
+    found = json.loads(config)
+    return seconds(found["_Created"]), seconds(found["tracelet/ended"])
+
+
+ABOUT = About(
+    reader=TrackioReader,
+    opening={"trackio": {}, "trackio/*.db": {}},
+    times=times,
+    users_run=UsersRun(
+        begin="trackio.init('p', name=name, auto_log_cpu=False, auto_log_gpu=False, embed=False)", run_id="run.id",
+        end="trackio.finish()", outlives_program=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,174 @@
+"""The repository that holds the runs: found, made, opened for us alone; and, on an Aim server, what is on its way there."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+from tracelet_shim import errors
+from tracelet_shim.backends.aim.process import disown
+from tracelet_shim.common.private_files import locked
+from tracelet_shim.common.text import usable
+
+__all__ = ["Repository", "find"]
+
+_SERVER_SECONDS = 20
+
+
+def find(cwd: str, option: str) -> str:
+    """Return where the repository is: the option; else, as Aim does it, the nearest one upwards or the working directory.
+
+    Args:
+        cwd: the program's working directory.
+        option: a path or ``aim://host:port``; empty if nothing was said.
+    """
+    from aim.sdk.utils import clean_repo_path, search_aim_repo
+
+    here = usable(cwd if os.path.isdir(cwd) else os.getcwd())
+    if option:
+        return option if "://" in option else str(clean_repo_path(os.path.join(here, os.path.expanduser(option))))
+    found, _ = search_aim_repo(here)
+    return str(found or here)
+
+
+class Repository:
+    """A repository, made where there is none. The object is ours alone, not `Repo`'s shared one for the path, so that its end
+    is in our hands.
+
+    Args:
+        where: as of `find`.
+        is_transient: whether an error passes.
+
+    Attributes:
+        native: the `aim.Repo`.
+        is_remote: True for one on a server.
+    """
+
+    def __init__(self, where: str, is_transient: Callable[[BaseException], bool]) -> None:
+        self._where, self._is_transient = where, is_transient
+        self.native = open_repo(where)
+        self.is_remote = bool(self.native.is_remote_repo)
+        self._finalizers: list[Any] = []
+        self._indexed = float("-inf")
+
+    def url(self) -> str:
+        return self._where if self.is_remote else f"aim up --repo {self.native.root_path}"
+
+    def artifacts_uri(self) -> str | None:
+        """Return where the files of runs go if nobody names a place; None if there is no place."""
+        if self.is_remote or {"#", "?"} & set(self.native.path):  # Aim cuts there
+            return None
+        return f"file://{self.native.path}/artifacts"
+
+    def start(self, run_hash: str, started: float, *, resume: bool) -> Any:
+        """Return the new `aim.Run` of this hash, or the one that has it.
+
+        Args:
+            run_hash: 24 hex digits.
+            started: when the run began; of a server's, Aim takes the time of now.
+            resume: True to take a run whose lock a dead machine has left behind.
+        """
+        import aim
+
+        settings = {"repo": self.native, "system_tracking_interval": None, "capture_terminal_logs": False}
+        try:
+            if not self.is_remote and (created := _naive_utc(started)):
+                self.native.request_props(run_hash, read_only=False, created_at=created)  # else it would be created now
+            with _hash_is(run_hash):
+                try:
+                    opened = aim.Run(**settings)
+                except TimeoutError:  # filelock's: a dead machine leaves it behind, but not RocksDB's own
+                    if not resume:
+                        raise
+                    opened = aim.Run(**settings, force_resume=True)
+        finally:
+            self._finalizers += disown(self.native)
+        self._finalizers += disown(self.native, opened)
+        if not hasattr(opened._tracker, "_track") or not hasattr(opened._tracker, "sequence_infos"):
+            raise errors.BackendError(f"aim {aim.__version__} stores sequences in an unknown way; known: 3.27 to 3.29")
+        return opened
+
+    def wait(self) -> None:
+        """Wait until the Aim server has taken everything; nothing to do for a local repository.
+
+        `aim.ext.transport` queues what is written and waits without end for a server that is gone.
+        """
+        if self.is_remote:
+            queue = self.native._client.get_queue()._queue
+            deadline = time.monotonic() + _SERVER_SECONDS
+            while queue.unfinished_tasks:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the Aim server has not taken the data for {_SERVER_SECONDS} s")
+                time.sleep(0.002)
+
+    def abandon(self) -> None:
+        """The server is gone: whoever drops the last reference to us must not wait for it."""
+        for finalizer in self._finalizers:
+            finalizer.detach()
+
+    def indexed_seconds_ago(self) -> float:
+        return time.monotonic() - self._indexed
+
+    def index(self, run_hash: str) -> None:
+        """Put a run into the repository's index, through which Aim's API finds runs; `aim up` would do it, too."""
+        if self.is_remote:
+            return
+        from aim.sdk.index_manager import RepoIndexManager
+
+        manager = RepoIndexManager(self.native)
+        for _ in range(10):
+            try:
+                manager.index(run_hash)
+                break
+            except Exception as error:
+                if not self._is_transient(error):
+                    raise
+                time.sleep(0.1)  # someone else has the index for some milliseconds
+        self._indexed = time.monotonic()
+
+
+def open_repo(where: str) -> Any:
+    """Open the repository, make it where there is none. Two processes that make one at once spoil it: one at a time."""
+    from aim import Repo
+
+    if "://" in where:
+        return Repo(where)
+    unready = (0, 0)  # version of a repository that is not there, or not yet ready
+    if Repo.get_version(where) == unready:
+        os.makedirs(where, exist_ok=True)
+        with locked(where, 60):
+            deadline = time.monotonic() + 10  # for a process that does not know our lock and is making it
+            while Repo.exists(where) and Repo.get_version(where) == unready and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if Repo.get_version(where) == unready:
+                Repo(where, init=True)
+    return Repo(where)
+
+
+@contextmanager
+def _hash_is(run_hash: str) -> Iterator[None]:
+    """Let the next new `aim.Run` of this thread have this hash, or be the run that has it.
+
+    ``aim.Run(hash)`` refuses a hash that is not there yet, and what is there it looks up in a cache half a second old.
+    """
+    from aim.sdk import base_run
+
+    original, thread = base_run.generate_run_hash, threading.get_ident()
+    base_run.generate_run_hash = lambda *args: run_hash if threading.get_ident() == thread else original(*args)
+    try:
+        yield
+    finally:
+        base_run.generate_run_hash = original
+
+
+def _naive_utc(seconds: float) -> datetime | None:
+    """Return a time as Aim's database has it; None for one that a date cannot express."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    except (ValueError, OverflowError, OSError):
+        return None

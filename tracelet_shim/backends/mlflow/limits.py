@@ -1,0 +1,61 @@
+"""What MLflow takes: keys, and lengths of texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.values import cut, flat, utf8
+
+__all__ = [
+    "ILLEGAL_IMAGE_KEY", "ILLEGAL_KEY", "MAX_BATCH", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Whole", "config_params",
+    "experiment_name", "fit", "plain", "run_name",
+]  # fmt: skip
+
+ILLEGAL_KEY = r"[^/\w.\- :]|^/|/(?=/)|/\Z|(?<![^/])\.{1,2}(?![^/])|^\.\."
+"""``utils/validation.py``: `validate_param_and_metric_name` and `path_not_unique`, for metrics, params and tags."""
+
+ILLEGAL_IMAGE_KEY = r"[^A-Za-z0-9_\-./ ]|^ "
+"""``tracking/client.py``, `log_image`; and a file whose name begins with a blank is listed without it by servers."""
+
+MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+MAX_BATCH = 1000
+_MAX_EXPERIMENT, _MAX_RUN_NAME = 500, 250
+_UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"
+
+
+class Whole(NamedTuple):
+    """A file with a text that had to be cut."""
+
+    path: str
+    data: bytes
+
+
+def fit(name: str, text: str, limit: int, paths: Names) -> tuple[str, Whole | None]:
+    """Return `text` within MLflow's limit. A longer one is cut, says so, and comes with the file that has it whole."""
+    fitting = plain(text)
+    if len(fitting) <= limit:
+        return fitting, None
+    data = text.encode("utf-8", "surrogatepass")
+    path = f"{paths(name)}/whole={hashlib.blake2s(data, digest_size=4).hexdigest()}.txt"
+    return cut(fitting, limit, f" ... [cut: {len(text)} characters, whole in {path}]"), Whole(path, data)
+
+
+def plain(text: str) -> str:
+    """Return `text` without what no database takes as text: lone surrogates and NUL, written as escapes."""
+    return utf8(text).replace("\0", "\\x00")
+
+
+def run_name(name: str | None) -> str | None:
+    return Names(_UNPRINTABLE, _MAX_RUN_NAME)(name) if name else None
+
+
+def experiment_name(name: str) -> str:
+    return Names(_UNPRINTABLE, _MAX_EXPERIMENT)(name)
+
+
+def config_params(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested `config` as ``optimizer/lr`` -> text."""
+    return {name: str(value) for name, value in flat(config, "/").items()}

@@ -1,0 +1,142 @@
+"""One run of MLflow: all that is written to it goes through here.
+
+Everything goes through `MlflowClient` with the run's id. The fluent API is thread-local: from our thread it would start a run
+of its own (``tracking/fluent.py``, ``_active_run_stack``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Backend
+from tracelet_shim.backends.mlflow.limits import MAX_PARAM, MAX_TAG, fit
+from tracelet_shim.backends.mlflow.times import OwnTimes
+from tracelet_shim.backends.shared.environment import variables
+from tracelet_shim.backends.shared.names import Names
+
+__all__ = ["Rules", "Run", "create"]
+
+
+class Rules(NamedTuple):
+    """What all runs of a session have in common.
+
+    Attributes:
+        keys: the names of metrics, params and tags.
+        paths: those of files.
+        times: the timestamps of points.
+        stem: gives the path of an event's file, without suffix.
+    """
+
+    keys: Names
+    paths: Names
+    times: OwnTimes
+    stem: Callable[[ev.Event], str]
+
+
+def create(client: Any, experiment: str, start_time: int | None, tags: Mapping[str, str], name: str | None) -> Any:
+    """Create a run, once. If the answer is lost, the server may have made it: MLflow's HTTP client would then make a
+    second one by trying again; callers look for the first one before they do."""
+    with variables({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
+        return client.create_run(experiment, start_time, dict(tags), name)
+
+
+class Run:
+    """One run.
+
+    Args:
+        client: an `MlflowClient`.
+        run_id: MLflow's id of it.
+        rules: the session's.
+        params: those that it has, as far as that is known.
+        infinite: the keys of its metrics that have had infinite values.
+    """
+
+    def __init__(
+        self, client: Any, run_id: str, rules: Rules, *, params: Mapping[str, str] | None = None, infinite: Sequence[str] = ()
+    ) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._rules = rules
+        self._params = dict(params or {})
+        self._infinite = set(infinite)
+
+    def log_metrics(self, points: Sequence[tuple[str, float, ev.Event]]) -> None:
+        """Log (name, value, event) of each. A row that exists is skipped (``sqlalchemy_store.py``, ``_log_metrics_once``)."""
+        from mlflow.entities import Metric
+
+        metrics, infinite = [], []
+        for name, value, event in points:
+            key, step = self._rules.keys(name), int(event.step)
+            when = self._rules.times.of(self.run_id, key, step, value, Backend.wall_time_ms(event), event.record)
+            metrics.append(Metric(key, float(value), when, step))
+            if math.isinf(value):
+                wall_time = event.wall_time if math.isfinite(event.wall_time) else str(event.wall_time)
+                row = {"key": key, "tag": name, "step": step, "timestamp": when, "wall_time": wall_time}
+                infinite.append((event, {**row, "value": str(value)}))
+        if infinite:
+            self._keep_infinite(infinite)
+        self._client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+
+    def _keep_infinite(self, rows: list[tuple[ev.Event, dict[str, Any]]]) -> None:
+        """List the true points of infinities, which are stored as the largest float (``sanitize_metric_value``)."""
+        leaf = self._rules.stem(rows[0][0]).rpartition("/")[2]
+        listing = json.dumps([row for _, row in rows], indent=1)
+        self.log_file(f"infinite_values/{leaf}.json", listing.encode())
+        new = {row["key"] for _, row in rows} - self._infinite
+        keys = json.dumps(sorted(self._infinite | new))
+        if new and len(keys) <= MAX_TAG:
+            self.set_tags({"tracelet.infinite": keys})
+            self._infinite |= new
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log parameters. They cannot change: the first value stays, a later one becomes a tag ``tracelet.param.<name>``."""
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        known, keys = self._params, self._rules.keys
+        fitting = ((name, self._fit(f"params/{name}", text, MAX_PARAM)) for name, text in params.items())
+        values = {keys(name): text for name, text in fitting}
+        try:
+            new = [Param(key, text) for key, text in values.items() if key not in known]
+            self._client.log_batch(self.run_id, params=new, synchronous=True)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            known.update(self._client.get_run(self.run_id).data.params)  # the user, or an earlier session, was there before
+            new = [Param(key, text) for key, text in values.items() if key not in known]
+            self._client.log_batch(self.run_id, params=new, synchronous=True)
+        for key, text in values.items():
+            known.setdefault(key, text)
+        self.set_tags({keys(f"tracelet.param.{key}"): text for key, text in values.items() if known[key] != text})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        fitting = [RunTag(key, self._fit(f"tags/{key}", text, MAX_TAG)) for key, text in tags.items()]
+        self._client.log_batch(self.run_id, tags=fitting, synchronous=True)
+
+    def _fit(self, name: str, text: str, limit: int) -> str:
+        """Return `text` within MLflow's limit; one that is cut is attached whole as a file."""
+        fitting, whole = fit(name, text, limit, self._rules.paths)
+        if whole is not None:
+            self.log_file(whole.path, whole.data)
+        return fitting
+
+    def log_file(self, path: str, data: bytes) -> None:
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="tracelet-") as directory:  # log_stream is younger than MLflow 3.1
+            file = os.path.join(directory, name)
+            with open(file, "wb") as out:
+                out.write(data)
+            self._client.log_artifact(self.run_id, file, folder or None)
+
+    def end(self, status: str, end_time: int | None) -> None:
+        """End the run. `set_terminated` prints a link on standard output, on servers; it is kept quiet for this call."""
+        with variables({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}):
+            self._client.set_terminated(self.run_id, status, end_time)

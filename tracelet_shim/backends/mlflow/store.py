@@ -1,0 +1,126 @@
+"""The client of a store: of a server, of a database, of a SQLite file that may have to be made first."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tracelet_shim import errors
+from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
+
+__all__ = ["connect", "one_at_a_time"]
+
+_DATABASES = ("postgresql", "mysql", "mssql")
+
+_BEING_MADE = ("already exists", "out-of-date", "duplicate column", "no such")
+"""What the SDK's errors say while another process is creating the same database."""
+
+
+@contextlib.contextmanager
+def one_at_a_time(uri: str) -> Iterator[bool]:
+    """Let one of our processes at a time open a SQLite store: MLflow's first users of a new file break each other.
+
+    The lock is on the file's folder, so that it leaves nothing behind. It is waited for, but not for ever; what is yielded
+    tells whether it was got.
+    """
+    path, got = path_of(uri), False
+    with contextlib.ExitStack() as stack:
+        if path is not None:
+            import fcntl
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    got = True
+                    break
+                except BlockingIOError:
+                    time.sleep(0.05)
+                except OSError:  # a file system without locks
+                    break
+        yield got
+
+
+def connect(uri: str, *, alone: bool) -> Any:
+    """Return an `MlflowClient`. Another program may be making the same database: its tables are waited for.
+
+    Args:
+        uri: of the store.
+        alone: what `one_at_a_time` has yielded.
+    """
+    from mlflow import MlflowClient
+
+    path = path_of(uri)
+    with _quiet():
+        if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+            _knock(uri)
+        problem: Exception | None = None
+        for pause in (0.5, 1, 2, 4, 8, 0):
+            try:
+                if path is not None:
+                    make_whole(path, uri, _make, alone=alone)
+                return MlflowClient(tracking_uri=uri)
+            except Exception as error:
+                if not any(word in str(error) for word in _BEING_MADE):
+                    raise
+                problem = error
+                _let_go(uri)
+                if path is None or not put_right(path):
+                    time.sleep(pause)
+        raise _unusable(uri, path, problem) from problem
+
+
+def _unusable(uri: str, path: Path | None, problem: Exception | None) -> errors.BackendError:
+    said = str(problem).partition("\n")[0].partition(". Take a backup")[0]
+    remedy = f"; make a copy of {path}, then: mlflow db upgrade {shlex.quote(uri)}" if path is not None else ""
+    return errors.BackendError(f"the MLflow database cannot be used: {said}{remedy}")
+
+
+def _make(uri: str) -> None:
+    """Have MLflow make a database, as the first client of it does, and let go of it."""
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=uri)
+    _let_go(uri)
+
+
+def _let_go(uri: str) -> None:
+    """Close the connections that MLflow keeps for a later use: the file that they are to is about to get another name."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore._engine_map.pop(uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without "Creating initial MLflow database tables..."."""
+    notices = logging.getLogger("mlflow.store.db.utils")
+    level = notices.level
+    notices.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        notices.setLevel(level)
+
+
+def _knock(uri: str) -> None:
+    """Connect to a database server once: MLflow tries for minutes whatever it is, a wrong password too."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()

@@ -1,0 +1,75 @@
+"""The trials of a sweep: each a run of its own, whose group is the id of the session's run.
+
+They are written offline. If the session's run is online, they are uploaded after that one has ended: ending a run ends the login.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tracelet_shim.backends.base import RunInfo
+from tracelet_shim.backends.shared.trials import Trials
+from tracelet_shim.backends.shared.values import utf8
+from tracelet_shim.backends.swanlab.opening import Opener
+from tracelet_shim.backends.swanlab.process import apart
+from tracelet_shim.backends.swanlab.resume import take_up
+from tracelet_shim.backends.swanlab.run import Run
+
+__all__ = ["TrialRuns"]
+
+MAX_TRIALS = 8
+"""Trials kept open at a time, for parts that arrive later; an older one is ended, and resumed if it must be."""
+
+
+class TrialRuns:
+    """The runs of a session's trials.
+
+    Args:
+        parent: the session's run.
+        info: what it was opened with.
+        opener: opens runs.
+        continued: True if an earlier session may have written trials of the same names.
+    """
+
+    def __init__(self, parent: Run, info: RunInfo, opener: Opener, *, continued: bool) -> None:
+        self._parent = parent
+        self._info = info
+        self._opener = opener
+        self._continued = continued
+        self._open: Trials[Run] = Trials(MAX_TRIALS, self._end)
+        self._ended: dict[str, list[Path]] = {}
+
+    def get(self, trial: str, started: float) -> Run:
+        """Return the run of a trial, opening or resuming it; its id follows from the parent's and the name."""
+        run_id = hashlib.blake2s(f"{self._parent.sdk.id}\0{utf8(trial)}".encode(), digest_size=8).hexdigest()
+        return self._open.get(run_id, lambda: self._begin(run_id, trial, started))
+
+    def _begin(self, run_id: str, trial: str, started: float) -> Run:
+        child = Run(self._opener.trial(self._info, self._parent.sdk, trial, run_id, started))
+        if run_id in self._ended or self._continued:
+            take_up(child)
+        child.about |= {"session": self._info.session, "parent": str(self._parent.sdk.id), "trial": trial}
+        return child
+
+    def _end(self, child: Run) -> None:
+        folders = self._ended.setdefault(str(child.sdk.id), [])
+        if child.dir not in folders:
+            folders.append(child.dir)
+        with apart():
+            child.finish("finished", child.latest)
+        self._parent.log_here()
+
+    def end_all(self) -> None:
+        self._open.end_all()
+
+    def flush(self) -> None:
+        for run in self._open:
+            run.flush()
+
+    def folders(self) -> Iterator[tuple[str, Path]]:
+        """Yield id and directory of the runs that have ended: a resumed one has several."""
+        for run_id, folders in self._ended.items():
+            for folder in folders:
+                yield run_id, folder

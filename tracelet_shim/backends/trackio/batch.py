@@ -1,0 +1,65 @@
+"""The rows of one `write`, which are stored at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tracelet_shim import events as ev
+from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.rows import Keys, rows
+from tracelet_shim.backends.trackio import log_ids
+from tracelet_shim.backends.trackio.names import OWN
+from tracelet_shim.backends.trackio.run import TrackioRun
+from tracelet_shim.backends.trackio.store import Store
+from tracelet_shim.backends.trackio.values import iso, plain
+
+__all__ = ["Batch"]
+
+
+class Batch:
+    """Rows for runs of one project.
+
+    Args:
+        project: its name in the store.
+        store: where the rows will go.
+        keys: the rule for keys of rows.
+
+    Attributes:
+        rows: those that are not stored yet.
+    """
+
+    def __init__(self, project: str, store: Store, keys: Names) -> None:
+        self._project, self._store, self._keys = project, store, keys
+        self.rows: list[dict[str, Any]] = []
+
+    def add_event(self, run: TrackioRun, event: ev.Event, values: dict[str, Any], part: str = "") -> None:
+        """Add the row of one event. `part` tells the rows of one event apart."""
+        self._add(run, event, plain(values), log_ids.of_event(run.id, event.record, part))
+
+    def add_scalars(self, run: TrackioRun, events: Sequence[ev.Scalar]) -> None:
+        """Add the rows of scalars: as few as there may be, or one for each."""
+        if not self._store.shares_rows:
+            for event in events:
+                self.add_event(run, event, {self._keys(event.path): float(event.value)})
+            return
+        keys = Keys(lambda event: self._keys(event.path))
+        for group in log_ids.without_gaps(events):
+            at = 0
+            for first, values in rows(group, keys):
+                at += len(values)
+                log_id = log_ids.shared(run.id, first.record, group[at - 1].record)
+                self._add(run, first, values if all(map(math.isfinite, values.values())) else plain(values), log_id)
+
+    def _add(self, run: TrackioRun, event: ev.Event, values: dict[str, Any], log_id: str) -> None:
+        """Add a row of plain `values` at the step and time of `event`."""
+        if self._keys.shortened and (cut := [key for key in values if key in self._keys.shortened]):
+            values[f"{OWN}tag"] = [plain(self._keys.shortened[key]) for key in cut]
+        when = iso(event.wall_time)
+        if when is None or not self._store.keeps_time:
+            values[f"{OWN}wall_time"] = plain(float(event.wall_time))
+        self.rows.append({
+            "project": self._project, "run": run.name, "run_id": run.id, "metrics": values, "step": int(event.step),
+            "timestamp": when or iso(0.0), "config": None, "log_id": log_id,
+        })  # fmt: skip

@@ -1,0 +1,116 @@
+"""The local store: Trackio's SQLite file, or its JSONL fragments, and the folders beside it.
+
+Rows go straight to `SQLiteStorage.bulk_log` (``sqlite_storage.py``). `Run.log` would queue them: it stamps the time of its own
+flush, and turns every failure into a warning (``run.py``), so nobody would know what to send again. Media files are written where
+`TrackioMedia` writes them (``media/<project>/<run>/<step>/``), unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tracelet_shim.backends.trackio.process import on_stderr
+from tracelet_shim.backends.trackio.store import manifest_of, media_value
+
+__all__ = ["Local"]
+
+
+class Local:
+    """The SQLite file, or JSONL fragments on a network file system; media and artifacts in folders beside them."""
+
+    keeps_time = True
+
+    def __init__(self, project: str) -> None:
+        from trackio import utils
+        from trackio.fragments import FragmentWriter
+
+        self._project = project
+        with on_stderr(utils):  # it may say that the directory is on a network file system
+            self._fragments = FragmentWriter() if utils.get_storage_mode() == "jsonl" else None
+        self.shares_rows = self._fragments is None
+
+    def runs(self) -> list[dict[str, Any]]:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        return list(SQLiteStorage.get_run_records(self._project))
+
+    def config(self, run_id: str) -> dict[str, Any] | None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        found: dict[str, Any] | None = SQLiteStorage.get_run_config(self._project, run_id=run_id)
+        return found
+
+    def log(self, rows: list[dict[str, Any]]) -> None:
+        from trackio.fragments import metric_record
+        from trackio.sqlite_storage import SQLiteStorage
+
+        if self._fragments is not None:
+            self._fragments.write_local([metric_record(row) for row in rows])
+            return
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            runs.setdefault(row["run_id"], []).append(row)
+        for run_id, own in runs.items():
+            columns = {name: [row[name] for row in own] for name in ("metrics", "step", "timestamp", "log_id")}
+            SQLiteStorage.bulk_log(
+                self._project, own[0]["run"], columns["metrics"], columns["step"], columns["timestamp"],
+                config=own[0]["config"], log_ids=columns["log_id"], run_id=run_id,
+            )  # fmt: skip
+
+    def known(self, log_ids: Sequence[str]) -> list[str]:
+        """Return those of `log_ids` that are in the database."""
+        found: list[str] = []
+        for start in range(0, len(log_ids), 500):
+            some = log_ids[start : start + 500]
+            found += self._select(f"log_id IN ({','.join('?' * len(some))})", *some)
+        return found
+
+    def spans(self, file_id: str, first: str, last: str) -> list[tuple[str, str]]:
+        """Return the (first, last) places of the shared rows of one event file that have one of `first` to `last`."""
+        before = f"{file_id}{first}"
+        found = self._select("log_id >= ? AND log_id < ? ORDER BY log_id DESC LIMIT 1", file_id, before)
+        found += self._select("log_id >= ? AND log_id <= ? ORDER BY log_id", before, f"{file_id}{last}~")
+        return [(span[0], span[2]) for span in (text.removeprefix(file_id).partition("-") for text in found)]
+
+    def _select(self, where: str, *values: str) -> list[str]:
+        """Return log_ids; not by `SQLiteStorage.query_project`, which makes a busy database a ValueError."""
+        from trackio.sqlite_storage import SQLiteStorage
+
+        path = SQLiteStorage.get_project_db_path(self._project)
+        if not path.exists():  # the user has deleted the project; the next write makes it again
+            return []
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+            return [str(row[0]) for row in connection.execute(f"SELECT log_id FROM metrics WHERE {where}", values)]  # noqa: S608
+
+    def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any:
+        from trackio.media import get_project_media_path
+        from trackio.utils import MEDIA_DIR
+
+        path = Path(get_project_media_path(project=self._project, run=run, step=step)) / name
+        part = path.with_name(f"{name}.part")
+        part.write_bytes(data)
+        part.replace(path)
+        return media_value(kind, path, path.relative_to(MEDIA_DIR), caption)
+
+    def artifact(self, contents: Sequence[tuple[str, bytes]], **about: Any) -> None:
+        from trackio import cas
+        from trackio.sqlite_storage import SQLiteStorage
+
+        manifest = manifest_of(contents)
+        for entry, (_, data) in zip(manifest, contents, strict=True):
+            cas.stage_blob_from_chunks([data], entry["digest"], cas.blob_path(self._project, entry["digest"]))
+        SQLiteStorage.commit_artifact_version(project=self._project, manifest=manifest, **about)
+
+    def url(self) -> str:
+        place = os.environ.get("TRACKIO_DIR")
+        command = f"trackio show --project {shlex.quote(self._project)}"
+        return f"TRACKIO_DIR={shlex.quote(os.path.abspath(place))} {command}" if place else command
+
+    def handle(self) -> dict[str, Any]:
+        return {"url": None, "client": None}

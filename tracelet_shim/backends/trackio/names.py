@@ -1,0 +1,49 @@
+"""Which names Trackio takes: of metrics, projects, runs, artifacts."""
+
+from __future__ import annotations
+
+from tracelet_shim.backends.shared.names import Names
+
+__all__ = [
+    "DEFAULT_PROJECT", "ILLEGAL_KEY", "ILLEGAL_PROJECT", "OWN", "artifact_names", "keys", "project_name", "run_id", "run_names",
+]  # fmt: skip
+
+OWN = "tracelet/"
+"""What our own keys in rows and configs begin with."""
+
+_UNPRINTABLE = r"\x00-\x1f\x7f\ud800-\udfff"
+ILLEGAL_KEY = (
+    rf"[{_UNPRINTABLE}]|\A(?:p(?=roject\Z)|r(?=un(_id)?\Z)|t(?=ime(stamp)?\Z|racelet/)|s(?=tep\Z|eries_key\Z)|m(?=etrics\Z)"
+    rf"|d(?=ata_type\Z)|_(?=[_{_UNPRINTABLE}]))"
+)
+"""``utils.RESERVED_KEYS``, the ``__`` of `Run.log`, what ``dataProcessing.js`` overwrites, and our own name space."""
+
+_SIDECARS = ("system", "configs", "traces", "artifacts", "artifact_versions", "artifact_aliases", "run_artifact_links")
+ILLEGAL_PROJECT = r"[^\w\-]|\Ar(?=egistry-)|" + "|".join(
+    rf"(?:(?<=(?s:.)_)|(?<=[^\w\-])){word[0]}(?={word[1:]}\Z)" for word in _SIDECARS
+)
+"""`canonical_project_name` and `validate_project_name`; an escape ends with an underscore, too."""
+
+_ILLEGAL_RUN = rf"[/\\{_UNPRINTABLE}]|\A\.{{1,2}}\Z|\A\s|\s\Z"  # the name is a folder of the media directory
+_ILLEGAL_ID = r"[^A-Za-z0-9._-]"  # cas.ARTIFACT_NAME_RE, and our run ids
+DEFAULT_PROJECT = "default"  # canonical_project_name("")
+
+
+def keys() -> Names:
+    return Names(ILLEGAL_KEY, 10_000)
+
+
+def run_names() -> Names:
+    return Names(_ILLEGAL_RUN, 150, in_bytes=True)
+
+
+def artifact_names() -> Names:
+    return Names(_ILLEGAL_ID, 150)
+
+
+def project_name(project: str) -> str:
+    return Names(ILLEGAL_PROJECT, 180, empty=DEFAULT_PROJECT, in_bytes=True)(project)
+
+
+def run_id(given: str) -> str:
+    return Names(_ILLEGAL_ID, 64)(given)

@@ -1,0 +1,13 @@
+"""What can be known of its surroundings without the SDK."""
+
+from __future__ import annotations
+
+from tracelet_shim.backends.shared.probe import Probe
+
+__all__ = ["PROBE"]
+
+PROBE = Probe(
+    server=("server_url", "TRACKIO_SERVER_URL"),
+    credentials=("TRACKIO_WRITE_TOKEN", "HF_TOKEN"),
+    files=("~/.cache/huggingface/token",),
+)

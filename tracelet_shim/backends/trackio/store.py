@@ -1,0 +1,42 @@
+"""Where rows, media files and artifacts go: what ``local.py`` and ``server.py`` have in common, the only code that calls the SDK
+to write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Store", "manifest_of", "media_value"]
+
+
+class Store(Protocol):
+    """What holds the runs of one project.
+
+    Attributes:
+        keeps_time: False if it stamps the time of arrival.
+        shares_rows: True if it can be asked what it has, so that scalars may share a row.
+    """
+
+    keeps_time: bool
+    shares_rows: bool
+
+    def runs(self) -> list[dict[str, Any]]: ...
+    def config(self, run_id: str) -> dict[str, Any] | None: ...
+    def log(self, rows: list[dict[str, Any]]) -> None: ...
+    def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any: ...
+    def artifact(self, contents: Sequence[tuple[str, bytes]], **about: Any) -> None: ...
+    def url(self) -> str: ...
+    def handle(self) -> dict[str, Any]: ...
+
+
+def manifest_of(contents: Iterable[tuple[str, bytes]]) -> list[dict[str, Any]]:
+    return [{"path": path, "digest": hashlib.sha256(data).hexdigest(), "size": len(data)} for path, data in contents]
+
+
+def media_value(kind: type[Any], path: Path, stored: Path, caption: str | None) -> Any:
+    """Return what a row holds for a media file that is at `path` now and at `stored` in the media directory."""
+    media = kind(path, caption=caption)
+    media._file_path = stored
+    return media._to_dict()

@@ -1,0 +1,44 @@
+"""What is logged after the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tracelet_shim import intercept
+from tracelet_shim.bus import messages as msg
+
+if TYPE_CHECKING:
+    from tracelet_shim.session.session import Session
+
+__all__ = ["Late"]
+
+
+class Late:
+    """The sink behind a session that the end of the program has ended: threads go on, and handlers of that end come after ours.
+
+    Args:
+        session: the session.
+    """
+
+    accelerates = False
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def home(self) -> intercept.Home:
+        return ()
+
+    def writer_created(self, logdir: str, home: intercept.Home) -> None:
+        """Nothing is opened any more."""
+
+    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
+        return 0
+
+    def publish(self, record: msg.Record) -> None:
+        self._session.came_late()
+
+    def nudge(self) -> None:
+        """Nothing is waited for any more."""
+
+    def problem(self, error: Exception) -> None:
+        self._session.problem(error)

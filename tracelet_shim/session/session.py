@@ -1,0 +1,418 @@
+"""One session: settings + interception + bus + relay, and the order in which they end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from tracelet_shim import errors, intercept
+from tracelet_shim.backends import registry
+from tracelet_shim.backends.base import Backend
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
+from tracelet_shim.bus.process import RelayChannel
+from tracelet_shim.common import run_report
+from tracelet_shim.display.notebook import html_table
+from tracelet_shim.display.terminal import Drain, say
+from tracelet_shim.provenance import ci
+from tracelet_shim.session import owner
+from tracelet_shim.session.exit_watch import ExitWatch
+from tracelet_shim.session.late import Late
+from tracelet_shim.session.native import Native
+from tracelet_shim.session.parts import Parts, Plan, Route
+from tracelet_shim.session.replies import Replies
+from tracelet_shim.session.resume import leave_open, resume_command
+from tracelet_shim.session.run_info import job_of, run_info
+from tracelet_shim.session.settings import Settings
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("tracelet_shim")
+
+class Session:
+    """A running session. Made by `start_logging`; a context manager that stops at its end.
+
+    Attributes:
+        id: 16 hex digits, the same in all trackers.
+        settings: what it was started with.
+        active: False if this process does not log (another rank does), or after `stop`.
+        objects: the backends that were given as objects, by name.
+        from_environment: True if no call asked for it: it begins with the first writer.
+        is_late: True if something was logged after the end of the program had ended the session.
+        on_hosting: called when a tracker's SDK is about to be used in this process, which was not to be expected.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        specs: list[msg.BackendSpec],
+        objects: Mapping[str, Backend],
+        *,
+        active: bool = True,
+        from_environment: bool = False,
+    ) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self.settings = settings
+        self.active = active
+        self.accelerates = settings.accelerate
+        self.from_environment = from_environment
+        self._specs = specs
+        self.objects = dict(objects)
+        self._bus: Parts | None = None
+        self._routes: list[Route] = []
+        self._hosts_a_run = False
+        self._classes: dict[str, type[Backend]] = {}
+        self.on_hosting: Callable[[], None] = lambda: None
+        self._begin_lock = threading.Lock()
+        self._replies = Replies(self.id, [spec.name for spec in specs], quiet=settings.quiet)
+        self._job = job_of(settings)
+        self._stopped_as: str | None = None
+        self.is_late = False
+        self.exit_watch = ExitWatch()
+
+    # -- begin --------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_begun(self) -> bool:
+        """True once the runs are being opened."""
+        return self._bus is not None
+
+    def renewed(self) -> Session:
+        """Return a session like this one, for a forked child, which shares no lock with its parent."""
+        return Session(self.settings, self._specs, self.objects, from_environment=self.from_environment)
+
+    def begin(self) -> Parts:
+        """Start the relay and open the runs, without waiting for them. A second call changes nothing."""
+        bus = self._bus
+        if bus is not None:
+            return bus
+        with self._begin_lock:
+            if self._bus is None:
+                bus = self._start()
+                self._routes = bus.routes
+                self._bus = bus
+        assert self._bus is not None
+        return self._bus
+
+    def _start(self) -> Parts:
+        plan = Plan(
+            self._open_message, lambda specs: self._make_channel(specs), self._part_opens, self._replies.take, self.problem,  # noqa: PLW0108
+            int(self.settings.memory * 1e6), self.settings.exit_timeout, self.settings.quiet,
+        )  # fmt: skip
+        bus = Parts(self.id, self._specs, plan)
+        bus.begin(self.home())
+        owner.take()
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
+            # A forked process of multiprocessing ends without atexit; it runs its finalizers instead.
+            util.Finalize(None, self._worker_ends, exitpriority=0)
+        if self.accelerates:
+            intercept.use_fast_crc()
+        self.exit_watch.watch()
+        return bus
+
+    def _worker_ends(self) -> None:
+        with contextlib.suppress(errors.DeliveryError):  # said already; the exit code is multiprocessing's
+            self.stop(self.exit_watch.status(), at_exit=True)
+
+    @property
+    def hosts_trackers(self) -> bool:
+        """True if a tracker's SDK runs in this process."""
+        return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.target for spec in self._specs)
+
+    def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
+        run_report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
+        for spec in specs:
+            twice = registry.find(spec.name).own_hook() if spec.target else None
+            if twice is not None:
+                self._replies.warn(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
+        if not self._hosts_a_run and any(spec.here for spec in specs):
+            self._hosts_a_run = True
+            self.on_hosting()
+
+    def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
+        run = run_info(session, self.settings, self._job)
+        if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
+            run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
+        found = ci.tags(os.environ) if self.settings.ci else {}
+        return msg.Open(run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics)
+
+    def _project_of(self, name: str) -> str | None:
+        try:
+            return registry.find(name).borrowed_project()
+        except Exception as error:  # an SDK that has changed: only a later `replay --resume` needs it
+            self.problem(error)
+            return None
+
+    def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
+        """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
+        here = {spec.name for spec in specs if not spec.target or spec.here}
+        if self.settings.delivery == "thread" or len(here) == len(specs):
+            return ThreadChannel(self.objects)
+        there = RelayChannel(say)
+        return SplitChannel(ThreadChannel(self.objects), here, there) if here else there
+
+    # -- the sink of interception -------------------------------------------------------------------------------------
+
+    def home(self) -> intercept.Home:
+        """Return the runs that the user has active in this thread, in trackers of this session."""
+        found = []
+        for spec in self._specs:
+            try:
+                if spec.target and spec.name not in self._classes:
+                    self._classes[spec.name] = registry.find(spec.name)
+                run_id = self._classes[spec.name].borrowed() if spec.target else None
+            except Exception as error:  # an SDK that has changed, or is just being imported by another thread
+                self.problem(error)
+                continue
+            if run_id is not None:
+                found.append((spec.name, run_id))
+        return tuple(found)
+
+    def writer_created(self, logdir: str, home: intercept.Home) -> None:
+        self.begin().writer_created(logdir, home)
+
+    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
+        return self.begin().add_source(path, logdir, parent, home)
+
+    def publish(self, record: msg.Record) -> None:
+        self.exit_watch.still_running()
+        if self._routes:  # there since add_source, which every record's file goes through
+            self._routes[record.source].publish(record)
+
+    def nudge(self) -> None:
+        if self._bus is not None:
+            self._bus.nudge()
+
+    def problem(self, error: Exception) -> None:
+        logger.debug("interception failed", exc_info=error)
+        self._replies.warn(msg.Trouble(None, f"intercept-{type(error).__name__}", f"a call could not be observed: {error!r}"))
+
+    # -- for the user -------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Wait until everything logged so far is in every tracker.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            False if the time ran out, delivery to a tracker has failed for good, or one has refused an event.
+        """
+        if self._bus is None:
+            return True
+        return self._bus.flush(timeout) and not any(s.state == "failed" or s.failed for s in self.status().values())
+
+    def status(self) -> dict[str, msg.BackendState]:
+        """Return, by tracker: its state, how many events are delivered, pending and failed, and the latest error. Pending is
+        all that was logged and is not in the tracker, wherever it is."""
+        bus = self._bus
+        return {**self._replies.states, **(bus.states() if bus is not None else {})}
+
+    @property
+    def urls(self) -> dict[str, str | None]:
+        """The runs' links or local places, by tracker. Waits until each run is open or has failed to open."""
+        return {name: opened.url for name, opened in self.wait_opened().items()}
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """The trackers' own ids of the runs, by tracker. Waits until each run is open or has failed to open."""
+        return {name: opened.run_id for name, opened in self.wait_opened().items()}
+
+    @property
+    def native(self) -> Mapping[str, Any]:
+        """The trackers' own run objects, by name, where they live in this process.
+
+        Raises:
+            ConfigurationError: on look-up, if the tracker lives in the relay process.
+        """
+        self.wait_opened()
+        handles = self._bus.handles() if self._bus is not None else {}
+        return Native(handles, [spec.name for spec in self._specs])
+
+    def wait_opened(self, timeout: float | None = None) -> dict[str, msg.Opened]:
+        """Wait until each run is open or has failed to open, at most `timeout` seconds (default: `exit_timeout`)."""
+        if self.active and self._stopped_as is None:
+            bus = self.begin()
+            if self._job is not None and self._job.times:
+                bus.flush(0.0)  # the relay may still wait to see the log directory: it is to open the runs now
+        return self._replies.wait_opened(self.settings.exit_timeout if timeout is None else timeout)
+
+    def unopened(self) -> dict[str, str]:
+        """Return why no run could be opened, by tracker, for those that will have none."""
+        return self._replies.unopened()
+
+    def __enter__(self) -> Session:  # noqa: PYI034 - nobody subclasses it
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, GeneratorExit):
+            status = "finished"
+        elif issubclass(kind, SystemExit):
+            status = "finished" if getattr(error, "code", None) in (None, 0) else "failed"
+        else:
+            status = "killed" if issubclass(kind, KeyboardInterrupt) else "failed"
+        try:
+            self.stop(status)
+        except errors.DeliveryError:
+            if kind is None:  # else the user's own exception is the one to see
+                raise
+
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self._specs)
+        state = self._stopped_as or ("active" if self.active else "inactive")
+        return f"<Session {self.id} [{names}] {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the runs and how far each is, as far as is known now."""
+        opened = self._replies.opened
+        states = self.status()
+        title = f"tracelet-shim session {self.id}: {self._stopped_as or ('active' if self.active else 'inactive')}"
+        return html_table(title, ((name, opened[name].url if name in opened else None, s) for name, s in states.items()))
+
+    # -- end ----------------------------------------------------------------------------------------------------------
+
+    def stop(self, status: str = "finished", timeout: float | None = None, *, at_exit: bool = False) -> None:
+        """Deliver what is left and end all runs. A second call changes nothing.
+
+        Args:
+            status: ``"finished"``, ``"failed"`` or ``"killed"``.
+            timeout: seconds this may take; `exit_timeout` of the settings if None.
+            at_exit: True if nobody asked for it: the program is ending.
+
+        Raises:
+            DeliveryError: under `strict`, if anything was not delivered.
+            ConfigurationError: an unknown status.
+        """
+        if status not in ("finished", "failed", "killed"):
+            raise errors.ConfigurationError(f"status {status!r} is none of 'finished', 'failed', 'killed'")
+        if self._stopped_as is not None or not self.active:
+            return
+        self._stopped_as = status
+        self.active = False
+        reason = intercept.missed()
+        if reason is not None:
+            self.nothing_seen(reason)
+        if self._bus is None:
+            self._let_go(at_exit=at_exit)
+            if self.settings.strict and self._replies.in_doubt:
+                raise errors.DeliveryError("nothing was delivered; see the warning above", {})
+        else:
+            deadline = self.settings.exit_timeout if timeout is None else timeout
+            drain = Drain(self.status, deadline, quiet=self.settings.quiet)
+            flushed = False
+
+            def waiting() -> None:
+                nonlocal flushed
+                if self._replies.spilled and not flushed:
+                    flushed = True
+                    intercept.flush_files()  # what did not fit into memory is read from them
+                drain.show()
+
+            try:
+                states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
+            except KeyboardInterrupt:
+                drain.close()
+                goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {deadline:.0f} s"
+                remedy = self._remedy()
+                say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
+                raise
+            finally:
+                drain.close()
+                self._let_go(at_exit=at_exit)
+            owner.give_up()
+            try:
+                self._account(answered=states is not None)
+            finally:
+                if self.settings.ci:
+                    self._tell_job(self.status())
+
+    def _let_go(self, *, at_exit: bool) -> None:
+        """Take nothing more. While the end waited, what other threads logged was taken; what comes after the end of the program
+        has begun, from them or from handlers of that end, is named at least."""
+        if intercept.sink() is self:
+            intercept.set_sink(Late(self) if at_exit and self._bus is not None else None)
+
+    def came_late(self) -> None:
+        """Take note of an event that was logged after the end; one line says so."""
+        if not self.is_late:
+            self.is_late = True
+            self._too_late("events are logged after the end of the session")
+
+    def _too_late(self, what: str) -> None:
+        """Say of events that they are in the event files only, and let a resumed delivery find them there."""
+        entries = self._bus.entries() if self._bus is not None else []
+        for session, root in entries:
+            problem = leave_open(session, root)
+            if problem is not None:
+                self._replies.warn(msg.Trouble(None, "ledger", problem))
+        remedy = resume_command(root for _, root in entries)
+        later = f"; to deliver them: {remedy}" if remedy is not None else ""
+        self._replies.warn(msg.Trouble(None, "late", f"{what}; they are in the event files only{later}"))
+
+    def _tell_job(self, states: Mapping[str, msg.BackendState]) -> None:
+        """Tell the CI job, if there is one, what became of this session."""
+        title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
+        opened = self._replies.opened
+        urls = {name: opened[name].url for name in states if name in opened}
+        ci.tell(os.environ, title, urls, states, self._remedy(), quiet=self.settings.quiet)
+        for part in self._bus.ids if self._bus is not None else ():
+            run_report.add(session=part, told=True)
+
+    def nothing_seen(self, reason: str) -> None:
+        """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
+        names = ",".join(spec.name for spec in self._specs)
+        text = (
+            f"nothing of torch.utils.tensorboard reaches {names} in this process ({reason}); to deliver what the event files "
+            f"have: tracelet-shim replay LOGDIR --backend {names}"
+        )
+        if self._bus is None:
+            run_report.add(unseen=text, pid=os.getpid())
+        self._replies.warn(msg.Trouble(None, "unseen", text))
+
+    def _account(self, *, answered: bool) -> None:
+        """Say what did not arrive; raise under strict."""
+        late = self._bus.unsent() if self._bus is not None else 0
+        if answered and late:
+            intercept.flush_files()  # so that they are there for a resumed delivery, however the program goes on
+            self._too_late(f"{late} events were logged while the end waited, and came too late for the trackers")
+        elif not answered and not self._replies.in_doubt:  # a relay that stands still, or died
+            silent = "the relay did not answer at the end; what is missing is told as of its last report, and may be less"
+            self._replies.warn(msg.Trouble(None, "silent", silent))
+        states = self.status()
+        missing = {name: s.missing for name, s in states.items() if not s.complete}
+        for name in missing:
+            say(f"warning: {name}: {states[name].shortfall}")
+        remedy = self._remedy()
+        if remedy is not None:
+            say(f"what is missing is in the event files; to deliver it: {remedy}")
+        if self.settings.strict and (missing or self._replies.in_doubt):
+            names = ", ".join(f"{name}: {count or states[name].state}" for name, count in missing.items())
+            later = f"; to deliver it: {remedy}" if remedy is not None else ""
+            raise errors.DeliveryError(f"not everything was delivered ({names or 'see the warnings above'}){later}", missing)
+
+    def _remedy(self) -> str | None:
+        """Return the command that delivers what is missing; None if nothing is that it could deliver."""
+        if self._bus is None:
+            return None
+        return resume_command(self._bus.to_resume(), refused=any(state.refused for state in self.status().values()))
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing of this session is ours."""
+        self.active = False
+        if self._bus is not None:
+            self._bus.after_fork()
+        self._bus = None
+        self._routes = []
+        self._stopped_as = "forked"
