@@ -53,14 +53,14 @@ class _Connection:
         self._write = write
         self._parent = parent
         self._term = term
-        self._woken, self._wake = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._replies: collections.deque[msg.Reply] = collections.deque()
         self._encoder = wire.Encoder()
         self._decoder: wire.Decoder[msg.Message] = wire.Decoder(msg.Message)
-        self.awake = self.lost = False
-        for fd in (read, write, term, self._woken, self._wake):
+        self.woken = self.lost = False
+        for fd in (read, write, term, self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
 
     def reply(self, reply: msg.Reply) -> None:
@@ -70,19 +70,19 @@ class _Connection:
     def wake(self) -> None:
         """End the wait in `receive`; from any thread."""
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake, b"!")
+            os.write(self._wake_write, b"!")
 
     def hello(self) -> None:
         self._outgoing += FRAME.pack(0)
 
     def receive(self, timeout: float) -> list[msg.Message]:
-        """Wait a little for messages; sets `awake` if `wake` was called, and `lost` when the parent's end is closed or the
+        """Wait a little for messages; sets `woken` if `wake` was called, and `lost` when the parent's end is closed or the
         parent is gone."""
         self.send()
-        readable, _, _ = select.select([self._read, self._woken], [self._write] if self._outgoing else [], [], timeout)
-        self.awake = self._woken in readable
-        if self.awake:
-            os.read(self._woken, 1024)
+        readable, _, _ = select.select([self._read, self._wake_read], [self._write] if self._outgoing else [], [], timeout)
+        self.woken = self._wake_read in readable
+        if self.woken:
+            os.read(self._wake_read, 1024)
         if self._read in readable:
             data = os.read(self._read, 1 << 20)
             self._incoming += data
@@ -204,13 +204,13 @@ def _serve(connection: _Connection, relay: Relay) -> None:
             if isinstance(message, msg.Open):
                 opened = True
                 session = message.run.session
-                _go_there(message)
+                _take_place(message)
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
             if isinstance(message, msg.Close):
                 _end_for_certain(message.deadline)
             relay.handle(message)
-        if connection.awake or time.monotonic() >= next_tick:
+        if connection.woken or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
             relay.tick()
         if connection.lost:
@@ -231,7 +231,7 @@ def _end_for_certain(deadline: float) -> None:
     faulthandler.dump_traceback_later(deadline + 2 * _OPEN_SECONDS, exit=True)
 
 
-def _go_there(message: msg.Open) -> None:
+def _take_place(message: msg.Open) -> None:
     """Stand where the user's program stands: SDKs put their local stores relative to the working directory."""
     with contextlib.suppress(OSError):
         os.chdir(message.run.program.cwd)

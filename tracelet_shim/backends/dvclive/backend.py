@@ -29,6 +29,7 @@ from tracelet_shim.backends.dvclive.run import Run, about_of
 from tracelet_shim.backends.dvclive.settings import OPTIONS, PARSERS
 from tracelet_shim.backends.dvclive.trials import add_to_trial
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.rows import Keys
 from tracelet_shim.common.text import quoted
 
 __all__ = ["DVCLiveBackend"]
@@ -127,8 +128,9 @@ class DVCLiveBackend(Backend):
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         rows: dict[str, list[bytes]] = {}
         latest = {}
+        keys = Keys(lambda event: self._paths(event.path))
         for event in events:
-            key = self._paths(event.path)
+            key = keys.of(event)
             rows.setdefault(key, []).append(b"%d\t%d\t%r\n" % (self.wall_time_ms(event), event.step, event.value))
             latest[key] = event.value
         self._run.append(rows, latest, events[-1].step)

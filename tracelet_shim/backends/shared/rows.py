@@ -1,4 +1,4 @@
-"""Which scalars share a row, on trackers that keep rows: W&B and Trackio."""
+"""The keys of a batch of scalars, and which of them share a row on trackers that keep rows."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ class Keys(dict[tuple[str, str, "str | None", str], str]):
         super().__init__()
         self.key_of = key_of
 
+    def of(self, event: ev.Scalar) -> str:
+        """Return the key of a scalar."""
+        name = event.writer, event.tag, event.series, event.suffix
+        key = self.get(name)
+        if key is None:
+            key = self[name] = self.key_of(event)
+        return key
+
 
 def rows(events: Iterable[ev.Scalar], keys: Keys) -> Iterator[tuple[ev.Scalar, dict[str, float]]]:
     """Yield (its first event, its values by key) of each row: of scalars that follow each other with one step and (to
@@ -31,10 +39,7 @@ def rows(events: Iterable[ev.Scalar], keys: Keys) -> Iterator[tuple[ev.Scalar, d
     first: ev.Scalar | None = None
     step, wall_time = 0, 0.0
     for event in events:
-        name = event.writer, event.tag, event.series, event.suffix
-        key = keys.get(name)
-        if key is None:
-            key = keys[name] = keys.key_of(event)
+        key = keys.of(event)
         apart = not abs(event.wall_time - wall_time) <= WALL_TOLERANCE  # as NaN is from any other
         if first is None or event.step != step or apart or key in row:
             if first is not None:

@@ -28,6 +28,7 @@ from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.tables import node_page
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.options import Parser
+from tracelet_shim.backends.shared.rows import Keys
 from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.values import plain, utf8
 from tracelet_shim.backends.swanlab import charts, settings
@@ -263,8 +264,9 @@ class SwanLabBackend(Backend):
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         main, _ = self._opened()
         taken = self._taken
+        keys = Keys(lambda event: self._names(event.path))
         points = [
-            (event.record, self._names(event.path), event.step, event.value, event.wall_time)
+            (event.record, keys.of(event), event.step, event.value, event.wall_time)
             for event in events
             if event.record not in taken
         ]
