@@ -286,6 +286,18 @@ def test_new_directory_at_each_start(tmp_path: Path) -> None:
     assert starts.begin(3, "/c", job="slurm:2") is None
 
 
+class Slow(RecordingBackend):
+    """Opens its run when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def open(self, run: RunInfo) -> OpenedRun:
+        self.go.wait(60)
+        return super().open(run)
+
+
 def relay_of(
     directory: Path, state: Path, *, restarted: bool, backend: RecordingBackend | None = None
 ) -> tuple[Relay, RecordingBackend]:
@@ -307,7 +319,7 @@ def end(relay: Relay) -> None:
 
 def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     """A relay that is killed in the moment in which a tracker has the first of two equal paths, and the run's own parameters, is
-    continued with the second path and with a trial."""
+    continued in the same run, with the second path and with a trial."""
 
     def record(source: int, position: int, tag: str) -> msg.Record:
         return msg.Record(source, position, Event(summary=scalar(tag, 1.0)).SerializeToString(), 1.0)
@@ -317,9 +329,10 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
         return msg.Record(0, position, Event(summary=summary).SerializeToString(), None, msg.Trial(name, {"lr": lr}, {}, {}))
 
     state, left = tmp_path / "state", tmp_path / "left"
-    relay, before = relay_of(tmp_path, state, restarted=False)
+    relay, before = relay_of(tmp_path, state, restarted=False, backend=Slow())
+    assert isinstance(before, Slow)
+    before.go.set()
     eventually(lambda: relay.workers[0].opened, 20)
-    relay.tick()
     relay.handle(msg.Records([record(0, 0, "train/loss"), trial(1, "one", 0.1)]))
     eventually(lambda: relay._state.runs()["recording"].cursor == 2, 20)
     shutil.copytree(state, left)
@@ -328,6 +341,8 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     relay.handle(msg.Continue())
     relay.handle(msg.Records([record(1, 0, "loss"), trial(2, "two", 0.2)]))
     end(relay)
+    assert after.run is not None
+    assert after.run.resume == run_info().session
     events = before.events + after.events
     assert [event.path for event in events if isinstance(event, ev.Scalar)] == ["train/loss", "train/loss~2"]
     assert [event.trial for event in events if isinstance(event, ev.HParams)] == [None, "two"]
@@ -336,18 +351,6 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     assert [(path, suffix) for path, *_, suffix in ledger.paths(session)] == [("train/loss", ""), ("train/loss", "~2")]
     assert [name for _, _, name, _ in ledger.trials(session)] == [None, "two"]
     ledger.close()
-
-
-class Slow(RecordingBackend):
-    """Opens its run when it may."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = threading.Event()
-
-    def open(self, run: RunInfo) -> OpenedRun:
-        self.go.wait(60)
-        return super().open(run)
 
 
 def test_events_are_counted_exactly_after_a_kill(tmp_path: Path) -> None:

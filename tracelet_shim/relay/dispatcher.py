@@ -188,7 +188,7 @@ class Relay:
         for spec in message.backends:
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
             mine = self._objects.get(spec.name)
-            worker = Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, self._wake, self._state, mine)
+            worker = Worker(spec, of_worker, self._log, self._what_ran, self._reply, self._wake, self._state, mine)
             self.workers.append(worker)
         if message.restarted:
             if self._complete:  # a session that was killed in its first moment has no writer to follow
@@ -219,11 +219,6 @@ class Relay:
         assert self._job is not None
         if self._job.is_free(self.directory):
             self._start()
-
-    def _worker_says(self, reply: msg.Reply) -> None:
-        if isinstance(reply, msg.Opened):
-            self._next_save = 0.0  # so that it can be continued if we are killed
-        self._reply(reply)
 
     def _add_writer(self, logdir: str) -> None:
         """Name a log directory. The first one tells where the ledger is, which has them in order, so that they are given the same

@@ -222,6 +222,7 @@ class Worker:
             return False
         self.state.state, self.state.error = "open", None
         self.opened = opened
+        self._session.show(self.name, self.shown)  # before anything is delivered: else that could not be continued after a kill
         self._reply(opened)
         return True
 

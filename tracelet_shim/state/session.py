@@ -162,6 +162,10 @@ class SessionState:
         """Keep what the decoder has told apart, before a tracker is told."""
         self._change(Changes(trials=trials, paths=paths))
 
+    def show(self, backend: str, shown: Shown) -> None:
+        """Keep what there is to be seen of a run."""
+        self._change(Changes(runs={backend: shown}))
+
     def stand(
         self,
         backend: str,
