@@ -27,7 +27,7 @@ from tracelet_shim.display.printable import printable
 from tracelet_shim.display.terminal import say
 from tracelet_shim.replay import Progress
 from tracelet_shim.state.ledger import Ledger
-from tracelet_shim.state.rows import RunRow
+from tracelet_shim.state.rows import Changes, Refused, RunRow
 
 PROGRAM = """
 import os, sys
@@ -286,7 +286,7 @@ def evil_ledger(tmp_path: Path) -> Path:
     row = ("abc", 1.0, 2.0, EVIL, EVIL, EVIL, EVIL, "/", "h", 1, 2, 2)
     ledger._db.execute(f"INSERT INTO sessions ({columns}) VALUES ({','.join('?' * 12)})", row)
     ledger.save(row[0], 2, 2, [RunRow(EVIL, EVIL, f"https://x/{EVIL}", 1, 1, 1, EVIL, EVIL)])
-    ledger.set_aside(row[0], [(EVIL, EVIL, 7, EVIL, EVIL, 3, EVIL, 1.0)])
+    ledger.commit(row[0], Changes(refused=[Refused(EVIL, EVIL, 7, EVIL, EVIL, 3, EVIL, 1.0)]))
     ledger.close()
     return tmp_path / "got"
 

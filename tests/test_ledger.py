@@ -16,13 +16,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams, scalar
 
 from tests.delivery.programs import eventually
 from tests.sample_events import run_info
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Job, RunInfo
+from tracelet_shim.backends.base import Job, OpenedRun, RunInfo
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.state import database
 from tracelet_shim.state.index import Index
@@ -284,9 +286,23 @@ def test_new_directory_at_each_start(tmp_path: Path) -> None:
     assert starts.begin(3, "/c", job="slurm:2") is None
 
 
-def relay_of(directory: Path, state: Path, *, restarted: bool) -> tuple[Relay, RecordingBackend]:
+class Slow(RecordingBackend):
+    """Opens its run when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def open(self, run: RunInfo) -> OpenedRun:
+        self.go.wait(60)
+        return super().open(run)
+
+
+def relay_of(
+    directory: Path, state: Path, *, restarted: bool, backend: RecordingBackend | None = None
+) -> tuple[Relay, RecordingBackend]:
     """Return a relay of a session with two writers, one in the directory of the other, and its tracker."""
-    backend = RecordingBackend()
+    backend = backend or RecordingBackend()
     relay = Relay(lambda _: None, {"recording": backend}, state=state)
     run = msgspec.structs.replace(run_info(), root=str(directory), what_ran=())
     spec = msg.BackendSpec("recording", "", {})
@@ -303,7 +319,7 @@ def end(relay: Relay) -> None:
 
 def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     """A relay that is killed in the moment in which a tracker has the first of two equal paths, and the run's own parameters, is
-    continued with the second path and with a trial."""
+    continued in the same run, with the second path and with a trial."""
 
     def record(source: int, position: int, tag: str) -> msg.Record:
         return msg.Record(source, position, Event(summary=scalar(tag, 1.0)).SerializeToString(), 1.0)
@@ -313,9 +329,10 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
         return msg.Record(0, position, Event(summary=summary).SerializeToString(), None, msg.Trial(name, {"lr": lr}, {}, {}))
 
     state, left = tmp_path / "state", tmp_path / "left"
-    relay, before = relay_of(tmp_path, state, restarted=False)
+    relay, before = relay_of(tmp_path, state, restarted=False, backend=Slow())
+    assert isinstance(before, Slow)
+    before.go.set()
     eventually(lambda: relay.workers[0].opened, 20)
-    relay.tick()
     relay.handle(msg.Records([record(0, 0, "train/loss"), trial(1, "one", 0.1)]))
     eventually(lambda: relay._state.runs()["recording"].cursor == 2, 20)
     shutil.copytree(state, left)
@@ -324,6 +341,8 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     relay.handle(msg.Continue())
     relay.handle(msg.Records([record(1, 0, "loss"), trial(2, "two", 0.2)]))
     end(relay)
+    assert after.run is not None
+    assert after.run.resume == run_info().session
     events = before.events + after.events
     assert [event.path for event in events if isinstance(event, ev.Scalar)] == ["train/loss", "train/loss~2"]
     assert [event.trial for event in events if isinstance(event, ev.HParams)] == [None, "two"]
@@ -331,4 +350,30 @@ def test_what_was_told_apart_outlives_a_kill(tmp_path: Path) -> None:
     session = run_info().session
     assert [(path, suffix) for path, *_, suffix in ledger.paths(session)] == [("train/loss", ""), ("train/loss", "~2")]
     assert [name for _, _, name, _ in ledger.trials(session)] == [None, "two"]
+    ledger.close()
+
+
+def test_events_are_counted_exactly_after_a_kill(tmp_path: Path) -> None:
+    """Records that no tracker has come to when the relay is killed are counted by what is in them as soon as one gets there."""
+    values = [Summary.Value(tag=tag, simple_value=1.0) for tag in "abc"]
+    data = [Event(step=step, summary=Summary(value=values)).SerializeToString() for step in range(10)]
+    (tmp_path / "events").write_bytes(tfrecord.joined(data))
+    state, left = tmp_path / "state", tmp_path / "left"
+    relay, slow = relay_of(tmp_path, state, restarted=False, backend=Slow())
+    assert isinstance(slow, Slow)
+    relay.handle(msg.Records([msg.Record(0, position, each) for position, each in enumerate(data)]))
+    relay._save()
+    ledger = killed(state, left)
+    assert [(row.events, row.records, row.counted) for row in ledger.sessions()] == [(10, 10, 0)]
+    ledger.close()
+    slow.go.set()
+    end(relay)
+    relay, after = relay_of(tmp_path, left, restarted=True)
+    relay.handle(msg.Continue())
+    eventually(lambda: relay.states()["recording"].delivered == 30, 20)
+    assert relay._log.events == 30
+    end(relay)
+    assert len(after.events) == 30
+    ledger = Ledger(left, existing=True)
+    assert [(row.events, row.records, row.counted) for row in ledger.sessions()] == [(30, 10, 10)]
     ledger.close()

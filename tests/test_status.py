@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.conftest import RunPython
 from tests.replay.commands import tracelet_shim
 from tracelet_shim.state.ledger import Ledger
+from tracelet_shim.state.rows import Changes, Refused
 
 PROGRAM = """
 import tracelet_shim as tracelet
@@ -42,7 +43,8 @@ def test_events_set_aside_and_pending(run_python: RunPython, tmp_path: Path) -> 
     (session,) = ledger.sessions()
     (row,) = ledger.runs(session.id)
     ledger.save(session.id, session.events, session.records, [row._replace(delivered=8, failed=1, state="failed", error="gone")])
-    ledger.set_aside(session.id, [("tensorboard", "/file", 7, "scalar", "train/loss", 3, "too odd", time.time())])
+    refused = Refused("tensorboard", "/file", 7, "scalar", "train/loss", 3, "too odd", time.time())
+    ledger.commit(session.id, Changes(refused=[refused]))
     ledger.close()
     said = tracelet_shim("status", TRACELET_STATE_DIR=str(state))
     assert "set aside by tensorboard: scalar 'train/loss' at step 3 (/file, record 7): too odd" in said

@@ -23,10 +23,8 @@ from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.job import JobContinuation
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.metrics import SystemMetrics
-from tracelet_shim.relay.offers import Offer
+from tracelet_shim.relay.restart import Restart
 from tracelet_shim.relay.worker import Worker
-from tracelet_shim.state.index import Index
-from tracelet_shim.state.rows import Refused, SessionRow
 from tracelet_shim.state.session import SessionState
 
 __all__ = ["Relay"]
@@ -76,14 +74,13 @@ class Relay:
         self._state = SessionState(self._trouble, self._counts, state)
         self._log = Log(self._decoder, complete=complete, tell=self._state.tell)
         self._session: msg.Open | None = None
+        self._restart = Restart(self._state, self._log, self._decoder, self.workers)
         self._job: JobContinuation | None = None
         self._what_ran: WhatRan | None = None
         self._metrics: SystemMetrics | None = None
         self._own_records = 0
         self._writers: dict[str, int] = {}
         self._files: list[str] = []
-        self._earlier_events = 0
-        self._counted: int | None = None  # of how many records an earlier relay had counted the events exactly
         self.taken: dict[int, int] = {}
         self._flushes: list[tuple[int, int]] = []
         self._silent: set[tuple[str, str]] = set()
@@ -191,7 +188,7 @@ class Relay:
         for spec in message.backends:
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
             mine = self._objects.get(spec.name)
-            worker = Worker(spec, of_worker, self._log, self._what_ran, self._worker_says, self._wake, self._state, mine)
+            worker = Worker(spec, of_worker, self._log, self._what_ran, self._reply, self._wake, self._state, mine)
             self.workers.append(worker)
         if message.restarted:
             if self._complete:  # a session that was killed in its first moment has no writer to follow
@@ -222,11 +219,6 @@ class Relay:
         assert self._job is not None
         if self._job.is_free(self.directory):
             self._start()
-
-    def _worker_says(self, reply: msg.Reply) -> None:
-        if isinstance(reply, msg.Opened):
-            self._next_save = 0.0  # so that it can be continued if we are killed
-        self._reply(reply)
 
     def _add_writer(self, logdir: str) -> None:
         """Name a log directory. The first one tells where the ledger is, which has them in order, so that they are given the same
@@ -259,7 +251,9 @@ class Relay:
         run, root = self._session.run, self._names.root
         index = self._state.open(run, root, [worker.name for worker in self.workers], keeps=self._session.keeps_state)
         if self._state.known is not None:
-            self._restore(self._state.known, index)
+            assert self._what_ran is not None
+            self._what_ran.restore(self._state.path("what-ran"))
+            self.taken, self._own_records = self._restart.restore(self._state.known, index)
             return
         self._log.open(index, 0)
         if self._waits_for_job:
@@ -268,61 +262,16 @@ class Relay:
             self._start_when_free()
         self._save()
 
-    def _restore(self, known: SessionRow, index: Index) -> None:
-        """Go on where an earlier relay of this session stopped."""
-        assert self._what_ran is not None
-        self._what_ran.restore(self._state.path("what-ran"))
-        self._log.open(index, known.events, known.records)
-        self._counted = known.counted
-        trials, paths = self._state.told()
-        self._decoder.restore_trials(trials)
-        self._decoder.restore_paths(paths)
-        rows = self._state.runs()
-        self.taken = self._state.taken()
-        for source, position in index.taken().items():
-            self.taken[source] = max(position, self.taken.get(source, 0))
-            self._own_records += position if source >= msg.OWN_SOURCES else 0  # theirs are indexed from the first on
-        if index.length == 0 and known.records:  # removed, since everything had arrived: records are counted anew
-            self._earlier_events = known.events
-            rows = {name: row._replace(cursor=0, part=0) for name, row in rows.items()}
-            self._state.write(lambda ledger, session: ledger.save(session, known.events, 0, rows.values()))
-        lost = self._state.lost()
-        for worker in self.workers:
-            if worker.name in rows:
-                worker.restore(rows[worker.name], lost.get(worker.name, 0))
-
     def _continue(self) -> None:
         """The messages that a predecessor had are here again: say how many records it had taken, and go on."""
         for source in self._state.sources():
             if source.id >= msg.OWN_SOURCES:  # of these, only the predecessor knew
                 self._decoder.add_source(source)
         self._reply(msg.Continued(self._log.length - self._own_records))
-        if self._complete:
-            self._recount()
-        elif self._counted is not None:
-            self._log.count_from(self._counted)
+        self._restart.count(exactly=self._complete)
         if self._retry_refused:
-            self._offer_again()
+            self._restart.offer_again()
         self._start()
-
-    def _offer_again(self) -> None:
-        """Look up what trackers refused, and let it be offered to them once more. A ledger of 0.1 has no numbers of files."""
-        numbers = {source.path: source.id for source in self._state.sources()}
-        for worker in self.workers:
-            found: list[tuple[tuple[int, int], int, Refused]] = []
-            for key, refused in self._state.set_aside_of(worker.name):
-                source = refused.source if refused.source is not None else numbers.get(refused.path or "", -1)
-                found.append(((source, refused.position), key, refused))
-            at = self._log.numbers({place for place, *_ in found})
-            worker.offers.add([Offer(at[place], key, refused) for place, key, refused in found if place in at])
-
-    def _recount(self) -> None:
-        """Find out exactly what is missing. (With event files that are still being written to this cannot be done.)"""
-        events = [self._earlier_events + number for number in self._log.review()]
-        self._log.recount(events[-1])
-        if self._counted is None:  # what an older version's ledger says may be half a second old
-            for worker in self.workers:
-                worker.progress.recount(events[min(worker.cursor, len(events) - 1)])
 
     def _save(self) -> None:
         """Write down what each worker does not write itself with its batches."""

@@ -79,7 +79,7 @@ class Worker:
         self._troubles = Troubles(spec.name, self.state, reply)
         self.progress = Progress(spec.name, self.state)
         self.offers = Offers(log, self.state, self.progress, self._ending, self._watch, self._troubles)
-        self._writing = Writing(self.progress, self._ending, self._watch, self._troubles, self._settle)
+        self._writing = Writing(self.progress, self._ending, self._watch, self._troubles, self._confirm)
         self._attachments = Attachments(spec.name, what_ran, self._ending, self._watch, self._troubles)
         self._opening = Opening(spec, run, what_ran, self._attachments, self._ending, self._watch, self._troubles)
         self._ended = False
@@ -192,7 +192,7 @@ class Worker:
             backend = self.backend
             # One that tells what is not stored would have to be asked, and does not answer.
             if backend is not None and self._writing.leave(backend) and type(backend).unsettled is Backend.unsettled:
-                self._settle()
+                self._confirm()
             self.state.state = "abandoned"
         return not self._thread.is_alive()
 
@@ -222,6 +222,7 @@ class Worker:
             return False
         self.state.state, self.state.error = "open", None
         self.opened = opened
+        self._session.show(self.name, self.shown)  # before anything is delivered: else that could not be continued after a kill
         self._reply(opened)
         return True
 
@@ -257,7 +258,7 @@ class Worker:
             self._flush(backend)
         if not self._log.wait(self.cursor, 0.0):
             if self.progress.is_unsafe:
-                self._settle()
+                self._confirm()
             self._log.wait(self.cursor, 0.02 if self._flushes else _ASK_SECONDS if self.progress.is_unsafe else 1.0)
             return True
         self._gather(backend)
@@ -291,7 +292,7 @@ class Worker:
         except UnsettledLostError as error:
             self._forgotten(error)
         else:
-            self._settle()
+            self._confirm()
 
     def _pass_over(self, batch: Batch) -> None:
         """Count what is nowhere any more, and name the files that should have had it."""
@@ -300,17 +301,17 @@ class Worker:
                 self.progress.lose(source, records)
                 self._troubles.error(f"lost-{source}", f"events are lost: {self._log.lacks(source)}")
         self.progress.stand(batch, 0)
-        self._settle()
+        self._confirm()
 
-    def _settle(self) -> None:
+    def _confirm(self) -> None:
         """Ask how much the tracker has stored, and note how far it is with that."""
         backend = self.backend
         assert backend is not None
         with self._watch.asking("confirm", "asking what it has stored"):
-            settled = self.state.delivered - backend.unsettled()
-            settled -= self._take_refused(backend)
+            stored = self.state.delivered - backend.unsettled()
+            stored -= self._take_refused(backend)
         self._say_behind(backend.behind() if self.progress.is_unsafe else None)
-        further = self.progress.confirm(settled)
+        further = self.progress.confirm(stored)
         if further is not None:
             refused, lost = further
             safe = self.progress.safe
@@ -358,7 +359,7 @@ class Worker:
         else:
             self._unflushed = False
             if self.progress.is_unsafe:
-                self._settle()
+                self._confirm()
             self._troubles.passed()
             if self.progress.is_unsafe and self.progress.safe.number < self._flushes[0]:  # not stored yet, and may be lost
                 self._ending.give_up.wait(_ASK_SECONDS)
@@ -383,7 +384,7 @@ class Worker:
         if self._ending.give_up.is_set():
             return
         if self._attempt("flushing", backend, backend.flush) and self.progress.is_unsafe:
-            self._settle()
+            self._confirm()
         backend.ended = self._ending.run_ended
         if backend.ended is None:
             last = self.progress.last_event if math.isfinite(self.progress.last_event) else self._ending.at_least
@@ -391,7 +392,7 @@ class Worker:
         if self._attempt("closing", backend, lambda: backend.close(self._ending.status)):
             self.state.state = "closed"  # whatever became of the flush before
             if self.progress.is_unsafe:
-                self._settle()
+                self._confirm()
             if self.progress.is_unsafe:
                 count = self.state.delivered - self.progress.safe.delivered
                 self.state.error = f"its run was ended before it had acknowledged {count} events"

@@ -24,17 +24,17 @@ class Writing:
         ending: says when time is up.
         watch: watches the tracker.
         troubles: are told.
-        settle: called whenever the tracker stands somewhere else.
+        confirm: called whenever the tracker stands somewhere else.
     """
 
     def __init__(
-        self, progress: Progress, ending: Ending, watch: Watch, troubles: Troubles, settle: Callable[[], None]
+        self, progress: Progress, ending: Ending, watch: Watch, troubles: Troubles, confirm: Callable[[], None]
     ) -> None:
         self._progress = progress
         self._ending = ending
         self._watch = watch
         self._troubles = troubles
-        self._settle = settle
+        self._confirm = confirm
         self._now: tuple[Batch, int, list[ev.Event]] | None = None  # with how many events of the batch were done before
         self._lock = threading.Lock()
 
@@ -119,7 +119,7 @@ class Writing:
 
     def _stand(self, batch: Batch, done: int) -> None:
         self._progress.stand(batch, done)
-        self._settle()
+        self._confirm()
 
     def leave(self, backend: Backend) -> bool:
         """The tracker is left behind, maybe in the middle of a write: count what it has taken of that. Return whether there was

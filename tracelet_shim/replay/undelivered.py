@@ -59,7 +59,7 @@ def missing(ledger: Ledger, session: SessionRow, root: str, *, alive: bool = Fal
         ledger: has the session.
         session: the session.
         root: where its root directory is now.
-        alive: True if it is running: then only the ledger is looked at, which follows twice a second.
+        alive: True if it is running: then only the ledger is looked at.
     """
     rows = tuple(ledger.runs(session.id))
     length, taken = session.records, dict[int, int]()

@@ -227,11 +227,6 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def set_aside(self, session: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Keep events that a tracker refused: fields of `Refused`."""
-        with self._transaction():
-            self._add_refused(session, (Refused(*row) for row in rows))
-
     def _add_refused(self, session: str, rows: Iterable[Refused]) -> None:
         """The number of the event file is looked up; where only the place is kept, that is all there is."""
         columns = "session, backend, path, position, kind, tag, step, message, at, source, part"

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
@@ -23,10 +24,11 @@ from tracelet_shim.state.rows import Changes, GivenPath, Refused, RunRow, Sessio
 
 __all__ = ["SessionState"]
 
+_Found = TypeVar("_Found")
+
 
 class SessionState:
-    """The state of a session; may be used from any thread, where nothing else is said. Where it has no place, or that is full,
-    delivery goes on all the same.
+    """The state of a session; may be used from any thread. Where it has no place, or that is full, delivery goes on all the same.
 
     Args:
         trouble: told, by kind, what cannot be kept.
@@ -60,7 +62,7 @@ class SessionState:
         self._counted: tuple[int, int, int] | None = None
         self._fails = False
 
-    # -- opening, and what an earlier relay has left: before there is another thread --------------------------------------
+    # -- opening, and what an earlier relay has left ----------------------------------------------------------------------
 
     def open(self, run: RunInfo, root: str, trackers: Iterable[str], *, keeps: bool) -> Index:
         """Open the ledger and enter the session, or find it there; return its index. With `keeps` false, nothing is kept."""
@@ -108,41 +110,41 @@ class SessionState:
         assert self.directory is not None
         return self.directory / f"{self._session}.{what}"
 
+    def _read(self, read: Callable[[Ledger, str], _Found]) -> _Found | None:
+        with self._using:
+            return read(self._ledger, self._session) if self._ledger is not None else None
+
     def told(self) -> tuple[list[ToldTrial], list[GivenPath]]:
         """Return which trials and paths have been told apart, in order."""
-        if self._ledger is None:
-            return [], []
-        return self._ledger.trials(self._session), self._ledger.paths(self._session)
+        return self._read(Ledger.trials) or [], self._read(Ledger.paths) or []
 
     def runs(self) -> dict[str, RunRow]:
-        """Return where each tracker stood."""
-        return {row.backend: row for row in self._ledger.runs(self._session)} if self._ledger is not None else {}
+        """Return where each tracker stands, or stood."""
+        return {row.backend: row for row in self._read(Ledger.runs) or ()}
 
     def sources(self) -> list[msg.Source]:
-        if self._ledger is None:
-            return []
-        with self._using:
-            return self._ledger.sources(self._session)
+        return self._read(Ledger.sources) or []
 
     def taken(self) -> dict[int, int]:
         """Return, by source, the position behind the last record, if the session had ended."""
-        return self._ledger.taken(self._session) if self._ledger is not None else {}
+        return self._read(Ledger.taken) or {}
 
     def lost(self) -> dict[str, int]:
         """Return, by tracker, how many events it will never get."""
-        lost = self._ledger.lost(self._session) if self._ledger is not None else {}
+        lost = self._read(Ledger.lost) or {}
         return {name: sum(files.values()) for name, files in lost.items()}
 
     def set_aside_of(self, backend: str) -> list[tuple[int, Refused]]:
         """Return the events that a tracker refused, each with the key under which it is kept."""
-        return self._ledger.set_aside_of(self._session, backend) if self._ledger is not None else []
+        return self._read(lambda ledger, session: ledger.set_aside_of(session, backend)) or []
 
     def earlier(self, run: RunInfo, root: str) -> tuple[str, dict[str, str]] | None:
         """Return the session of an earlier start of this job that `run` continues, and its runs by tracker."""
-        earlier = self._ledger.earlier(run, root) if self._ledger is not None else None
-        if earlier is None or self._ledger is None:
+        session = self._read(lambda ledger, _: ledger.earlier(run, root))
+        if session is None:
             return None
-        return earlier.id, {row.backend: row.run_id for row in self._ledger.runs(earlier.id) if row.run_id is not None}
+        rows = self._read(lambda ledger, _: ledger.runs(session.id)) or ()
+        return session.id, {row.backend: row.run_id for row in rows if row.run_id is not None}
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 
@@ -159,6 +161,10 @@ class SessionState:
     def tell(self, trials: list[ToldTrial], paths: list[GivenPath]) -> None:
         """Keep what the decoder has told apart, before a tracker is told."""
         self._change(Changes(trials=trials, paths=paths))
+
+    def show(self, backend: str, shown: Shown) -> None:
+        """Keep what there is to be seen of a run."""
+        self._change(Changes(runs={backend: shown}))
 
     def stand(
         self,
