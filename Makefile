@@ -8,6 +8,8 @@ WHEEL_VENV := build/wheel-venv
 COVERAGE := build/coverage
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start hundreds of programs, which would compile all that they import.
+unexport PYTHONDONTWRITEBYTECODE
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 

@@ -89,14 +89,6 @@ def resident(pid: int) -> int:
         return 0
 
 
-def _fields(pid: int) -> list[str]:
-    """Return what ``/proc/<pid>/stat`` has behind the name: state, parent, ..."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
 def environment(more: Mapping[str, str | None]) -> dict[str, str]:
     """Return the isolated environment of the tests with some variables more, or less."""
     merged = {**{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}, **more}
@@ -152,13 +144,10 @@ class Training:
 
     def _find_relays(self) -> list[int]:
         found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            fields = _fields(int(entry.name))
-            if fields[1:2] == [str(self.process.pid)] and fields[0] != "Z":
-                with contextlib.suppress(OSError):
-                    if b"tracelet_shim.relay" in (entry / "cmdline").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return found
+        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in children.read_text().split()]
+        return [child for child in found if b"tracelet_shim.relay" in _command(child)]
 
     def relay(self, number: int = 0) -> int:
         """Wait for the relay process, or for its successor of this number; return its pid."""
