@@ -129,14 +129,17 @@ def test_answers_are_late_and_cut_off(train: Train, tmp_path: Path, server: MLfl
     assert notes(server, tmp_path) == texts(400)
 
 
-@pytest.mark.parametrize("status", [429, 500])
-def test_server_is_busy_or_broken(train: Train, tmp_path: Path, server: MLflowServer, status: int) -> None:
-    """A server that answers 429 or 5xx for a while is tried again until it is well; nothing is set aside."""
+@pytest.mark.parametrize(("status", "first"), [(429, "log-batch"), (500, "log-batch"), (403, "PUT ")])
+def test_server_is_busy_or_broken(
+    train: Train, tmp_path: Path, server: MLflowServer, status: int, first: str
+) -> None:
+    """A server that answers 429 or 5xx for a while, or a proxy before it that refuses what is written into an open run, is tried
+    again until it is well; nothing is set aside."""
     ill: list[float] = []
 
     def fault(number: int, line: str) -> faulty.Fault:
-        # Well until points come; then ill for three seconds.
-        if "log-batch" in line and number > 4 and not ill:
+        # Well until points, or files, come; then ill for three seconds.
+        if first in line and number > 4 and not ill:
             ill.append(time.monotonic() + 3)
         return faulty.Answer(status) if ill and time.monotonic() < ill[0] else None
 

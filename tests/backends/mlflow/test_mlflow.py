@@ -508,10 +508,39 @@ def test_errors_are_told_apart() -> None:
     assert backend.is_transient(OperationalError("", {}, sqlite3.OperationalError("database is locked")))
     assert backend.is_transient(OperationalError("", {}, RuntimeError("the server closed the connection")))
     assert not backend.is_transient(OperationalError("", {}, sqlite3.OperationalError("no such table: runs")))
-    response.status_code = 403
-    assert not backend.is_transient(requests.HTTPError(response=response))
+    for status in (403, 404, 413):
+        response.status_code = status
+        assert not backend.is_transient(requests.HTTPError(response=response))
     assert not backend.is_transient(MlflowException("bad key", code.INVALID_PARAMETER_VALUE))
     assert not backend.is_transient(errors.EventRejectedError("never"))
+
+
+def answered(status: int, text: str) -> Exception:
+    """Return what MLflow makes of an answer."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.rest_utils import verify_rest_response
+
+    response = requests.Response()
+    response.status_code, response._content = status, text.encode()
+    with pytest.raises(MlflowException) as caught:
+        verify_rest_response(response, "/api/2.0/mlflow/runs/log-batch")
+    return caught.value
+
+
+def test_a_proxys_answer_is_not_mlflows(store: Path) -> None:
+    """What something before the server refuses may pass while a run is written, but not when it is opened; what the server itself
+    refuses stays refused."""
+    page = "<html>no</html>"
+    own = json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "failed with error code 403 != 200"})
+    backend = MLflowBackend()
+    assert [backend.is_transient(answered(status, page)) for status in (401, 403, 404, 407, 413)] == [False] * 5
+    assert [backend.is_transient(answered(status, page)) for status in (408, 425, 429, 500, 501, 502, 504)] == [True] * 7
+    backend = opened(store)
+    assert [backend.is_transient(answered(status, page)) for status in (401, 403, 404, 407, 500)] == [True] * 5
+    assert not backend.is_transient(answered(413, page))
+    assert not backend.is_transient(answered(400, own))
+    backend.close("finished")
 
 
 PROGRAM = """

@@ -41,6 +41,7 @@ from tracelet_shim.backends.mlflow.trials import Trials
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.shared.names import Names, Shortened
+from tracelet_shim.backends.shared.transient import Patience
 
 __all__ = ["MLflowBackend"]
 
@@ -94,6 +95,8 @@ class MLflowBackend(Backend):
         self._source: dict[str, str] = {}
         self._image_keys = Names(limits.ILLEGAL_IMAGE_KEY, 140)  # with step, time and uuid it must fit into a file name
         self._images_tagged = False
+        self._patience = Patience()
+        self._opened = False
         self._run: Run
         self._trials: Trials
         self._shortened: Shortened
@@ -163,6 +166,7 @@ class MLflowBackend(Backend):
             self._trials = Trials(self._client, self._entity, rules, self._source)
             self._run.set_tags(tags_of(run, keys, made=True, joined=self._joined))
             self._run.log_params(limits.config_params(run.config))
+        self._opened = True
         return OpenedRun(info.run_id, settings.link(uri, info.experiment_id, info.run_id))
 
     def _create(self, run: RunInfo, keys: Names) -> Any:
@@ -189,7 +193,7 @@ class MLflowBackend(Backend):
         return self._entity
 
     def is_transient(self, error: BaseException) -> bool:
-        known = passes(error)
+        known = passes(error, self._patience if self._opened else None)
         return super().is_transient(getattr(error, "orig", None) or error) if known is None else known
 
     # -- events -----------------------------------------------------------------------------------------------------
@@ -201,6 +205,7 @@ class MLflowBackend(Backend):
                 for key, name in names.items():
                     said = json.dumps({"key": key, "name": name}, indent=1).encode()
                     self._run.log_file(f"shortened_names/{key[-16:]}.json", said)
+        self._patience.reset()
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         for start in range(0, len(events), limits.MAX_BATCH):
