@@ -32,3 +32,11 @@ def test_a_copy_is_told_off_alone() -> None:
     again.clear()
     assert not again
     assert not again.take(1)
+
+
+def test_a_row_has_one_time_for_all_its_points() -> None:
+    seen = Seen([("a", 1.0), ("a", 5.0), ("b", float("nan"))], within=0.01)
+    assert [seen.take("a", when) for when in (3.0, 5.005, 5.005, 1.0)] == [False, True, False, True]
+    assert not seen.take("b", 1.0)
+    assert seen.take("b", float("inf"))
+    assert not seen

@@ -395,6 +395,17 @@ def test_trials_are_child_tasks(tmp_path: Path) -> None:
     assert len(list((tmp_path / "store" / "offline").glob("*.zip"))) == 4
 
 
+def test_a_trial_that_had_to_be_closed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many trials there are, few tasks are open at a time, and later parts of a trial find its own."""
+    monkeypatch.setattr("tracelet_shim.backends.clearml.backend._OPEN_TRIALS", 1)
+    make = Maker()
+    first = [make.hparams({"lr": 0.1 * i}, {}, trial=f"t{i}") for i in range(1, 4)]
+    write([*first, *(make.hparams({}, {"acc": float(i)}, trial=f"t{i}") for i in range(1, 4))])
+    trials = sorted(reader(tmp_path).trials(), key=lambda t: t.params["lr"])
+    assert [metrics for _, metrics in trials] == [{"acc": 1.0}, {"acc": 2.0}, {"acc": 3.0}]
+    assert len(list((tmp_path / "store" / "offline").glob("*.zip"))) == 4
+
+
 def test_resume_continues_a_session_that_was_killed_while_writing(tmp_path: Path) -> None:
     """The run of an earlier session goes on, and half a line that a killed process left spoils nothing."""
     make = Maker()

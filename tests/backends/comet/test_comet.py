@@ -22,7 +22,7 @@ from tests.sample_events import WALL, Maker, gif_frames, png, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.comet.backend import _ILLEGAL, CometBackend
+from tracelet_shim.backends.comet.backend import ILLEGAL, CometBackend
 from tracelet_shim.backends.shared.names import Names
 
 _sessions = itertools.count(1)
@@ -311,7 +311,7 @@ def test_hostile_tags_stay_apart(store: Path, tmp_path: Path) -> None:
 @given(st.lists(st.text(st.characters(), max_size=12) | st.text("./_x0a -:é~\n", max_size=150), unique=True, max_size=5))
 def test_names_are_what_comet_takes(tags: list[str]) -> None:
     """The name of any tag is one that the SDK passes on unchanged, and different tags have different names."""
-    rule = Names(_ILLEGAL, 100)
+    rule = Names(ILLEGAL, 100)
     names = [rule(tag) for tag in tags]
     assert len(set(names)) == len(tags)
     assert all(0 < len(name) <= 100 and name == name.strip() == os.path.expanduser(name) for name in names)

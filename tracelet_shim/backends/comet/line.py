@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
@@ -84,15 +83,15 @@ class Line:
         """What was sent so far does not come again."""
         self._taken.clear()
 
-    def points(self, messages: Sequence[Any]) -> Counter[tuple[Any, ...]]:
+    def points(self, messages: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Ask the server which points it has of the metrics in these messages."""
         names = dict.fromkeys(message.metric["metricName"] for message in messages)
-        found: Counter[tuple[Any, ...]] = Counter()
+        found = []
         for name in list(names)[:_MOST_ASKED]:
             answer = _answered(self._api.get_experiment_metric, self._key, name)
             for entry in (answer or {}).get("metrics") or ():
                 step = entry.get("step")
-                found[point(name, entry.get("metricValue"), step, entry.get("timestamp"))] += 1
+                found.append(point(name, entry.get("metricValue"), step, entry.get("timestamp")))
         return found
 
     def _upload(

@@ -18,6 +18,7 @@ from typing import Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.rows import WALL_TOLERANCE
+from tracelet_shim.backends.shared.seen import Seen
 
 __all__ = ["There", "end_of_logs", "remove_begun"]
 
@@ -30,9 +31,7 @@ _Name = tuple[str, int, str]
 
 
 class There:
-    """Values that earlier logs have, each told off when it comes again.
-
-    Not `shared.seen`: the wall time of a value is that of its row, so near it and not the same.
+    """Values that earlier logs have. The wall time of a value there is that of its row.
 
     Args:
         values: ((key, step, identity), wall time) of each.
@@ -41,27 +40,20 @@ class There:
 
     def __init__(self, values: Iterable[tuple[_Name, float]] = (), events: int = 0) -> None:
         self._left = events
-        self._times: dict[_Name, list[float]] = {}
-        for name, when in values:
-            self._times.setdefault(name, []).append(when)
+        self._seen = Seen(values, within=WALL_TOLERANCE)
 
     def __bool__(self) -> bool:
-        return bool(self._times)
+        return bool(self._seen)
 
     def take(self, key: str, event: ev.Event, value: Any) -> bool:
         """True if an earlier log has this value, which is then told off."""
-        times = self._times.get((key, event.step, _identity(value)), [])
-        for there in times:
-            if not math.isfinite(event.wall_time) or abs(there - event.wall_time) <= WALL_TOLERANCE:
-                times.remove(there)
-                return True
-        return False
+        return self._seen.take((key, event.step, _identity(value)), event.wall_time)
 
     def passed(self, events: int) -> None:
         """So many events have been written."""
         self._left -= events
         if self._left <= 0:
-            self._times = {}
+            self._seen.clear()
 
 
 def _identity(value: Any) -> str:

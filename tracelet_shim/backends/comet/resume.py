@@ -1,0 +1,81 @@
+"""Points that are there already: which come again, since nobody knows whether they had arrived.
+
+Offline, the last batch of a killed session is in its messages. Online, the server appends points and recognises none. So where
+it is not known whether a request has arrived (no answer, an experiment that is continued), it is asked for the points that it
+has before they are sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tracelet_shim.backends.comet.archive import last_messages
+from tracelet_shim.backends.comet.line import Line, RefusedError, point
+from tracelet_shim.backends.shared.seen import Seen
+from tracelet_shim.backends.shared.transient import Verdict, judge
+
+__all__ = ["StoredPoints", "left_behind"]
+
+logger = logging.getLogger("tracelet_shim.relay")
+
+
+def left_behind(directory: str, key: str) -> Seen:
+    """Return the points at the end of what a killed session of this experiment has left in the offline directory."""
+    return Seen(_identity(payload) for kind, payload in last_messages(directory, key) if kind == "metric_msg")
+
+
+class StoredPoints:
+    """What is known of the points that one experiment has.
+
+    Attributes:
+        known: the points that it has, of those that may come again.
+        doubtful: the server may have points that come again.
+    """
+
+    def __init__(self) -> None:
+        self.known = Seen()
+        self.doubtful = False
+
+    def send(self, messages: Sequence[Any], send: Callable[[Sequence[Any]], None], line: Line | None) -> None:
+        """Send those of the points that are not there.
+
+        Args:
+            messages: of points.
+            send: what sends them.
+            line: the way to the server, which can be asked; None offline.
+        """
+        if self.doubtful and line is not None:
+            self.known = self._ask(line, messages)
+        left = self.known.copy()
+        if left:
+            messages = [message for message in messages if not left.take(_identity(message.to_message_dict()))]
+        try:
+            send(messages)
+        except RefusedError as error:
+            self.doubtful = self.doubtful or error.status >= 500  # a proxy has given up, and the server may have gone on
+            raise
+        except OSError:
+            self.doubtful = True
+            raise
+        self.known = left
+        self.doubtful = self.doubtful and not messages  # what comes behind one that was not there is not there either
+
+    def _ask(self, line: Line, messages: Sequence[Any]) -> Seen:
+        """Return which points of these metrics the server has. One that cannot say that holds up nothing."""
+        try:
+            return Seen(line.points(messages))
+        except OSError:
+            raise
+        except Exception as error:
+            if isinstance(error, RefusedError) and judge(error.status, own=error.own) is Verdict.PASSES:
+                raise
+            logger.warning("comet: the server does not say which points it has; some may be there twice", exc_info=True)
+            self.doubtful = False
+            return Seen()
+
+
+def _identity(payload: Mapping[str, Any]) -> tuple[Any, ...]:
+    metric = payload["metric"]
+    return point(metric["metricName"], metric["metricValue"], metric.get("step"), payload["local_timestamp"])

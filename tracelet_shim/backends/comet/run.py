@@ -1,0 +1,83 @@
+"""One experiment: the only code that writes to it.
+
+What is sent. Every event becomes messages of the SDK's own classes (`comet_ml.messages`), the ones that its ``log_*``
+methods make, built here (`messages`) for three reasons: `log_metric` and the rest keep the step in a variable shared by all
+threads and log a parameter ``curr_step`` at each change, they take no wall time, and they log errors instead of raising them.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from tracelet_shim import errors
+from tracelet_shim.backends.comet.archive import pack
+from tracelet_shim.backends.comet.line import Line
+from tracelet_shim.backends.run_info import Status
+
+__all__ = ["RunExperiment"]
+
+
+class RunExperiment:
+    """One experiment, and the way of messages into it.
+
+    Args:
+        experiment: the SDK's object.
+        directory: its data directory if it is an offline one of ours.
+        own: False for one that the user has opened.
+    """
+
+    def __init__(self, experiment: Any, *, directory: str | None = None, own: bool = True) -> None:
+        self.experiment = experiment
+        self.own = own
+        self.params: dict[str, Any] = {}
+        self.latest = math.inf  # the time of what it got last
+        self._directory = directory
+        online = directory is None and hasattr(experiment.streamer, "online_streamer")
+        self.line = Line(experiment) if online else None
+
+    def send(self, messages: Sequence[Any]) -> None:
+        """Deliver messages: in an offline experiment of ours all or none."""
+        if not self.experiment.alive:
+            raise errors.BackendError(f"Comet: the experiment {self.experiment.id} has been ended")
+        if self._directory is not None:
+            self.experiment.streamer.put(messages)
+        elif self.line is not None:
+            self.line.send(messages)
+        else:  # the user's own offline experiment
+            for message in messages:
+                self.experiment._enqueue_message(message)
+
+    def flush(self) -> None:
+        if self._directory is not None:
+            self.experiment.streamer.flush()
+
+    def end(self, status: Status, when: float) -> None:
+        """End an experiment of ours, as of this time; raise if not everything has arrived."""
+        if math.isfinite(when):
+            self.experiment.tracelet_ended = when
+        if not self.own:
+            return
+        from comet_ml.messages import LogOtherMessage
+
+        experiment = self.experiment
+        if experiment.alive:  # else the user has ended it, by `session.native`
+            self.send([LogOtherMessage("tracelet.status", status)])
+            if status != "finished":  # the nearest that Comet has: the mark of a crash
+                experiment._report_experiment_error(f"the program {status}", has_crashed=True)
+            experiment._log_metric = lambda *_, **__: None  # it would log "process duration": ours, not the program's
+            experiment.end()
+        if self._directory is not None:
+            pack(self._directory)
+            experiment.streamer.release()
+
+    def discard(self) -> None:
+        """Undo opening."""
+        if self.own:
+            self.experiment._log_metric = lambda *_, **__: None
+            self.experiment.end()
+        if self._directory is not None:
+            self.experiment.streamer.release()
+            shutil.rmtree(self._directory, ignore_errors=True)
