@@ -135,9 +135,9 @@ class SwanLabBackend(Backend):
             return OpenedRun(str(opened.id))
         self._main = main = Run(opened, own=not self._joined)
         self._uploads = main.uploads
+        self._trials = TrialRuns(main, run, self._opener)
         earlier = take_up(main) if not self._joined else []
-        continued = bool(earlier or run.resume or run.run_id)
-        self._trials = TrialRuns(main, run, self._opener, continued=continued)
+        self._trials.continued |= bool(earlier)
         if not self._joined:
             if opened.id == run.session:
                 remove_begun(main)

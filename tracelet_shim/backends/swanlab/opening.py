@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Opener:
             job_type="trial",
         )  # fmt: skip
 
-    def _init(self, run: RunInfo, started: float, probes: Any, *, project: str | None = None, **fields: Any) -> Any:
+    def _init(self, run: RunInfo, started: float, probes: Collection[str], *, project: str | None = None, **fields: Any) -> Any:
         settings: dict[str, Any] = {
             "interactive": False, "terminal": {"proxy_type": "none"}, "core": {"skip_store": False},
             "probe": {probe: False for probe in _PROBES if probe not in probes},

@@ -30,14 +30,16 @@ class TrialRuns:
         parent: the session's run.
         info: what it was opened with.
         opener: opens runs.
+
+    Attributes:
         continued: True if an earlier session may have written trials of the same names.
     """
 
-    def __init__(self, parent: Run, info: RunInfo, opener: Opener, *, continued: bool) -> None:
+    def __init__(self, parent: Run, info: RunInfo, opener: Opener) -> None:
         self._parent = parent
         self._info = info
         self._opener = opener
-        self._continued = continued
+        self.continued = bool(info.resume or info.run_id)
         self._open: Trials[Run] = Trials(MAX_TRIALS, self._end)
         self._ended: dict[str, list[Path]] = {}
 
@@ -48,7 +50,7 @@ class TrialRuns:
 
     def _begin(self, run_id: str, trial: str, started: float) -> Run:
         child = Run(self._opener.trial(self._info, self._parent.sdk, trial, run_id, started))
-        if run_id in self._ended or self._continued:
+        if run_id in self._ended or self.continued:
             take_up(child)
         child.about |= {"session": self._info.session, "parent": str(self._parent.sdk.id), "trial": trial}
         return child
