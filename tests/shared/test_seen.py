@@ -32,3 +32,12 @@ def test_a_copy_is_told_off_alone() -> None:
     again.clear()
     assert not again
     assert not again.take(1)
+
+
+@given(POINTS)
+def test_a_store_may_be_read_bit_by_bit(stored: list[int]) -> None:
+    """What is added is as what was there from the beginning."""
+    seen = Seen()
+    for point in stored:
+        seen.add(point)
+    assert [seen.take(point) for point in stored + stored] == [True] * len(stored) + [False] * len(stored)

@@ -23,6 +23,10 @@ class Seen:
     def __bool__(self) -> bool:
         return bool(self._left)
 
+    def add(self, point: Hashable) -> None:
+        """The store has this point too: it is read bit by bit."""
+        self._left[point] += 1
+
     def take(self, point: Hashable) -> bool:
         """Return whether the store has this point; it is told off then."""
         if not self._left:
