@@ -26,7 +26,7 @@ def modules():
     return sorted(name for name in sys.modules if name.split(".")[0] == "tracelet_shim")
 """
 
-# What `_api` really does is tested elsewhere. Here it must be called once, at the right moment, and may fail.
+# What `session.api` really does is tested elsewhere. Here it must be called once, at the right moment, and may fail.
 API = """
 import os, sys
 from wrapt import register_post_import_hook

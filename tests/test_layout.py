@@ -15,11 +15,32 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tracelet_shim"
 BACKENDS = PACKAGE / "backends"
 
+KNOWS = {
+    "common": set(),
+    "display": {"common"},
+    "provenance": {"common", "display", "backends", "bus", "eventfiles"},
+    "backends": {"common", "provenance", "eventfiles"},
+    "bus": {"common", "backends", "relay"},  # relay: hosted in this process by `channel.ThreadChannel`
+    "eventfiles": {"common", "bus"},
+    "intercept": {"bus", "eventfiles"},
+    "state": {"common", "backends", "bus"},
+    "relay": {"common", "backends", "bus", "eventfiles", "provenance", "state"},
+    "session": {"common", "display", "backends", "bus", "intercept", "provenance", "state"},
+    "replay": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
+    "cli": {"bus", "common", "display", "backends", "provenance", "replay", "session", "state"},
+    "testing": {"backends"},
+}
+"""By room, the other rooms that it may import from; who is in a room need not know of any other one."""
+PUBLIC = {"__init__", "__main__", "auto", "errors", "events", "ledger"}
 
-def imports(path: Path) -> set[str]:
+
+def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
     """Return the modules of ours that a file imports from."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    if at_run_time:
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tracelet_shim"):
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
     return found
@@ -67,3 +88,19 @@ def test_a_tracker_stands_in_its_own_places() -> None:
     others = [name for name in listed if not name.startswith(own) and (ROOT / name).is_file()]
     named = [name for name in others if tracker.encode() in (ROOT / name).read_bytes()]
     assert len(named) <= 5, named
+
+
+def test_modules_at_the_top_level_are_public() -> None:
+    """All else is in a room. The .pth file of each installation has the name of `_bootstrap`."""
+    assert {path.stem for path in PACKAGE.glob("*.py")} == PUBLIC | {"_bootstrap"}
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set(KNOWS)
+
+
+@pytest.mark.parametrize("room", KNOWS)
+def test_a_room_knows_no_more_than_it_needs(room: str) -> None:
+    """What is imported for type checkers only does not count."""
+    for path in (PACKAGE / room).rglob("*.py"):
+        others = [names for module in imports(path, at_run_time=True) if [room] != (names := module.split("."))[1:2]]
+        assert {name for names in others for name in names[1:2]} & set(KNOWS) <= KNOWS[room], path
+        assert not [names for names in others if any(name.startswith("_") for name in names[2:])], path

@@ -79,7 +79,7 @@ def test_the_ledger_holds_any_path(tmp_path: Path) -> None:
     assert (session.root, session.cwd, session.script) == (CAFE, CAFE, program.script)
     assert ledger.sources("s") == [source]
     assert ledger.writers("s") == [CAFE]
-    assert ledger.known_paths() == {source.path}
+    assert ledger.event_files() == {source.path}
     ledger.close()
 
 

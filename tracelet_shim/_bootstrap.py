@@ -24,8 +24,8 @@ _TARGET = "torch.utils.tensorboard"
 _NAMED = "_TRACELET_NAMED"
 """Environment variable: near misses have been named, so the children of this process need not do it again."""
 
-_settled = False
-"""True once the package knows that the program uses TensorBoard, and has decided what becomes of it."""
+_decided = False
+"""True once the package knows that the program uses TensorBoard, and what becomes of it is decided."""
 
 
 def start() -> None:
@@ -45,7 +45,7 @@ def activate() -> None:
     ``tracelet-shim run`` may import `tracelet_shim.auto` as well, perhaps because its import hooks have thrown ours out.
     """
     global _finder
-    if _settled:
+    if _decided:
         return
     if _finder is None:
         import atexit
@@ -134,7 +134,7 @@ class _Finder(Lookout):
         self.connecting = False
 
     def look(self, fullname: str) -> bool:
-        if self.connecting or _settled:
+        if self.connecting or _decided:
             return False
         if fullname != _TARGET and not fullname.startswith(_TARGET + ".") and not _is_loaded():
             return False
@@ -143,13 +143,13 @@ class _Finder(Lookout):
 
     def connect(self) -> None:
         """Hand over to the package."""
-        global _settled
+        global _decided
         self.connecting = True
         try:
             _connect()  # raises under strict, and then again at the next import: strict cannot be had by retrying
         finally:
             self.connecting = False
-        _settled = True
+        _decided = True
         self.leave()
 
 
@@ -169,11 +169,11 @@ def _is_loaded() -> bool:
 
 def _at_exit(pid: int) -> None:
     """Say so if the program has imported `SummaryWriter`, and nobody has asked us for any of it."""
-    if _settled or sys.modules.get(_TARGET + ".writer") is None or os.getpid() != pid:
+    if _decided or sys.modules.get(_TARGET + ".writer") is None or os.getpid() != pid:
         return
     from tracelet_shim.session import api
 
-    api.settle_at_exit()
+    api.tell_missed_at_exit()
 
 
 def _connect() -> None:

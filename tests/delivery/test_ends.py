@@ -130,7 +130,7 @@ def test_harmless_trouble_under_strict(run_python: RunPython) -> None:
 from tracelet_shim.bus.messages import Trouble
 s = session(strict=True)
 log(10)
-s._on_reply(Trouble(None, "system-metrics", "no GPU can be read"))
+s._replies.take(Trouble(None, "system-metrics", "no GPU can be read"))
 """
     )
     assert "warning: no GPU can be read" in done.stderr

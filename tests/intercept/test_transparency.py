@@ -86,12 +86,12 @@ class Collected(NamedTuple):
     problems: list[Exception]
     accelerates: bool = False
 
-    def home(self) -> intercept.Home:
+    def active_runs(self) -> intercept.ActiveRuns:
         return ()
 
-    def writer_created(self, logdir: str, home: intercept.Home) -> None: ...
+    def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None: ...
 
-    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
         self.sources.append((path, logdir, parent))
         return len(self.sources) - 1
 
@@ -771,13 +771,13 @@ class Failing(NamedTuple):
     problems: list[Exception]
     accelerates: bool = False
 
-    def home(self) -> intercept.Home:
+    def active_runs(self) -> intercept.ActiveRuns:
         return ()
 
-    def writer_created(self, logdir: str, home: intercept.Home) -> None:
+    def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
         raise OSError("created")
 
-    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
         raise MemoryError("source")
 
     def publish(self, record: msg.Record) -> None:

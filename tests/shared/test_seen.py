@@ -34,6 +34,14 @@ def test_a_copy_is_told_off_alone() -> None:
     assert not again.take(1)
 
 
+def test_a_row_has_one_time_for_all_its_points() -> None:
+    seen = Seen([("a", 1.0), ("a", 5.0), ("b", float("nan"))], within=0.01)
+    assert [seen.take("a", when) for when in (3.0, 5.005, 5.005, 1.0)] == [False, True, False, True]
+    assert not seen.take("b", 1.0)
+    assert seen.take("b", float("inf"))
+    assert not seen
+
+
 @given(POINTS)
 def test_a_store_may_be_read_bit_by_bit(stored: list[int]) -> None:
     """What is added is as what was there from the beginning."""

@@ -105,7 +105,7 @@ class BackendSpec(msgspec.Struct, tag="backend_spec"):
 
     Attributes:
         name: its name.
-        target: ``"module:Class"``.
+        class_path: ``"module:Class"``; empty for a backend that was given as an object.
         options: its options.
         resume: the tracker's id of a run to continue or to join.
         borrowed: True if that is a run that the user has active.
@@ -113,7 +113,7 @@ class BackendSpec(msgspec.Struct, tag="backend_spec"):
     """
 
     name: str
-    target: str
+    class_path: str
     options: dict[str, Any]
     resume: str | None = None
     borrowed: bool = False

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from tracelet_shim import errors
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -80,7 +82,6 @@ def backends(
 
 def rows() -> list[Row]:
     """Return all registered backends, sorted by name. Imports no tracker's SDK."""
-    from tracelet_shim import errors
     from tracelet_shim.backends import registry
 
     found = []

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from tracelet_shim import errors
 from tracelet_shim._bootstrap import is_set
 from tracelet_shim.backends.shared.probe import Probe, place
 from tracelet_shim.provenance.secrets import MASK, is_secret, mask_arguments, mask_text
@@ -84,7 +85,6 @@ def _interpreter(report: _Report) -> None:
 
 def _settings(report: _Report) -> Settings | None:
     """Say what is configured, and where."""
-    from tracelet_shim import errors
     from tracelet_shim.backends import registry
     from tracelet_shim.session.settings import DEFAULT_BACKEND, Problem, from_environment, from_file, resolve
 
@@ -237,7 +237,6 @@ def _import_hooks(report: _Report, hooks: Mapping[str, bool], missed: str | None
 
 def _hooks_to_come() -> list[str]:
     """Return the import hooks of trackers that are installed, which come with the import of the SDK."""
-    from tracelet_shim import errors
     from tracelet_shim.backends import registry
 
     found = []
@@ -252,7 +251,6 @@ def _hooks_to_come() -> list[str]:
 def _trackers(report: _Report, settings: Settings) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from tracelet_shim import errors
     from tracelet_shim.backends import registry
     from tracelet_shim.session.settings import DEFAULT_BACKEND
 

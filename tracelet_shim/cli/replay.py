@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
+from tracelet_shim import errors
 from tracelet_shim.common.text import quoted
 from tracelet_shim.display.printable import printable
 from tracelet_shim.display.terminal import say
@@ -105,8 +106,6 @@ class _Job(NamedTuple):
 
     def run(self, logdir: str) -> int:
         """Do it; return the exit code."""
-        from tracelet_shim import errors
-
         code = 0
         logdir = os.path.abspath(logdir)
         with _View() as view:
@@ -135,7 +134,6 @@ class _Job(NamedTuple):
 
     def _places(self, logdir: str) -> tuple[list[tuple[str, bool]], list[tuple[str, str]]]:
         """Return the directories that are runs, and those that are not gone into, with the reason."""
-        from tracelet_shim import errors
         from tracelet_shim import replay as engine
 
         if not os.path.isdir(logdir):

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tracelet_shim import errors
 from tracelet_shim._bootstrap import name_near_misses
+from tracelet_shim.common import run_report
 from tracelet_shim.common.private_files import make_file
 from tracelet_shim.display.terminal import say
+from tracelet_shim.session.exit_code import UNDELIVERED
 
 if TYPE_CHECKING:
     from tracelet_shim.cli._supervisor import Supervisor
@@ -123,7 +126,6 @@ def _check(environment: Mapping[str, str]) -> Settings:
     """
     import msgspec
 
-    from tracelet_shim import errors
     from tracelet_shim.backends import registry
     from tracelet_shim.session.settings import DEFAULT_BACKEND, resolve
 
@@ -176,8 +178,6 @@ def _check_interpreter(program: str, environment: Mapping[str, str], *, strict: 
 def _supervise(command: list[str], environment: dict[str, str], settings: Settings) -> NoReturn:
     """Run the command, wait for its deliveries, sum up, and end as it ended."""
     from tracelet_shim.cli._supervisor import end_like
-    from tracelet_shim.common import run_report
-    from tracelet_shim.session.exit_code import UNDELIVERED
 
     try:
         directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)
@@ -219,7 +219,6 @@ def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
 def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str], settings: Settings) -> bool:
     """Wait for what is still being delivered, and print what became of it; return whether everything arrived."""
     from tracelet_shim.cli import _summary
-    from tracelet_shim.common import run_report
 
     _summary.wait_for_relays(report, settings.exit_timeout, supervisor.pause)
     found = _summary.accounts(report)

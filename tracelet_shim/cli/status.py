@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tracelet_shim import errors
 from tracelet_shim.common.text import quoted
 from tracelet_shim.display.terminal import say
 
@@ -34,8 +35,6 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show sessions, their runs and links, and what is delivered, pending and set aside, by tracker."""
-    from tracelet_shim import errors
-
     found: list[dict[str, Any]] = []
     problems: list[str] = []
     for directory in _state_directories(logdir):

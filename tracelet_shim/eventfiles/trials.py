@@ -56,7 +56,7 @@ class Trials:
         content = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
         kind = content.WhichOneof("data")
         if kind == "session_start_info":
-            params = {k: _plain(v) for k, v in content.session_start_info.hparams.items()}
+            params = {k: _hparam(v) for k, v in content.session_start_info.hparams.items()}
             home = self.home(source)
             run_name = "hparams" if home is None else os.path.basename(source.logdir)
             if home is not None and home != source.logdir:
@@ -109,7 +109,7 @@ class Trials:
         return self._by_record[key]
 
 
-def _plain(value: Any) -> bool | float | str:
+def _hparam(value: Any) -> bool | float | str:
     kind = value.WhichOneof("kind")
     if kind in ("number_value", "string_value", "bool_value"):
         plain: bool | float | str = getattr(value, kind)

@@ -7,9 +7,9 @@ time whether a sink is set. `set_sink` is all that a session needs. `missed` tel
 from __future__ import annotations
 
 from tracelet_shim.intercept._accelerate import use_fast_crc
-from tracelet_shim.intercept._sink import Home, Sink, set_sink, sink
+from tracelet_shim.intercept._sink import ActiveRuns, Sink, set_sink, sink
 from tracelet_shim.intercept._tap import absolute, flush_files
 from tracelet_shim.intercept._watch import install, missed
 from tracelet_shim.intercept._wrapt import Wrapper
 
-__all__ = ["Home", "Sink", "Wrapper", "absolute", "flush_files", "install", "missed", "set_sink", "sink", "use_fast_crc"]
+__all__ = ["ActiveRuns", "Sink", "Wrapper", "absolute", "flush_files", "install", "missed", "set_sink", "sink", "use_fast_crc"]

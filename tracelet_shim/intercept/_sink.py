@@ -6,9 +6,9 @@ from typing import Protocol
 
 from tracelet_shim.bus.messages import Record
 
-__all__ = ["Home", "Sink", "current", "set_sink", "sink"]
+__all__ = ["ActiveRuns", "Sink", "current", "set_sink", "sink"]
 
-Home = tuple[tuple[str, str], ...]
+ActiveRuns = tuple[tuple[str, str], ...]
 """To which runs of the user's a writer belongs: (tracker, the tracker's id of the run). In all other trackers it belongs to
 the session's own."""
 
@@ -22,13 +22,13 @@ class Sink(Protocol):
 
     accelerates: bool
 
-    def home(self) -> Home:
+    def active_runs(self) -> ActiveRuns:
         """Return to which runs a writer belongs that is made now."""
 
-    def writer_created(self, logdir: str, home: Home) -> None:
+    def writer_created(self, logdir: str, runs: ActiveRuns) -> None:
         """A SummaryWriter was created on this directory (absolute)."""
 
-    def add_source(self, path: str, logdir: str, parent: str | None, home: Home) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, runs: ActiveRuns) -> int:
         """Return the number of a new event file (absolute paths; see `messages.Source`)."""
 
     def publish(self, record: Record) -> None:
@@ -46,15 +46,15 @@ class _Current:
 
     Attributes:
         sink: read by the wrappers on every call.
-        homes: by log directory, where its latest SummaryWriter belongs. One that is used again after `close` opens a new
+        runs: by log directory, where its latest SummaryWriter belongs. One that is used again after `close` opens a new
             event file, which belongs where the first did.
     """
 
-    __slots__ = ("homes", "sink")
+    __slots__ = ("runs", "sink")
 
     def __init__(self) -> None:
         self.sink: Sink | None = None
-        self.homes: dict[str, Home] = {}
+        self.runs: dict[str, ActiveRuns] = {}
 
 
 current = _Current()
@@ -63,7 +63,7 @@ current = _Current()
 def set_sink(new: Sink | None) -> None:
     """Route intercepted calls to `new`; None switches interception off."""
     current.sink = new
-    current.homes = {}
+    current.runs = {}
 
 
 def sink() -> Sink | None:

@@ -16,9 +16,9 @@ from tracelet_shim.bus.messages import Record
 from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._accelerate import BatchWriter, accelerate
-from tracelet_shim.intercept._sink import Home, Sink, current
+from tracelet_shim.intercept._sink import ActiveRuns, Sink, current
 
-__all__ = ["absolute", "add_event", "created", "flush_files", "home_of", "making", "publish_without_event"]
+__all__ = ["absolute", "add_event", "created", "flush_files", "making", "publish_without_event", "runs_of"]
 
 _ATTRIBUTE = "_tracelet_source"
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -40,15 +40,15 @@ class _Source:
         logdir, path: its log directory and event file, absolute; found when it was created, if we were there: a program
             may change its working directory later.
         position: position of the next event in its file; None if events may have passed unseen.
-        home: to which runs it belongs, and the sink that has said so; None if no sink was there when it was made.
+        runs: to which runs it belongs, and the sink that has said so; None if no sink was there when it was made.
         lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
             of its own in the same place; this one may be taken again by a signal handler.
     """
 
-    __slots__ = ("batch", "home", "lock", "logdir", "number", "path", "position", "sink")
+    __slots__ = ("batch", "lock", "logdir", "number", "path", "position", "runs", "sink")
 
     def __init__(self, writer: Any, position: int | None) -> None:
-        self.home: tuple[Sink, Home] | None = None
+        self.runs: tuple[Sink, ActiveRuns] | None = None
         self.logdir = absolute(writer.get_logdir())
         path = getattr(writer.event_writer, "_file_name", None) or os.path.join(self.logdir, f"unknown-{id(writer)}")
         self.path = absolute(path)
@@ -64,9 +64,9 @@ class _Source:
             self.position = _count(writer, self.path)
         call = _calls.now.call
         owner = _logdir(call.writer) if call is not None else self.logdir
-        if self.home is None or self.home[0] is not sink:  # made before this session was there
-            self.home = (sink, home_of(call.writer, sink) if call is not None and owner != self.logdir else sink.home())
-        self.number = sink.add_source(self.path, self.logdir, owner if owner != self.logdir else None, self.home[1])
+        if self.runs is None or self.runs[0] is not sink:  # made before this session was there
+            self.runs = (sink, runs_of(call.writer, sink) if call is not None and owner != self.logdir else sink.active_runs())
+        self.number = sink.add_source(self.path, self.logdir, owner if owner != self.logdir else None, self.runs[1])
         self.sink = sink
         _live.add(writer)
 
@@ -82,26 +82,26 @@ def _source(writer: Any) -> _Source | None:
     return found
 
 
-def home_of(writer: Any, sink: Sink) -> Home:
+def runs_of(writer: Any, sink: Sink) -> ActiveRuns:
     """Return to which runs a SummaryWriter belongs: those that were active when it was made, as far as the sink has seen
     that, else those that are now."""
     source = _source(writer.file_writer)
-    if source is not None and source.home is not None and source.home[0] is sink:
-        return source.home[1]
-    known = current.homes.get(absolute(writer.log_dir)) if source is None else None
-    return known if known is not None else sink.home()
+    if source is not None and source.runs is not None and source.runs[0] is sink:
+        return source.runs[1]
+    known = current.runs.get(absolute(writer.log_dir)) if source is None else None
+    return known if known is not None else sink.active_runs()
 
 
-def _new_home(source: _Source, sink: Sink) -> Home:
+def _new_runs(source: _Source, sink: Sink) -> ActiveRuns:
     """Return to which runs a FileWriter belongs that is made now: to its SummaryWriter's, if that was made earlier."""
     call = _calls.now.call
     if call is not None:
-        return home_of(call.writer, sink)
+        return runs_of(call.writer, sink)
     if making.now:
-        home = current.homes[source.logdir] = sink.home()
-        return home
-    known = current.homes.get(source.logdir)
-    return known if known is not None else sink.home()
+        runs = current.runs[source.logdir] = sink.active_runs()
+        return runs
+    known = current.runs.get(source.logdir)
+    return known if known is not None else sink.active_runs()
 
 
 def flush_files() -> None:
@@ -136,7 +136,7 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
         setattr(writer, _ATTRIBUTE, source)
         sink = current.sink
         if sink is not None:
-            source.home = (sink, _new_home(source, sink))
+            source.runs = (sink, _new_runs(source, sink))
             if sink.accelerates:
                 source.batch = accelerate(writer)
     except Exception as error:
@@ -187,5 +187,5 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
 
 def publish_without_event(writer: Any, sink: Sink, path: str, position: int, hint: Any) -> None:
     """Publish what TensorBoard keeps in files of its own beside the event file."""
-    number = sink.add_source(absolute(path), _logdir(writer), None, home_of(writer, sink))
+    number = sink.add_source(absolute(path), _logdir(writer), None, runs_of(writer, sink))
     sink.publish(Record(number, position, None, None, hint))

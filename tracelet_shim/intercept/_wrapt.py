@@ -86,7 +86,7 @@ def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     sink = current.sink
     if sink is not None and writer is not None and _calls.now.call is None:  # else it is the nested one of add_hparams
         try:
-            sink.writer_created(_tap.absolute(writer.log_dir), _tap.home_of(writer, sink))
+            sink.writer_created(_tap.absolute(writer.log_dir), _tap.runs_of(writer, sink))
         except Exception as error:
             sink.problem(error)
     return result

@@ -53,36 +53,36 @@ class _Connection:
         self._write = write
         self._parent = parent
         self._term = term
-        self._bell, self._rope = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._replies: collections.deque[msg.Reply] = collections.deque()
         self._encoder = wire.Encoder()
         self._decoder: wire.Decoder[msg.Message] = wire.Decoder(msg.Message)
-        self.rung = self.lost = False
-        for fd in (read, write, term, self._bell, self._rope):
+        self.woken = self.lost = False
+        for fd in (read, write, term, self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
 
     def reply(self, reply: msg.Reply) -> None:
         """Queue a reply; from any thread."""
         self._replies.append(reply)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """End the wait in `receive`; from any thread."""
         with contextlib.suppress(BlockingIOError):
-            os.write(self._rope, b"!")
+            os.write(self._wake_write, b"!")
 
     def hello(self) -> None:
         self._outgoing += FRAME.pack(0)
 
     def receive(self, timeout: float) -> list[msg.Message]:
-        """Wait a little for messages; sets `rung` if `ring` was called, and `lost` when the parent's end is closed or the
+        """Wait a little for messages; sets `woken` if `wake` was called, and `lost` when the parent's end is closed or the
         parent is gone."""
         self.send()
-        readable, _, _ = select.select([self._read, self._bell], [self._write] if self._outgoing else [], [], timeout)
-        self.rung = self._bell in readable
-        if self.rung:
-            os.read(self._bell, 1024)
+        readable, _, _ = select.select([self._read, self._wake_read], [self._write] if self._outgoing else [], [], timeout)
+        self.woken = self._wake_read in readable
+        if self.woken:
+            os.read(self._wake_read, 1024)
         if self._read in readable:
             data = os.read(self._read, 1 << 20)
             self._incoming += data
@@ -127,7 +127,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     said.listen()
     connection = _Connection(read, write, parent, term)
-    relay = Relay(connection.reply, wake=connection.ring)
+    relay = Relay(connection.reply, wake=connection.wake)
     connection.hello()
     code = 0
     try:
@@ -172,7 +172,7 @@ class _LogFile:
     def __init__(self) -> None:
         self._path: Path | None = None
 
-    def settle(self, directory: Path, session: str) -> None:
+    def move_to(self, directory: Path, session: str) -> None:
         path = directory / f"{session}.log"
         try:
             file = open_file(path, os.O_WRONLY | os.O_APPEND)
@@ -199,18 +199,18 @@ def _serve(connection: _Connection, relay: Relay) -> None:
     while not relay.closed:
         if log is None and relay.directory is not None:
             log = _LogFile()
-            log.settle(relay.directory, session)
+            log.move_to(relay.directory, session)
         for message in connection.receive(_TICK):
             if isinstance(message, msg.Open):
                 opened = True
                 session = message.run.session
-                _settle(message)
+                _take_place(message)
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
             if isinstance(message, msg.Close):
                 _end_for_certain(message.deadline)
             relay.handle(message)
-        if connection.rung or time.monotonic() >= next_tick:
+        if connection.woken or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
             relay.tick()
         if connection.lost:
@@ -231,7 +231,7 @@ def _end_for_certain(deadline: float) -> None:
     faulthandler.dump_traceback_later(deadline + 2 * _OPEN_SECONDS, exit=True)
 
 
-def _settle(message: msg.Open) -> None:
+def _take_place(message: msg.Open) -> None:
     """Stand where the user's program stands: SDKs put their local stores relative to the working directory."""
     with contextlib.suppress(OSError):
         os.chdir(message.run.program.cwd)

@@ -44,7 +44,7 @@ class Relay:
     Args:
         reply: takes each reply; called from several threads, must not block.
         wake: called from any thread when `tick` should be called soon; must not block.
-        objects: backend objects of the user's, by name, for specs that have no target.
+        objects: backend objects of the user's, by name, for specs without a class path.
         state: the state directory, where it is another than the root directory and the environment say.
         complete: True if nobody writes to the event files any more: a record that they lack is lost.
         retry_refused: offer again what trackers refused, in a session that is continued.

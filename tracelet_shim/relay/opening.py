@@ -122,7 +122,7 @@ class Opening:
     def _made(self) -> Backend:
         backend = self._watch.backend
         if backend is None:
-            module, _, name = self._spec.target.partition(":")
+            module, _, name = self._spec.class_path.partition(":")
             backend = self._watch.backend = validate(getattr(import_module(module), name))(self._spec.options)
         if self.run.program.pid == os.getpid():
             keep_apart(backend.module)

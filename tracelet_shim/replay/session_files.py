@@ -52,7 +52,7 @@ class SessionFiles:
             self.taken[source.path] = max(position, self.taken.get(source.path, 0))
         known = {source.path for source in self.sources}
         # A replay has what there is, whoever has it too.
-        self._others = known if session.is_replay else known | {self._moved(path) for path in ledger.known_paths()}
+        self._others = known if session.is_replay else known | {self._moved(path) for path in ledger.event_files()}
         # A session that was killed in its first moment knows no file. It begins with a writer, whose file is a moment older.
         self._since = session.started - (0 if known else _FIRST_MOMENT)
         self._directories = {source.logdir for source in self.sources}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tracelet_shim.backends.base import Backend
     from tracelet_shim.session.session import Session
 
-__all__ = ["activate_from_environment", "get_session", "settle_at_exit", "start_logging", "stop_logging"]
+__all__ = ["activate_from_environment", "get_session", "start_logging", "stop_logging", "tell_missed_at_exit"]
 
 _lock = threading.RLock()
 _session: Session | None = None
@@ -183,7 +183,7 @@ def activate_from_environment(*, ending: bool = False) -> None:
         _prepare({}, lenient=True, ending=ending)
 
 
-def settle_at_exit() -> None:
+def tell_missed_at_exit() -> None:
     """At the end of a program in which the environment could not activate us in time: say so, if this process was to log.
     Under strict, the process ends here with a code of its own."""
     from tracelet_shim import errors, intercept

@@ -25,13 +25,13 @@ class Late:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def home(self) -> intercept.Home:
+    def active_runs(self) -> intercept.ActiveRuns:
         return ()
 
-    def writer_created(self, logdir: str, home: intercept.Home) -> None:
+    def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
         """Nothing is opened any more."""
 
-    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
         return 0
 
     def publish(self, record: msg.Record) -> None:

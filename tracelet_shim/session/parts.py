@@ -24,7 +24,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel
 from tracelet_shim.display.terminal import say
-from tracelet_shim.intercept import Home
+from tracelet_shim.intercept import ActiveRuns
 from tracelet_shim.session import run_ends
 
 __all__ = ["Parts", "Plan", "Route"]
@@ -99,7 +99,7 @@ class _Part:
         self.spilled = False
         self.ender: int | None = None  # the thread in which the user ends the run
         self.ended = threading.Event()
-        self._resumable = {spec.name for spec in specs if spec.target}
+        self._resumable = {spec.name for spec in specs if spec.class_path}
 
     def now(self) -> dict[str, msg.BackendState]:
         """Return where each tracker stands, with all that its relay has not taken yet. (`states` is what the relay has said.)"""
@@ -138,7 +138,7 @@ class Parts:
         self._before: dict[str, msg.BackendState] = {}  # of parts that are gone
         self._incomplete: list[str] = []  # their root directories, where something is missing
         self._writers: dict[_Key, list[str]] = {}
-        self._sources: list[tuple[msg.Source, Home]] = []
+        self._sources: list[tuple[msg.Source, ActiveRuns]] = []
         self._closed = False
         self._silent = False  # a relay did not answer at the end of its run
         self.on_problem = plan.on_problem
@@ -147,42 +147,42 @@ class Parts:
 
     # -- the sink of interception -------------------------------------------------------------------------------------
 
-    def begin(self, home: Home) -> None:
+    def begin(self, runs: ActiveRuns) -> None:
         """Open the runs that a writer would belong to that is made now."""
         with self._lock:
-            self._join(home)
+            self._join(runs)
 
-    def writer_created(self, logdir: str, home: Home) -> None:
+    def writer_created(self, logdir: str, runs: ActiveRuns) -> None:
         with self._lock:
-            for key in self._over.intersection(home):  # it is active: it has been resumed since it was ended
+            for key in self._over.intersection(runs):  # it is active: it has been resumed since it was ended
                 self._reopen(key)
-            for part in self._join(home):
+            for part in self._join(runs):
                 part.bus.tell(msg.Writer(logdir))
-            self._remember(logdir, home)
+            self._remember(logdir, runs)
 
-    def add_source(self, path: str, logdir: str, parent: str | None, home: Home) -> int:
+    def add_source(self, path: str, logdir: str, parent: str | None, runs: ActiveRuns) -> int:
         with self._lock:
             source = msg.Source(len(self._sources), path, logdir, parent)
-            for part in self._join(home):
+            for part in self._join(runs):
                 part.bus.tell(source)
-            self._remember(parent or logdir, home)
-            self._sources.append((source, home))
-            self.routes.append(self._route(home))
+            self._remember(parent or logdir, runs)
+            self._sources.append((source, runs))
+            self.routes.append(self._route(runs))
             return source.id
 
-    def _remember(self, logdir: str, home: Home) -> None:
-        for key in self._keys(home):
+    def _remember(self, logdir: str, runs: ActiveRuns) -> None:
+        for key in self._keys(runs):
             known = self._writers.setdefault(key, [])
             if logdir not in known:
                 known.append(logdir)
 
-    def _keys(self, home: Home) -> list[_Key]:
-        active = dict(home)
+    def _keys(self, runs: ActiveRuns) -> list[_Key]:
+        active = dict(runs)
         return [(name, active.get(name)) for name in self._specs]
 
-    def _join(self, home: Home) -> list[_Part]:
+    def _join(self, runs: ActiveRuns) -> list[_Part]:
         """Return the parts that serve these runs, each once; those that are not there yet are opened."""
-        keys = [key for key in self._keys(home) if key not in self._over]
+        keys = [key for key in self._keys(runs) if key not in self._over]
         missing = [key for key in keys if key not in self._by_key and not self._closed]
         own = [key for key in missing if key[1] is None]
         for group in [*([own] if own else []), *([key] for key in missing if key[1] is not None)]:
@@ -212,15 +212,15 @@ class Parts:
             return spec
         return msgspec.structs.replace(spec, resume=run_id, borrowed=True, here=not _takes_ids(name))
 
-    def _route(self, home: Home) -> Route:
-        routes: list[Route] = [part.bus for part in self._join(home)]
-        routes += [_Over(self, key) for key in self._keys(home) if key in self._over]
+    def _route(self, runs: ActiveRuns) -> Route:
+        routes: list[Route] = [part.bus for part in self._join(runs)]
+        routes += [_Over(self, key) for key in self._keys(runs) if key in self._over]
         return routes[0] if len(routes) == 1 else _Fan(routes)
 
     def _reroute(self, key: _Key) -> None:
-        for number, (_, home) in enumerate(self._sources):
-            if key in home:
-                self.routes[number] = self._route(home)
+        for number, (_, runs) in enumerate(self._sources):
+            if key in runs:
+                self.routes[number] = self._route(runs)
 
     # -- the end of a run of the user's -------------------------------------------------------------------------------
 
@@ -309,8 +309,8 @@ class Parts:
         part = self._open([key])
         for logdir in self._writers[key]:  # in the same order, so that they get the same names
             part.bus.tell(msg.Writer(logdir))
-        for source, home in self._sources:
-            if key in home:
+        for source, runs in self._sources:
+            if key in runs:
                 part.bus.tell(source)
         self._reroute(key)
 

@@ -38,6 +38,7 @@ __all__ = ["Session"]
 
 logger = logging.getLogger("tracelet_shim")
 
+
 class Session:
     """A running session. Made by `start_logging`; a context manager that stops at its end.
 
@@ -109,7 +110,7 @@ class Session:
             int(self.settings.memory * 1e6), self.settings.exit_timeout, self.settings.quiet,
         )  # fmt: skip
         bus = Parts(self.id, self._specs, plan)
-        bus.begin(self.home())
+        bus.begin(self.active_runs())
         owner.take()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and sys.modules["multiprocessing.process"].parent_process() is not None:
@@ -127,12 +128,12 @@ class Session:
     @property
     def hosts_trackers(self) -> bool:
         """True if a tracker's SDK runs in this process."""
-        return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.target for spec in self._specs)
+        return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.class_path for spec in self._specs)
 
     def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
         run_report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
         for spec in specs:
-            twice = registry.find(spec.name).own_hook() if spec.target else None
+            twice = registry.find(spec.name).own_hook() if spec.class_path else None
             if twice is not None:
                 self._replies.warn(msg.Trouble(spec.name, "twice", f"it will have everything twice: {twice}"))
         if not self._hosts_a_run and any(spec.here for spec in specs):
@@ -155,7 +156,7 @@ class Session:
 
     def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
-        here = {spec.name for spec in specs if not spec.target or spec.here}
+        here = {spec.name for spec in specs if not spec.class_path or spec.here}
         if self.settings.delivery == "thread" or len(here) == len(specs):
             return ThreadChannel(self.objects)
         there = RelayChannel(say)
@@ -163,14 +164,14 @@ class Session:
 
     # -- the sink of interception -------------------------------------------------------------------------------------
 
-    def home(self) -> intercept.Home:
+    def active_runs(self) -> intercept.ActiveRuns:
         """Return the runs that the user has active in this thread, in trackers of this session."""
         found = []
         for spec in self._specs:
             try:
-                if spec.target and spec.name not in self._classes:
+                if spec.class_path and spec.name not in self._classes:
                     self._classes[spec.name] = registry.find(spec.name)
-                run_id = self._classes[spec.name].borrowed() if spec.target else None
+                run_id = self._classes[spec.name].borrowed() if spec.class_path else None
             except Exception as error:  # an SDK that has changed, or is just being imported by another thread
                 self.problem(error)
                 continue
@@ -178,11 +179,11 @@ class Session:
                 found.append((spec.name, run_id))
         return tuple(found)
 
-    def writer_created(self, logdir: str, home: intercept.Home) -> None:
-        self.begin().writer_created(logdir, home)
+    def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
+        self.begin().writer_created(logdir, runs)
 
-    def add_source(self, path: str, logdir: str, parent: str | None, home: intercept.Home) -> int:
-        return self.begin().add_source(path, logdir, parent, home)
+    def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
+        return self.begin().add_source(path, logdir, parent, runs)
 
     def publish(self, record: msg.Record) -> None:
         self.exit_watch.still_running()
@@ -308,35 +309,39 @@ class Session:
             self._let_go(at_exit=at_exit)
             if self.settings.strict and self._replies.in_doubt:
                 raise errors.DeliveryError("nothing was delivered; see the warning above", {})
-        else:
-            deadline = self.settings.exit_timeout if timeout is None else timeout
-            drain = Drain(self.status, deadline, quiet=self.settings.quiet)
-            flushed = False
+            return
+        deadline = self.settings.exit_timeout if timeout is None else timeout
+        states = self._drain(self._bus, msg.Close(status, deadline, at_exit))
+        owner.give_up()
+        try:
+            self._account(answered=states is not None)
+        finally:
+            if self.settings.ci:
+                self._tell_job(self.status())
 
-            def waiting() -> None:
-                nonlocal flushed
-                if self._replies.spilled and not flushed:
-                    flushed = True
-                    intercept.flush_files()  # what did not fit into memory is read from them
-                drain.show()
+    def _drain(self, bus: Parts, message: msg.Close) -> dict[str, msg.BackendState] | None:
+        """Wait for what is left; return where the trackers stand then, or None if a relay did not answer in time."""
+        bars = Drain(self.status, message.deadline, quiet=self.settings.quiet)
+        flushed = False
 
-            try:
-                states = self._bus.close(msg.Close(status, deadline, at_exit), waiting)
-            except KeyboardInterrupt:
-                drain.close()
-                goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {deadline:.0f} s"
-                remedy = self._remedy()
-                say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
-                raise
-            finally:
-                drain.close()
-                self._let_go(at_exit=at_exit)
-            owner.give_up()
-            try:
-                self._account(answered=states is not None)
-            finally:
-                if self.settings.ci:
-                    self._tell_job(self.status())
+        def waiting() -> None:
+            nonlocal flushed
+            if self._replies.spilled and not flushed:
+                flushed = True
+                intercept.flush_files()  # what did not fit into memory is read from them
+            bars.show()
+
+        try:
+            return bus.close(message, waiting)
+        except KeyboardInterrupt:
+            bars.close()
+            goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {message.deadline:.0f} s"
+            remedy = self._remedy()
+            say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
+            raise
+        finally:
+            bars.close()
+            self._let_go(at_exit=message.at_exit)
 
     def _let_go(self, *, at_exit: bool) -> None:
         """Take nothing more. While the end waited, what other threads logged was taken; what comes after the end of the program

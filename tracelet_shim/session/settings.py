@@ -235,6 +235,7 @@ _TYPES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fi
 
 
 def from_environment(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:
+    """Return what environment variables set, each as a text, and under ``options`` what they set for the trackers in `known`."""
     values: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
     plain = {f"{PREFIX}{name.upper()}": name for name in _TYPES if name != "options"}
@@ -271,9 +272,17 @@ def _warn(text: str) -> None:
         warnings.warn(printable(text), stacklevel=2)
 
 
-def from_file(
-    environment: Mapping[str, str], known: list[str], problems: list[Problem] | None = None
-) -> dict[str, Any]:
+def from_file(environment: Mapping[str, str], known: list[str], problems: list[Problem] | None = None) -> dict[str, Any]:
+    """Return what the file sets, with the tables of the trackers in `known` under ``options``; nothing if there is no file.
+
+    Args:
+        environment: may name another file.
+        known: names of trackers.
+        problems: as of `resolve`.
+
+    Raises:
+        ConfigurationError: the file that the environment names is none, or it cannot be read.
+    """
     named = environment.get(PREFIX + "CONFIG")
     path = Path(named or FILE)
     if not path.is_file():

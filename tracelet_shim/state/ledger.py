@@ -301,7 +301,7 @@ class Ledger:
         """Return, by source, the position behind the last record that an ended session has."""
         return dict(self._db.execute("SELECT id, taken FROM sources WHERE session = ?", (session,)))
 
-    def known_paths(self) -> set[str]:
+    def event_files(self) -> set[str]:
         """Return the event files of all sessions."""
         return {path for (path,) in self._db.execute("SELECT DISTINCT path FROM sources")}
 

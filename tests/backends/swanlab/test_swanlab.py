@@ -33,7 +33,7 @@ from tracelet_shim.backends.swanlab import charts, limits, trials
 from tracelet_shim.backends.swanlab.backend import SwanLabBackend
 from tracelet_shim.backends.swanlab.times import timestamp
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONG = "x" * 5000
 HOSTILE = [
     "", "_x_", "../../x", "/abs", "abs", "a\0b", "a\nb", LONG, LONG + "y", "a", "a/b", "Case", "case", "é/日本",

@@ -23,7 +23,9 @@ from tests.sample_events import WALL, Maker, gif_frames, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.registry import validate
-from tracelet_shim.backends.tensorboard.backend import OPEN_FILES, TensorBoardBackend, _encode_tag
+from tracelet_shim.backends.tensorboard.backend import TensorBoardBackend
+from tracelet_shim.backends.tensorboard.event_files import OPEN_FILES
+from tracelet_shim.backends.tensorboard.projector import encode_tag
 from tracelet_shim.eventfiles import tfrecord
 
 
@@ -524,7 +526,7 @@ def _blocks(folder: Path) -> list[list[str]]:
 @given(st.sets(st.text(st.characters(), max_size=300), min_size=2, max_size=5))
 def test_embedding_directories(tags: set[str]) -> None:
     """The directory of an embedding is one safe path component, different for each tag."""
-    names = {_encode_tag(tag) for tag in tags}
+    names = {encode_tag(tag) for tag in tags}
     assert len(names) == len(tags)
     for name in names:
         assert name not in ("", ".", "..")

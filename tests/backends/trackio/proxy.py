@@ -21,7 +21,7 @@ class Proxy:
     """
 
     def __init__(self, server: str) -> None:
-        self.server = server.rstrip("/")
+        self.server = server.partition("?")[0].rstrip("/")
         self.status: int | None = None
         self.answered = 0
         proxy = self
@@ -45,7 +45,8 @@ class Proxy:
                 self.wfile.write(content)
 
             def _passed_on(self, body: bytes | None) -> tuple[int, bytes]:
-                headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
+                mine = ("host", "connection", "accept-encoding")
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in mine}
                 request = urllib.request.Request(proxy.server + self.path, body, headers, method=self.command)
                 try:
                     with urllib.request.urlopen(request, timeout=30) as answer:

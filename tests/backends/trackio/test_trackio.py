@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.backends.trackio.proxy import Proxy
 from tests.backends.trackio.reader import TrackioReader
 from tests.conftest import RunPython
 from tests.sample_events import WALL, Maker, gif_frames, png, run_info
@@ -942,6 +943,77 @@ def test_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
         check_all(TrackioReader(tmp_path, "outage"), events)
     finally:
         server.stop()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    proxy = Proxy(server.url)
+    yield proxy
+    proxy.stop()
+
+
+def test_a_proxy_answers_in_place_of_the_server(server: Server, proxy: Proxy) -> None:
+    """A page of a proxy's, whatever its status, says nothing of the events: they are sent again, and are there once."""
+    backend = opened(
+        options={"server_url": proxy.url, "write_token": "token-of-the-test"}, project="proxy", run_id="proxy"
+    )
+    make = Maker()
+    events: list[ev.Event] = []
+    for status in (200, 302, 403, 408, 425, 429, 500, 502, 503, 504):
+        batch: list[ev.Event] = [make.scalar("x", 1.0, status), *([make.image("i", status)] if status in (200, 503) else [])]
+        proxy.status, proxy.answered = status, 0
+        with pytest.raises(Exception, match=r".") as caught:
+            backend.write(batch)
+        assert (backend.is_transient(caught.value), backend.written, proxy.answered > 0) == (True, 0, True), status
+        proxy.status = None
+        backend.write(batch)
+        backend.write(batch)
+        events += batch
+    backend.close("finished")
+    read = TrackioReader(server.directory, "proxy")
+    assert [p.step for p in read.scalars("", "x")] == [event.step for event in events if isinstance(event, ev.Scalar)]
+    assert [step for step, _ in read.images("", "i")] == [200, 503]
+
+
+def test_a_proxy_that_never_lets_an_event_through(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal that may pass is believed after a minute without one good answer, and doubted anew after one."""
+    now = 0.0
+    token = {"write_token": "token-of-the-test"}
+    backend = opened(options={"server_url": proxy.url, **token}, project="proxy", run_id="refused")
+    monkeypatch.setattr(backend._patience, "_clock", lambda: now)
+    make = Maker()
+
+    def passes() -> bool:
+        with pytest.raises(Exception, match="403") as caught:
+            backend.write([make.scalar("x", 1.0)])
+        return backend.is_transient(caught.value)
+
+    proxy.status = 403
+    found = [passes()]
+    now = 59.0
+    found.append(passes())
+    proxy.status = None
+    backend.write([make.scalar("x", 2.0)])
+    proxy.status = 403
+    now = 70.0
+    found.append(passes())
+    now = 131.0
+    found.append(passes())
+    assert found == [True, True, True, False]
+
+
+@pytest.mark.parametrize("status", [200, 502])
+def test_a_proxy_answers_while_a_run_is_opened(proxy: Proxy, status: int) -> None:
+    """A server that is not up yet, behind a proxy that is, is tried again."""
+    backend = TrackioBackend({"server_url": proxy.url, "write_token": "token-of-the-test"})
+    proxy.status = status
+    with pytest.raises(Exception, match=r".") as caught:
+        backend.open(run_info(project="opening", run_id=f"opening {status}"))
+    assert backend.is_transient(caught.value)
+    proxy.status = None
+    backend.open(run_info(project="opening", run_id=f"opening {status}"))
+    backend.write([Maker().scalar("x", 1.0)])
+    backend.close("finished")
 
 
 def test_check_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.shared.names import Names, unescape
-from tracelet_shim.backends.wandb.backend import KEY, WandbBackend, _bins
+from tracelet_shim.backends.wandb.backend import WandbBackend
+from tracelet_shim.backends.wandb.limits import KEY
+from tracelet_shim.backends.wandb.media import bins
 
 HOSTILE = [
     "", " ", "a", "a/b", "a/", "/a", "//a", "a//b", ".", "..", "...", "..a", "../../x", "a/../b", "./a", "/etc/passwd",
@@ -270,9 +272,9 @@ def test_rows_are_those_of_run_log(directory: Path, monkeypatch: pytest.MonkeyPa
     found = []
     for together in (True, False):
         if not together:
-            monkeypatch.setattr("tracelet_shim.backends.wandb.backend._Rows.of", lambda _: None)
+            monkeypatch.setattr("tracelet_shim.backends.wandb.fast.Rows.of", lambda _: None)
         backend = session(lambda backend: backend.write(events), session=f"{together:016x}")
-        assert (backend._rows is not None) is together
+        assert (backend._run.fast is not None) is together
         run = WandbReader(directory, backend.handle.id).run()
         rows = [{key: value for key, value in row.items() if key != "_runtime"} for row, _ in run.rows]
         del rows[-3]["_timestamp"]  # a wall time of NaN: W&B's own clock
@@ -303,7 +305,7 @@ def test_a_version_with_other_rows(directory: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(InterfaceBase, "publish_partial_history", another_way)
     backend = session(lambda backend: backend.write([Maker().scalar("s", 0.1 * i, i) for i in range(3)]))
-    assert backend._rows is None
+    assert backend._run.fast is None
     assert [(row["s"], row["version"]) for row, _ in WandbReader(directory).run().rows] == [(0.1 * i, 2) for i in range(3)]
 
 
@@ -406,7 +408,7 @@ def test_odd_media(directory: Path) -> None:
 
 def test_large_embedding(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An embedding too large for a table is shown in part, and attached whole."""
-    monkeypatch.setattr("tracelet_shim.backends.wandb.backend.MAX_CELLS", 20)
+    monkeypatch.setattr("tracelet_shim.backends.wandb.media.MAX_CELLS", 20)
     session(lambda backend: backend.write([Maker().embedding("e", 1)]))
     reader = WandbReader(directory)
     assert reader.embeddings("", "e")[0][1].shape == (4, 5)
@@ -430,7 +432,7 @@ def test_bins_lose_no_sample(buckets: list[tuple[int, float]], left: float, open
         writer="", tag="h", step=0, wall_time=0.0, record=ev.RecordId("f", 1), min=left, max=top, num=sum(counts),
         sum=0.0, sum_squares=0.0, limits=tuple(limits), counts=counts,
     )  # fmt: skip
-    binned, edges = _bins(event)
+    binned, edges = bins(event)
     assert 1 <= len(binned) <= 512
     assert len(edges) == len(binned) + 1
     assert binned.sum() == sum(counts)
@@ -623,7 +625,7 @@ m = Maker()
 
 def program(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(
         [sys.executable, "-c", PROLOGUE + text, str(directory)], capture_output=True, text=True, timeout=100, cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)}, check=False,
@@ -660,9 +662,9 @@ print(backend.open(run_info(resume=RESUME)).run_id, flush=True)
 values = [math.nan, math.inf, 1e300, *map(float, range(4000))]
 events = [m.scalar("twice", 0.5, 1, WALL), m.scalar("twice", 0.5, 1, WALL)]
 events += [m.scalar("s", value, step, WALL + step) for step, value in enumerate(values)]
-events += [m.histogram("h", 1), m.image("i", 1)]
+events += [m.hparams({"lr": 0.1}, {"acc": 0.5}), m.histogram("h", 1), m.image("i", 1)]
 """
-    killed = "backend.write(events[:1505] + events[-2:])\nbackend.flush()\nos.kill(os.getpid(), signal.SIGKILL)"
+    killed = "backend.write(events[:1505] + events[-3:])\nbackend.flush()\nos.kill(os.getpid(), signal.SIGKILL)"
     done = program(directory, "RESUME = None" + opened + killed)
     assert done.returncode == -signal.SIGKILL, done.stderr
     resumed = f"RESUME = {done.stdout.strip()!r}" + opened
@@ -671,7 +673,7 @@ events += [m.histogram("h", 1), m.image("i", 1)]
     reader = WandbReader(directory)
     assert [point.step for point in reader.scalars("", "s")] == list(range(4003))
     assert [point.value for point in reader.scalars("", "twice")] == [0.5, 0.5]
-    assert len(reader.histograms("", "h")) == len(reader.images("", "i")) == 1
+    assert len(reader.histograms("", "h")) == len(reader.images("", "i")) == len(reader.scalars("", "acc")) == 1
 
 
 def test_the_service_may_die(directory: Path) -> None:
@@ -713,7 +715,7 @@ def test_rows_that_are_not_taken(directory: Path, at: int) -> None:
         """
 backend = WandbBackend()
 backend.open(run_info())
-client = backend._rows._client
+client = backend._run.fast._client
 publish, writer, handed = client.publish, client._writer, []
 async def failing(request):
     if len(handed) == at:
@@ -738,6 +740,17 @@ backend.close("finished")
     assert [[p.value for p in reader.scalars("", f"a{i}")] for i in range(3)] == [
         [float(v) for v in range(i, 30, 3)] for i in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "transient"),
+    [("HTTP 408", True), ("status 425", True), ("429 Too Many", True), ("503 x", True), ("403 no", False), ("404 x", False)],
+)
+def test_answers_pass_as_they_do_for_other_trackers(text: str, transient: bool) -> None:
+    """Whether an answer that W&B's SDK tells of may be another one later is read from the table that all trackers share."""
+    from wandb.errors import CommError
+
+    assert WandbBackend().is_transient(CommError(text)) is transient
 
 
 def test_a_dead_server_can_be_retried(directory: Path) -> None:

@@ -72,14 +72,14 @@ def _remember(run: Run, logs: Sequence[Path]) -> None:
     online, metrics, recent = run.sdk.mode == "online", run.core._metrics, deque[tuple[Any, ...]](maxlen=RECENT)
     for folder, record in ((log.parent, record) for log in logs for record in _records(log)):
         if online and record.HasField("save") and record.save.type == 0:  # SAVE_TYPE_CUSTOM: a file of ours
-            run.core.upsert_saves([record.save])
+            run.save_again(record.save)
         scalar = record.HasField("scalar")
         if not scalar and not record.HasField("media"):
             continue
         point = record.scalar if scalar else record.media
         metric = metrics.get(point.key)
         if online and (metric is None or (point.step > metric.min_step and point.step not in metric.steps)):
-            _send_again(run, folder, point)
+            run.put_again(folder, point)
             metric = metrics.get(point.key)
         if metric is None:
             column = builder.build_auto_column(run.core._ctx, point)
@@ -93,21 +93,6 @@ def _remember(run: Run, logs: Sequence[Path]) -> None:
             content = [struct.pack("<d", point.value.number)] if scalar else [i.sha256 for i in point.value.items]
             recent.append((base, point.timestamp.seconds, point.timestamp.nanos, *content))
     run.seen = Seen(recent, in_order=True)
-
-
-def _send_again(run: Run, folder: Path, point: Any) -> None:
-    """Deliver a point of an earlier session, whose directory is `folder`, that the service has not got."""
-    from swanlab.sdk.internal.pkg import adapter
-
-    if not hasattr(point.value, "items"):
-        run.core.upsert_scalars([point])
-        return
-    for item in point.value.items:
-        name = Path("media", adapter.medium[point.type], item.filename)
-        if (folder / name).is_file():
-            (run.dir / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, run.dir / name)
-    run.core.upsert_media([point])
 
 
 def remove_begun(run: Run) -> None:

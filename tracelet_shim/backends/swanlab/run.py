@@ -1,4 +1,4 @@
-"""One SwanLab run, written to through its core.
+"""One SwanLab run, written to through its core: the only code that writes to it.
 
 Delivery. `Run.log` of the SDK queues a value for a thread that swallows every error and takes its own clock for the time. So
 records go straight to the run's core, the interface that this thread calls too (`swanlab.sdk.protocol.CoreProtocol`):
@@ -21,6 +21,7 @@ import json
 import math
 import platform
 import shlex
+import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -194,6 +195,18 @@ class Run:
         self._check(place, at)
         self.sdk._callbacker.on_media_flush([record])
 
+    def put_again(self, folder: Path, point: Any) -> None:
+        """Deliver a point of an earlier session, whose directory is `folder`, that the service has not got."""
+        if not hasattr(point.value, "items"):
+            self.core.upsert_scalars([point])
+            return
+        for item in point.value.items:
+            name = Path("media", self._media[point.type], item.filename)
+            if (folder / name).is_file():
+                (self.dir / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, self.dir / name)
+        self.core.upsert_media([point])
+
     def _place(self, key: str, column: int, step: int) -> tuple[str, int]:
         """Return the key and step where SwanLab will take a point of `key` at `step`."""
         if 0 <= step <= MAX_STEP:
@@ -241,6 +254,10 @@ class Run:
             file.write(data)
         if not known:
             self._record_file(path, target, "end")
+
+    def save_again(self, save: Any) -> None:
+        """Upload a file of an earlier session's."""
+        self.core.upsert_saves([save])
 
     def _record_file(self, path: str, target: Path, policy: str) -> None:
         from swanlab.proto.swanlab.save.v1.save_pb2 import SaveRecord

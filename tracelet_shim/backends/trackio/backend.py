@@ -33,7 +33,7 @@ from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.tables import bucket_numbers, node_page
 from tracelet_shim.backends.shared.options import Parser, switch
-from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 from tracelet_shim.backends.trackio import joined, log_ids, names, process
 from tracelet_shim.backends.trackio.batch import Batch
 from tracelet_shim.backends.trackio.joined import UsersRun
@@ -42,7 +42,7 @@ from tracelet_shim.backends.trackio.names import OWN
 from tracelet_shim.backends.trackio.probe import PROBE
 from tracelet_shim.backends.trackio.resume import Stored
 from tracelet_shim.backends.trackio.run import TrackioRun
-from tracelet_shim.backends.trackio.server import Server, make_space
+from tracelet_shim.backends.trackio.server import Server, is_own, make_space
 from tracelet_shim.backends.trackio.settings import check_remote, remotes, token
 from tracelet_shim.backends.trackio.store import Store
 from tracelet_shim.backends.trackio.tables import embedding_rows, pr_curve_page, pr_curve_rows
@@ -108,6 +108,8 @@ class TrackioBackend(Backend):
         self._batch: Batch | None = None
         self._stored = Stored()
         self._there = set[ev.RecordId]()
+        self._opened = False
+        self._patience = Patience()
         self._keys = names.keys()
         self._run_names = names.run_names()
         self._artifacts = names.artifact_names()
@@ -154,6 +156,7 @@ class TrackioBackend(Backend):
         main.set_params(run.config)
         main.changed = self._joined is None or bool(run.config or run.tags or run.notes is not None)
         self._send()
+        self._opened = True
         assert self._store is not None
         return OpenedRun(main.id, self._store.url())
 
@@ -213,9 +216,11 @@ class TrackioBackend(Backend):
         return self._handle
 
     def is_transient(self, error: BaseException) -> bool:
-        code = getattr(getattr(error, "response", None), "status_code", None)  # httpx, and the Hub's errors
+        response = getattr(error, "response", None)  # httpx, and the Hub's errors
+        code = getattr(response, "status_code", None)
         if isinstance(code, int):
-            return judge(code) is Verdict.PASSES
+            own = is_own(response)
+            return self._patience.passes(code, own=own) if self._opened else judge(code, own=own) is Verdict.PASSES
         httpx = sys.modules.get("httpx")
         return (httpx is not None and isinstance(error, httpx.TransportError)) or super().is_transient(error)
 
@@ -252,6 +257,7 @@ class TrackioBackend(Backend):
             except BaseException:
                 self._stored.may_be = True  # some of it may be there all the same
                 raise
+            self._patience.reset()
         for run in runs:
             run.changed = False
         self._batch = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import urlencode
 from tracelet_shim.backends.trackio.process import on_stderr
 from tracelet_shim.backends.trackio.store import manifest_of, media_value
 
-__all__ = ["Server", "make_space"]
+__all__ = ["Server", "is_own", "make_space"]
 
 _TIMEOUT = 15.0  # seconds without an answer; Trackio's own is 60
 
@@ -28,12 +29,18 @@ class Server:
 
         self._project, self._space, self._server, self._write_token = project, space, server, token
         self._hf_token = huggingface_hub.get_token() if space else None
-        self._client = RemoteClient(
-            space or server, hf_token=self._hf_token, write_token=token, httpx_kwargs={"timeout": _TIMEOUT}
-        )
+        try:
+            self._client = RemoteClient(
+                space or server, hf_token=self._hf_token, write_token=token, httpx_kwargs={"timeout": _TIMEOUT}
+            )
+        except ValueError as error:  # of Gradio's client, which is tried where ``/version`` does not answer as Trackio does
+            raise ConnectionError(f"no Trackio server answers at {space or server}: {error}") from error
 
     def _call(self, api: str, *, write: bool = True, **arguments: Any) -> Any:
-        return self._client.predict(api_name=api, **arguments, **({"hf_token": self._hf_token} if write else {}))
+        try:
+            return self._client.predict(api_name=api, **arguments, **({"hf_token": self._hf_token} if write else {}))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConnectionError("the answer is none of Trackio's but a page of what is between us and its server") from error
 
     def runs(self) -> list[dict[str, Any]]:
         return list(self._call("/get_runs_for_project", write=False, project=self._project))
@@ -71,6 +78,16 @@ class Server:
     def handle(self) -> dict[str, Any]:
         where = {"space_id": self._space, "server_base_url": self._server, "write_token": self._write_token}
         return {"url": self._space or self._server, "client": self._client, **where}
+
+
+def is_own(response: Any) -> bool:
+    """True if an error comes from a Trackio server, or the Hub: JSON that says what is wrong (``asgi_app.py``). What is between
+    us and them answers with a page."""
+    try:
+        body = response.json()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and "error" in body
 
 
 def make_space(space: str, options: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ stops for good, with a line in its own log and nowhere else. So the server is as
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -116,10 +115,3 @@ class Lines:
             self._offset = int(said["history_offset"]) + int(said.get("history_lines", 0))
         elif text == "filestream: request sent" and str(said.get("status")).startswith("2"):
             self._acknowledged = max(self._acknowledged, self._offset)
-
-
-def logs_of(folder: str, run_id: str) -> list[Path]:
-    """Return the transaction logs of a run of this machine, oldest first, without the one in `folder`."""
-    own = os.path.join(folder, f"run-{run_id}.wandb")
-    logs = [log for log in Path(folder).parent.glob(f"*run-*-{run_id}/run-{run_id}.wandb") if str(log) != own]
-    return sorted(logs, key=lambda log: log.stat().st_mtime_ns)

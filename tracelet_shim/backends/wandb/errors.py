@@ -1,0 +1,33 @@
+"""What an error of W&B's SDK means."""
+
+from __future__ import annotations
+
+import re
+
+from tracelet_shim.backends.shared.transient import Verdict, is_refusal, judge
+
+__all__ = ["lost", "passes"]
+
+_LASTING = re.compile("permission denied|not found", re.IGNORECASE)
+
+
+def lost(error: BaseException) -> bool:
+    """Tell whether W&B's service process has died."""
+    return isinstance(error, ConnectionError) or bool(_kinds(error) & {"MailboxClosedError", "HandleAbandonedError"})
+
+
+def passes(error: BaseException) -> bool | None:
+    """Tell whether the same may succeed later; None if the error is none of W&B's."""
+    kinds = _kinds(error)
+    if kinds & {"AuthenticationError", "UsageError"}:
+        return False
+    if lost(error) or kinds & {"CommError", "ServicePollForTokenError"}:
+        text = str(error)
+        refused = any(judge(int(status)) is not Verdict.PASSES for status in re.findall(r"\b4\d\d\b", text))
+        return not (refused or _LASTING.search(text) or is_refusal(text))
+    return None
+
+
+def _kinds(error: BaseException) -> set[str]:
+    """Return the names of the SDK's classes that `error` belongs to; importing them would import the SDK."""
+    return {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("wandb.")}

@@ -1,0 +1,58 @@
+"""Under which names the tags and parameters of a session stand in its runs."""
+
+from __future__ import annotations
+
+import json
+
+from tracelet_shim.backends.shared.names import Shortened
+from tracelet_shim.backends.wandb.limits import key_rule, param_rule, table_rule
+from tracelet_shim.backends.wandb.run import Run
+
+__all__ = ["RunNames"]
+
+_REMEMBERED = 100_000  # a program that makes up a tag a step must not grow us without end
+
+
+class RunNames:
+    """The names of one session.
+
+    A tag that holds several types gets a key for each, since W&B shows one panel a key: the first type has the plain key, a later
+    one ``tag (image)``.
+
+    Attributes:
+        plain: the rule for keys, without a type.
+        param: the rule for parameters.
+    """
+
+    def __init__(self) -> None:
+        self.plain = key_rule()
+        self.param = param_rule()
+        self._kinds: dict[str, str] = {}
+        self._run_id: str | None = None
+
+    def in_run(self, run_id: str) -> None:
+        """The session's run is this one; or again this one, if it is continued."""
+        if self._run_id != run_id:
+            self._run_id = run_id
+            self._table = table_rule(run_id)
+            self._shortened = Shortened(self.plain, self._table, self.param)
+
+    def key(self, path: str, kind: str, *, table: bool = False) -> str:
+        """Return the key of a tag, with the type behind it where another type has the plain key.
+
+        Args:
+            path: the tag's.
+            kind: the event type.
+            table: True if W&B makes a table of it.
+        """
+        key = (self._table if table else self.plain)(path)
+        first = self._kinds.get(key, kind)
+        if len(self._kinds) < _REMEMBERED:
+            self._kinds[key] = first
+        return key if first == kind else f"{key} ({kind})"
+
+    def note(self, run: Run) -> None:
+        """Save the whole of each name that had to be cut with the session's run."""
+        with self._shortened.telling() as new:
+            if new:
+                run.save("names.json", json.dumps(self._shortened.everything(), indent=1).encode())
