@@ -40,3 +40,12 @@ def test_a_row_has_one_time_for_all_its_points() -> None:
     assert not seen.take("b", 1.0)
     assert seen.take("b", float("inf"))
     assert not seen
+
+
+@given(POINTS)
+def test_a_store_may_be_read_bit_by_bit(stored: list[int]) -> None:
+    """What is added is as what was there from the beginning."""
+    seen = Seen()
+    for point in stored:
+        seen.add(point)
+    assert [seen.take(point) for point in stored + stored] == [True] * len(stored) + [False] * len(stored)

@@ -475,6 +475,21 @@ def test_points_of_two_files_at_one_position(tmp_path: Path) -> None:
     assert len(places) == len(set(places))
 
 
+@pytest.mark.parametrize("written", [1, 9, 14])
+def test_a_batch_of_all_kinds_comes_again(tmp_path: Path, written: int) -> None:
+    """However much of a batch had been written, each event of it is there once, whatever its kind."""
+    batch = Maker().one_of_each()
+    whole = write(batch, run_id="whole")
+    run = write(batch[:written], run_id="again")
+    write(batch, run_id="again")
+
+    def kept(run_id: str) -> list[tuple[str, ...]]:
+        return sorted((e["type"], e["metric"], e["variant"], str(e["iter"])) for e in reader(tmp_path, run_id).session().events())
+
+    assert kept(run) == kept(whole)
+    assert reader(tmp_path, run).artifacts().keys() == reader(tmp_path, whole).artifacts().keys()
+
+
 def test_run_id_finds_the_run_again(tmp_path: Path) -> None:
     """Two sessions with one run id are one task, by the chosen id or by ClearML's own; another id is another task."""
     make = Maker()

@@ -171,8 +171,7 @@ class ClearMLBackend(Backend):
         task = self._task(run, program) if self._own else main
         self._run = RunTask(task, offline=self._offline)
         stored = self._stored(task) if self._resumed or self._again or not self._own else None
-        self._places = TaskPlaces(self._names.of, self.wall_time_ms, stored)
-        self._run.there = self._places.there
+        self._places = TaskPlaces(self._names.of, self.wall_time_ms, stored, self._run.expect)
         self._describe_run(run, program)
         self._opened = True
         if self._offline:
@@ -287,6 +286,7 @@ class ClearMLBackend(Backend):
         super().write(events)
         self._patience.reset()
         self._places.done(events, 10 * self.batch_events)
+        self._run.expect_no_more()
         self._publish_names()
 
     def _publish_names(self) -> None:

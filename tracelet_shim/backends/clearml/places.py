@@ -68,14 +68,12 @@ class TaskPlaces:
         names: (event) -> title and series.
         time_ms: (event) -> its time.
         stored: where what a continued task has already is read; None for a new one.
-
-    Attributes:
-        there: events of the batch that comes again, if one does, which the store has.
+        tell: is told of what the store has of a batch that comes again.
     """
 
     def __init__(
         self, names: Callable[[ev.Event], tuple[str, str]], time_ms: Callable[[ev.Event], int],
-        stored: OfflineLog | ServerEvents | None = None,
+        stored: OfflineLog | ServerEvents | None = None, tell: Callable[[Stored], object] | None = None,
     ) -> None:  # fmt: skip
         self._names = names
         self._time_ms = time_ms
@@ -86,7 +84,7 @@ class TaskPlaces:
         self._may_come_again = stored is not None
         self._times: Collection[int] = ()  # of the batch that may come again
         self._own: dict[tuple[Place, Mark], set[int]] = {}  # iterations at which the store has an event of that batch
-        self.there: set[Stored] = set()
+        self._tell = tell
 
     # -- batches ----------------------------------------------------------------------------------------------------
 
@@ -99,7 +97,6 @@ class TaskPlaces:
         """The batch is written; of others that were refused `most` are remembered, since they may come again."""
         self._may_come_again, self._times = False, ()
         self._own.clear()
-        self.there.clear()
         for event in events:  # others of the batch may come again, after this one was written alone
             self._placed.pop(event.record, None)
         while len(self._placed) > most:
@@ -151,7 +148,8 @@ class TaskPlaces:
             self._steps(known.place).add(known.iteration)
             if known.time in self._times:
                 self._own.setdefault((known.place, (known.time, known.value)), set()).add(known.iteration)
-                self.there.add(known)
+                if self._tell is not None:
+                    self._tell(known)
 
     def _steps(self, place: Place) -> Steps:
         known = self._taken.get(place)

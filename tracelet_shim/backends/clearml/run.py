@@ -12,7 +12,7 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tracelet_shim.backends.clearml.names import file_name
 from tracelet_shim.backends.clearml.resume import Stored
 from tracelet_shim.backends.clearml.session import UploadError, send_once
 from tracelet_shim.backends.run_info import Status
+from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.shared.values import cut, utf8
 
 __all__ = ["RunTask", "media", "plot", "scalar"]
@@ -37,14 +38,13 @@ class RunTask:
 
     Attributes:
         task: the same.
-        there: events that it has already, and that are not to be written again.
     """
 
     def __init__(self, task: Any, *, offline: bool) -> None:
         from clearml.backend_interface.metrics import Metrics
 
         self.task = task
-        self.there: Collection[Stored] = ()
+        self._there = Seen()
         self._offline = offline
         storage = task._get_default_report_storage_uri()
         # The SDK's form, which `Task.import_offline_session` looks for: <project>/<task name>.<task id>/...
@@ -56,14 +56,24 @@ class RunTask:
         self._metrics = Metrics(session=task.session, task=task, storage_uri=storage, storage_uri_suffix=suffix)
         self._metrics._send = send_once
 
+    def expect(self, event: Stored) -> None:
+        """Note an event that the task has already and that comes again: it is not written again."""
+        self._there.add(event)
+
+    def expect_no_more(self) -> None:
+        """Only the first batch may come again."""
+        self._there.clear()
+
     def deliver(self, adapters: Sequence[Any]) -> None:
         """Write events; all of them have arrived, or it raises.
 
         Args:
             adapters: of `scalar`, `plot` and `media`.
         """
-        if self.there:
-            adapters = [adapter for adapter in adapters if Stored.of(adapter.get_api_event().to_dict()) not in self.there]
+        left = self._there.copy()
+        if left:
+            events = [(adapter, adapter.get_api_event()) for adapter in adapters]  # None: an artifact
+            adapters = [adapter for adapter, event in events if event is None or not left.take(Stored.of(event.to_dict()))]
         batch = list(adapters)  # events whose file cannot be named are removed from it
         log = self._metrics._offline_log_filename
         before = os.path.getsize(log) if log and os.path.exists(log) else 0
@@ -80,6 +90,7 @@ class RunTask:
             raise UploadError(problem) from problem
         if len(batch) < len(adapters):
             raise errors.BackendError("ClearML: uploading a file failed: it got no name")
+        self._there = left
 
     def add_artifact(self, name: str, data: bytes) -> None:
         """Upload `data` as the artifact `name`: `Artifacts.upload_artifact`, but in this thread and with its errors."""

@@ -28,6 +28,10 @@ class Seen:
     def __bool__(self) -> bool:
         return bool(self._times)
 
+    def add(self, point: Hashable, wall_time: float = math.nan) -> None:
+        """The store has this point too: it is read bit by bit."""
+        self._times.setdefault(point, []).append(wall_time)
+
     def take(self, point: Hashable, wall_time: float = math.nan) -> bool:
         """Return whether the store has this point; it is told off then. One whose time is not finite has any time."""
         times = self._times.get(point, ())
