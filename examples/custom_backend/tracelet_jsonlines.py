@@ -53,6 +53,8 @@ class JsonLinesBackend(Backend):
     def log_line(self, event: ev.Event, **more: str) -> None:
         fields = msgspec.to_builtins(event)
         del fields["source"]  # the proto, for backends that copy event files
+        if "file" in more:
+            fields.pop("data", None)
         self.lines.write(json.dumps(finite({**fields, **more})) + "\n")
 
     # A type that is not listed here comes to `attach`, as the file that the base class makes of it.
@@ -63,7 +65,7 @@ class JsonLinesBackend(Backend):
         file = self.directory / "files" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-        self.log_line(msgspec.structs.replace(event, data=b""), file=path)
+        self.log_line(event, file=path)
 
 
 def finite(value: Any) -> Any:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +20,10 @@ __all__ = ["TRACKERS", "part", "with_part"]
 
 _HERE = Path(__file__).parent
 
-TRACKERS = tuple(sorted(path.parent.name for path in _HERE.glob("*/environment.py")))
-"""The names of all."""
+_ONLY = os.environ.get("ONLY_TRACKERS", "")
+_FOLDERS = tuple(sorted(path.parent.name for path in _HERE.glob("*/environment.py")))
+TRACKERS = tuple(name for name in _FOLDERS if not _ONLY or name in _ONLY.split(","))
+"""The names of all; with ``ONLY_TRACKERS=print,tensorboard``, while one is being written, of those."""
 
 
 def part(tracker: str, name: str) -> ModuleType:
