@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +72,9 @@ def empty_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def repo(empty_repo: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(empty_repo, tmp_path / "repo"))
+def repo(empty_repo: Path, tmp_path: Path) -> Iterator[Path]:
+    yield Path(shutil.copytree(empty_repo, tmp_path / "repo"))
+    gc.collect()  # a store that a test still had a hand on is closed while its directory is there
 
 
 @dataclass
@@ -620,11 +623,12 @@ def test_a_store_that_fails_for_a_while(repo: Path, monkeypatch: pytest.MonkeyPa
                 raise RocksIOError("no space")
             commit(batch)
 
-    monkeypatch.setattr(backend._run.ends, "_about" if broken == "meta" else "_series", Failing())
-    with pytest.raises(RocksIOError) as caught:
-        backend.write(events[1:])
-    assert (backend.is_transient(caught.value), backend.written) == (True, 4)
-    backend.write(events[1 + backend.written :])
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._run.ends, "_about" if broken == "meta" else "_series", Failing())
+        with pytest.raises(RocksIOError) as caught:
+            backend.write(events[1:])
+        assert (backend.is_transient(caught.value), backend.written) == (True, 4)
+        backend.write(events[1 + backend.written :])
     backend.close("finished")
     r = AimReader(repo, run_id)
     assert [p[:2] for p in r.scalars("", "s")] == [(0, 0), (1, 1), (2, 2), (2, 4), (3, 3), (4, 5), (5, 6), (6, 7)]

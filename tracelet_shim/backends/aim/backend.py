@@ -26,7 +26,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.aim import objects
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find
-from tracelet_shim.backends.aim.run import AimRun, hash_of, hash_of_trial
+from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import plotly
 from tracelet_shim.backends.render.tables import pr_curve_columns
@@ -82,8 +82,8 @@ class AimBackend(Backend):
         self._shortened = Shortened(self._names, self._paths)
         self._sequences: dict[tuple[str, str, str | None], tuple[int, str]] = {}
         self._repository: Repository | None = None
-        self._run: AimRun | None = None
-        self._trials = Trials[AimRun](1, self._end_trial)
+        self._run: Run | None = None
+        self._trials = Trials[Run](1, self._end_trial)
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -125,10 +125,10 @@ class AimBackend(Backend):
         repository.index(started.hash)
         return OpenedRun(started.hash, repository.url())
 
-    def _start(self, run_hash: str, name: str | None, started: float, *, fast: bool = False) -> AimRun:
+    def _start(self, run_hash: str, name: str | None, started: float, *, fast: bool = False) -> Run:
         assert self._repository is not None
         native = self._repository.start(run_hash, started, resume=bool(self._info.resume))
-        run = AimRun(native, self._names, fast=fast)
+        run = Run(native, self._names, fast=fast)
         run.name(name, self._info.project)
         return run
 
@@ -213,12 +213,12 @@ class AimBackend(Backend):
             context = {"type": "hparams"}
             run.points.put(float(number), self._name(key), event.step, event.wall_time, context, same_is_known=True)
 
-    def _trial(self, event: ev.HParams, trial: str) -> AimRun:
+    def _trial(self, event: ev.HParams, trial: str) -> Run:
         run = self._trials.get(trial, lambda: self._open_trial(trial, event.wall_time))
         run.ended = event.wall_time
         return run
 
-    def _open_trial(self, trial: str, started: float) -> AimRun:
+    def _open_trial(self, trial: str, started: float) -> Run:
         assert self._run is not None
         parent = self._run.hash
         run = self._start(hash_of_trial(parent, trial), f"{self._info.exp_name or parent}/{self._names(trial)}", started)
@@ -228,7 +228,7 @@ class AimBackend(Backend):
         run.tag("trial")
         return run
 
-    def _end_trial(self, trial: AimRun) -> None:
+    def _end_trial(self, trial: Run) -> None:
         assert self._repository is not None
         trial.end(trial.ended, trial.outcome)
         self._repository.index(trial.hash)

@@ -16,7 +16,7 @@ from tracelet_shim.backends.base import RunInfo, Status
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import plain
 
-__all__ = ["AimRun", "hash_of", "hash_of_trial"]
+__all__ = ["Run", "hash_of", "hash_of_trial"]
 
 _HASH = re.compile(r"[0-9a-f]{24}")
 
@@ -40,7 +40,7 @@ def _hashed(text: str) -> str:
     return hashlib.blake2s(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-class AimRun:
+class Run:
     """One run.
 
     Args:

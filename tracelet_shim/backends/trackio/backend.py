@@ -2,7 +2,7 @@
 
 Decisions, with the place in Trackio 0.43 that a rule comes from; more of them stand in the parts:
 
-- Rows go straight to the store, not through `Run.log`, see ``local.py`` and ``server.py``.
+- Rows go straight to the store, not through Trackio's own `Run.log`, see ``local.py`` and ``server.py``.
 - One event is one row, with its own time. Its ``log_id`` is made from the event: a repeated delivery counts once, see
   ``log_ids.py``. A server stamps the time of arrival, and the time column holds no NaN and no year 10000; there the true time
   is in the row as ``tracelet/wall_time``.
@@ -16,7 +16,7 @@ Decisions, with the place in Trackio 0.43 that a rule comes from; more of them s
   the files by name. (`trackio.save` belongs to no run, and a server forgets the names.) Equal manifests are one version
   (``_insert_artifact_version_cursor``); a path names its event, so that only repetitions are equal.
 - What a run is stands in its config, see ``run.py``. A trial is a run of its own, in one group with its parent.
-- No `Run` is made here unless the user asks for the `handle`, see ``process.py``.
+- No `trackio.run.Run` is made unless the user asks for the `handle`, see ``process.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.names import OWN
 from tracelet_shim.backends.trackio.probe import PROBE
 from tracelet_shim.backends.trackio.resume import Stored
-from tracelet_shim.backends.trackio.run import TrackioRun
+from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.server import Server, is_own, make_space
 from tracelet_shim.backends.trackio.settings import check_remote, remotes, token
 from tracelet_shim.backends.trackio.store import Store
@@ -100,8 +100,8 @@ class TrackioBackend(Backend):
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
         self._store: Store | None = None
-        self._main: TrackioRun | None = None
-        self._trials: dict[str, TrackioRun] = {}
+        self._main: Run | None = None
+        self._trials: dict[str, Run] = {}
         self._joined: UsersRun | None = None
         self._handle: Any = None
         self._project = names.DEFAULT_PROJECT
@@ -134,9 +134,9 @@ class TrackioBackend(Backend):
 
     @classmethod
     def ends(cls) -> Sequence[Ending]:
-        from trackio.run import Run
+        from trackio import run as sdk
 
-        return [Ending(Run, "finish", lambda run, *_: str(run.id))]
+        return [Ending(sdk.Run, "finish", lambda run, *_: str(run.id))]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class TrackioBackend(Backend):
         assert self._store is not None
         return OpenedRun(main.id, self._store.url())
 
-    def _join(self, native: Any) -> TrackioRun:
+    def _join(self, native: Any) -> Run:
         """Write to the run that the user has open: to the same place, under the same name and id."""
         user = UsersRun(native)
         self._project = user.project
@@ -169,7 +169,7 @@ class TrackioBackend(Backend):
         self._joined = user
         return user.as_run()
 
-    def _find(self, run: RunInfo) -> TrackioRun:
+    def _find(self, run: RunInfo) -> Run:
         """Return the run to continue, or a new one. An open that is tried again finds what the first try has made."""
         self._project = names.project_name(run.project or "")
         space, server = (None, None) if run.offline else remotes(self.given)
@@ -188,7 +188,7 @@ class TrackioBackend(Backend):
             from trackio import utils
 
             name = utils.generate_readable_name(list(found.values()))
-        return TrackioRun(run_id, name, config, iso(run.started) or "")
+        return Run(run_id, name, config, iso(run.started) or "")
 
     def _connect(self, space: str | None, server: str | None, token: str | None) -> Store:
         return Server(self._project, space, server, token) if space or server else Local(self._project)
@@ -394,7 +394,7 @@ class TrackioBackend(Backend):
             assert self._batch is not None
             self._batch.add_event(run, event, {self._keys(name): float(v) for name, v in event.metrics.items()})
 
-    def _trial(self, event: ev.HParams, trial: str) -> TrackioRun:
+    def _trial(self, event: ev.HParams, trial: str) -> Run:
         """Return the run of a trial; it goes on where an earlier session or try has left it."""
         assert self._main is not None
         assert self._store is not None
@@ -405,5 +405,5 @@ class TrackioBackend(Backend):
                 main.config["_Group"], main.changed = group, True
             started = iso(event.wall_time) or main.started
             config = plain(self._store.config(run_id) or {}) or main.trial_config(trial, group, started)
-            self._trials[trial] = TrackioRun(run_id, self._run_names(f"{main.name}-{trial}"), config, started)
+            self._trials[trial] = Run(run_id, self._run_names(f"{main.name}-{trial}"), config, started)
         return self._trials[trial]

@@ -11,7 +11,7 @@ from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.rows import Keys, rows
 from tracelet_shim.backends.trackio import log_ids
 from tracelet_shim.backends.trackio.names import OWN
-from tracelet_shim.backends.trackio.run import TrackioRun
+from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.store import Store
 from tracelet_shim.backends.trackio.values import iso, plain
 
@@ -34,11 +34,11 @@ class Batch:
         self._project, self._store, self._keys = project, store, keys
         self.rows: list[dict[str, Any]] = []
 
-    def add_event(self, run: TrackioRun, event: ev.Event, values: dict[str, Any], part: str = "") -> None:
+    def add_event(self, run: Run, event: ev.Event, values: dict[str, Any], part: str = "") -> None:
         """Add the row of one event. `part` tells the rows of one event apart."""
         self._add(run, event, plain(values), log_ids.of_event(run.id, event.record, part))
 
-    def add_scalars(self, run: TrackioRun, events: Sequence[ev.Scalar]) -> None:
+    def add_scalars(self, run: Run, events: Sequence[ev.Scalar]) -> None:
         """Add the rows of scalars: as few as there may be, or one for each."""
         if not self._store.shares_rows:
             for event in events:
@@ -52,7 +52,7 @@ class Batch:
                 log_id = log_ids.shared(run.id, first.record, group[at - 1].record)
                 self._add(run, first, values if all(map(math.isfinite, values.values())) else plain(values), log_id)
 
-    def _add(self, run: TrackioRun, event: ev.Event, values: dict[str, Any], log_id: str) -> None:
+    def _add(self, run: Run, event: ev.Event, values: dict[str, Any], log_id: str) -> None:
         """Add a row of plain `values` at the step and time of `event`."""
         if self._keys.shortened and (cut := [key for key in values if key in self._keys.shortened]):
             values[f"{OWN}tag"] = [plain(self._keys.shortened[key]) for key in cut]

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tracelet_shim.backends.trackio.names import OWN
-from tracelet_shim.backends.trackio.run import TrackioRun
+from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.values import iso, plain
 
 __all__ = ["UsersRun", "active", "seen"]
@@ -47,11 +47,11 @@ class UsersRun:
         """Return Space, server and token: where his run goes."""
         return self.native._space_id, self.native._server_base_url, self.native._write_token
 
-    def as_run(self) -> TrackioRun:
+    def as_run(self) -> Run:
         now = iso(datetime.now(timezone.utc).timestamp()) or ""
-        return TrackioRun(self.native.id, self.native.name, dict(self.native.config), now)
+        return Run(self.native.id, self.native.name, dict(self.native.config), now)
 
-    def merge_config(self, ours: TrackioRun) -> None:
+    def merge_config(self, ours: Run) -> None:
         """Bring the config up to date, ours and his, in both places.
 
         His run writes its whole config with its first row: what is queued must not come after ours, and what is not yet must

@@ -22,11 +22,11 @@ def on_stderr(module: Any) -> Iterator[None]:
 
 
 def quiet_run(**settings: Any) -> Any:
-    """Return a `trackio.run.Run` that asks nobody who the user is: `Run.__init__` asks the Hub, without a time limit, where there
+    """Return a `trackio.run.Run` that asks nobody who the user is: `__init__` asks the Hub, without a time limit, where there
     is a token."""
-    from trackio.run import Run
+    from trackio import run as sdk
 
-    class Anonymous(Run):  # type: ignore[misc]
+    class Anonymous(sdk.Run):  # type: ignore[misc]
         def _get_username(self) -> None:
             """Ask nobody."""
 
@@ -34,7 +34,7 @@ def quiet_run(**settings: Any) -> Any:
 
 
 def stop(run: Any) -> None:
-    """End the threads of a `Run`: its own `finish` would print, and wait for half a minute."""
+    """End the threads of a `trackio.run.Run`: its own `finish` would print, and wait for half a minute."""
     run._stop_flag.set()
     for sender in (run._local_sender_thread, run._client_thread):
         if sender is not None:

@@ -18,10 +18,10 @@ from tracelet_shim.backends.trackio.names import OWN
 from tracelet_shim.backends.trackio.values import iso, plain
 from tracelet_shim.common.text import as_utf8
 
-__all__ = ["TrackioRun"]
+__all__ = ["Run"]
 
 
-class TrackioRun:
+class Run:
     """What we know of a run.
 
     Args:
