@@ -284,7 +284,8 @@ def test_all_trackers_have_it_and_no_secret(run_python: RunPython, work_tree: Pa
         writer.close()
         session.stop()
         """
-    run_python(program, *arguments, "AUTH_TOKEN=Xqj7-fourth", "https://u:Xqj7-fifth@h.example/", cwd=work_tree, env=env)
+    arguments += ["AUTH_TOKEN=Xqj7-fourth", "https://u:Xqj7-fifth@h.example/"]
+    run_python(program, *arguments, cwd=work_tree, env=env, timeout=280)
     for name in TRACKERS:
         stored = [path.read_bytes() for path in unpacked(store / name)]
         assert any(b'"untracked_more": 0' in data for data in stored), f"{name}: what_ran.json"

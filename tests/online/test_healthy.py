@@ -12,10 +12,10 @@ def test_everything_is_on_the_server(train: Train, serve: Serve) -> None:
     """A program that is not changed, and names its trackers in the environment, has each point on each tracker's server: once,
     with its step and exact value."""
     servers = [serve(name) for name in SERVERS]
-    env: dict[str, str | None] = {"TRACELET_BACKEND": ",".join(SERVERS), "TRACELET_EXIT_TIMEOUT": "60"}
+    env: dict[str, str | None] = {"TRACELET_BACKEND": ",".join(SERVERS), "TRACELET_EXIT_TIMEOUT": "150"}
     for server in servers:
         env |= server.env
-    program = train('writer = SummaryWriter("runs/x")\nreach("begun")\nlog(0, 225)\n', env=env)
+    program = train('writer = SummaryWriter("runs/x")\nreach("begun")\nlog(0, 225)\n', env=env, exit_timeout=150)
     said = program.end(225)
     assert "not delivered" not in said
     for server in servers:
