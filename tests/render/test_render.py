@@ -7,6 +7,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,6 +101,14 @@ def test_a_pr_curve_has_its_thresholds_and_counts() -> None:
     (curve,), _ = plotly.pr_curve(event)
     assert [row[0] for row in curve["customdata"]] == list(columns["threshold"])
     json.dumps(curve, allow_nan=False)
+
+
+def test_an_embedding_may_have_fewer_labels_than_points() -> None:
+    event = Maker().embedding()
+    event = msgspec.structs.replace(event, metadata=event.metadata[:2])
+    ((cloud,), _) = plotly.embedding(event, 1000)
+    assert [bool(label) for label in cloud["text"]][:3] == [True, True, False]
+    assert len(cloud["text"]) == len(cloud["x"])
 
 
 def test_nodes_of_a_graph_are_listed_and_escaped() -> None:

@@ -521,6 +521,21 @@ def test_run_id_resumes(directory: Path) -> None:
     assert about["run_id"] == "my run/1"
 
 
+def test_what_comes_again_is_known_behind_a_session_that_wrote_nothing(directory: Path) -> None:
+    """Of two killed sessions the second may have had no time to write: what the first one has comes again all the same."""
+    ids = []
+    event = Maker().scalar("s", 1.0, 1)
+
+    def log(backend: WandbBackend) -> None:
+        ids.append(backend.handle.id)
+        backend.write([event])
+
+    session(log)
+    session(lambda backend: None, resume=ids[0])
+    session(log, resume=ids[0])
+    assert [point.step for point in WandbReader(directory).scalars("", "s")] == [1]
+
+
 def test_illegal_names_are_mapped(directory: Path) -> None:
     """A project, name or tag that W&B refuses is mapped, and kept as it was given."""
     tags = {"t" * 100: "", "k": "v" * 100, "\n": "x"}

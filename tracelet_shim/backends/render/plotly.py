@@ -61,7 +61,10 @@ def embedding(event: ev.Embedding, most: int, between: str = " | ") -> Figure:
         between: what stands between the parts of a label.
     """
     points, rows = principal_axes(event.matrix.numpy(), 3, most)
-    labels = [between.join(event.metadata[i])[:200] for i in rows] if event.metadata else None
+    labels = None
+    if event.metadata:  # a foreign file may have fewer labels than points
+        known = [between.join(row)[:200] for row in event.metadata]
+        labels = [known[i] if i < len(known) else "" for i in rows]
     cloud = {
         "type": "scatter3d", "mode": "markers", "name": event.tag[:200], "marker": {"size": 3}, "text": labels,
         **_columns(points),

@@ -64,9 +64,9 @@ def _identity(value: Any) -> str:
 def end_of_logs(folder: str, run_id: str, lines: int | None, most: int) -> There:
     """Return what is there of the end of a run.
 
-    Offline, where `lines` is None, that is what the log before this one has; online, what all of them have of the rows that the
-    server has (the row ``_step`` of a log is the server's line of that number). Where two have a row of one number, the earlier
-    one's never arrived.
+    Offline, where `lines` is None, that is what the last log before this one has that has any rows; online, what all of them have
+    of the rows that the server has (the row ``_step`` of a log is the server's line of that number). Where two have a row of one
+    number, the earlier one's never arrived.
 
     Args:
         folder: of the log that is being written.
@@ -76,7 +76,9 @@ def end_of_logs(folder: str, run_id: str, lines: int | None, most: int) -> There
     """
     logs = logs_of(folder, run_id)
     found: dict[int, dict[str, Any]] = {}
-    for log in logs if lines is not None else logs[-1:]:
+    for log in logs if lines is not None else reversed(logs):
+        if found and lines is None:  # one before it may have nothing: a try to go on that was killed, too
+            break
         for place, row in enumerate(map(_row_of, _histories(log))):
             at = int(row.get("_step", place))
             if lines is None or at < lines:
