@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell script's background jobs have SIGINT ignored, and so would the programs that the tests interrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    home = Path(tempfile.mkdtemp(prefix="tracelet-tests-", dir=_memory()))
+    place = _memory()
+    _sweep(place)
+    home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     if config.option.basetemp is None:  # xdist tells its workers theirs
         config.option.basetemp = str(home / "tests")
@@ -52,6 +55,19 @@ def pytest_configure(config: pytest.Config) -> None:
     # No deadline: on a shared machine, a timed test fails for reasons of its own.
     settings.register_profile("tests", deadline=None, print_blob=True)
     settings.load_profile("tests")
+
+
+_PREFIX = "tracelet-tests-"
+
+
+def _sweep(place: Path | None) -> None:
+    """Remove what a run that was killed, hours ago, has left in memory."""
+    for left in place.glob(f"{_PREFIX}*-*") if place else ():
+        with contextlib.suppress(OSError, ValueError):
+            about = left.stat()
+            gone = not Path("/proc", str(int(left.name.removeprefix(_PREFIX).partition("-")[0]))).exists()
+            if gone and about.st_uid == os.getuid() and time.time() - about.st_mtime > 6 * 3600:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _memory() -> Path | None:
