@@ -229,4 +229,4 @@ def name_near_misses() -> None:
 
 def is_set(variable: str, environment: Mapping[str, str] = os.environ) -> bool:
     """True if the environment variable switches something on."""
-    return environment.get(variable, "").strip().lower() in ("1", "true", "yes", "on")
+    return environment.get(variable, "").strip().lower() in ("1", "true", "yes", "on", "y", "t")

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tracelet_shim import errors
+from tracelet_shim._bootstrap import is_set
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.shared.options import choice, directory, mapping, parse, seconds, switch, switched
+from tracelet_shim.backends.shared.options import _OFF, _ON, choice, directory, mapping, parse, seconds, switch, switched
 
 
 @pytest.mark.parametrize("value", [True, 1, "1", "true", "Yes", " on ", "y", "T"])
@@ -47,6 +48,12 @@ def test_good_values_are_typed_and_empty_ones_were_not_given() -> None:
     found = parse(given, parsers)
     assert found.pop("d") == str(Path("~/x").expanduser())
     assert found == {"a": True, "b": 2.5, "c": {"k": 1}, "e": "x", "f": 7}
+
+
+def test_the_words_are_the_same_before_anything_is_imported() -> None:
+    """`_bootstrap` cannot ask this module: it runs at the start of every interpreter."""
+    words = {**dict.fromkeys(_ON, True), **dict.fromkeys(_OFF, False)}
+    assert {word: is_set("X", {"X": word}) for word in words} == words
 
 
 SWITCHES = [(name, option) for name in registry.names() for option, kind in registry.find(name).parsers.items() if kind is switch]

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from tracelet_shim.backends.base import WHAT_RAN, Part
+from tracelet_shim.backends.shared.options import switched
 from tracelet_shim.common.suggestions import did_you_mean, slip_of, unknown_variable
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.common.values import named, plain
@@ -347,6 +348,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _flag(value: str) -> Any:
-    return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}.get(
-        value.strip().lower(), value
-    )
+    """Return what a switch says; any other text as it is: it is named later."""
+    found = switched(value)
+    return value if found is None else found
