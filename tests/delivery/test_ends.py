@@ -122,6 +122,37 @@ time.sleep(5)
     assert mlflow_runs(tmp_path) == [("KILLED", 20000, 20000)]
 
 
+@pytest.mark.parametrize("hosting", HOSTINGS)
+def test_terminated_again_before_the_end_is_asked_for(run_python: RunPython, tmp_path: Path, hosting: str) -> None:
+    """Nor does one that comes between the first lines of the end."""
+    done = run_python(
+        LOG
+        + f"""
+from tracelet_shim.bus.bus import Bus
+
+signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))
+session(delivery={hosting!r}, strict=True)
+log(2000)
+begin_close, times = Bus.begin_close, []
+
+def terminated(*args):
+    times.append(1)
+    if len(times) <= 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    begin_close(*args)
+
+Bus.begin_close = terminated
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(5)
+""",
+        check=False,
+    )
+    assert done.returncode == 143
+    assert "Traceback" not in done.stderr
+    assert mlflow_runs(tmp_path) == [("KILLED", 2000, 2000)]
+
+
 def test_harmless_trouble_under_strict(run_python: RunPython) -> None:
     """Trouble that makes no event doubtful does not fail a strict program."""
     done = run_python(

@@ -152,12 +152,26 @@ def stop_logging(status: str = "finished", *, timeout: float | None = None) -> N
     _stop(status, timeout)
 
 
-def _stop(status: str, timeout: float | None = None, *, at_exit: bool = False) -> None:
+def _stop(status: str, timeout: float | None = None) -> None:
     global _session
     with _lock:
         session, _session = _session, None
     if session is not None:
-        session.stop(status, timeout, at_exit=at_exit)
+        session.stop(status, timeout)
+
+
+def _stop_for_good(session: Session, status: str) -> None:
+    """Stop at the end of the program, whatever signals come: a handler of the user's that raises SystemExit for one more SIGTERM
+    says no more than the first one has."""
+    global _session
+    while True:
+        try:
+            with _lock:
+                _session = None
+            session.stop(status, at_exit=True)
+        except SystemExit:
+            continue
+        return
 
 
 def get_session() -> Session | None:
@@ -334,7 +348,7 @@ def _at_exit() -> None:
         return
     status = session.exit_watch.status()
     try:
-        _stop(status, at_exit=True)
+        _stop_for_good(session, status)
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             exit_code.interrupted_after_all()
     except KeyboardInterrupt:

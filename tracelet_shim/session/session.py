@@ -77,6 +77,7 @@ class Session:
         self._replies = Replies(self.id, [spec.name for spec in specs], quiet=settings.quiet)
         self._job = job_of(settings)
         self._stopped_as: str | None = None
+        self._is_over = False  # what was left has been delivered, or will not be waited for
         self.is_late = False
         self.exit_watch = ExitWatch()
 
@@ -285,7 +286,8 @@ class Session:
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def stop(self, status: str = "finished", timeout: float | None = None, *, at_exit: bool = False) -> None:
-        """Deliver what is left and end all runs. A second call changes nothing.
+        """Deliver what is left and end all runs. A second call changes nothing; one at exit goes on with an end that a handler of
+        the user's has left by SystemExit.
 
         Args:
             status: ``"finished"``, ``"failed"`` or ``"killed"``.
@@ -298,7 +300,7 @@ class Session:
         """
         if status not in ("finished", "failed", "killed"):
             raise errors.ConfigurationError(f"status {status!r} is none of 'finished', 'failed', 'killed'")
-        if self._stopped_as is not None or not self.active:
+        if self._is_over or not (self.active if self._stopped_as is None else at_exit):
             return
         self._stopped_as = status
         self.active = False
@@ -306,6 +308,7 @@ class Session:
         if reason is not None:
             self.nothing_seen(reason)
         if self._bus is None:
+            self._is_over = True
             self._let_go(at_exit=at_exit)
             if self.settings.strict and self._replies.in_doubt:
                 raise errors.DeliveryError("nothing was delivered; see the warning above", {})
@@ -313,6 +316,7 @@ class Session:
         deadline = self.settings.exit_timeout if timeout is None else timeout
         states = self._drain(self._bus, msg.Close(status, deadline, at_exit))
         owner.give_up()
+        self._is_over = True
         try:
             self._account(answered=states is not None)
         finally:
@@ -334,6 +338,7 @@ class Session:
         try:
             return bus.close(message, waiting)
         except KeyboardInterrupt:
+            self._is_over = True
             bars.close()
             goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {message.deadline:.0f} s"
             remedy = self._remedy()
@@ -420,4 +425,4 @@ class Session:
             self._bus.after_fork()
         self._bus = None
         self._routes = []
-        self._stopped_as = "forked"
+        self._stopped_as, self._is_over = "forked", True
