@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DeliveryError,
         EventRejectedError,
         InvalidBackendError,
+        StateError,
         TraceletError,
         UnknownBackendError,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidBackendError",
     "Level",
     "Session",
+    "StateError",
     "TraceletError",
     "UnknownBackendError",
     "__version__",
