@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
-from tracelet_shim.backends.dvclive.files import load
 from tracelet_shim.backends.dvclive.limits import COMPONENT, MAX_NAME, PATH
 from tracelet_shim.backends.dvclive.live import open_live, undisturbed
 from tracelet_shim.backends.dvclive.plots import histogram_rows, pr_curve_rows
@@ -28,6 +27,7 @@ from tracelet_shim.backends.dvclive.resume import choose_directory, clear
 from tracelet_shim.backends.dvclive.run import Run, about_of
 from tracelet_shim.backends.dvclive.settings import OPTIONS, PARSERS
 from tracelet_shim.backends.dvclive.trials import add_to_trial
+from tracelet_shim.backends.shared.files import load
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.rows import Keys
 from tracelet_shim.common.text import quoted

@@ -7,22 +7,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from tracelet_shim.backends.shared.files import replace
 from tracelet_shim.backends.shared.values import plain
 
-__all__ = ["NAMES_FILE", "RUN_FILE", "content", "load", "replace", "walk", "write_json", "write_yaml"]
+__all__ = ["NAMES_FILE", "content", "walk", "write_json", "write_yaml"]
 
-RUN_FILE = "run.json"
 NAMES_FILE = "names.json"
-
-
-def load(directory: str, name: str = RUN_FILE) -> dict[str, Any]:
-    """Return a JSON file of ours, empty if there is none."""
-    try:
-        with open(os.path.join(directory, name), encoding="utf-8") as file:
-            about = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
 
 
 def content(path: str) -> bytes:
@@ -36,15 +26,6 @@ def walk(directory: str, suffix: str) -> Iterator[str]:
         for name in sorted(names):
             if name.endswith(suffix):
                 yield os.path.relpath(os.path.join(folder, name), directory).replace(os.sep, "/")
-
-
-def replace(path: str, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(temporary, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)
 
 
 def write_json(path: str, value: Any) -> None:

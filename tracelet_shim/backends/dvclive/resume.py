@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim.backends.base import RunInfo
-from tracelet_shim.backends.dvclive.files import NAMES_FILE, RUN_FILE, load, write_json
+from tracelet_shim.backends.dvclive.files import NAMES_FILE, write_json
 from tracelet_shim.backends.dvclive.limits import COMPONENT
 from tracelet_shim.backends.dvclive.live import wants_resume
+from tracelet_shim.backends.shared.files import RUN_FILE, load
 from tracelet_shim.backends.shared.names import Names
 
 __all__ = ["choose_directory", "clear"]

@@ -13,13 +13,13 @@ from typing import Any
 
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.dvclive.dvcyaml import Listing
-from tracelet_shim.backends.dvclive.files import NAMES_FILE, RUN_FILE, content, load, replace, write_json, write_yaml
+from tracelet_shim.backends.dvclive.files import NAMES_FILE, content, write_json, write_yaml
 from tracelet_shim.backends.dvclive.live import note_image, save_experiment, tell_studio, write_report
 from tracelet_shim.backends.dvclive.summary import flatten, nest, yaml_value
 from tracelet_shim.backends.dvclive.tables import Tables
+from tracelet_shim.backends.shared.files import RUN_FILE, about_run, load, replace
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.values import finite
-from tracelet_shim.common.text import as_utf8
 
 __all__ = ["Run", "about_of"]
 
@@ -31,23 +31,7 @@ def about_of(run: RunInfo, before: Mapping[str, Any]) -> dict[str, Any]:
         run: the call's.
         before: what it says already, of a run that is continued.
     """
-    given = {
-        "exp_name": run.exp_name, "project": run.project, "run_id": run.run_id, "group": run.group,
-        "tags": run.tags or None, "notes": run.notes, "config": run.config or None,
-    }  # fmt: skip
-    return {
-        **before,
-        **{key: value for key, value in given.items() if value is not None or key not in before},
-        "status": "running",
-        "sessions": [*(s for s in before.get("sessions", []) if s != run.session), run.session],
-        "logdir": run.root and as_utf8(run.root),
-        "program": run.program.readable().script or run.program.module,
-        "host": run.program.host,
-        "pid": run.program.pid,
-        "started": before.get("started", run.started),
-        "ended": None,
-        "experiment": None,
-    }
+    return {**about_run(run, before), "host": run.program.host, "pid": run.program.pid, "experiment": None}
 
 
 class Run:

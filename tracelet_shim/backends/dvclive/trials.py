@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.dvclive.files import RUN_FILE, load, write_json, write_yaml
+from tracelet_shim.backends.dvclive.files import write_json, write_yaml
 from tracelet_shim.backends.dvclive.summary import nest, yaml_value
+from tracelet_shim.backends.shared.files import RUN_FILE, load
 from tracelet_shim.backends.shared.names import Names
 
 __all__ = ["add_to_trial"]

@@ -10,34 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.tensorboard.records import note, session_start
-from tracelet_shim.common.text import as_utf8
 
-__all__ = ["about_of", "file_name", "records_of"]
-
-
-def about_of(run: RunInfo, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what run.json says.
-
-    Args:
-        run: the call's.
-        before: what it says already, of a run that is continued.
-    """
-    given = {
-        "exp_name": run.exp_name, "project": run.project, "run_id": run.run_id, "group": run.group,
-        "tags": run.tags or None, "noticed": run.noticed or None, "notes": run.notes, "config": run.config or None,
-    }  # fmt: skip
-    return {
-        **before,
-        **{key: value for key, value in given.items() if value is not None or key not in before},
-        "status": "running",
-        "sessions": [*(s for s in before.get("sessions", []) if s != run.session), run.session],
-        "logdir": run.root and as_utf8(run.root),
-        "program": run.program.readable().script or run.program.module,
-        "started": before.get("started", run.started),
-        "ended": None,
-    }
+__all__ = ["file_name", "records_of"]
 
 
 def file_name(about: Mapping[str, Any]) -> str:

@@ -25,10 +25,9 @@ from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.shared.files import about_run, load
 from tracelet_shim.backends.shared.options import Parser, directory, seconds
 from tracelet_shim.backends.tensorboard import records
-from tracelet_shim.backends.tensorboard.about import about_of
-from tracelet_shim.backends.tensorboard.files import load
 from tracelet_shim.backends.tensorboard.folders import normal
 from tracelet_shim.backends.tensorboard.resume import choose_directory
 from tracelet_shim.backends.tensorboard.run import Run
@@ -72,7 +71,7 @@ class TensorBoardBackend(Backend):
         root = normal(run.root) if run.root else None
         place = choose_directory(run, self.given.get("logdir"), root)
         os.makedirs(place, exist_ok=True)
-        self._run = Run(place, about_of(run, load(place)), root)
+        self._run = Run(place, about_run(run, load(place), noticed=run.noticed or None), root)
         self._run.begin()
         return OpenedRun(place, f"tensorboard --logdir {quoted(place)}")
 

@@ -7,9 +7,11 @@ import logging
 import os
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.tensorboard.files import EXTRA_FILES, RUN_FILE
+from tracelet_shim.backends.shared.files import RUN_FILE
 
-__all__ = ["Folders", "inside", "normal"]
+__all__ = ["EXTRA_FILES", "Folders", "inside", "normal"]
+
+EXTRA_FILES = "tracelet-files"
 
 logger = logging.getLogger("tracelet_shim.backends.tensorboard")
 

@@ -11,8 +11,8 @@ import re
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.render import files
+from tracelet_shim.backends.shared.files import replace
 from tracelet_shim.backends.shared.values import utf8
-from tracelet_shim.backends.tensorboard.files import replace
 
 __all__ = ["encode_tag", "write_embedding"]
 

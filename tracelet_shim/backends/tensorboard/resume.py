@@ -6,8 +6,8 @@ import os
 
 from tracelet_shim import errors
 from tracelet_shim.backends.base import RunInfo
+from tracelet_shim.backends.shared.files import load
 from tracelet_shim.backends.shared.names import Names
-from tracelet_shim.backends.tensorboard.files import load
 from tracelet_shim.backends.tensorboard.folders import inside
 
 __all__ = ["choose_directory"]

@@ -8,10 +8,10 @@ import time
 from typing import Any
 
 from tracelet_shim import events as ev
+from tracelet_shim.backends.shared.files import RUN_FILE, replace
 from tracelet_shim.backends.tensorboard.about import file_name, records_of
 from tracelet_shim.backends.tensorboard.event_files import Copy, EventFiles
-from tracelet_shim.backends.tensorboard.files import EXTRA_FILES, RUN_FILE, replace
-from tracelet_shim.backends.tensorboard.folders import Folders
+from tracelet_shim.backends.tensorboard.folders import EXTRA_FILES, Folders
 from tracelet_shim.backends.tensorboard.projector import write_embedding
 from tracelet_shim.backends.tensorboard.records import file_version, session_end
 from tracelet_shim.eventfiles import tfrecord

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim.backends.shared.files import replace
 from tracelet_shim.backends.trackio.process import on_stderr
 from tracelet_shim.backends.trackio.store import manifest_of, media_value
 
@@ -93,9 +94,7 @@ class Local:
         from trackio.utils import MEDIA_DIR
 
         path = Path(get_project_media_path(project=self._project, run=run, step=step)) / name
-        part = path.with_name(f"{name}.part")
-        part.write_bytes(data)
-        part.replace(path)
+        replace(path, data)
         return media_value(kind, path, path.relative_to(MEDIA_DIR), caption)
 
     def artifact(self, contents: Sequence[tuple[str, bytes]], **about: Any) -> None:

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.sample_events import run_info
+from tracelet_shim.backends.shared.files import RUN_FILE, about_run, load, replace
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is stopped between writing and replacing has changed nothing that a reader sees."""
+    path = tmp_path / "new" / "file"
+    replace(path, b"first")
+    assert path.read_bytes() == b"first"
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        replace(str(path), b"second")
+    assert path.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"[1]", b"\xff"])
+def test_what_is_no_file_of_ours_says_nothing(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / RUN_FILE).write_bytes(content)
+    assert load(str(tmp_path)) == {}
+
+
+def test_a_run_that_goes_on_keeps_what_is_not_given_anew(tmp_path: Path) -> None:
+    first = about_run(run_info(session="a" * 16, notes="n", tags={"k": "v"}, started=5.0), {}, extra=1)
+    assert (first["notes"], first["extra"], first["status"], first["sessions"]) == ("n", 1, "running", ["a" * 16])
+    replace(tmp_path / RUN_FILE, json.dumps({**first, "status": "killed"}).encode())
+    second = about_run(run_info(session="b" * 16, notes=None, tags={"k": "w"}, started=9.0), load(str(tmp_path)), extra=None)
+    assert (second["notes"], second["extra"], second["tags"]) == ("n", 1, {"k": "w"})
+    assert (second["started"], second["status"], second["sessions"]) == (5.0, "running", ["a" * 16, "b" * 16])
