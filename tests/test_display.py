@@ -166,7 +166,7 @@ def test_links_are_said_once(run_python: RunPython) -> None:
                 writer.add_scalar("loss", i, i)
             assert session.flush(60)
             if kill:
-                os.kill(session._bus._parts[0].bus._channel._now._process.pid, signal.SIGKILL)
+                os.kill(session._bus._parts[0].bus.relay_pid, signal.SIGKILL)
         """
     )
     assert "starting it again" in done.stderr

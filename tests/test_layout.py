@@ -25,7 +25,7 @@ KNOWS = {
     "intercept": {"bus", "eventfiles"},
     "state": {"common", "backends", "bus"},
     "relay": {"common", "backends", "bus", "eventfiles", "provenance", "state"},
-    "session": {"common", "display", "backends", "bus", "intercept", "provenance", "state"},
+    "session": {"common", "display", "backends", "bus", "eventfiles", "intercept", "provenance", "state"},
     "replay": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
     "cli": {"bus", "common", "display", "backends", "provenance", "replay", "session", "state"},
     "testing": {"backends"},

@@ -24,9 +24,9 @@ from tests.sample_events import run_info
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Job, OpenedRun, RunInfo
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.common import file_systems
 from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.relay.dispatcher import Relay
-from tracelet_shim.state import database
 from tracelet_shim.state.index import Index
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.older import moved_on
@@ -215,7 +215,7 @@ def test_where_there_is_no_shared_memory(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "moved/ledger.db").read_bytes()[18:20] == b"\2\2"
     state.end(True, 1, "finished", {}, cut_off=False, behind=False)
     assert (tmp_path / "state/ledger.db").read_bytes()[18:20] == b"\1\1"
-    monkeypatch.setattr(database, "_LOCAL", frozenset())
+    monkeypatch.setattr(file_systems, "_LOCAL", frozenset())
     for name in ("moved", "new"):
         state = kept(tmp_path / name, ("mlflow",), [1])
         assert (tmp_path / name / "ledger.db").read_bytes()[18:20] == b"\1\1"

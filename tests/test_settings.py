@@ -310,7 +310,7 @@ import tracelet_shim as tracelet
 session = tracelet.start_logging(backend=sys.argv[1:], offline=True)
 SummaryWriter("runs/x").add_scalar("a", 1.0, 1)
 assert session.flush(60), session.status()
-pid = session._bus._parts[0].bus._channel._now._process.pid
+pid = session._bus._parts[0].bus.relay_pid
 print(session.settings.project, "MARK" in os.environ, b"MARK=" in open(f"/proc/{pid}/environ", "rb").read())
 """
     done = run_python("from torch.utils.tensorboard import SummaryWriter\n" + script, "mlflow", *readers)

@@ -130,7 +130,7 @@ s = session(system_metrics=0.1)
 w = log(300)
 wait(3)
 assert s.flush(60)
-os.kill(s._bus._parts[0].bus._channel._now._process.pid, signal.SIGKILL)
+os.kill(s._bus._parts[0].bus.relay_pid, signal.SIGKILL)
 log(300, w, 300)
 with __import__("sqlite3").connect("mlflow.db") as db:
     before = db.execute("SELECT COUNT(*) FROM metrics WHERE key = 'system/cpu.percent'").fetchone()[0]

@@ -307,7 +307,7 @@ ATTACHED = """
 s = session()
 w = log(300)
 assert s.flush(60)
-relay = s._bus._parts[0].bus._channel._now._process.pid
+relay = s._bus._parts[0].bus.relay_pid
 import pathlib
 while len(list(pathlib.Path().glob("mlruns/*/*/artifacts/code/*"))) < 3:
     time.sleep(0.05)

@@ -28,7 +28,7 @@ from tracelet_shim.testing import RecordingBackend
 TENSORBOARD = LOG.replace('backend=["mlflow", "tensorboard"]', 'backend=["tensorboard"]')
 STOP_RELAY = """
 def stop_relay(s):
-    os.kill(s._bus._parts[0].bus._channel._now._process.pid, signal.SIGSTOP)
+    os.kill(s._bus._parts[0].bus.relay_pid, signal.SIGSTOP)
 """
 
 

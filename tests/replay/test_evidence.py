@@ -232,7 +232,7 @@ def test_program_and_log_directory_have_moved(tmp_path: Path) -> None:
     same run, from another place."""
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
-    kill = "w.flush()\nassert s.flush(100)\nrelay = s._bus._parts[0].bus._channel._now._process.pid\nos.kill(relay, 19)\n"
+    kill = "w.flush()\nassert s.flush(100)\nrelay = s._bus._parts[0].bus.relay_pid\nos.kill(relay, 19)\n"
     kill += "log(10, w, 30)\nw.flush()\nos.kill(relay, 9)\nos.kill(os.getpid(), 9)"
     (old / "script.py").write_text(
         LOG + "s = tracelet.start_logging(backend='mlflow', project='p', exp_name='e')\nw = log(30)\n" + kill

@@ -26,7 +26,7 @@ from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.testing import RecordingBackend
 
 KILL_BOTH = """
-relay = s._bus._parts[0].bus._channel._now._process.pid
+relay = s._bus._parts[0].bus.relay_pid
 os.kill(relay, signal.SIGSTOP)
 {}
 os.kill(relay, signal.SIGKILL)
@@ -40,7 +40,7 @@ def kill():
     with sqlite3.connect("runs/ending/.tracelet/ledger.db") as db:
         while db.execute("SELECT status FROM sessions").fetchall() != [("finished",)]:
             time.sleep(0.1)
-    os.kill(s._bus._parts[0].bus._channel._now._process.pid, signal.SIGKILL)
+    os.kill(s._bus._parts[0].bus.relay_pid, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 s = session()
 w = log(40)

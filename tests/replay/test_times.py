@@ -51,7 +51,7 @@ session = tracelet_shim.start_logging(backend="mlflow", exit_timeout=200)
 with SummaryWriter("runs/x") as writer:
     writer.add_scalar("loss", 1.0, 1)
 assert session.flush(200)
-relay = session._bus._parts[0].bus._channel._now._process.pid
+relay = session._bus._parts[0].bus.relay_pid
 with SummaryWriter("runs/x") as writer:
     writer.add_scalar("loss", 2.0, 2)
 os.kill(relay, signal.SIGSTOP)

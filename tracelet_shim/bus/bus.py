@@ -18,7 +18,7 @@ from tracelet_shim.bus.accounts import Accounts
 from tracelet_shim.bus.channel import Channel
 from tracelet_shim.bus.gaps import Gap, Gaps, events_in, nested_in
 
-__all__ = ["Bus"]
+__all__ = ["LAST_WORDS", "Bus", "closing_message"]
 
 _POLL, _SHORT_POLL = 0.05, 0.005
 """Seconds between two looks at the channel; the short one while somebody waits for an answer."""
@@ -27,10 +27,18 @@ _BATCH_BYTES = 1 << 20
 _FEW_QUEUED, _MOST_QUEUED = 10_000, 100_000
 _SLACK = 0.5
 """Seconds for an answer to come back, where the deadline itself is zero or nearly so."""
-_LAST_WORDS = 3.0
+LAST_WORDS = 3.0
 """Seconds for the relay process to end after its last answer: SDKs remove their temporary directories."""
 
 logger = logging.getLogger("tracelet_shim")
+
+
+def closing_message(message: msg.Close) -> tuple[msg.Close, float]:
+    """Return what the relay is told at the end, which is to be done a little earlier, and until when its answer is waited for."""
+    now = time.monotonic()
+    share = message.deadline - min(2.0, 0.2 * message.deadline)
+    closing = msgspec.structs.replace(message, deadline=share, since=now, ended=time.time())
+    return closing, now + message.deadline + _SLACK
 
 
 class _Waiting:
@@ -126,6 +134,10 @@ class Bus:
         """Ask the sender not to wait for its next turn."""
         self._wake.set()
 
+    def look(self, wait: float = 0.0) -> None:
+        """Replies come by themselves here: only wait so many seconds."""
+        time.sleep(wait)
+
     # -- waiting, from any thread but the sender's --------------------------------------------------------------------
 
     def flush(self, timeout: float) -> bool:
@@ -159,14 +171,13 @@ class Bus:
         """Ask for the end, without waiting for it; only the first time counts."""
         if self._closing:
             return
-        self._close_until = time.monotonic() + message.deadline + _SLACK
-        share = message.deadline - min(2.0, 0.2 * message.deadline)
-        self.tell(msgspec.structs.replace(message, deadline=share, since=time.monotonic(), ended=time.time()))
+        closing, self._close_until = closing_message(message)
+        self.tell(closing)
         self._closing = True
         self._wake.set()
 
     def close(
-        self, message: msg.Close, progress: Callable[[], None] | None = None, *, last_words: float = _LAST_WORDS
+        self, message: msg.Close, progress: Callable[[], None] | None = None, *, last_words: float = LAST_WORDS
     ) -> dict[str, msg.BackendState] | None:
         """Drain and end all runs; return their last states, or None if the relay did not answer in time.
 

@@ -27,7 +27,9 @@ __all__ = [
     "Flush",
     "Flushed",
     "Frames",
+    "Hello",
     "Hint",
+    "Hinted",
     "Message",
     "More",
     "Nested",
@@ -41,6 +43,7 @@ __all__ = [
     "Source",
     "Trial",
     "Trouble",
+    "UseRing",
     "Writer",
 ]  # fmt: skip
 
@@ -97,6 +100,12 @@ class Embedded(msgspec.Struct, tag="embedded", array_like=True):
 Hint = Union[Series, Figure, Frames, Trial, Nested, Embedded]  # noqa: UP007
 
 
+class Hinted(msgspec.Struct, tag="hinted"):
+    """A hint by itself, beside the record in a ring."""
+
+    hint: Hint
+
+
 # -- to the relay -----------------------------------------------------------------------------------------------------
 
 
@@ -145,7 +154,23 @@ class Open(msgspec.Struct, tag="open"):
 
 
 class Continue(msgspec.Struct, tag="continue"):
-    """To a restarted relay: all writers and sources have been told; answered by `Continued`."""
+    """To a restarted relay: all writers and sources have been told; answered by `Continued`.
+
+    Attributes:
+        lost: of what is in the ring no more, how many records are in no index; for the relay's own process to say.
+    """
+
+    lost: int = 0
+
+
+class UseRing(msgspec.Struct, tag="ring"):
+    """What follows comes through a ring (`bus.ring`).
+
+    Attributes:
+        path: its file.
+    """
+
+    path: str
 
 
 class Writer(msgspec.Struct, tag="writer"):
@@ -237,10 +262,14 @@ class Rest(msgspec.Struct, tag="rest"):
     backend: str
 
 
-Message = Union[Open, Continue, Writer, Source, Records, Flush, Close, Rest]  # noqa: UP007
+Message = Union[Open, Continue, UseRing, Writer, Source, Records, Flush, Close, Rest]  # noqa: UP007
 
 
 # -- from the relay ---------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """The relay is there."""
 
 
 class Opened(msgspec.Struct, tag="opened"):
@@ -332,9 +361,15 @@ class Counters(msgspec.Struct, tag="counters"):
 
 
 class Continued(msgspec.Struct, tag="continued"):
-    """A restarted relay has this many records; the next one is wanted."""
+    """A restarted relay has this many records; the next one is wanted.
+
+    Attributes:
+        records: how many.
+        lost: how many of those that the ring has no more are in no index.
+    """
 
     records: int
+    lost: int = 0
 
 
 class Flushed(msgspec.Struct, tag="flushed"):
@@ -361,4 +396,4 @@ class More(msgspec.Struct, tag="more"):
     backend: str
 
 
-Reply = Union[Opened, Trouble, Counters, Continued, Flushed, Closed, More]  # noqa: UP007
+Reply = Union[Hello, Opened, Trouble, Counters, Continued, Flushed, Closed, More]  # noqa: UP007

@@ -6,14 +6,6 @@ pipe does not take stays in `backlog`, and the bus then stops handing data over.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -24,18 +16,16 @@ from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.bus.channel import Channel, ThreadChannel
-from tracelet_shim.bus.launch import RelayDiedError, relay_command, relay_environment, sigterm_mark
-from tracelet_shim.common import run_report
+from tracelet_shim.bus.launch import RelayDiedError
+from tracelet_shim.bus.relay_process import RelayProcess
 
-__all__ = ["RelayChannel"]
+__all__ = ["PAUSE", "RESTARTS", "RESTART_SECONDS", "RelayChannel"]
 
 _READ = 1 << 16
 _WINDOW = 8 << 20
-_LAST_WORDS = 2.5
-"""Seconds that a relay may take to end after its last reply."""
-_RESTARTS, _RESTART_SECONDS = 3, 600.0
+RESTARTS, RESTART_SECONDS = 3, 600.0
 """A relay that dies is started again so many times within so many seconds."""
-_PAUSE = 5.0
+PAUSE = 5.0
 """Seconds, growing, before another attempt if it cannot be started at all."""
 
 
@@ -49,9 +39,10 @@ class ProcessChannel(Channel):
 
     Args:
         predecessor: the channel to a relay of the same session that died.
+        process: a relay that has been started, and has been sent its first message.
     """
 
-    def __init__(self, predecessor: ProcessChannel | None = None) -> None:
+    def __init__(self, predecessor: ProcessChannel | None = None, process: RelayProcess | None = None) -> None:
         self.unsent: list[msg.Message] = []
         self._told: list[msg.Message] = []  # Open, writers and sources: what a successor has to be told first
         # The others: number of records up to each, the message, and the memory that it takes
@@ -64,42 +55,11 @@ class ProcessChannel(Channel):
         self._latest: dict[str, msg.BackendState] = {}
         self._continuing = predecessor is not None
         self._waiting: tuple[RelayDiedError, float] | None = None
-        self._outgoing = bytearray()
-        self._incoming = bytearray()
         self._encoder = wire.Encoder()
-        self._decoder: wire.Decoder[msg.Reply] = wire.Decoder(msg.Reply)
-        self._greeted = False
-        self._closed = False
-        self._unopened: set[str] = set()  # trackers that may be making their store just now
-        try:
-            self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - open as long as the relay may fail
-            self._process = self._start()
-        except RelayDiedError:
-            raise
-        except Exception as error:  # no temporary directory, no descriptors left, ...: a thread will do
-            raise RelayDiedError(f"{type(error).__name__}: {error}", started=False) from error
+        self._has_opened = process is not None
+        self._process = process or RelayProcess()
         if predecessor is not None:
             self._take_over(predecessor)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        term_read = sigterm_mark()
-        try:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                relay_command(term_read),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                env=relay_environment(os.environ),
-                pass_fds=(term_read,),
-                start_new_session=True,  # the terminal's Ctrl-C is for the training
-            )
-        except OSError as error:
-            raise RelayDiedError(f"{sys.executable!r} cannot be started: {error}", started=False) from error
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-        run_report.add(relay=process.pid, of=os.getpid())
-        return process
 
     def _take_over(self, predecessor: ProcessChannel) -> None:
         """Tell the new relay what the old one had been told; `_continued` sends what it had not kept."""
@@ -117,14 +77,12 @@ class ProcessChannel(Channel):
 
     def send(self, message: msg.Message) -> None:
         data = self._encoder.encode(message)  # before anything else: what cannot be encoded must leave no trace
-        if not self._greeted:
+        if not self._process.greeted:
             self.unsent.append(message)
         if isinstance(message, (msg.Open, msg.Writer, msg.Source)):
             self._told.append(message)
-            if isinstance(message, msg.Open):
-                self._unopened = {spec.name for spec in message.backends}
-            if self._waiting is None:
-                self._write_frame(data)
+            if self._waiting is None and not (self._has_opened and isinstance(message, msg.Open)):
+                self._write_frame(data, message)
             return
         size = len(data)
         if isinstance(message, msg.Records):
@@ -171,17 +129,16 @@ class ProcessChannel(Channel):
     def _transmit(self, message: msg.Message) -> None:
         self._write_frame(self._encoder.encode(message))
 
-    def _write_frame(self, data: bytes) -> None:
-        self._outgoing += wire.FRAME.pack(len(data))
-        self._outgoing += data
-        if len(self._outgoing) > _READ:
-            self._write()
+    def _write_frame(self, data: bytes, message: msg.Message | None = None) -> None:
+        self._process.send(data, message)
+        if self._process.unwritten > _READ:
+            self._process.write(0.01)
 
     @property
     def backlog(self) -> int:
         # What has been sent and is kept for a successor takes memory as well; the relay answers about ten times a second, and
         # what is normal in that time does not count.
-        return len(self._outgoing) + max(0, self._window_bytes - _WINDOW)
+        return self._process.unwritten + max(0, self._window_bytes - _WINDOW)
 
     def pump(self) -> None:
         if self._waiting is not None:
@@ -189,45 +146,10 @@ class ProcessChannel(Channel):
             if time.monotonic() >= until:
                 raise RelayDiedError(str(problem), started=True)
             return
-        self._read()
-        for _ in range(64):
-            if not self._outgoing or not self._write():
-                break
-
-    def _write(self) -> bool:
-        """Write what the pipe takes; return whether it took anything."""
-        assert self._process.stdin is not None
-        fd = self._process.stdin.fileno()
-        try:
-            _, writable, _ = select.select([], [fd], [], 0.01)
-            if not writable:
-                return False
-            written = os.write(fd, memoryview(self._outgoing)[: 1 << 18])
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._died("it ended")
-            return False
-        del self._outgoing[:written]
-        return True
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
-        ended = False
-        while not ended:
-            try:
-                data = os.read(fd, _READ)
-            except BlockingIOError:
-                break
-            self._incoming += data
-            ended = not data
-        for frame in wire.frames(self._incoming):
-            if not self._greeted:
-                self._greeted = True
+        for reply in self._process.replies():
+            if isinstance(reply, msg.Hello):
                 self.unsent.clear()
                 continue
-            reply = self._decoder.decode(frame)
             if isinstance(reply, msg.Continued):
                 self._continued(reply.records)
                 continue
@@ -235,65 +157,20 @@ class ProcessChannel(Channel):
                 self._acknowledged(reply.records)
             if isinstance(reply, (msg.Counters, msg.Closed)):
                 self._complete(reply)
-            self._unopened -= _not_opening(reply)
-            self._closed = self._closed or isinstance(reply, msg.Closed)
             self.on_reply(reply)
-        if ended:
-            self._died("it ended")
-
-    def _died(self, reason: str) -> None:
-        if self._closed:
-            return
-        self.release()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            reason += f" with exit code {self._process.wait(1.0)}"
-        raise RelayDiedError(reason + self._last_words(), started=self._greeted)
-
-    def _last_words(self) -> str:
-        with contextlib.suppress(OSError, ValueError):
-            self._log.seek(0)
-            lines = self._log.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
-            return f": {lines[-1]}" if lines else ""
-        return ""
-
-    def release(self) -> None:
-        """Close our ends of the pipes; the relay, if it lives, finishes on its own."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(OSError):
-                pipe.close()
+        for _ in range(64):
+            if not self._process.write(0.01):
+                break
 
     def finish(self) -> None:
-        """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its
-        deadline, and is killed. Not so while a tracker may be making its store, which might be unusable for ever then: it
-        ends by itself."""
-        self.release()
-        if self._waiting is not None:
-            return
-        try:
-            self._process.wait(_LAST_WORDS if self._closed else 0.1)
-        except subprocess.TimeoutExpired:
-            if self._unopened:
-                self._process.send_signal(signal.SIGCONT)  # should somebody have stopped it
-                threading.Thread(target=self._process.wait, name="tracelet-relay-end", daemon=True).start()
-            else:
-                self._process.kill()
-                self._process.wait()
-        self._log.close()
+        """Wait for the process to be gone; see `RelayProcess.finish`."""
+        if self._waiting is None:
+            self._process.finish()
+        else:
+            self._process.release()
 
     def after_fork(self) -> None:
-        """Close the child's copies of the pipes: the relay must see the end when the parent is gone."""
-        self.release()
-        self._process.returncode = 0  # not our child: keep Popen from waiting for it
-
-
-def _not_opening(reply: msg.Reply) -> set[str]:
-    """Return the trackers of which the reply says that they have opened their run, or do not try any more."""
-    if isinstance(reply, msg.Opened):
-        return {reply.backend}
-    if isinstance(reply, (msg.Counters, msg.Closed)):
-        return {name for name, backend in reply.backends.items() if backend.state in ("failed", "closed")}
-    return set()
+        self._process.after_fork()
 
 
 class RelayChannel(Channel):
@@ -304,14 +181,15 @@ class RelayChannel(Channel):
 
     Args:
         tell: takes what the user should know of this.
+        process: as of `ProcessChannel`.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], process: RelayProcess | None = None) -> None:
         self._tell = tell
-        self._restarts: deque[float] = deque(maxlen=_RESTARTS)
+        self._restarts: deque[float] = deque(maxlen=RESTARTS)
         self._now: Channel
         try:
-            self._now = ProcessChannel()
+            self._now = ProcessChannel(process=process)
         except RelayDiedError as error:
             self._now = self._here(error, [])
 
@@ -339,14 +217,14 @@ class RelayChannel(Channel):
     def _restart(self, error: RelayDiedError, dead: ProcessChannel, now: float) -> None:
         """Start a successor, now or, if the machine has no room for a process, a few seconds later; raise if that was tried
         too often."""
-        if len(self._restarts) == _RESTARTS and now - self._restarts[0] <= _RESTART_SECONDS:
+        if len(self._restarts) == RESTARTS and now - self._restarts[0] <= RESTART_SECONDS:
             raise error
         self._restarts.append(now)
         self._tell(f"the relay process died ({error}); starting it again")
         try:
             self._now = ProcessChannel(dead)
         except RelayDiedError as problem:
-            dead.wait(problem, now + _PAUSE * len(self._restarts))
+            dead.wait(problem, now + PAUSE * len(self._restarts))
 
     def send(self, message: msg.Message) -> None:
         self._do(lambda: self._now.send(message))

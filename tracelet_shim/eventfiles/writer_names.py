@@ -10,10 +10,16 @@ import posixpath
 
 from tracelet_shim.common.text import as_utf8
 
-__all__ = ["SPLITS", "WriterNames"]
+__all__ = ["SPLITS", "WriterNames", "root_of"]
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"})
 """Directory names that stand for a part of one run: ``runs/x/train`` belongs to the run ``runs/x``."""
+
+
+def root_of(logdir: str) -> str:
+    """Return the root of a session that was given none, whose first log directory this is."""
+    parent, last = os.path.split(logdir)
+    return parent if last.lower() in SPLITS and parent else logdir
 
 
 class WriterNames:
@@ -39,8 +45,7 @@ class WriterNames:
 
     def _make(self, logdir: str) -> str:
         if self.root is None:
-            parent, last = os.path.split(logdir)
-            self.root = parent if last.lower() in SPLITS and parent else logdir
+            self.root = root_of(logdir)
         if logdir == self.root:
             return ""
         prefix = self.root.rstrip("/" + os.sep) + "/"

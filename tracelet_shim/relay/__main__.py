@@ -1,6 +1,7 @@
 """The relay process. Started by `tracelet_shim.bus.process`, through `_start`; not for use by hand.
 
-Messages come on standard input, replies go to standard output; both are moved away before any SDK is imported, so that
+Messages come on standard input and, from the first writer on, in a ring (`tracelet_shim.bus.ring`); replies go to standard
+output, a socket. Both are moved away before any SDK is imported, so that
 what an SDK prints cannot mix with them. Ends when told to, or when its parent is gone: then it delivers what it has and
 closes the runs as failed (killed, where the parent got SIGTERM).
 """
@@ -8,13 +9,11 @@ closes the runs as failed (killed, where the parent got SIGTERM).
 from __future__ import annotations
 
 import atexit
-import collections
 import contextlib
 import faulthandler
 import gc
 import logging
 import os
-import select
 import signal
 import sys
 import threading
@@ -22,10 +21,9 @@ import time
 from pathlib import Path
 
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.bus import wire
-from tracelet_shim.bus.wire import FRAME, frames
 from tracelet_shim.common.private_files import open_file
 from tracelet_shim.relay import said
+from tracelet_shim.relay.connection import Connection
 from tracelet_shim.relay.dispatcher import Relay
 
 _TICK = 0.1
@@ -37,77 +35,6 @@ _YOUNG_OBJECTS = 50_000
 _NICENESS = 5
 
 logger = logging.getLogger("tracelet_shim.relay")
-
-
-class _Connection:
-    """The two pipes to the training process.
-
-    Args:
-        read, write: file descriptors.
-        parent: pid of the training process.
-        term: file descriptor on which the parent leaves a mark at SIGTERM.
-    """
-
-    def __init__(self, read: int, write: int, parent: int, term: int) -> None:
-        self._read = read
-        self._write = write
-        self._parent = parent
-        self._term = term
-        self._wake_read, self._wake_write = os.pipe()
-        self._incoming = bytearray()
-        self._outgoing = bytearray()
-        self._replies: collections.deque[msg.Reply] = collections.deque()
-        self._encoder = wire.Encoder()
-        self._decoder: wire.Decoder[msg.Message] = wire.Decoder(msg.Message)
-        self.woken = self.lost = False
-        for fd in (read, write, term, self._wake_read, self._wake_write):
-            os.set_blocking(fd, False)
-
-    def reply(self, reply: msg.Reply) -> None:
-        """Queue a reply; from any thread."""
-        self._replies.append(reply)
-
-    def wake(self) -> None:
-        """End the wait in `receive`; from any thread."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"!")
-
-    def hello(self) -> None:
-        self._outgoing += FRAME.pack(0)
-
-    def receive(self, timeout: float) -> list[msg.Message]:
-        """Wait a little for messages; sets `woken` if `wake` was called, and `lost` when the parent's end is closed or the
-        parent is gone."""
-        self.send()
-        readable, _, _ = select.select([self._read, self._wake_read], [self._write] if self._outgoing else [], [], timeout)
-        self.woken = self._wake_read in readable
-        if self.woken:
-            os.read(self._wake_read, 1024)
-        if self._read in readable:
-            data = os.read(self._read, 1 << 20)
-            self._incoming += data
-            self.lost = not data
-        elif os.getppid() != self._parent:  # a forked child of the parent may hold the pipe open
-            self.lost = True
-        return [self._decoder.decode(frame) for frame in frames(self._incoming)]
-
-    def send(self) -> None:
-        """Write what the pipe takes. Nobody may be reading any more: that is no reason to stop delivering."""
-        while self._replies:
-            data = self._encoder.encode(self._replies.popleft())
-            self._outgoing += FRAME.pack(len(data)) + data
-        with contextlib.suppress(BlockingIOError):
-            while self._outgoing and not self.lost:
-                try:
-                    del self._outgoing[: os.write(self._write, self._outgoing)]
-                except BrokenPipeError:
-                    self._outgoing.clear()
-
-    def terminated(self) -> bool:
-        """True if the parent got SIGTERM."""
-        with contextlib.suppress(BlockingIOError):
-            return bool(os.read(self._term, 1))
-        return False
 
 
 def main() -> None:
@@ -126,9 +53,9 @@ def main() -> None:
     _step_back()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     said.listen()
-    connection = _Connection(read, write, parent, term)
+    connection = Connection(read, write, parent, term)
     relay = Relay(connection.reply, wake=connection.wake)
-    connection.hello()
+    connection.reply(msg.Hello())
     code = 0
     try:
         _serve(connection, relay)
@@ -191,7 +118,7 @@ class _LogFile:
             self._path.unlink(missing_ok=True)
 
 
-def _serve(connection: _Connection, relay: Relay) -> None:
+def _serve(connection: Connection, relay: Relay) -> None:
     opened = False
     next_tick = 0.0
     session = ""
@@ -205,11 +132,18 @@ def _serve(connection: _Connection, relay: Relay) -> None:
                 opened = True
                 session = message.run.session
                 _take_place(message)
+                connection.waits = message.restarted
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
             if isinstance(message, msg.Close):
                 _end_for_certain(message.deadline)
+            if isinstance(message, msg.UseRing):
+                connection.use_ring(message.path)
+                continue
+            if isinstance(message, msg.Continue):
+                message.lost = connection.go_on(relay.records)
             relay.handle(message)
+        connection.done(indexed=relay.indexed)
         if connection.woken or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
             relay.tick()
@@ -222,6 +156,7 @@ def _serve(connection: _Connection, relay: Relay) -> None:
             logger.warning("the training process is gone without a word; closing the runs as %s", status)
             _end_for_certain(_ORPHAN_DEADLINE)
             relay.handle(msg.Close(status, _ORPHAN_DEADLINE, cut_off=True, ended=time.time()))
+    connection.end()
     if log is not None:
         log.end(keep=not relay.clean)
 

@@ -81,6 +81,7 @@ class Relay:
         self._own_records = 0
         self._writers: dict[str, int] = {}
         self._files: list[str] = []
+        self._sources: set[int] = set()
         self.taken: dict[int, int] = {}
         self._flushes: list[tuple[int, int]] = []
         self._silent: set[tuple[str, str]] = set()
@@ -104,6 +105,16 @@ class Relay:
         """False if another process serves the session."""
         return self._state.owned
 
+    @property
+    def records(self) -> int:
+        """The number of records of the training's so far."""
+        return self._log.length - self._own_records
+
+    @property
+    def indexed(self) -> bool:
+        """True if a successor finds all of them, should this process be killed."""
+        return self._log.safe == self._log.length
+
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
@@ -117,6 +128,9 @@ class Relay:
             else:
                 self._index_behind = False
         elif isinstance(message, msg.Source):
+            if message.id in self._sources:  # told again, after a restart
+                return
+            self._sources.add(message.id)
             self._log.add_source(message)
             self._files.append(message.path)
             self._add_writer(message.parent or message.logdir)
@@ -132,12 +146,12 @@ class Relay:
         elif isinstance(message, msg.Open):
             self._open(message)
         elif isinstance(message, msg.Continue):
-            self._continue()
+            self._continue(message.lost)
         elif isinstance(message, msg.Rest):
             for worker in self.workers:
                 if worker.name == message.backend:
                     worker.end_at(self._log.length)
-        else:
+        elif isinstance(message, msg.Close):
             self._begin_close(message)
 
     def tick(self) -> None:
@@ -262,12 +276,12 @@ class Relay:
             self._start_when_free()
         self._save()
 
-    def _continue(self) -> None:
+    def _continue(self, lost: int) -> None:
         """The messages that a predecessor had are here again: say how many records it had taken, and go on."""
         for source in self._state.sources():
             if source.id >= msg.OWN_SOURCES:  # of these, only the predecessor knew
                 self._decoder.add_source(source)
-        self._reply(msg.Continued(self._log.length - self._own_records))
+        self._reply(msg.Continued(self.records, lost))
         self._restart.count(exactly=self._complete)
         if self._retry_refused:
             self._restart.offer_again()

@@ -16,12 +16,14 @@ from tracelet_shim import errors
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.ring import RingReader
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.eventfiles.logdir import PROJECTOR
 from tracelet_shim.eventfiles.tfrecord import require_protos
 from tracelet_shim.replay.choice import chosen, same_place, state_of, trackers_of
 from tracelet_shim.replay.directory import Directory
 from tracelet_shim.replay.host import Host
+from tracelet_shim.replay.rings import ring_of
 from tracelet_shim.replay.session_files import SessionFiles
 from tracelet_shim.replay.undelivered import Missing, missing, running
 from tracelet_shim.replay.view import Outcome, View
@@ -120,21 +122,43 @@ def _continue(
         raise errors.StateError(f"session {row.id} was not continued: {'; '.join(host.troubles())}")
     if not relay.owned:
         raise errors.StateError(f"session {row.id} is being delivered by another process")
-    relay.handle(msg.Continue())
+    status = row.status
+    ring = ring_of(directory, row.id)
+    relay.handle(msg.Continue(ring.skip(relay.records) if ring is not None else 0))
+    if ring is not None:
+        status = _empty(ring, host, files) or status
     rest = Directory(host, root if left.tail else None, wanted=files.is_new)
     if left.tail:
         for source in files.sources:
-            rest.know(source, files.taken[source.path])
+            rest.know(source, max(files.taken.get(source.path, 0), relay.taken.get(source.id, 0)))
         rest.scan()
         rest.read()
     host.drain()
-    states = host.close(row.status or "failed", cut_off=view.stopped())
+    states = host.close(status or "failed", cut_off=view.stopped())
     if relay.clean:
         with contextlib.suppress(OSError):
             (directory / f"{row.id}.log").unlink(missing_ok=True)  # of the relay that did not come to its end
     with contextlib.closing(Ledger(directory, existing=True)) as ledger:
         lost = {name: found for name, found in ledger.lost(row.id).items() if name in states}
     return Outcome(row.id, root, states, tuple(damage for damage in rest.damages() if not damage.expected), lost)
+
+
+def _empty(ring: RingReader, host: Host, files: SessionFiles) -> str | None:
+    """Deliver what nobody has taken out of a ring, and remove it; return with which status the program had asked for the end."""
+    relay, status = host.relay, None
+    while not host.view.stopped() and (messages := ring.read()):
+        for message in messages:
+            if isinstance(message, msg.Records):
+                host.feed(message.records, 0)
+            elif isinstance(message, msg.Writer):
+                relay.handle(msg.Writer(files.moved(message.logdir)))
+            elif isinstance(message, msg.Source):
+                files.add(message)
+                relay.handle(files.source(message))
+            elif isinstance(message, msg.Close):
+                status = message.status
+    ring.close(remove=ring.is_empty and relay.indexed)
+    return status
 
 
 def _as_it_is(row: SessionRow, root: str, left: Missing, wanted: tuple[str, ...]) -> Outcome | None:

@@ -37,14 +37,8 @@ class SessionFiles:
     def __init__(self, ledger: Ledger, session: SessionRow, root: str, taken: Mapping[int, int]) -> None:
         self.root = root
         self._session = session
-        self.sources = [
-            msg.Source(
-                s.id, self._moved(s.path), self._moved(s.logdir), s.parent and self._moved(s.parent),
-                replay=s.replay or s.parent is not None,
-            )
-            for s in ledger.sources(session.id)
-        ]  # fmt: skip
-        self.writers = [self._moved(logdir) for logdir in ledger.writers(session.id)]
+        self.sources = [self.source(source) for source in ledger.sources(session.id)]
+        self.writers = [self.moved(logdir) for logdir in ledger.writers(session.id)]
         ended = ledger.taken(session.id)
         self.taken: dict[str, int] = {}
         for source in self.sources:
@@ -52,12 +46,25 @@ class SessionFiles:
             self.taken[source.path] = max(position, self.taken.get(source.path, 0))
         known = {source.path for source in self.sources}
         # A replay has what there is, whoever has it too.
-        self._others = known if session.is_replay else known | {self._moved(path) for path in ledger.event_files()}
+        self._others = known if session.is_replay else known | {self.moved(path) for path in ledger.event_files()}
         # A session that was killed in its first moment knows no file. It begins with a writer, whose file is a moment older.
         self._since = session.started - (0 if known else _FIRST_MOMENT)
         self._directories = {source.logdir for source in self.sources}
 
-    def _moved(self, path: str) -> str:
+    def add(self, source: msg.Source) -> None:
+        """Take note of a source that the ledger has not got."""
+        if all(source.id != known.id for known in self.sources):
+            self.sources.append(self.source(source))
+            self._others.add(self.sources[-1].path)
+            self._directories.add(self.sources[-1].logdir)
+
+    def source(self, s: msg.Source) -> msg.Source:
+        """Return a source of the session as it is now."""
+        replay = s.replay or s.parent is not None
+        return msg.Source(s.id, self.moved(s.path), self.moved(s.logdir), s.parent and self.moved(s.parent), replay=replay)
+
+    def moved(self, path: str) -> str:
+        """Return where a path of the session is now."""
         old = self._session.root
         if path == old:
             return self.root

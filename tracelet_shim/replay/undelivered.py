@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.run_report import is_alive
 from tracelet_shim.eventfiles.logdir import walk
+from tracelet_shim.replay.rings import waiting_in_ring
 from tracelet_shim.replay.session_files import SessionFiles, beyond
 from tracelet_shim.state.index import in_use, indexed
 from tracelet_shim.state.ledger import Ledger
@@ -77,6 +79,8 @@ def missing(ledger: Ledger, session: SessionRow, root: str, *, alive: bool = Fal
         tail = sum(beyond(path, files.taken[path]) for path in {source.path for source in files.sources})
         found = (os.path.join(directory, name) for directory, names in walk(files.root) for name in names)
         tail += sum(beyond(path, 0) for path in found if files.is_new(path))
+        own = sum(position for source, position in taken.items() if source >= msg.OWN_SOURCES)
+        tail = max(tail, waiting_in_ring(ledger.directory, session.id, length - own))
     behind = tuple(row for row in rows if tail or row.state != "closed" or row.backend in pending)
     return Missing(
         behind, pending, tail, tuple(row.backend for row in rows), {name: n for name, n in refused.items() if n > 0}, lost, rows

@@ -22,7 +22,7 @@ from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
-from tracelet_shim.bus.channel import Channel
+from tracelet_shim.bus.mailbox import Mailbox
 from tracelet_shim.display.terminal import say
 from tracelet_shim.intercept import ActiveRuns
 from tracelet_shim.session import run_ends
@@ -41,21 +41,19 @@ class Plan(NamedTuple):
 
     Attributes:
         open_message: (id, backends) -> the first message of a part.
-        make_channel: returns the hosting of these backends; called on the part's sender thread.
+        make_bus: (backends, on_reply) -> the way to what hosts them.
         opens: called when a part with these id and backends is about to be opened.
         on_reply: takes what parts have to say, the counters of all together; called from other threads.
         on_problem: takes an error of ours.
-        memory: bytes, as of `Bus`.
         exit_timeout: seconds that the end of a run of the user's may wait.
         quiet: say nothing while it does.
     """
 
     open_message: Callable[[str, list[msg.BackendSpec]], msg.Open]
-    make_channel: Callable[[list[msg.BackendSpec]], Channel]
+    make_bus: Callable[[list[msg.BackendSpec], Callable[[msg.Reply], None]], Bus | Mailbox]
     opens: Callable[[str, list[msg.BackendSpec]], None]
     on_reply: Callable[[msg.Reply], None]
     on_problem: Callable[[Exception], None]
-    memory: int
     exit_timeout: float
     quiet: bool
 
@@ -90,7 +88,7 @@ class _Over:
 
 
 class _Part:
-    def __init__(self, session: str, specs: list[msg.BackendSpec], bus: Bus) -> None:
+    def __init__(self, session: str, specs: list[msg.BackendSpec], bus: Bus | Mailbox) -> None:
         self.session = session
         self.specs = specs
         self.bus = bus
@@ -192,7 +190,7 @@ class Parts:
     def _open(self, keys: list[_Key]) -> _Part:
         specs = [self._spec(*key) for key in keys]
         session = next(self._new_ids)
-        bus = Bus(lambda: self._plan.make_channel(specs), self._plan.memory, lambda reply: self._replied(part, reply))
+        bus = self._plan.make_bus(specs, lambda reply: self._replied(part, reply))
         part = _Part(session, specs, bus)
         self.ids.append(session)
         self._parts.append(part)
@@ -356,6 +354,11 @@ class Parts:
     def nudge(self) -> None:
         for part in list(self._parts):
             part.bus.nudge()
+
+    def look(self, wait: float = 0.0) -> None:
+        """Take what the relays have to say, without waiting for long."""
+        for part in list(self._parts):
+            part.bus.look(wait)
 
     def flush(self, timeout: float) -> bool:
         """As `Bus.flush`, for all parts."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common import run_report
@@ -14,6 +15,7 @@ __all__ = ["Replies"]
 _HARMLESS = ("system-metrics", "what-ran")
 """Kinds of trouble that make no event of the user's doubtful."""
 _MOST_TROUBLES = 1000
+_WAIT = 0.02
 
 
 class Replies:
@@ -81,17 +83,20 @@ class Replies:
         with self._changed:
             return dict(self._opened)
 
-    def wait_opened(self, seconds: float) -> dict[str, msg.Opened]:
-        """Wait until each run is open or will not be, and return those that are."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: all(
+    def wait_opened(self, seconds: float, look: Callable[[], None]) -> dict[str, msg.Opened]:
+        """Wait until each run is open or will not be, and return those that are. `look` takes what there is to be heard."""
+        until = time.monotonic() + seconds
+        while True:
+            look()
+            with self._changed:
+                over = all(
                     name in self._opened or state.state in ("failed", "closed", "abandoned")
                     for name, state in self.states.items()
-                ),
-                max(0.0, seconds),
-            )
-            return dict(self._opened)
+                )
+                if not over and (left := until - time.monotonic()) > 0:
+                    self._changed.wait(min(left, _WAIT))
+                    continue
+                return dict(self._opened)
 
     def unopened(self) -> dict[str, str]:
         """Return why no run could be opened, by tracker, for those that will have none."""

@@ -18,11 +18,14 @@ from tracelet_shim import errors, intercept
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
+from tracelet_shim.bus.mailbox import Mailbox
 from tracelet_shim.bus.process import RelayChannel
 from tracelet_shim.common import run_report
 from tracelet_shim.display.notebook import html_table
 from tracelet_shim.display.terminal import Drain, say
+from tracelet_shim.eventfiles.writer_names import root_of
 from tracelet_shim.provenance import ci
 from tracelet_shim.session import owner
 from tracelet_shim.session.exit_watch import ExitWatch
@@ -33,6 +36,7 @@ from tracelet_shim.session.replies import Replies
 from tracelet_shim.session.resume import leave_open, resume_command
 from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
+from tracelet_shim.state.place import state_directory
 
 __all__ = ["Session"]
 
@@ -107,8 +111,8 @@ class Session:
 
     def _start(self) -> Parts:
         plan = Plan(
-            self._open_message, lambda specs: self._make_channel(specs), self._part_opens, self._replies.take, self.problem,  # noqa: PLW0108
-            int(self.settings.memory * 1e6), self.settings.exit_timeout, self.settings.quiet,
+            self._open_message, self._make_bus, self._part_opens, self._replies.take, self.problem,
+            self.settings.exit_timeout, self.settings.quiet,
         )  # fmt: skip
         bus = Parts(self.id, self._specs, plan)
         bus.begin(self.active_runs())
@@ -154,6 +158,18 @@ class Session:
         except Exception as error:  # an SDK that has changed: only a later `replay --resume` needs it
             self.problem(error)
             return None
+
+    def _make_bus(self, specs: list[msg.BackendSpec], on_reply: Callable[[msg.Reply], None]) -> Bus | Mailbox:
+        """Return a way to the relay process that needs no thread here, where all backends are there; else one with a thread."""
+        memory = int(self.settings.memory * 1e6)
+        if self.settings.delivery == "process" and all(spec.class_path and not spec.here for spec in specs):
+            return Mailbox(self._state_directory, memory, say, on_reply)
+        return Bus(lambda: self._make_channel(specs), memory, on_reply)
+
+    def _state_directory(self, logdir: str) -> str:
+        """Return where the state is if this is the first log directory."""
+        root = intercept.absolute(self.settings.root) if self.settings.root is not None else root_of(logdir)
+        return str(state_directory(root, os.environ))
 
     def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
@@ -247,7 +263,8 @@ class Session:
             bus = self.begin()
             if self._job is not None and self._job.times:
                 bus.flush(0.0)  # the relay may still wait to see the log directory: it is to open the runs now
-        return self._replies.wait_opened(self.settings.exit_timeout if timeout is None else timeout)
+        look = self._bus.look if self._bus is not None else lambda: None
+        return self._replies.wait_opened(self.settings.exit_timeout if timeout is None else timeout, look)
 
     def unopened(self) -> dict[str, str]:
         """Return why no run could be opened, by tracker, for those that will have none."""
@@ -278,8 +295,8 @@ class Session:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the runs and how far each is, as far as is known now."""
-        opened = self._replies.opened
         states = self.status()
+        opened = self._replies.opened
         title = f"tracelet-shim session {self.id}: {self._stopped_as or ('active' if self.active else 'inactive')}"
         return html_table(title, ((name, opened[name].url if name in opened else None, s) for name, s in states.items()))
 

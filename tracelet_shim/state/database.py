@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim.common.file_systems import is_local
 from tracelet_shim.common.text import escaped, unescaped
 
 __all__ = ["Database", "columns_of", "connected", "make_tables", "selected", "share", "unshare"]
@@ -37,11 +36,6 @@ _SCHEMA = (
 )
 _ADDED = {"sessions": ("counted",), "set_aside": ("source", "part")}
 """Columns that tables have got after 0.1; all are integers."""
-
-_LOCAL = frozenset(
-    ["bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "xfs", "zfs"]
-)
-"""File systems of this machine's own, as Linux calls them."""
 
 
 class Database(sqlite3.Connection):
@@ -98,7 +92,7 @@ def share(db: Database, path: Path) -> None:
     server of files, or there is no such memory, the rollback journal stays, or comes back.
     """
     with contextlib.suppress(sqlite3.OperationalError):  # somebody is in a transaction, the disk is full: as it was
-        db.execute(f"PRAGMA journal_mode = {'WAL' if _is_local(path) else 'DELETE'}").fetchone()
+        db.execute(f"PRAGMA journal_mode = {'WAL' if is_local(path) else 'DELETE'}").fetchone()
 
 
 def unshare(db: Database) -> None:
@@ -106,19 +100,3 @@ def unshare(db: Database) -> None:
     its own end."""
     with contextlib.suppress(sqlite3.OperationalError):
         db.execute("PRAGMA journal_mode = DELETE").fetchone()
-
-
-def _is_local(path: Path) -> bool:
-    """Return whether a file is known to be on a file system of this machine's own."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:  # no Linux
-        return False
-    real = os.fsencode(os.path.realpath(path))
-    longest, kind = b"", b""
-    for mount in mounts:  # see proc(5)
-        before, _, after = mount.partition(b" - ")
-        place = re.sub(rb"\\(\d{3})", lambda found: bytes((int(found[1], 8),)), before.split(b" ")[4])
-        if len(place) >= len(longest) and real.startswith(place.rstrip(b"/") + b"/"):
-            longest, kind = place, after.split(b" ")[0]
-    return kind.decode() in _LOCAL

@@ -1,0 +1,82 @@
+"""What `add_*` has returned from is in the relay's hands: nothing of it is lost when the program is killed, whenever that is."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunPython
+from tests.delivery.programs import LOG, eventually, mlflow_runs, relays, tensorboard_steps
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)\n"
+
+
+@pytest.mark.parametrize("ends", [KILL, "os._exit(0)\n", "threading.Timer(0, os.abort).start(); time.sleep(60)\n"])
+def test_nothing_that_was_published_is_lost(run_python: RunPython, tmp_path: Path, ends: str) -> None:
+    """A program that ends without a word right after its last scalar, before the relay has begun to look, has every one of them
+    in its trackers, with its float64, and no file of the ring stays."""
+    run_python(LOG + "import threading\nsession()\nw = log(5000)\n" + ends, check=False)
+    eventually(lambda: mlflow_runs(tmp_path) == [("FAILED", 5000, 5000)])
+    eventually(lambda: not relays(tmp_path))
+    assert tensorboard_steps(tmp_path) == list(range(5000))
+    assert not list((tmp_path / "runs/x/.tracelet").glob("*.ring"))
+
+
+BOTH = """
+s = session()
+relay = s._bus._parts[0].bus.relay_pid
+{before}
+os.kill(relay, signal.SIGSTOP)
+log(2000, w, 500)
+w.add_hparams({{"lr": 0.1, "seed": 7}}, {{"accuracy": 0.1}}, run_name=".")
+os.kill(relay, signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("before", ["w = log(500)\nassert s.flush(60)", "w = log(500)"], ids=["in the middle", "at once"])
+def test_both_are_killed(run_python: RunPython, tmp_path: Path, before: str) -> None:
+    """Where the relay is killed too, before it has taken anything or in the middle, one resumed delivery brings every point that
+    was published, with its float64 and what only the calls knew, into the same run."""
+    assert run_python(LOG + BOTH.format(before=before) + KILL, check=False).returncode == -9
+    resume = [sys.executable, "-m", "tracelet_shim", "replay", "runs/x", "--resume"]
+    done = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tensorboard_steps(tmp_path) == list(range(2500))
+    with sqlite3.connect(tmp_path / "mlflow.db") as db:
+        query = "SELECT step, value FROM metrics WHERE key = 'loss' ORDER BY step"
+        assert db.execute(query).fetchall() == [(step, step / 7) for step in range(2500)]
+        assert db.execute("SELECT key, value FROM metrics WHERE key = 'accuracy'").fetchall() == [("accuracy", 0.1)]
+        assert db.execute("SELECT key, value FROM params ORDER BY key").fetchall() == [("lr", "0.1"), ("seed", "7")]
+        assert db.execute("SELECT COUNT(*) FROM runs").fetchone() == (1,)
+    assert not list((tmp_path / "runs/x/.tracelet").glob("*.ring"))
+    done = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, tensorboard_steps(tmp_path)) == (0, list(range(2500))), done.stdout + done.stderr
+
+
+def test_without_a_ring(run_python: RunPython, tmp_path: Path) -> None:
+    """Where there is no place for a ring, a thread sends everything through a pipe, to the relay that has been started."""
+    run_python(
+        LOG
+        + """
+from tracelet_shim.bus import mailbox
+
+def no_ring(*args):
+    raise OSError("no place")
+
+mailbox.Ring = no_ring
+s = session()
+relay = s._bus._parts[0].bus.relay_pid
+w = log(300)
+assert s.flush(60)
+assert [thread.name for thread in threading.enumerate()].count("tracelet-sender") == 1
+os.kill(relay, signal.SIGKILL)
+log(300, w, 300)
+assert s.flush(60)
+"""
+    )
+    assert mlflow_runs(tmp_path) == [("FINISHED", 600, 600)]
+    assert tensorboard_steps(tmp_path) == list(range(600))

@@ -1,0 +1,207 @@
+"""The relay process, as the training process holds it: a pipe to it, a socket from it, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus import wire
+from tracelet_shim.bus.launch import RelayDiedError, relay_command, relay_environment, sigterm_mark
+from tracelet_shim.common import run_report
+
+__all__ = ["RelayProcess"]
+
+_LONGEST_REPLY = 1 << 20
+_LAST_WORDS = 2.5
+"""Seconds that a relay may take to end after its last reply."""
+
+_ending: list[subprocess.Popen[bytes]] = []
+"""Relays that are left to end by themselves at the end of the interpreter, where no thread can wait for them."""
+
+
+def _reap_later(process: subprocess.Popen[bytes]) -> None:
+    """Leave no zombie of a relay that ends by itself."""
+    try:
+        threading.Thread(target=process.wait, name="tracelet-relay-end", daemon=True).start()
+    except RuntimeError:
+        _ending.append(process)
+
+
+class RelayProcess:
+    """Starts the relay. Nothing here waits for more than a moment.
+
+    A reply is a packet of its own, which one call receives as a whole, so a signal handler may receive in the middle of that.
+
+    Attributes:
+        pid: of the process.
+        greeted: it has said hello.
+        closed: it has said its last word.
+
+    Raises:
+        RelayDiedError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        self.greeted = self.closed = False
+        self._opening: set[str] = set()  # trackers that may be making their store just now
+        self._outgoing = bytearray()
+        self._received: deque[bytes] = deque()
+        self._decoder: wire.Decoder[msg.Reply] = wire.Decoder(msg.Reply)
+        try:
+            self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - open as long as the relay may fail
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._process = self._start(theirs)
+        except RelayDiedError:
+            raise
+        except Exception as error:  # no temporary directory, no descriptors left, ...: a thread will do
+            raise RelayDiedError(f"{type(error).__name__}: {error}", started=False) from error
+        self.pid = self._process.pid
+
+    def _start(self, replies: socket.socket) -> subprocess.Popen[bytes]:
+        term_read = sigterm_mark()
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                relay_command(term_read),
+                stdin=subprocess.PIPE,
+                stdout=replies.fileno(),
+                stderr=self._log,
+                env=relay_environment(os.environ),
+                pass_fds=(term_read,),
+                start_new_session=True,  # the terminal's Ctrl-C is for the training
+            )
+        except OSError as error:
+            raise RelayDiedError(f"{sys.executable!r} cannot be started: {error}", started=False) from error
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        self._socket.setblocking(False)
+        run_report.add(relay=process.pid, of=os.getpid())
+        return process
+
+    # -- to the relay -------------------------------------------------------------------------------------------------
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the pipe has not taken yet."""
+        return len(self._outgoing)
+
+    def send(self, data: bytes, message: msg.Message | None = None) -> None:
+        """Hand an encoded message over; `message` if it tells which trackers will be opened."""
+        if isinstance(message, msg.Open):
+            self._opening = {spec.name for spec in message.backends}
+        self._outgoing += wire.FRAME.pack(len(data))
+        self._outgoing += data
+
+    def wake(self) -> None:
+        """Have the relay look at its ring; if the pipe is full, it has something to look at."""
+        if not self._outgoing:
+            with contextlib.suppress(OSError):
+                os.write(self._stdin, wire.FRAME.pack(0))
+
+    def write(self, wait: float = 0.0) -> bool:
+        """Write what the pipe takes; return whether it took anything."""
+        try:
+            if not self._outgoing or not select.select([], [self._stdin], [], wait)[1]:
+                return False
+            written = os.write(self._stdin, memoryview(self._outgoing)[: 1 << 18])
+        except BlockingIOError:
+            return False
+        except OSError:  # `replies` will say so
+            self._outgoing.clear()
+            return False
+        del self._outgoing[:written]
+        return True
+
+    @property
+    def _stdin(self) -> int:
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
+
+    # -- from the relay -----------------------------------------------------------------------------------------------
+
+    def replies(self) -> Iterator[msg.Reply]:
+        """Yield what has come.
+
+        Raises:
+            RelayDiedError: it has ended, without its last word.
+        """
+        received = self._received
+        with contextlib.suppress(BlockingIOError):
+            while not (received and not received[-1]):
+                received.extend(map(self._socket.recv, (_LONGEST_REPLY,)))  # one call, also for a signal handler
+        while received and received[0]:
+            reply = self._decoder.decode(received.popleft())
+            self._note(reply)
+            yield reply
+        if received and not self.closed:
+            self._died()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a reply comes, at most so many seconds."""
+        with contextlib.suppress(OSError, ValueError):  # it was let go
+            select.select([self._socket], [], [], seconds)
+
+    def _note(self, reply: msg.Reply) -> None:
+        if isinstance(reply, msg.Hello):
+            self.greeted = True
+        elif isinstance(reply, msg.Opened):
+            self._opening.discard(reply.backend)
+        elif isinstance(reply, (msg.Counters, msg.Closed)):
+            self._opening -= {name for name, backend in reply.backends.items() if backend.state in ("failed", "closed")}
+            self.closed = self.closed or isinstance(reply, msg.Closed)
+
+    # -- its end ------------------------------------------------------------------------------------------------------
+
+    def _died(self) -> None:
+        reason = "it ended"
+        self.release()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            reason += f" with exit code {self._process.wait(1.0)}"
+        raise RelayDiedError(reason + self._last_words(), started=self.greeted)
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            self._log.seek(0)
+            lines = self._log.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
+            return f": {lines[-1]}" if lines else ""
+        return ""
+
+    def release(self) -> None:
+        """Close our ends; the relay, if it lives, finishes on its own."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._socket.close()
+
+    def finish(self, seconds: float = _LAST_WORDS) -> None:
+        """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its
+        deadline, and is killed. Not so while a tracker may be making its store, which might be unusable for ever then: it
+        ends by itself."""
+        self.release()
+        try:
+            self._process.wait(min(seconds, _LAST_WORDS) if self.closed else 0.1)
+        except subprocess.TimeoutExpired:
+            if self.closed and seconds < _LAST_WORDS:
+                _reap_later(self._process)
+            elif self._opening:
+                self._process.send_signal(signal.SIGCONT)  # should somebody have stopped it
+                _reap_later(self._process)
+            else:
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+
+    def after_fork(self) -> None:
+        """Close the child's copies: the relay must see the end when the parent is gone."""
+        self.release()
+        self._process.returncode = 0  # not our child: keep Popen from waiting for it

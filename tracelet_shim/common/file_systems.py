@@ -1,0 +1,39 @@
+"""What kind of file system a path is on."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+__all__ = ["is_local", "keeps_space"]
+
+_KEEP_SPACE = frozenset(["ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "xfs"])
+_LOCAL = _KEEP_SPACE | {"bcachefs", "btrfs", "zfs"}
+"""File systems of this machine's own, as Linux calls them."""
+
+
+def is_local(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file or directory is known to be on a file system of this machine's own."""
+    return _kind(path) in _LOCAL
+
+
+def keeps_space(path: str | os.PathLike[str]) -> bool:
+    """Return whether the file system is this machine's own, and what has been allocated of it can be written to, however full it
+    is. Where writing makes a copy, as in btrfs and zfs, that is not so."""
+    return _kind(path) in _KEEP_SPACE
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:  # no Linux
+        return ""
+    real = os.fsencode(os.path.realpath(path)) + b"/"
+    longest, kind = b"", b""
+    for mount in mounts:  # see proc(5)
+        before, _, after = mount.partition(b" - ")
+        place = re.sub(rb"\\(\d{3})", lambda found: bytes((int(found[1], 8),)), before.split(b" ")[4])
+        if len(place) >= len(longest) and real.startswith(place.rstrip(b"/") + b"/"):
+            longest, kind = place, after.split(b" ")[0]
+    return kind.decode()
