@@ -22,7 +22,7 @@ KNOWS = {
     "backends": {"common", "provenance", "eventfiles"},
     "bus": {"common", "backends", "relay"},  # relay: hosted in this process by `channel.ThreadChannel`
     "eventfiles": {"common", "bus"},
-    "intercept": {"bus", "eventfiles"},
+    "intercept": {"bus", "common", "eventfiles"},
     "state": {"common", "backends", "bus"},
     "relay": {"common", "backends", "bus", "eventfiles", "provenance", "state"},
     "session": {"common", "display", "backends", "bus", "eventfiles", "intercept", "provenance", "state"},

@@ -66,17 +66,15 @@ PROGRAM = """
         for step in range(50):
             writer.add_scalar("loss", 0.5, step)
         writer.flush()
-        writer.add_scalar("loss", 0.5, 99)  # the first of a batch wakes the thread that writes it; counted is another
+        writer.add_scalar("loss", 0.5, 99)
         return {**counted(writer), "instructions": instructions(writer), "blocks": kept_blocks(writer)}
 
     results = {"plain": measured("plain")}
 
     import tracelet_shim
     from tracelet_shim.session.session import Session
-    from tracelet_shim.intercept import _accelerate
     from tracelet_shim.testing import RecordingBackend
 
-    _accelerate._PERIOD = 3600.0  # a batch ends with the flush, not in between
     make_channel = Session._make_channel
     for accelerate in (False, True):
         for number in (1, 9):
@@ -113,13 +111,16 @@ def test_python_calls(counts: dict[str, Any], writer: str, calls: int) -> None:
 
 @pytest.mark.parametrize("writer", ["1-native", "1-fast"])
 def test_c_calls(counts: dict[str, Any], writer: str) -> None:
-    """Of C functions, our code calls these and no others: no I/O, no waiting, nothing that depends on the trackers."""
+    """Of C functions, our code calls these and no others: no waiting, nothing that depends on the trackers, and no I/O but that
+    the faster writer writes the record to the event file, framed by hand."""
     allowed = {"SerializeToString", "__exit__", "append", "get", "len"}
+    if writer == "1-fast":
+        allowed |= {"monotonic", "pack", "value", "write"}
     assert set(counts[writer]["c_of_ours"]) <= allowed
     assert counts[writer]["c"] <= counts["plain"]["c"] + 7
 
 
-@pytest.mark.parametrize(("writer", "instructions"), [("1-native", 270), ("1-fast", 290)])
+@pytest.mark.parametrize(("writer", "instructions"), [("1-native", 270), ("1-fast", 355)])
 def test_instructions(counts: dict[str, Any], writer: str, instructions: int) -> None:
     """A scalar takes a bounded number of bytecode instructions of ours; some versions of Python need a few more."""
     assert 0 < counts[writer]["instructions"] <= instructions

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, mlflow_runs, relays, tensorboard_steps
+from tests.faults.harness import event_file_steps
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)\n"
 
@@ -18,11 +19,11 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)\n"
 @pytest.mark.parametrize("ends", [KILL, "os._exit(0)\n", "threading.Timer(0, os.abort).start(); time.sleep(60)\n"])
 def test_nothing_that_was_published_is_lost(run_python: RunPython, tmp_path: Path, ends: str) -> None:
     """A program that ends without a word right after its last scalar, before the relay has begun to look, has every one of them
-    in its trackers, with its float64, and no file of the ring stays."""
+    in its trackers and in its event file, and no file of the ring stays."""
     run_python(LOG + "import threading\nsession()\nw = log(5000)\n" + ends, check=False)
     eventually(lambda: mlflow_runs(tmp_path) == [("FAILED", 5000, 5000)])
     eventually(lambda: not relays(tmp_path))
-    assert tensorboard_steps(tmp_path) == list(range(5000))
+    assert tensorboard_steps(tmp_path) == event_file_steps(tmp_path / "runs") == list(range(5000))
     assert not list((tmp_path / "runs/x/.tracelet").glob("*.ring"))
 
 

@@ -25,11 +25,25 @@ def keeps_space(path: str | os.PathLike[str]) -> bool:
 
 
 def _kind(path: str | os.PathLike[str]) -> str:
+    real = os.path.realpath(path)
+    device = os.stat(real).st_dev if os.path.exists(real) else -1
+    if device == -1:
+        return _look_up(real)
+    if device not in _known:
+        _known[device] = _look_up(real)
+    return _known[device]
+
+
+_known: dict[int, str] = {}
+"""By device."""
+
+
+def _look_up(path: str) -> str:
     try:
         mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:  # no Linux
         return ""
-    real = os.fsencode(os.path.realpath(path)) + b"/"
+    real = os.fsencode(path) + b"/"
     longest, kind = b"", b""
     for mount in mounts:  # see proc(5)
         before, _, after = mount.partition(b" - ")

@@ -139,14 +139,18 @@ def header(length: int) -> bytes:
     return packed + _CRC.pack(masked_crc32c(packed))
 
 
-def framed(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the three parts of a record: header, data, checksum."""
-    return header(len(data)), data, _CRC.pack(masked_crc32c(data))
+def framed(data: bytes) -> bytes:
+    """Return a record as it stands in a file: header, data, checksum."""
+    value = _crc32c()
+    if value is None:
+        return header(len(data)) + data + _CRC.pack(masked_crc32c(data))
+    crc = value(data)  # as in `masked_crc32c`: this is on the way of each call
+    return header(len(data)) + data + _CRC.pack((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
 
 
 def joined(records: Iterable[bytes]) -> bytes:
     """Return records as they stand in a file, one behind the other."""
-    return b"".join(part for data in records for part in framed(data))
+    return b"".join(map(framed, records))
 
 
 def count_records(path: str) -> int:

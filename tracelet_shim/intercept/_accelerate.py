@@ -2,12 +2,13 @@
 
 TensorBoard's event writer has a thread and a queue of ten for each file, opens, appends to and closes the file for each
 record (``tensorboard/compat/tensorflow_stub/io/gfile.py``), and computes CRC32C in Python. Under a session, new local
-writers get `BatchWriter` in the place of ``_AsyncWriter``: one thread for all files, which appends what came in the last
-tenth of a second in one go, with the C implementation of google-crc32c. The bytes in the files are the same, and so are
-the meanings of ``flush`` and ``close``; an error of the file still reaches the next call.
+writers get something else in the place of ``_AsyncWriter``, with the C implementation of google-crc32c: on the machine's own
+file systems a `DirectWriter`, which writes each record in one call, so that a program that is killed leaves what it has logged;
+on others a `BatchWriter`, whose thread may wait for a server while the training goes on. The bytes in the files are the same,
+and so are the meanings of ``flush`` and ``close``; an error of the file still reaches the next call.
 
-What differs: ``max_queue`` does not block the caller after ten events (the bound is in bytes), and an event is in the file
-within a tenth of a second rather than at once. At exit everything is written, where TensorBoard loses up to ten events.
+What differs: ``max_queue`` does not block the caller after ten events. Nothing is lost at exit, where TensorBoard loses up to ten
+events. A file of a relative path stays where it was made when the program changes its directory.
 """
 
 from __future__ import annotations
@@ -16,20 +17,39 @@ import atexit
 import os
 import sys
 import threading
+import time
 import weakref
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
+from tracelet_shim.common.file_systems import is_local
 from tracelet_shim.eventfiles import tfrecord
 
-__all__ = ["BatchWriter", "accelerate", "use_fast_crc"]
+__all__ = ["BatchWriter", "DirectWriter", "EventWriter", "accelerate", "use_fast_crc"]
 
-_PERIOD = 0.1
 _MAX_BYTES = 32 << 20
+_MOST_OPEN = 64
+"""Files that are kept open; beyond these, each record opens its file, as natively."""
+_LOOK_SECONDS = 1.0
+"""Seconds between two looks whether the file is still the one at its path."""
 
 
-def accelerate(writer: Any) -> BatchWriter | None:
-    """Give a FileWriter that was just created its `BatchWriter`; None if it is none of TensorBoard's own local ones."""
+class EventWriter(Protocol):
+    """What stands in for ``tensorboard.summary.writer.event_file_writer._AsyncWriter``.
+
+    Attributes:
+        last: the latest record, as TensorBoard serialised it.
+    """
+
+    last: bytes
+
+    def write(self, data: bytes) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def accelerate(writer: Any) -> EventWriter | None:
+    """Give a FileWriter that was just created its other writer; None if it is none of TensorBoard's own local ones."""
     from tensorboard.compat.tensorflow_stub.io import gfile
     from tensorboard.summary.writer import event_file_writer
 
@@ -43,10 +63,11 @@ def accelerate(writer: Any) -> BatchWriter | None:
         return None
     use_fast_crc()
     native._worker.stop()
-    batch = BatchWriter(native._writer, file)
-    writer.event_writer._async_writer = batch
-    _files.writers.add(batch)
-    return batch
+    path = os.path.abspath(file.filename)
+    new = DirectWriter(native._writer, path) if is_local(os.fsdecode(path)) else BatchWriter(native._writer, file)
+    writer.event_writer._async_writer = new
+    _files.watch(new)
+    return new
 
 
 def use_fast_crc() -> None:
@@ -56,8 +77,115 @@ def use_fast_crc() -> None:
         record_writer.masked_crc32c = tfrecord.masked_crc32c  # type: ignore[attr-defined]
 
 
+class DirectWriter:
+    """Writes each record at once.
+
+    Args:
+        record_writer: TensorBoard's RecordWriter, for flush and close.
+        path: the file, absolute.
+
+    Attributes:
+        last: the latest record, as TensorBoard serialised it.
+    """
+
+    def __init__(self, record_writer: Any, path: str | bytes) -> None:
+        self._writer = record_writer
+        self._path = path
+        self._lock = threading.RLock()
+        self._fd = -1
+        self._look_at = 0.0
+        self._closed = self._foreign = False
+        self._error: Exception | None = None
+        self.last = b""
+
+    def write(self, data: bytes) -> None:
+        """Append a record to the file."""
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise OSError("Writer is closed")
+        self.last = data
+        if self._foreign:  # a forked child's copy of our file is not for writing
+            return
+        try:
+            with self._lock:
+                if time.monotonic() >= self._look_at:
+                    self._look()
+                record = tfrecord.framed(data)
+                if self._fd >= 0:
+                    written = os.write(self._fd, record)
+                    if written != len(record):  # the disk is nearly full
+                        _write_all(self._fd, record[written:])
+                else:
+                    fd = self._opened()
+                    try:
+                        _write_all(fd, record)
+                    finally:
+                        os.close(fd)
+        except Exception as error:  # the user's next call gets it, as TensorBoard's own writer does it
+            self._error = error
+
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def _look(self) -> None:
+        """Hold the file that is at the path now: somebody may have removed the other one. Natively each record goes there."""
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        if self._fd >= 0:
+            try:
+                if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
+                    return
+            except FileNotFoundError:
+                pass
+            self._release()
+        if _files.may_stay_open():
+            try:
+                self._fd = self._opened()
+            except BaseException:
+                _files.is_closed()
+                raise
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            _files.is_closed()
+            os.close(fd)
+
+    def forget(self) -> None:
+        """In a forked child: the file is the parent's."""
+        self._lock = threading.RLock()
+        self._foreign = True
+        self._release()
+
+    def flush(self) -> None:
+        """Everything is written out already."""
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise OSError("Writer is closed")
+        self._look_at = 0.0
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file; a second call changes nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._release()
+                self._writer.flush()
+                self._writer.close()
+
+    def __del__(self) -> None:
+        self._release()
+
+
+def _write_all(fd: int, record: bytes) -> None:
+    while record:
+        record = record[os.write(fd, record) :]
+
+
 class BatchWriter:
-    """Stands in for ``tensorboard.summary.writer.event_file_writer._AsyncWriter``.
+    """Writes records in another thread, without waiting for the file.
 
     Args:
         record_writer: TensorBoard's RecordWriter, for flush and close.
@@ -73,10 +201,9 @@ class BatchWriter:
         self._pending: deque[bytes] = deque()
         self._bytes = 0
         self._lock = threading.RLock()
-        self._closed = False
+        self._closed = self._foreign = False
         self._error: Exception | None = None
         self._listed = False
-        self._pid = os.getpid()
         self.last = b""
 
     def write(self, data: bytes) -> None:
@@ -101,8 +228,8 @@ class BatchWriter:
             self._bytes = 0
             parts: list[bytes] = []
             while self._pending:
-                parts += tfrecord.framed(self._pending.popleft())
-            if parts and self._pid == os.getpid():  # a forked child's copy of our file is not for writing
+                parts.append(tfrecord.framed(self._pending.popleft()))
+            if parts and not self._foreign:  # a forked child's copy of our file is not for writing
                 try:
                     self._file.write(b"".join(parts))
                 except Exception as error:  # the user's next call gets it, as TensorBoard's own writer does it
@@ -111,6 +238,7 @@ class BatchWriter:
     def forget(self) -> None:
         """In a forked child: the file is the parent's."""
         self._lock = threading.RLock()
+        self._foreign = True
         self._pending.clear()
         self._listed = False
 
@@ -136,7 +264,7 @@ class BatchWriter:
 
 
 class _Files:
-    """The thread that drains all writers, started when the first one has something."""
+    """All writers; how many files are held open; and the thread that drains batches, started when the first one has something."""
 
     def __init__(self) -> None:
         self._listed: deque[BatchWriter] = deque()
@@ -144,10 +272,29 @@ class _Files:
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
         self._hooked = False
-        self.writers: weakref.WeakSet[BatchWriter] = weakref.WeakSet()
+        self._open = 0
+        self._writers: weakref.WeakSet[DirectWriter | BatchWriter] = weakref.WeakSet()
+
+    def watch(self, writer: DirectWriter | BatchWriter) -> None:
+        """Take note of a new writer."""
+        self._writers.add(writer)
+        if not self._hooked:
+            self._hooked = True
+            os.register_at_fork(after_in_child=self.after_fork)
+
+    def may_stay_open(self) -> bool:
+        """Return whether one more file may be held open, and count it if so. Threads may race for the last one."""
+        if self._open >= _MOST_OPEN:
+            return False
+        self._open += 1
+        return True
+
+    def is_closed(self) -> None:
+        """One that was counted is closed."""
+        self._open -= 1
 
     def list(self, writer: BatchWriter) -> None:
-        """Drain this writer at the next turn."""
+        """Drain this writer now."""
         self._listed.append(writer)
         if self._thread is None:
             self._begin()
@@ -157,18 +304,13 @@ class _Files:
     def _begin(self) -> None:
         with self._start:
             if self._thread is None:
-                if not self._hooked:
-                    self._hooked = True
-                    os.register_at_fork(after_in_child=self.after_fork)
-                    atexit.register(self.drain)
+                atexit.register(self.drain)
                 self._thread = threading.Thread(target=self._run, name="tracelet-files", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
             self._some.wait()
-            pause.wait(_PERIOD)
             self._some.clear()
             self.drain()
 
@@ -184,7 +326,7 @@ class _Files:
         self._some = threading.Event()
         self._start = threading.Lock()
         self._thread = None
-        for writer in list(self.writers):
+        for writer in list(self._writers):
             writer.forget()
 
 

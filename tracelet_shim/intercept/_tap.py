@@ -15,7 +15,7 @@ from typing import Any
 from tracelet_shim.bus.messages import Record
 from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.intercept import _calls
-from tracelet_shim.intercept._accelerate import BatchWriter, accelerate
+from tracelet_shim.intercept._accelerate import EventWriter, accelerate
 from tracelet_shim.intercept._sink import ActiveRuns, Sink, current
 
 __all__ = ["absolute", "add_event", "created", "flush_files", "making", "publish_without_event", "runs_of"]
@@ -56,7 +56,7 @@ class _Source:
         self.lock = threading.RLock()
         self.sink: Sink | None = None
         self.number = -1
-        self.batch: BatchWriter | None = None
+        self.batch: EventWriter | None = None
 
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
