@@ -115,12 +115,12 @@ def test_c_calls(counts: dict[str, Any], writer: str) -> None:
     the faster writer writes the record to the event file, framed by hand."""
     allowed = {"SerializeToString", "__exit__", "append", "get", "len"}
     if writer == "1-fast":
-        allowed |= {"monotonic", "pack", "value", "write"}
+        allowed |= {"monotonic", "pack", "time", "value", "write"}
     assert set(counts[writer]["c_of_ours"]) <= allowed
-    assert counts[writer]["c"] <= counts["plain"]["c"] + 7
+    assert counts[writer]["c"] <= counts["plain"]["c"] + 10
 
 
-@pytest.mark.parametrize(("writer", "instructions"), [("1-native", 270), ("1-fast", 355)])
+@pytest.mark.parametrize(("writer", "instructions"), [("1-native", 315), ("1-fast", 460)])
 def test_instructions(counts: dict[str, Any], writer: str, instructions: int) -> None:
     """A scalar takes a bounded number of bytecode instructions of ours; some versions of Python need a few more."""
     assert 0 < counts[writer]["instructions"] <= instructions

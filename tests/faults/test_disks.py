@@ -30,7 +30,7 @@ log(0, 300)
 assert session.flush(60)
 reach("first"); wait_for("full")
 log(300, 5000)
-reach("second"); wait_for("space")
+reach("second"); flush_until("space")
 log(5000, 5100)
 """,
         env={"TRACELET_TENSORBOARD_LOGDIR": str(disk / "copies")},

@@ -105,8 +105,7 @@ reach("logged")
     assert f"tracelet-shim replay {tmp_path}/runs/x --resume" in said
     program.resume()
     assert copied_steps(tmp_path) == list(range(20_000))
-    # What the relays had is exact; of the rest there are only the float32 of the event file.
-    assert mlflow_points(tmp_path) == losses(600) + losses(20_000, exact=False)[600:]
+    assert mlflow_points(tmp_path) == losses(20_000)  # from the ring, where all of it is
 
 
 def test_relay_is_killed_under_all_trackers(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +183,7 @@ log(1500, 2000)
 
 def mlflow_points(directory: Path) -> list[tuple[str, int, float]]:
     with contextlib.closing(sqlite3.connect(directory / "mlflow.db")) as db:
-        assert db.execute("SELECT status FROM runs").fetchall() == [("FAILED",)]
+        assert db.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]  # as the program has said in the ring
         return db.execute("SELECT key, step, value FROM metrics ORDER BY key, step").fetchall()
 
 
@@ -250,10 +249,7 @@ def test_many_points_for_a_dead_tracker(train: Train, tmp_path: Path, small_disk
         f"""
 begin("mlflow", "tensorboard", exit_timeout=3)
 log(0, {first})
-reach("first")
-while not os.path.exists("seen"):  # what the relay has to say is heard on calls that come anyway
-    writer.flush()
-    time.sleep(0.1)
+reach("first"); flush_until("seen")
 log({first}, {many})
 reach("logged"); wait_for("measured")
 """,

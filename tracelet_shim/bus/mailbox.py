@@ -65,7 +65,7 @@ class Mailbox:
         self._looking = threading.RLock()
         self._next_look = 0.0
         self._refused = 0  # events that came after the end
-        self._stopped = False
+        self._stopped = self._is_over = False
         self._restarts: deque[float] = deque(maxlen=RESTARTS)
         self._retry: tuple[RelayDiedError, float] | None = None
         self._lost = 0  # records that predecessors of the relay had in an index which is gone
@@ -108,11 +108,13 @@ class Mailbox:
             self.look()
         if self._instead is not None:
             self._instead.publish(record)
-        elif self._stopped:
+        elif self._stopped and not self._is_over:
             with self._looking:
                 self._refused += type(record.hint) is not msg.Nested
         else:
-            self._put(record)
+            self._outbox.put(record)
+            if self._outbox.errors:
+                self._tell_errors()
 
     def tell(self, message: msg.Message) -> None:
         """Hand over any other message, behind all that was published before it."""
@@ -122,19 +124,22 @@ class Mailbox:
                 self._make_ring(message)
         if self._instead is not None:
             self._instead.tell(message)
-        elif not self._stopped:
+        elif not self._stopped or self._is_over:
             self._put(message)
             self.nudge()
 
-    def _put(self, item: msg.Record | msg.Message) -> None:
-        if isinstance(item, msg.Record) or self._outbox.ring is not None:
+    def _put(self, item: msg.Message) -> None:
+        if self._outbox.ring is not None:
             self._outbox.put(item)
-            while self._outbox.errors:
-                error = self._outbox.errors.popleft()
-                logger.debug("a message could not be sent", exc_info=error)
-                self._on_reply(msg.Trouble(None, "unsent", f"an event could not be sent: {type(error).__name__}: {error}"))
+            self._tell_errors()
         elif self._process is not None:  # before the first writer; a successor is told again
             self._process.send(self._encoder.encode(item), item)
+
+    def _tell_errors(self) -> None:
+        while self._outbox.errors:
+            error = self._outbox.errors.popleft()
+            logger.debug("a message could not be sent", exc_info=error)
+            self._on_reply(msg.Trouble(None, "unsent", f"an event could not be sent: {type(error).__name__}: {error}"))
 
     def _make_ring(self, first: msg.Writer | msg.Source) -> None:
         """Now it is known where the state is: what has come so far went through the pipe."""
@@ -270,8 +275,9 @@ class Mailbox:
             self._put(self._close)
 
     def _over(self, error: Exception) -> None:
-        """Delivery is over: nothing is kept in memory any more, but counted. What is in the ring stays there."""
-        self._stopped = True
+        """Delivery is over: nothing is kept in memory any more, but counted. What is in the ring stays there, for a resumed
+        delivery, and more is put into it as long as there is room."""
+        self._is_over = self._stopped = True
         self._refused += self._outbox.forget()
         logger.debug("delivery stopped", exc_info=error)
         self._on_reply(msg.Trouble(None, "internal", f"delivery stopped: {type(error).__name__}: {error}"))
@@ -365,12 +371,13 @@ class Mailbox:
         process, self._process = self._process, None
         if process is not None:
             process.finish(last_words)
+        self._is_over = False
         self._outbox.end(remove=self._closed)  # the relay does that too, if it lives long enough
         return self._closed_states
 
     def after_fork(self) -> None:
         """In a forked child: this is the parent's."""
-        self._stopped = True
+        self._stopped, self._is_over = True, False
         if self._instead is not None:
             self._instead.after_fork()
         if self._process is not None:

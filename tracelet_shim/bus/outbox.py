@@ -58,6 +58,8 @@ class Outbox:
         self._putting = False
         self._aside: deque[Item] = deque()
         self._full = False
+        self._drops = False
+        self._dropped = 0  # events
         self._behind: deque[msg.Message | Gaps | _Parts] = deque()  # for which there was no room
         self._gaps: dict[int, Gap] | None = None
 
@@ -72,12 +74,13 @@ class Outbox:
             self.ring = ring
 
     def forget(self) -> int:
-        """Keep nothing that waits for room; return how many events that were."""
+        """Keep nothing that waits for room; return how many events that were. From now on what finds no room is dropped."""
         with self._lock:
             waiting = self._waiting()
             self._behind.clear()
             self._aside.clear()
             self._gaps = None
+            self._drops = True
         return waiting
 
     def end(self, *, remove: bool) -> None:
@@ -114,7 +117,10 @@ class Outbox:
                 return
             self._putting = True
             try:
-                self._put(item)
+                if self._full or type(item) is not msg.Record or item.hint is not None or self.ring is None:
+                    self._put(item)
+                elif not self.ring.put(item):  # as nearly always there is room, nothing is in the way
+                    self._remember(item)
                 while self._aside:
                     self._put(self._aside.popleft())
             finally:
@@ -148,6 +154,9 @@ class Outbox:
     def _remember(self, record: msg.Record) -> None:
         """Keep of a record only that it is there: it is more than the relay takes, and it is in the event file."""
         self._full = True
+        if self._drops:  # and all that follow: what is in the ring has no gaps, behind which event files would be read on
+            self._dropped += type(record.hint) is not msg.Nested
+            return
         if self._gaps is None:
             self._gaps = {}
         self._gaps.setdefault(record.source, Gap()).add(record)
@@ -155,8 +164,9 @@ class Outbox:
     def _put_message(self, message: msg.Message) -> None:
         if self._full or self.ring is None or not self.ring.put_message(self._encoder.encode(message)):
             self._full = True
-            self._own_gaps()
-            self._behind.append(message)
+            if not self._drops:
+                self._own_gaps()
+                self._behind.append(message)
 
     def _own_gaps(self) -> None:
         if self._gaps is not None:
@@ -232,7 +242,7 @@ class Outbox:
     def published(self) -> int:
         """Return how many events have been put, those that wait included."""
         with self._lock:
-            return self.records - len(self._accounts.nested) + self._waiting()
+            return self.records - len(self._accounts.nested) + self._waiting() + self._dropped
 
     def _waiting(self) -> int:
         gaps = [gap for item in self._behind if isinstance(item, Gaps) for gap in item.sources.values()]

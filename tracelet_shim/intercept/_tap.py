@@ -18,9 +18,9 @@ from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._accelerate import EventWriter, accelerate
 from tracelet_shim.intercept._sink import ActiveRuns, Sink, current
 
-__all__ = ["absolute", "add_event", "created", "flush_files", "making", "publish_without_event", "runs_of"]
+__all__ = ["ATTRIBUTE", "absolute", "add_event", "created", "flush_files", "making", "publish_without_event", "runs_of"]
 
-_ATTRIBUTE = "_tracelet_source"
+ATTRIBUTE = "_tracelet_source"
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
 """The file writers that a session has seen and that still exist."""
 
@@ -78,7 +78,7 @@ def _logdir(writer: Any) -> str:
 
 
 def _source(writer: Any) -> _Source | None:
-    found: _Source | None = writer.__dict__.get(_ATTRIBUTE) if writer is not None else None
+    found: _Source | None = writer.__dict__.get(ATTRIBUTE) if writer is not None else None
     return found
 
 
@@ -133,7 +133,7 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
         return result
     try:
         source = _Source(writer, 1)
-        setattr(writer, _ATTRIBUTE, source)
+        setattr(writer, ATTRIBUTE, source)
         sink = current.sink
         if sink is not None:
             source.runs = (sink, _new_runs(source, sink))
@@ -148,14 +148,14 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
 def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `FileWriter.add_event`: native first and untouched, then publish."""
     sink = current.sink
-    source: _Source | None = writer.__dict__.get(_ATTRIBUTE) if writer is not None else None
+    source: _Source | None = writer.__dict__.get(ATTRIBUTE) if writer is not None else None
     if sink is None or writer is None:  # no writer: ``FileWriter.add_event(something_else, event)``
         if source is not None:
             source.position = None
         return wrapped(*args, **kwargs)
     if source is None:
         try:
-            source = writer.__dict__.setdefault(_ATTRIBUTE, _Source(writer, None))
+            source = writer.__dict__.setdefault(ATTRIBUTE, _Source(writer, None))
         except Exception as error:
             sink.problem(error)
             return wrapped(*args, **kwargs)

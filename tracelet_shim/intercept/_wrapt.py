@@ -10,6 +10,7 @@ from typing import Any
 import wrapt
 
 from tracelet_shim.intercept import _calls, _tap
+from tracelet_shim.intercept._scalar import scalar_wrapper
 from tracelet_shim.intercept._sink import current
 
 __all__ = ["Wrapper", "patch"]
@@ -70,6 +71,7 @@ def patch(file_writer: type, summary_writer: type) -> None:
         (summary_writer, "flush"): _nudging,
         (summary_writer, "close"): _nudging,
         **{(summary_writer, method): _noting(note) for method, note in _calls.NOTES.items()},
+        (summary_writer, "add_scalar"): scalar_wrapper(file_writer, summary_writer, _noting(_calls.NOTES["add_scalar"])),
         (summary_writer, "add_embedding"): _add_embedding,
     }
     for (owner, method), wrapper in wrap.items():

@@ -27,11 +27,12 @@ class ExitWatch:
     the SystemExit and goes on is told by what it does afterwards (`still_running`).
 
     Attributes:
+        code: of the last `sys.exit`, if nothing was logged since.
         terminated: set by whoever sees SIGTERM come.
     """
 
     def __init__(self) -> None:
-        self._code: object = None
+        self.code: object = None
         self.terminated = False
 
     def watch(self) -> None:
@@ -43,14 +44,14 @@ class ExitWatch:
 
     def noted(self, code: object) -> None:
         """The main thread has called `sys.exit` with this code."""
-        self._code = code
+        self.code = code
 
     def still_running(self) -> None:
         """The program logs: if it had called `sys.exit` before and is past it, that was caught."""
-        if self._code is None or threading.current_thread() is not threading.main_thread():
+        if self.code is None or threading.current_thread() is not threading.main_thread():
             return
         if not isinstance(sys.exc_info()[1], SystemExit):  # else a finally block on the way out
-            self._code = None
+            self.code = None
 
     def status(self) -> str:
         """Return ``"finished"``, ``"failed"`` or ``"killed"``; to be called at exit."""
@@ -59,6 +60,6 @@ class ExitWatch:
             return "killed"
         if error is not None and not hasattr(sys, "ps1"):  # at a prompt, an error ends nothing
             return "failed"
-        if self._code in (None, 0, False):
+        if self.code in (None, 0, False):
             return "finished"
-        return "killed" if self._code in (130, 143) else "failed"
+        return "killed" if self.code in (130, 143) else "failed"

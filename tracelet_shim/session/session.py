@@ -203,7 +203,8 @@ class Session:
         return self.begin().add_source(path, logdir, parent, runs)
 
     def publish(self, record: msg.Record) -> None:
-        self.exit_watch.still_running()
+        if self.exit_watch.code is not None:
+            self.exit_watch.still_running()
         if self._routes:  # there since add_source, which every record's file goes through
             self._routes[record.source].publish(record)
 
