@@ -486,7 +486,7 @@ def test_the_process_ends(empty_repo: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_aim_server_gets_everything_and_may_die(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_aim_server_gets_everything_and_may_die(repo: Path) -> None:
     """Over aim:// all points arrive, files as texts; a dead server is an error worth a retry and never a hang."""
     from aim import Repo
     from aim.sdk.index_manager import RepoIndexManager
@@ -514,12 +514,11 @@ def test_an_aim_server_gets_everything_and_may_die(repo: Path, monkeypatch: pyte
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    monkeypatch.setattr("tracelet_shim.backends.aim.repository._SERVER_SECONDS", 1)
     for _ in range(2):
-        with pytest.raises(TimeoutError) as caught:
+        with pytest.raises(Exception, match=r"refused|close") as caught:
             backend.write([make.scalar("late", 1.0, 1)])
         assert (backend.is_transient(caught.value), backend.written) == (True, 0)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(OSError, match="refused"):
         backend.close("finished")
     store = Repo(str(repo))
     RepoIndexManager(store).index(run_id)
