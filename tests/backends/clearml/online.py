@@ -23,5 +23,16 @@ class ClearMLServer(Server):
         names = [e["metric"] if e["metric"] == e["variant"] else f"{e['metric']}/{e['variant']}" for e in scalars]
         return sorted((name, event["iter"], event["value"]) for name, event in zip(names, scalars, strict=True))
 
+    def things(self) -> list[str]:
+        state, run = self.state, self.run()
+        found = []
+        for event in state["events"].get(run["id"], {}).values():
+            if event["type"] == "training_debug_image" and event["url"].removeprefix(f"{self.base}/") in state["files"]:
+                kind = {"note": "text", "picture": "image"}[event["metric"].partition(" · ")[0]]
+                found.append(f"{kind} {event['iter']}")
+            if (event["metric"], event["variant"], event.get("value")) == ("Summary", "hparam/acc", 1.5):
+                found += ["hparams"] if run["hyperparams"].get("hparams", {}).get("lr", {}).get("value") == "0.5" else []
+        return sorted(found)
+
 
 SERVER = ClearMLServer

