@@ -147,7 +147,7 @@ class Training:
         for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 found += [int(child) for child in children.read_text().split()]
-        return [child for child in found if b"tracelet_shim.relay" in _command(child)]
+        return [child for child in found if is_relay(child)]
 
     def relay(self, number: int = 0) -> int:
         """Wait for the relay process, or for its successor of this number; return its pid."""
@@ -201,7 +201,7 @@ class Training:
     def stop(self) -> None:
         """Leave nothing behind: kill the program and its relays."""
         for pid in self.relays:
-            if b"tracelet_shim.relay" in _command(pid):
+            if is_relay(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         kill_group(self.process)
@@ -214,6 +214,11 @@ class Training:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+
+def is_relay(pid: int) -> bool:
+    """True if this process is a relay, and has not ended."""
+    return b"tracelet_shim.relay" in _command(pid)
 
 
 def _command(pid: int) -> list[bytes]:

@@ -7,15 +7,19 @@ those of `tests.servers.harness`, or any others that are a `Held`: rows are abou
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tests.faults.conftest import Train
-from tests.faults.harness import Training, environment, eventually, losses
+from tests.faults.harness import Training, environment, eventually, is_relay, losses
 from tests.servers.harness import Point
 
 __all__ = ["ROUND", "Held", "Program", "Status", "check_all", "check_misses", "everywhere", "held", "logged", "things"]
@@ -45,6 +49,7 @@ def round(number):
     writer.add_image("picture", np.full((3, 2, 2), number, np.uint8), number)
     if number == 0:
         writer.add_hparams({"lr": 0.5}, {"hparam/acc": 1.5})
+    writer.flush()  # TensorBoard's own file, for the case that this is killed
     reach(f"logged{number}")
 """
 
@@ -60,6 +65,10 @@ class Held(Protocol):
     @property
     def env(self) -> Mapping[str, str | None]:
         """The variables with which the unmodified SDK uses this server."""
+
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        """Those that name a key, or a password, that it does not know, instead of the right one."""
 
     def points(self) -> list[Point]:
         """Return the points of ``loss``, and of other metrics, that it holds of the one run that it has; one that is there twice
@@ -178,6 +187,8 @@ class Program:
         for server in servers:
             self.env |= server.env
         settings = {"exit_timeout": exit_timeout, "strict": strict, **settings}
+        for left in ("begun", "ended", "end"):  # by an earlier program
+            Path(left).unlink(missing_ok=True)
         names = "".join(f"{server.name!r}, " for server in servers)
         steps = [f'stand("go{n}"); round({n})\n' for n in range(first, rounds)]
         code = [f"ROUND = {ROUND}\n", _PROLOGUE, begin or f"session = begin({names}**{settings!r})\n", *steps, 'stand("end")\n']
@@ -243,6 +254,20 @@ class Program:
             missing = row["pending"] + row["set_aside"]
             assert bool(missing) == (there < logged(self._rounds)), (row, there)
             assert row["delivered"] + missing == logged(self._rounds), (row, there)
+
+    def kill(self, *, training: bool = True, relay: bool = True) -> None:
+        """SIGKILL, to the training process, its relay, or both."""
+        relays = list(self.training.relays)
+        assert relays
+        for pid in [*[self.training.process.pid][: int(training)], *relays[: len(relays) * relay]]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if training:
+            self.training.process.wait()
+
+    def wait_for_relay(self) -> None:
+        """Wait until its relays have ended."""
+        eventually(lambda: not any(is_relay(pid) for pid in self.training.relays), 120)
 
     def end(self, code: int = 0) -> str:
         """Have it end with this exit code; check what training saw of it, and return what it said."""

@@ -5,7 +5,10 @@ A program costs seconds, and a fault that is over hides no other: so faults foll
 
 from __future__ import annotations
 
+import re
+
 from tests.faults.conftest import Train
+from tests.faults.harness import eventually
 from tests.online.rounds import Program, check_all, check_misses, everywhere
 from tests.servers.fixtures import Serve
 from tests.servers.harness import SERVERS, Server
@@ -97,3 +100,73 @@ def test_servers_hang(train: Train, serve: Serve) -> None:
     check_all(servers, program.rounds)
     program.check_told()
     assert "everything has been delivered" in program.replay()
+
+
+def test_wrong_keys(train: Train, serve: Serve) -> None:
+    """Keys that the servers do not know are named with what can be done, and not tried again and again; what is missing is named,
+    too, and comes with a resumed delivery under the right keys."""
+    servers = start(serve)
+    wrong: dict[str, str | None] = {}
+    for server in servers:
+        wrong |= server.wrong_env
+    program = Program(train, servers, 1, env=wrong, strict=False)
+    program.round()
+    eventually(lambda: {state.state for state in program.check_truth().values()} == {"failed"}, 60)
+    said = program.end()
+    check_misses(said, servers, program.rounds)
+    for server in servers:
+        assert re.search(rf"{server.name}: cannot open a run: .*; remedy: check .*{server.name.upper()}_API_", said), said
+    assert "everything has been delivered" not in program.replay(env=wrong, code=2)
+    program.replay()
+    check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+def test_processes_are_killed(train: Train, serve: Serve) -> None:
+    """The relay is killed with answers lost, and then everything with requests on their way: what is missing comes with
+    the next relay, or with a resumed delivery, and nothing is there twice."""
+    servers = start(serve)
+    program = Program(train, servers, 4)
+    program.round()
+    program.wait_until_there()
+    for server in servers:
+        server.misbehave("lost", "")
+    program.round()
+    everywhere(servers, lambda server: bool(server.requests("", "lost")))
+    program.kill(training=False)
+    for server in servers:
+        server.recover()
+    program.round()
+    program.wait_until_there()
+    program.wait_until_told()
+    for server in servers:
+        server.misbehave("hang", "")
+    program.round()
+    everywhere(servers, lambda server: bool(server.requests("", "hang")))
+    program.check_truth()
+    program.kill()
+    for server in servers:
+        server.recover()
+    program.check_told()
+    program.replay()
+    check_all(servers, program.rounds)
+    program.check_told()
+    assert "everything has been delivered" in program.replay()
+
+
+def test_training_is_killed_and_begins_again(train: Train, serve: Serve) -> None:
+    """The training process is killed: its relay delivers what it has got. The next one goes on in the same runs, by their id."""
+    servers = start(serve)
+    program = Program(train, servers, 2, run_id="night-7")
+    program.round()
+    program.status()  # so it has reached the relay
+    program.kill(relay=False)
+    program.wait_for_relay()
+    program.check_told()
+    check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+    program = Program(train, servers, 3, first=1, run_id="night-7")
+    program.round()
+    program.round()
+    program.end()
+    check_all(servers, program.rounds)

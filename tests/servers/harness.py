@@ -56,6 +56,11 @@ class Server(ABC):
     def env(self) -> Mapping[str, str | None]:
         """The variables with which the unmodified SDK uses this server."""
 
+    @property
+    @abstractmethod
+    def wrong_env(self) -> Mapping[str, str | None]:
+        """Those that name a key that it does not know."""
+
     @abstractmethod
     def points(self) -> list[Point]:
         """Return what the server holds of the one run that it has, sorted; a point that is there twice is twice in it."""

@@ -17,6 +17,10 @@ class ClearMLServer(Server):
         hosts = dict.fromkeys(("CLEARML_API_HOST", "CLEARML_WEB_HOST", "CLEARML_FILES_HOST"), self.base)
         return {"CLEARML_OFFLINE_MODE": None, **hosts, "CLEARML_API_ACCESS_KEY": "access", "CLEARML_API_SECRET_KEY": "secret"}
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"CLEARML_API_SECRET_KEY": "bad"}
+
     def points(self) -> list[Point]:
         events = self.state["events"].get(self.run()["id"], {}).values()
         scalars = [event for event in events if event["type"] == "training_stats_scalar"]

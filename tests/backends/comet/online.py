@@ -17,6 +17,10 @@ class CometServer(Server):
         url = f"{self.base}/clientlib/"
         return {"COMET_START_ONLINE": None, "COMET_URL_OVERRIDE": url, "COMET_API_KEY": "key"}
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"COMET_API_KEY": "bad"}
+
     def points(self) -> list[Point]:
         return sorted((name, step, value) for name, step, value, _ in self.run()["metrics"])
 

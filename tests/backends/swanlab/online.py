@@ -19,6 +19,10 @@ class SwanLabServer(Server):
             "SWANLAB_MODE": "online", "SWANLAB_API_HOST": self.base, "SWANLAB_WEB_HOST": self.base, "SWANLAB_API_KEY": "key",
         }  # fmt: skip
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"SWANLAB_API_KEY": "bad"}
+
     def points(self) -> list[Point]:
         scalars = self.run()["scalars"]
         return sorted((key, int(step), value) for key, steps in scalars.items() for step, value in steps.items())

@@ -19,6 +19,10 @@ class WandbServer(Server):
     def env(self) -> Mapping[str, str | None]:
         return {"WANDB_MODE": None, "WANDB_BASE_URL": self.base, "WANDB_API_KEY": "k" * 40}
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"WANDB_API_KEY": "bad" + "k" * 37}
+
     def points(self) -> list[Point]:
         return sorted((key, step, value) for key, step, value in self._values() if not isinstance(value, dict))
 
