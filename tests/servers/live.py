@@ -38,6 +38,10 @@ class Live(ABC):
         self.gate = Gate(free_port())
 
     @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.gate.port}"
+
+    @property
     @abstractmethod
     def env(self) -> Mapping[str, str | None]:
         """The variables with which the unmodified SDK uses this server, through the gate."""

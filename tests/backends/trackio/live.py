@@ -38,7 +38,7 @@ class TrackioServer(Live):
 
     @property
     def env(self) -> Mapping[str, str | None]:
-        return {"TRACKIO_SERVER_URL": f"http://127.0.0.1:{self.gate.port}", "TRACKIO_WRITE_TOKEN": TOKEN}
+        return {"TRACKIO_SERVER_URL": self.base, "TRACKIO_WRITE_TOKEN": TOKEN}
 
     @property
     def own_env(self) -> Mapping[str, str | None]:

@@ -22,9 +22,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.backends.trackio.live import TOKEN, TrackioServer
 from tests.backends.trackio.proxy import Proxy
 from tests.backends.trackio.reader import TrackioReader
 from tests.conftest import RunPython
+from tests.faults.harness import fill
 from tests.sample_events import WALL, Maker, gif_frames, png, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
@@ -943,6 +945,78 @@ def test_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
         check_all(TrackioReader(tmp_path, "outage"), events)
     finally:
         server.stop()
+
+
+def test_a_server_says_yes_and_stores_nothing(small_disk: Callable[[str], Path]) -> None:
+    """A server whose disk is full puts rows into its memory, says yes, and drops them. They are not taken for delivered, nor is a
+    config; when there is room again, both are there, once."""
+    server = TrackioServer(small_disk("4m"))
+    try:
+        server.start()
+        backend = opened(options={"server_url": server.base, "write_token": TOKEN}, project="full", run_id="full")
+        make = Maker()
+        points = [make.scalar("x", float(n), n) for n in range(400)]
+        backend.write(points[:100])
+        fill(server.store)
+        with pytest.raises(Exception, match=r"stored nothing|disk") as caught:
+            backend.write(points[100:])
+        assert (backend.is_transient(caught.value), backend.written) == (True, 0)
+        (server.store / "filler").unlink()
+        backend.write(points[100:])
+        fill(server.store)
+        with pytest.raises(Exception, match=r"stored nothing|disk"):
+            backend.write([make.hparams({"note": "x" * 100_000}, {})])
+        (server.store / "filler").unlink()
+        backend.write([make.hparams({"note": "x" * 100_000}, {})])
+        backend.close("finished")
+    finally:
+        server.close()
+    read = TrackioReader(server.store, "full")
+    assert [p.step for p in read.scalars("", "x")] == list(range(400))
+    assert read.params()["note"] == "x" * 100_000
+
+
+def test_a_server_is_started_again_between_two_requests(tmp_path: Path) -> None:
+    """A server that was started again has forgotten an upload, and may have another token: nothing of that is the events' fault,
+    and all is there, once, when it is well."""
+    server = TrackioServer(tmp_path)
+    try:
+        server.start()
+        backend = opened(options={"server_url": server.base, "write_token": TOKEN}, project="again", run_id="again")
+        make = Maker()
+        picture, points = make.image("i", 1), [make.scalar("x", float(n), n) for n in range(10)]
+        client = backend._store._client._client
+        upload = client._upload_file
+
+        def upload_before_a_restart(file: dict[str, Any]) -> dict[str, Any]:
+            client._upload_file = upload
+            uploaded: dict[str, Any] = upload(file)
+            server.kill()
+            server.start()
+            return uploaded
+
+        client._upload_file = upload_before_a_restart
+        with pytest.raises(ConnectionError, match="behind an upload") as caught:
+            backend.write([picture])
+        assert (backend.is_transient(caught.value), backend.written) == (True, 0)
+        backend.write([picture])
+        server.kill()
+        server.token = "another"
+        server.start()
+        with pytest.raises(errors.BackendError, match="does not accept the token") as refused:
+            backend.write(points)
+        assert (backend.is_transient(refused.value), backend.written) == (True, 0)
+        assert TOKEN not in str(refused.value)
+        server.kill()
+        server.token = TOKEN
+        server.start()
+        backend.write(points)
+        backend.close("finished")
+    finally:
+        server.close()
+    read = TrackioReader(server.store, "again")
+    assert [p.step for p in read.scalars("", "x")] == list(range(10))
+    assert [step for step, _ in read.images("", "i")] == [1]
 
 
 @pytest.fixture

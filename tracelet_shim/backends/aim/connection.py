@@ -20,7 +20,7 @@ from collections import deque
 from copy import deepcopy
 from typing import Any
 
-from tracelet_shim.errors import EventRejectedError
+from tracelet_shim.errors import BackendError, EventRejectedError
 
 __all__ = ["AnswerError", "connection_class"]
 
@@ -33,7 +33,7 @@ _TOO_BIG = 1009  # the code with which a WebSocket is closed on a message that i
 logger = logging.getLogger(__name__)
 
 
-class AnswerError(Exception):
+class AnswerError(BackendError):
     """What has answered is no Aim server, or its last resort.
 
     Attributes:

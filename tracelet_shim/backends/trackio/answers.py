@@ -38,8 +38,8 @@ def understood(error: Exception) -> Exception:
     """
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError)):  # of what the client reads
         return no_answer()
-    if isinstance(error, RuntimeError) and "does not support" in str(error):  # to the client each 404 is that of an old server
-        return AnswerError(404, str(error), own=False)
+    if isinstance(error, RuntimeError):  # to the client each 404 is that of an old server; no server has ``error`` in a 200
+        return AnswerError(404 if "does not support" in str(error) else 200, str(error), own=False)
     response = getattr(error, "response", None)  # httpx
     if response is None:
         return error

@@ -1,7 +1,7 @@
 """The store behind HTTP: the server of a Hugging Face Space, or a self-hosted one.
 
 Its yes to rows is not enough: where its database cannot be written to, it says yes, puts them into a queue in its memory, and
-drops most of them there (``server.bulk_log``, ``_flush_loop``). So it is asked whether they are in the database. The rows of a run
+drops most of them (``server.bulk_log``, ``_flush_loop``). So it is asked whether they are in the database. The rows of a run
 that come in one request are stored in one transaction: the last one speaks for all.
 """
 
