@@ -128,8 +128,8 @@ def test_silence_and_wrong_keys_at_the_start(train: Train, servers: list[Live]) 
 
 def test_processes_are_killed(train: Train, servers: list[Live]) -> None:
     """The relay is killed with answers lost, and then everything with requests on their way: what is missing comes with the next
-    relay, which gets past the lock that Aim's server has kept for the dead one, or with a resumed delivery. Nothing is there
-    twice. The next program goes on in the same runs, by their id; it is killed, and its relay delivers what it has got."""
+    relay, or with a resumed delivery, and nothing is there twice. The next program goes on in the same runs, by their id; it is
+    killed, and its relay delivers what it has got."""
     start(servers)
     program = Program(train, servers, 3, run_id="night-7")
     program.round()

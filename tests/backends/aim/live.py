@@ -19,6 +19,18 @@ from tests.servers.live import Live
 __all__ = ["SERVER", "AimServer"]
 
 
+_SERVE = """
+import os, sys
+from aim import Repo
+
+repo = os.environ["__AIM_SERVER_MOUNT_REPO_PATH__"]
+if not Repo.exists(repo):
+    Repo(repo, init=True)
+import uvicorn
+uvicorn.run("aim.ext.transport.run:app", host="127.0.0.1", port=int(sys.argv[1]))  # as `aim server` does
+"""
+
+
 class AimServer(Live):
     """``aim server`` on a repository of its own."""
 
@@ -33,18 +45,11 @@ class AimServer(Live):
         return {"TRACELET_AIM_REPO": f"aim://127.0.0.1:{self.gate.port}"}
 
     def command(self, port: int) -> Sequence[str]:
-        # What `aim server` does, without the shell in between.
-        return [sys.executable, "-m", "uvicorn", "aim.ext.transport.run:app", "--host", "127.0.0.1", "--port", str(port)]
+        return [sys.executable, "-c", _SERVE, str(port)]
 
     @property
     def own_env(self) -> Mapping[str, str | None]:
         return {"__AIM_SERVER_MOUNT_REPO_PATH__": str(self.directory)}
-
-    def start(self) -> None:
-        if not (self.directory / ".aim").exists():
-            code = f"from aim import Repo; Repo({str(self.directory)!r}, init=True)"
-            subprocess.run([sys.executable, "-c", code], env=environment({}), check=True, timeout=120)
-        super().start()
 
     def close(self) -> None:
         super().close()
