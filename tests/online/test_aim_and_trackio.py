@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends.aim.live import AimServer
-from tests.backends.trackio.live import TOKEN, TrackioServer
+from tests.backends.trackio.live import TrackioServer
 from tests.faults.conftest import Train
 from tests.faults.harness import losses
 from tests.online.rounds import Program, check_all, check_misses, everywhere
@@ -208,8 +208,8 @@ def test_a_run_of_yours_on_a_server(train: Train, servers: list[Live]) -> None:
     `trackio.finish` waits for it."""
     start(servers)
     aim, trackio = servers
-    url = f"{trackio.env['TRACKIO_SERVER_URL']}/?write_token={TOKEN}"
-    program = train(JOINED, env={**aim.env, "SERVER": url})
+    assert isinstance(trackio, TrackioServer)
+    program = train(JOINED, env={**aim.env, "SERVER": trackio.url})
     program.wait_for("logged")
     everywhere(servers, lambda server: ("loss", 99, 99 / 7) in server.points())
     for server in servers:

@@ -37,6 +37,11 @@ class TrackioServer(Live):
         self.store = directory
 
     @property
+    def url(self) -> str:
+        """Its address with its token, as ``trackio show`` prints it."""
+        return f"{self.base}/?write_token={TOKEN}"
+
+    @property
     def env(self) -> Mapping[str, str | None]:
         return {"TRACKIO_SERVER_URL": self.base, "TRACKIO_WRITE_TOKEN": TOKEN}
 
