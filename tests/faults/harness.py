@@ -170,13 +170,14 @@ class Training:
         """What the program has written to standard error so far."""
         return self._err.read_text()
 
-    def end(self, steps: int, *, seconds: float = 150, memory: float = 40e6) -> str:
+    def end(self, steps: int, *, seconds: float = 150, memory: float = 40e6, exit_code: int = 0) -> str:
         """Wait for the end; check that training saw nothing and that exit and memory kept their bounds.
 
         Args:
             steps: number of the points that it has logged.
             seconds: how long its loop may still take: it is hung then, and the test fails.
             memory: bytes that the training process may have grown by since its session began.
+            exit_code: the program's; 3 where it is strict and something is missing.
 
         Returns:
             What it wrote to standard error.
@@ -186,7 +187,7 @@ class Training:
         # What exit may take beyond `exit_timeout`: three seconds for the relay process to end, and some for a busy machine.
         self.process.wait(since + self.exit_timeout + 6 - time.time())
         self._watcher.join()
-        assert self.process.returncode == 0, self.errors
+        assert self.process.returncode == exit_code, self.errors
         assert self._out.read_text() == "trained\n"
         assert all(line.startswith("tracelet-shim: ") for line in self.errors.splitlines()), self.errors
         assert native_steps(self.directory / "runs" / "x") == list(range(steps))
