@@ -144,7 +144,7 @@ class Training:
         for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 found += [int(child) for child in children.read_text().split()]
-        return [child for child in found if b"tracelet_shim.relay" in _command(child)]
+        return [child for child in found if is_relay(child)]
 
     def relay(self, number: int = 0) -> int:
         """Wait for the relay process, or for its successor of this number; return its pid."""
@@ -170,14 +170,14 @@ class Training:
         """What the program has written to standard error so far."""
         return self._err.read_text()
 
-    def end(self, steps: int, *, seconds: float = 150, memory: float = 40e6, exit_code: int = 0) -> str:
+    def end(self, steps: int, *, seconds: float = 150, memory: float = 40e6, code: int = 0) -> str:
         """Wait for the end; check that training saw nothing and that exit and memory kept their bounds.
 
         Args:
             steps: number of the points that it has logged.
             seconds: how long its loop may still take: it is hung then, and the test fails.
             memory: bytes that the training process may have grown by since its session began.
-            exit_code: the program's; 3 where it is strict and something is missing.
+            code: its exit code.
 
         Returns:
             What it wrote to standard error.
@@ -187,7 +187,7 @@ class Training:
         # What exit may take beyond `exit_timeout`: three seconds for the relay process to end, and some for a busy machine.
         self.process.wait(since + self.exit_timeout + 6 - time.time())
         self._watcher.join()
-        assert self.process.returncode == exit_code, self.errors
+        assert self.process.returncode == code, self.errors
         assert self._out.read_text() == "trained\n"
         assert all(line.startswith("tracelet-shim: ") for line in self.errors.splitlines()), self.errors
         assert native_steps(self.directory / "runs" / "x") == list(range(steps))
@@ -198,7 +198,7 @@ class Training:
     def stop(self) -> None:
         """Leave nothing behind: kill the program and its relays."""
         for pid in self.relays:
-            if b"tracelet_shim.relay" in _command(pid):
+            if is_relay(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         kill_group(self.process)
@@ -211,6 +211,11 @@ class Training:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+
+def is_relay(pid: int) -> bool:
+    """True if this process is a relay, and has not ended."""
+    return b"tracelet_shim.relay" in _command(pid)
 
 
 def _command(pid: int) -> list[bytes]:

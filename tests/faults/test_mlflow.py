@@ -354,7 +354,7 @@ next(last)
         switch.well()
         program.go("better")
         breaks_off(4, server.kill)
-        said = program.end(300, exit_code=3)
+        said = program.end(300, code=3)
     assert f"tracelet-shim replay {tmp_path}/runs/x --resume" in said
     for number, (missing, _, states) in enumerate(attempts(tmp_path, 3)):
         expected, delivered = (50, EACH) if number == 2 else (EACH, 0)
