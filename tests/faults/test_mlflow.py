@@ -5,117 +5,37 @@ Faults come one after the other in one program, since each program, and each sta
 
 from __future__ import annotations
 
-import json
+import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.backends.mlflow.postgres import PASSWORD
+from tests.backends.mlflow.reached import Reached
 from tests.backends.mlflow.tracking import TRAINER, MLflowServer, log_in
 from tests.faults import proxy as faulty
 from tests.faults.conftest import Train
-from tests.faults.harness import Training, copied_steps, eventually, free_port, losses
+from tests.faults.harness import copied_steps, eventually, free_port, is_relay
+from tests.faults.mlflow import (
+    EACH,
+    PROGRAM,
+    SlowAndTorn,
+    Switch,
+    attempts,
+    becomes,
+    check_everything,
+    check_run,
+    held,
+    status,
+    variables,
+)  # fmt: skip
 from tests.faults.proxy import Proxy
+from tests.online.rounds import Program, check_all
 
 SECRET = "hunter2hunter2hunter2"
-
-# A program that logs points, texts and pictures, and tells what the session says of them when a test asks.
-PROGRAM = """
-import json, threading
-import torch
-
-def mixed(start, stop):
-    log(start, stop)
-    for step in range(start, stop, 50):
-        writer.add_text("note", f"text {step}", step)
-        writer.add_image("picture", torch.full((3, 4, 4), step / 1000), step)
-
-def answer(session):
-    while True:
-        if os.path.exists("asked"):
-            os.remove("asked")
-            states = {name: [s.state, s.delivered, s.pending, s.failed, s.error] for name, s in session.status().items()}
-            Path("answer.new").write_text(json.dumps(states))
-            os.replace("answer.new", "answer")
-        time.sleep(0.02)
-
-def talkative(session):
-    threading.Thread(target=answer, args=(session,), daemon=True).start()
-    return session
-
-def attempt(number, **more):
-    "One session of its own, into the same run; what has come of it is written down."
-    began = time.monotonic()
-    session = begin("mlflow", "tensorboard", run_id="r", **more)
-    mixed(50 * number, 50 * number + 50)
-    session.wait_opened()
-    took = time.monotonic() - began
-    yield session
-    writer.close()
-    try:
-        session.stop()
-        missing = None
-    except tracelet.DeliveryError as error:  # strict
-        missing = error.undelivered
-    states = {name: [s.state, s.delivered, s.pending, s.failed, s.error] for name, s in session.status().items()}
-    Path(f"attempt{number}").write_text(json.dumps([missing, took, states]))
-
-def whole(number, **more):
-    for _ in attempt(number, **more):
-        pass
-"""
-EACH = 52
-"""Events of 50 steps: the points, a text and a picture."""
-
-
-def variables(project: str, uri: str) -> dict[str, str | None]:
-    return {"TRACELET_PROJECT": project, "MLFLOW_TRACKING_URI": uri, **log_in(TRAINER)}
-
-
-def status(program: Training, tracker: str = "mlflow") -> tuple[str, int, int, int, str]:
-    """Return what the running session says now of a tracker: state, delivered, pending, failed, error."""
-    answer = program.directory / "answer"
-    answer.unlink(missing_ok=True)
-    (program.directory / "asked").touch()
-    eventually(answer.exists, pause=0.02)
-    state, delivered, pending, failed, error = json.loads(answer.read_text())[tracker]
-    return state, delivered, pending, failed, error or ""
-
-
-def becomes(program: Training, right: Callable[[tuple[str, int, int, int, str]], bool], tracker: str = "mlflow") -> None:
-    """Wait until what the session says of a tracker is right."""
-    until = time.monotonic() + 90
-    while not right(said := status(program, tracker)):
-        assert time.monotonic() < until, f"it still says {said}\n{program.errors}"
-        time.sleep(0.1)
-
-
-def held(server: MLflowServer, project: str) -> int:
-    """Return how many of the events the server holds."""
-    files = server.files(project, None)
-    return server.count(project) + sum(bool(re.search(r"^text/.*\.md$|^images/.*\.png$", name)) for name in files)
-
-
-def check_everything(
-    server: MLflowServer, project: str, steps: int, ended: str = "FINISHED", *, also: Sequence[int] | None = None
-) -> None:
-    """Every point is there, once, in one run; so are the texts and pictures of `mixed`, or of these steps."""
-    others = list(range(0, steps, 50)) if also is None else list(also)
-    assert server.points(project, ended) == losses(steps)
-    files = server.files(project, ended)
-    texts = sorted(data.decode() for name, data in files.items() if re.search(r"^text/.*\.md$", name))
-    assert texts == sorted(f"text {step}" for step in others)
-    pictures = [int(step) for name in files for step in re.findall(r"^images/picture\+step\+(\d+)\+.*\.png$", name)]
-    assert sorted(pictures) == others
-
-
-def attempts(directory: Path, count: int) -> Iterator[tuple[dict[str, int] | None, float, dict[str, Any]]]:
-    for number in range(count):
-        yield json.loads((directory / f"attempt{number}").read_text())
-
 
 def test_mlflow_does_not_let_the_user_in(train: Train, tmp_path: Path, server: MLflowServer) -> None:
     """A wrong password, a token that the server does not know, and a user who may only read: MLflow is given up at once, with a
@@ -160,37 +80,6 @@ whole(2)
     again = program.resume(env=variables(tmp_path.name, server.uri))
     assert again.count(f"mlflow: {EACH} events delivered, 0 pending, 0 set aside") == 3
     check_everything(server, tmp_path.name, 150)
-
-
-class Switch:
-    """What a proxy does at the moment: `now`, for requests whose line has `part` in it."""
-
-    def __init__(self) -> None:
-        self.well()
-
-    def well(self) -> None:
-        self.now: Callable[[int, str], faulty.Fault] = lambda number, line: None
-
-    def __call__(self, number: int, line: str) -> faulty.Fault:
-        return self.now(number, line)
-
-    def ill(self, fault: faulty.Fault, part: str = "") -> None:
-        self.now = lambda number, line: fault if part in line else None
-
-
-class SlowAndTorn:
-    """Of each kind of request, cut off the first answer before its first byte (a client that tries again by itself does so
-    then), the second one in its middle, and every seventh; the others come late."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-
-    def __call__(self, number: int, line: str) -> faulty.Fault:
-        kind = re.split(r"[?]|/artifacts/", line)[0]
-        count = self.counts[kind] = self.counts.get(kind, 0) + 1
-        if count == 1:
-            return faulty.Reset(0.0)
-        return faulty.Reset(0.7) if count == 2 or count % 7 == 0 else faulty.Delay(0.05)
 
 
 @pytest.mark.slow
@@ -274,7 +163,10 @@ for phase in range(2, 20):
         server.make_read_only(yes=False)
         then_well()
         server.database.kill()
-        while_ill_without_database(program, phases[-1])
+        program.go(f"phase{phases[-1]}")
+        program.wait_for(f"logged{phases[-1]}")
+        becomes(program, lambda said: said[:4] == ("retrying", 2 * EACH * phases[-1], 2 * EACH, 0))
+        assert re.search("onnection|503|TEMPORARILY_UNAVAILABLE", status(program)[4])
         server.database.start()
         then_well()
         before = held(server, project)
@@ -290,14 +182,6 @@ for phase in range(2, 20):
     assert "not delivered" not in said
     check_everything(server, project, 100 * phases[-1])
     assert copied_steps(tmp_path) == list(range(100 * phases[-1]))
-
-
-def while_ill_without_database(program: Training, phase: int) -> None:
-    """Log a hundred steps while there is no database to look into: nothing new is delivered."""
-    program.go(f"phase{phase}")
-    program.wait_for(f"logged{phase}")
-    becomes(program, lambda said: re.search("onnection|503|TEMPORARILY_UNAVAILABLE", said[4]) is not None)
-    assert status(program)[:4] == ("retrying", 2 * EACH * phase, 2 * EACH, 0)
 
 
 def test_mlflow_is_away_past_the_end(train: Train, tmp_path: Path, server: MLflowServer) -> None:
@@ -367,3 +251,110 @@ next(last)
     server.start()
     program.resume(env=variables(tmp_path.name, server.uri))
     check_everything(server, tmp_path.name, 300, also=(0, 50, 100, 200))
+
+
+JOINED = """
+import mlflow
+mlflow.start_run(run_name="own")
+session = begin("mlflow", exit_timeout=120, strict=True)
+"""
+
+
+def test_mlflow_run_of_the_user_outlives_processes(train: Train, tmp_path: Path, server: MLflowServer) -> None:
+    """In a run of the program's own: the relay is killed with the answers to it lost, then everything with requests on their way.
+    What is missing comes with the next relay, and with a resumed delivery, into that run, and nothing is there twice."""
+    with Reached(server, tmp_path.name) as reached:
+        program = Program(train, [reached], 4, begin=JOINED)
+        program.round()
+        program.wait_until_told()
+        run = reached.run()
+        reached.misbehave("lost", "")
+        program.round()
+        eventually(lambda: bool(reached.requests("log-batch", "lost")))
+        program.check_truth()
+        program.kill(training=False)
+        reached.recover()
+        program.round()
+        program.wait_until_there()
+        program.wait_until_told()
+        reached.misbehave("hang", "")
+        program.round()
+        eventually(lambda: bool(reached.requests("log-batch", "hang")))
+        program.check_truth()
+        program.kill()
+        reached.recover()
+        program.check_told()
+        program.replay()
+        check_all([reached], program.rounds)
+        assert reached.run() == run
+        program.check_told()
+        assert "everything has been delivered" in program.replay()
+
+
+def test_mlflow_ranks_and_the_thread(train: Train, tmp_path: Path, server: MLflowServer) -> None:
+    """Two ranks at a time, one of them with ``delivery="thread"``, whose answers are late or lost, make one experiment, with a
+    run for each, of the same group; each has its own points and files, once. The other one is killed in the end: its run has
+    failed, and is not left open."""
+    with Proxy(server.port, SlowAndTorn()) as proxy:
+        programs = []
+        for rank, (delivery, end) in enumerate((("thread", ""), ("process", 'wait_for("never")\n'))):
+            (tmp_path / str(rank)).mkdir()
+            begin = f'talkative(begin("mlflow", ranks="all", delivery="{delivery}", strict=True))\n'
+            env = variables(tmp_path.name, f"http://127.0.0.1:{proxy.port}")
+            env |= {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "night-7"}
+            code = f'{PROGRAM}\n{begin}mixed(0, 100)\nreach("logged")\n{end}'
+            programs.append(train(code, directory=tmp_path / str(rank), env=env))
+        thread, killed = programs
+        killed.wait_for("logged")
+        becomes(killed, lambda said: said[:4] == ("open", 2 * EACH, 0, 0))
+        os.kill(killed.process.pid, signal.SIGKILL)
+        killed.process.wait()
+        thread.end(100, memory=500e6)  # MLflow itself is in the training process
+        eventually(lambda: not any(map(is_relay, killed.relays)))
+    runs = server.query(
+        "SELECT r.name, status, run_uuid FROM runs r JOIN experiments e USING (experiment_id) WHERE e.name = %s ORDER BY 1",
+        tmp_path.name,
+    )
+    assert [run[:2] for run in runs] == [("e-rank0", "FINISHED"), ("e-rank1", "FAILED")]
+    groups = server.query("SELECT DISTINCT value FROM tags WHERE key = 'tracelet.group' AND run_uuid IN %s",
+                          tuple(run[2] for run in runs))  # fmt: skip
+    assert len(groups) == 1
+    for *_, run in runs:
+        check_run(server, run, 100)
+
+
+def test_mlflow_writes_to_a_database(train: Train, tmp_path: Path, server: MLflowServer) -> None:
+    """With a database itself as the store: a wrong password is an error at once, and is not shown; one that is killed in the
+    middle is waited for, and has everything once when it is back."""
+    project, database = tmp_path.name, server.database
+    program = train(
+        f"""{PROGRAM}
+try:
+    tracelet.start_logging(backend="mlflow", options={{"mlflow": {{"tracking_uri": {database.uri("runs", password=SECRET)!r}}}}},
+                           strict=True, exit_timeout=3600)
+except tracelet.BackendUnavailableError as error:
+    Path("refused").write_text(str(error))
+session = talkative(begin("mlflow", strict=True))
+mixed(0, 100)
+reach("first"); wait_for("killed")
+mixed(100, 200)
+reach("second"); wait_for("back")
+""",
+        env={"TRACELET_PROJECT": project, "MLFLOW_TRACKING_URI": database.uri("runs")},
+    )
+    program.wait_for("first")
+    becomes(program, lambda said: said[:4] == ("open", 2 * EACH, 0, 0))
+    assert len(server.points(project, "RUNNING")) == 100
+    database.kill()
+    program.go("killed")
+    program.wait_for("second")
+    becomes(program, lambda said: said[:4] == ("retrying", 2 * EACH, 2 * EACH, 0))
+    database.start()
+    becomes(program, lambda said: said[:4] == ("open", 4 * EACH, 0, 0))
+    program.go("back")
+    said = program.end(200)
+    check_everything(server, project, 200)
+    refused = (tmp_path / "refused").read_text()
+    assert "password authentication failed" in refused
+    assert "remedy: " in refused
+    assert not [secret for secret in (SECRET, PASSWORD) if secret in refused + said]

@@ -169,7 +169,10 @@ class MLflowServer:
 
     def points(self, project: str, status: str | None = "FINISHED") -> list[tuple[str, int, float]]:
         """Return (key, step, value) of every metric row of the experiment's run, in the order of keys and steps."""
-        run = self.only_run(project, status)
+        return self.points_of(self.only_run(project, status))
+
+    def points_of(self, run: str) -> list[tuple[str, int, float]]:
+        """Return the same of a run by its id."""
         return self.query("SELECT key, step, value FROM metrics WHERE run_uuid = %s ORDER BY key, step, timestamp", run)
 
     def count(self, project: str) -> int:
@@ -179,6 +182,10 @@ class MLflowServer:
 
     def files(self, project: str, status: str | None = "FINISHED") -> dict[str, bytes]:
         """Return the artifacts of the experiment's run."""
-        ((uri,),) = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = %s", self.only_run(project, status))
+        return self.files_of(self.only_run(project, status))
+
+    def files_of(self, run: str) -> dict[str, bytes]:
+        """Return the artifacts of a run by its id: those that this server keeps, or, of one that was made without it, its own."""
+        ((uri,),) = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = %s", run)
         root = self.directory / "files" / re.sub(r"^mlflow-artifacts:/*", "", str(uri))
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
