@@ -272,10 +272,10 @@ class Program:
         """Wait until its relays have ended."""
         eventually(lambda: not any(is_relay(pid) for pid in self.training.relays), 120)
 
-    def end(self, code: int = 0) -> str:
+    def end(self, code: int = 0, *, memory: float = 40e6) -> str:
         """Have it end with this exit code; check what training saw of it, and return what it said."""
         self.training.go("end")
-        return self.training.end(ROUND * self._rounds, code=code)
+        return self.training.end(ROUND * self._rounds, code=code, memory=memory)
 
     def replay(self, *options: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> str:
         """Run ``tracelet-shim replay runs/x --resume``, which must have this exit code; return what it said."""

@@ -8,6 +8,7 @@ and neither the SDK's exception hook nor its automatic loggers touch ours.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +27,7 @@ OFF: dict[str, Any] = {
 _ENVIRONMENT = {
     "COMET_DISABLE_AUTO_LOGGING": "1",  # no import hooks on torch, TensorBoard, ...
     "COMET_ERROR_TRACKING_ENABLE": "false",  # Sentry
-    "COMET_LOGGING_CONSOLE": "ERROR",
+    "COMET_LOGGING_CONSOLE": "CRITICAL",  # the user's terminal, where the process is his; see `_OurLog`
     # Instead of half a minute of retries, one or three hours at the end: the relay has retries of its own.
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "1",
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_CONNECT": "1",
@@ -60,6 +61,16 @@ def import_sdk() -> None:
     with variables(_ENVIRONMENT, unless_set=True):
         import comet_ml  # noqa: F401
     sys.excepthook = hook
+    log = logging.getLogger("comet_ml")
+    log.addHandler(_OurLog(logging.ERROR))
+    log.setLevel(min(log.level, logging.ERROR))
+
+
+class _OurLog(logging.Handler):
+    """Has the SDK's errors in the log of the relay: that a heartbeat failed, with a traceback, is none of the training's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger("tracelet_shim.relay").handle(record)
 
 
 @contextlib.contextmanager
