@@ -8,7 +8,6 @@ and neither the SDK's exception hook nor its automatic loggers touch ours.
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +26,7 @@ OFF: dict[str, Any] = {
 _ENVIRONMENT = {
     "COMET_DISABLE_AUTO_LOGGING": "1",  # no import hooks on torch, TensorBoard, ...
     "COMET_ERROR_TRACKING_ENABLE": "false",  # Sentry
-    "COMET_LOGGING_CONSOLE": "CRITICAL",  # the user's terminal, where the process is his; see `_OurLog`
+    "COMET_LOGGING_CONSOLE": "ERROR",
     # Instead of half a minute of retries, one or three hours at the end: the relay has retries of its own.
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "1",
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_CONNECT": "1",
@@ -53,24 +52,19 @@ def active() -> Any:
     return experiment if experiment is not None and experiment.alive and not experiment.ended else None
 
 
-def import_sdk() -> None:
-    """Import the SDK, and leave the process as it was."""
+def import_sdk(*, of_training: bool) -> None:
+    """Import the SDK, and leave the process as it was.
+
+    Args:
+        of_training: the process is the training's: its terminal is not for the traceback of a failed heartbeat. What becomes of
+            events is raised, and told by us.
+    """
     if "comet_ml" in sys.modules:
         return
     hook = sys.excepthook
-    with variables(_ENVIRONMENT, unless_set=True):
+    with variables({**_ENVIRONMENT, **({"COMET_LOGGING_CONSOLE": "CRITICAL"} if of_training else {})}, unless_set=True):
         import comet_ml  # noqa: F401
     sys.excepthook = hook
-    log = logging.getLogger("comet_ml")
-    log.addHandler(_OurLog(logging.ERROR))
-    log.setLevel(min(log.level, logging.ERROR))
-
-
-class _OurLog(logging.Handler):
-    """Has the SDK's errors in the log of the relay: that a heartbeat failed, with a traceback, is none of the training's."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        logging.getLogger("tracelet_shim.relay").handle(record)
 
 
 @contextlib.contextmanager
