@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.faults.conftest import Train
+from tests.faults.harness import eventually
 from tests.online.rounds import Program, check_all, check_misses, everywhere
 from tests.servers.fixtures import Serve
 from tests.servers.harness import SERVERS
@@ -117,4 +120,42 @@ def test_all_ranks(train: Train, serve: Serve) -> None:
         for server in servers:
             server.number = rank
         check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+SWEEP = """
+def sweep(first, stop):
+    for lr in range(first, stop):
+        writer.add_hparams({"lr": float(lr)}, {"acc": float(lr)}, run_name=f"trial{lr}")
+    writer.flush()
+    reach(f"swept{stop}")
+session = begin("clearml", "comet", "swanlab", exit_timeout=10, strict=True)
+sweep(1, 4)
+stand("ill")
+sweep(4, 7)
+"""
+
+
+def test_trials(train: Train, serve: Serve) -> None:
+    """The trials of a sweep are delivered when the servers have them: those that a server which died does not get are named,
+    strict fails, and they come with a resumed delivery: each once."""
+    servers = [serve(name) for name in ("clearml", "comet", "swanlab")]
+    program = Program(train, servers, 0, begin=SWEEP, exit_timeout=10)
+    program.training.wait_for("swept4")
+    eventually(lambda: all(state.delivered + state.unconfirmed == 3 for state in program.status().values()))
+    for server in servers:
+        server.kill()
+    for name, state in program.status().items():
+        (server,) = (server for server in servers if server.name == name)
+        assert state.delivered <= len(server.trials()), (name, state)
+    program.training.go("ill")
+    said = program.end(3)
+    for server in servers:
+        found = re.search(rf"{server.name}: (\d+) events were not delivered", said)
+        assert found is not None, (server.name, said)
+        assert int(found[1]) >= 6 - len(server.trials()), (server.name, said)
+        server.start()
+    program.replay()
+    for server in servers:
+        assert (server.name, server.trials()) == (server.name, [float(lr) for lr in range(1, 7)])
     assert "everything has been delivered" in program.replay()

@@ -70,6 +70,11 @@ class Server(ABC):
     def things(self) -> list[str]:
         """Return what else it holds of that run, as of `tests.online.rounds.Held`."""
 
+    @abstractmethod
+    def trials(self) -> list[float]:
+        """Return ``lr`` of all runs that have it as parameter, and the same as metric ``acc``, sorted; one that is there twice is
+        twice in it."""
+
     # -- its life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:

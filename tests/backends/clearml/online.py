@@ -38,5 +38,13 @@ class ClearMLServer(Server):
                 found += ["hparams"] if run["hyperparams"].get("hparams", {}).get("lr", {}).get("value") == "0.5" else []
         return sorted(found)
 
+    def trials(self) -> list[float]:
+        state, found = self.state, list[float]()
+        for task in self._runs():
+            lr = float(task["hyperparams"].get("hparams", {}).get("lr", {}).get("value", "nan"))
+            events = state["events"].get(task["id"], {}).values()
+            found += [lr for e in events if (e.get("metric"), e.get("variant"), e.get("value")) == ("Summary", "acc", lr)]
+        return sorted(found)
+
 
 SERVER = ClearMLServer

@@ -32,5 +32,9 @@ class CometServer(Server):
             found += ["hparams"] * [row[:3] for row in run["metrics"]].count(["hparam/acc", 0, 1.5])
         return sorted(found)
 
+    def trials(self) -> list[float]:
+        points = [(run["params"].get("lr"), *point) for run in self._runs() for point in run["metrics"]]
+        return sorted(value for lr, name, _, value, _ in points if name == "acc" and lr == value)
+
 
 SERVER = CometServer

@@ -36,5 +36,12 @@ class SwanLabServer(Server):
         found += ["hparams"] * ("lr" in json.dumps(run["profile"]) and "hparam/acc" in run["scalars"])
         return sorted(found)
 
+    def trials(self) -> list[float]:
+        found = []
+        for run in self._runs():
+            lr = run["profile"].get("config", {}).get("lr", {}).get("value")
+            found += [value for value in run["scalars"].get("acc", {}).values() if value == lr]
+        return sorted(found)
+
 
 SERVER = SwanLabServer
