@@ -10,6 +10,11 @@ from tests.servers.harness import Point, Server
 class ClearMLServer(Server):
     name = "clearml"
     data = r"/events\.add_batch$"
+    users_run = """
+from clearml import Task
+Task.force_store_standalone_script()
+run = Task.init("p", "t", auto_connect_frameworks=False, auto_resource_monitoring=False, auto_connect_streams=False)
+"""
     _runs_key = "tasks"
 
     @property

@@ -10,6 +10,11 @@ from tests.servers.harness import Point, Server
 class CometServer(Server):
     name = "comet"
     data = "/batch/logger/experiment/metric$"
+    users_run = """
+import comet_ml
+quiet = comet_ml.ExperimentConfig(auto_output_logging=False, auto_metric_logging=False, log_env_details=False)
+run = comet_ml.start(project_name="p", experiment_config=quiet)
+"""
     _runs_key = "experiments"
 
     @property

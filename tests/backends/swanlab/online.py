@@ -11,6 +11,11 @@ from tests.servers.harness import Point, Server
 class SwanLabServer(Server):
     name = "swanlab"
     data = "/house/metrics$"
+    users_run = """
+os.environ["SWANLAB_TERMINAL_PROXY_TYPE"] = "none"  # SDKs that take over standard error stumble over each other
+import swanlab
+run = swanlab.init(project="p")
+"""
     _runs_key = "experiments"
 
     @property
