@@ -40,8 +40,8 @@ from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
-    "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
-    "UnsettledLostError",
+    "WHAT_RAN", "Acknowledged", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal",
+    "RunInfo", "Status", "UnsettledLostError",
 ]  # fmt: skip
 
 class Level(str, enum.Enum):
@@ -63,6 +63,20 @@ class Capability(NamedTuple):
 _AS_FILE = Capability(Level.FILE, "an ordinary file, attached to the run")
 
 
+class Acknowledged(NamedTuple):
+    """How it is known that an event is there: what makes it delivered, in words for the documentation.
+
+    Attributes:
+        here: in a store on this machine, or the log of an offline mode.
+        server: on a server; empty if the tracker has none.
+        again: how an event is recognised that is handed over again after a fault.
+    """
+
+    here: str = "`write` has returned"
+    server: str = ""
+    again: str = ""
+
+
 class Ending(NamedTuple):
     """A function of an SDK that ends a run.
 
@@ -75,6 +89,21 @@ class Ending(NamedTuple):
     owner: Any
     function: str
     run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]
+
+
+class Refusal(NamedTuple):
+    """An event that a tracker refused after `Backend.write` had returned for it.
+
+    Attributes:
+        record, kind, path, step: the event's.
+        reason: what the tracker has to say.
+    """
+
+    record: ev.RecordId
+    kind: str
+    path: str
+    step: int
+    reason: str
 
 
 class UnsettledLostError(Exception):
@@ -113,6 +142,7 @@ class Backend(ABC):
     probe: ClassVar[Probe] = Probe()
     """Where the tracker takes its server and its credentials from."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
+    acknowledged: ClassVar[Acknowledged] = Acknowledged()
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
     mirrors_event_files: ClassVar[bool] = False
@@ -234,9 +264,9 @@ class Backend(ABC):
         as something is unsettled."""
         return None
 
-    def take_refused(self) -> list[str]:
-        """Return what has been refused for good after `write` had returned, since the last time: a line for each event. Those are
-        no longer unsettled."""
+    def take_refused(self) -> list[Refusal]:
+        """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set
+        aside, and must be told of at the latest when it is not `unsettled` any more."""
         return []
 
     @property
