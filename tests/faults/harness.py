@@ -32,14 +32,11 @@ def reach(name):
     Path(name + ".new").write_text(str(resident()))
     os.replace(name + ".new", name)
 
-def wait_for(name):
+def wait_for(name):  # as a program that trains, it calls again and again: then it hears what the relay has to say
     while not os.path.exists(name):
+        if tracelet.get_session() is not None:
+            tracelet.get_session().status()
         time.sleep(0.01)
-
-def flush_until(name):  # what the relay has to say is heard on calls that come anyway
-    while not os.path.exists(name):
-        writer.flush()
-        time.sleep(0.1)
 
 def log(start, stop):
     for step in range(start, stop):
@@ -101,7 +98,7 @@ class Training:
     """A training program in a process of its own, in `directory`; its code logs ``step / 7`` as ``loss``.
 
     It stands still where its code has ``wait_for("name")``, until `go` is called with that name, and says how far it is with
-    ``reach("name")``. With ``flush_until("name")`` it flushes its writer meanwhile.
+    ``reach("name")``.
 
     Args:
         directory: its working directory; the log directory is ``runs/x`` in it.

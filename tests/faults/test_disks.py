@@ -31,7 +31,7 @@ log(0, 300)
 assert session.flush(60)
 reach("first"); wait_for("full")
 log(300, 5000)
-reach("second"); flush_until("space")
+reach("second"); wait_for("space")
 log(5000, 5100)
 """,
         env={"TRACELET_TENSORBOARD_LOGDIR": str(disk / "copies")},

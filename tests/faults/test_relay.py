@@ -249,7 +249,7 @@ def test_many_points_for_a_dead_tracker(train: Train, tmp_path: Path, small_disk
         f"""
 begin("mlflow", "tensorboard", exit_timeout=3)
 log(0, {first})
-reach("first"); flush_until("seen")
+reach("first"); wait_for("seen")
 log({first}, {many})
 reach("logged"); wait_for("measured")
 """,
