@@ -35,8 +35,9 @@ def status(session):
     fields = ("state", "delivered", "pending", "failed", "unconfirmed", "error")
     return json.dumps({name: [getattr(state, field) for field in fields] for name, state in session.status().items()})
 
-def stand(name):
+def stand(name):  # as a program that trains, it calls again and again: then it hears what its relay has to say
     while not os.path.exists(name):
+        session.status()
         if os.path.exists("ask"):
             os.remove("ask")
             Path("status.new").write_text(status(session))
