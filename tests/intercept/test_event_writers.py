@@ -19,7 +19,8 @@ from tracelet_shim.testing import RecordingBackend
 
 
 @pytest.fixture(autouse=True)
-def _session() -> Iterator[None]:
+def _session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TRACELET_STATE_DIR", str(tmp_path / "state"))  # not in a directory that a test removes
     tracelet_shim.start_logging(RecordingBackend(), delivery="thread", quiet=True, strict=True)
     yield
     tracelet_shim.stop_logging()
