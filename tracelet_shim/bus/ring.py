@@ -332,7 +332,7 @@ class RingReader:
         self._words[_SLOT_AT] = 1 - now
 
     def close(self, *, remove: bool) -> None:
-        """Let go of the ring; `remove` the file, and the directory that it was alone in."""
+        """Let go of the ring; `remove` the file, and the directories that it was alone in."""
         self._words.release()
         self._map.close()
         if remove:
@@ -340,6 +340,7 @@ class RingReader:
                 self.path.unlink()
                 if self.path.is_relative_to(_SHARED_MEMORY):
                     self.path.parent.rmdir()
+                    self.path.parent.parent.rmdir()
 
 
 def _freed(words: memoryview) -> tuple[int, int, int]:
