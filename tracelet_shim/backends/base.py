@@ -40,8 +40,8 @@ from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
-    "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
-    "UnsettledLostError",
+    "WHAT_RAN", "Backend", "Capability", "Ending", "EventPlace", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal",
+    "RunInfo", "Status", "UnsettledLostError",
 ]  # fmt: skip
 
 class Level(str, enum.Enum):
@@ -75,6 +75,33 @@ class Ending(NamedTuple):
     owner: Any
     function: str
     run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]
+
+
+class EventPlace(NamedTuple):
+    """What is kept of an event that is on its way: where it stands, and what it is called."""
+
+    record: ev.RecordId
+    kind: str
+    path: str
+    step: int
+
+    @classmethod
+    def of(cls, event: ev.Event) -> EventPlace:
+        return cls(event.record, event.kind, event.path, event.step)
+
+
+class Refusal(NamedTuple):
+    """An event that a tracker has refused for good after it had been handed over.
+
+    Attributes:
+        reason: what it has to say, a line.
+        event: which one; None if that is not known.
+        later: how many events have been written after it; None if that is not known.
+    """
+
+    reason: str
+    event: EventPlace | None = None
+    later: int | None = None
 
 
 class UnsettledLostError(Exception):
@@ -234,9 +261,12 @@ class Backend(ABC):
         as something is unsettled."""
         return None
 
-    def take_refused(self) -> list[str]:
-        """Return what has been refused for good after `write` had returned, since the last time: a line for each event. Those are
-        no longer unsettled."""
+    def may_settle(self) -> bool:
+        """True if what is unsettled after `close` may still settle by itself: a run of the user's, which he has not ended yet."""
+        return False
+
+    def take_refused(self) -> list[Refusal]:
+        """Return what has been refused for good after `write` had returned, since the last time; no longer unsettled."""
         return []
 
     @property

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from tracelet_shim import events as ev
+from tracelet_shim.backends.base import EventPlace, Refusal
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.relay.batch import Batch
 from tracelet_shim.state.rows import Refused, RunRow
@@ -94,22 +96,37 @@ class Progress:
     def set_aside(self, event: ev.Event, reason: str) -> None:
         """Count an event that the tracker refused, and keep where it is."""
         self._state.failed += 1
+        self._refused.append(self._row(EventPlace.of(event), reason))
+
+    def _row(self, event: EventPlace, reason: str) -> Refused:
         at = event.record
         refused = Refused(
             self._name, at.file, at.position, event.kind, event.path[:1000], event.step, reason, time.time(), None, at.index
         )
         if self._state.failed > _MOST_REFUSED:
             refused = refused._replace(kind=None, tag=None, step=None, message=None)
-        self._refused.append(refused)
+        return refused
 
-    def refused_later(self, count: int) -> None:
-        """Count what the tracker has refused after it had been handed over."""
-        self._state.delivered -= count
-        self._state.failed += count
-        for at, reached in enumerate(self._unsafe):
-            before = reached.standing
-            standing = before._replace(delivered=before.delivered - count, failed=before.failed + count)
-            self._unsafe[at] = reached._replace(standing=standing)
+    def refused_later(self, refusals: Sequence[Refusal]) -> list[int]:
+        """Count what the tracker has refused after it had been handed over, and keep where it is, with the first place behind it.
+        Return of each how many of the delivered events come up to it.
+
+        Args:
+            refusals: in the order in which the events were written.
+        """
+        delivered = self._state.delivered
+        numbers = [delivered if refusal.later is None else delivered - refusal.later for refusal in refusals]
+        for refusal, number in zip(reversed(refusals), reversed(numbers), strict=True):
+            self._state.delivered -= 1
+            self._state.failed += 1
+            rows = [self._row(refusal.event, refusal.reason)] if refusal.event is not None else []
+            for at, reached in enumerate(self._unsafe):
+                before = reached.standing
+                if refusal.later is None or before.delivered >= number:
+                    standing = before._replace(delivered=before.delivered - 1, failed=before.failed + 1)
+                    self._unsafe[at] = reached._replace(standing=standing, refused=reached.refused + rows)
+                    rows = []
+        return numbers
 
     def lose(self, source: int, events: int) -> None:
         """Count events that their event file does not have."""

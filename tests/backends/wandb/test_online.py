@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from tests.faults.conftest import Train
 from tests.faults.harness import Training, losses
 from tests.servers.fixtures import Serve
+from tests.servers.harness import Server
 
 TWO_PARTS = """
 session = begin("wandb", exit_timeout=120)
@@ -113,3 +116,76 @@ def test_wrong_key_fails_at_once(train: Train, serve: Serve) -> None:
     assert "wandb: cannot open a run: " in said
     assert "wandb: 100 events were not delivered" in said
     assert "WANDB_API_KEY" in said
+
+
+# -- files, tables, parameters and trials ---------------------------------------------------------------------------------------
+
+EVERYTHING = """
+import json, numpy, torch
+def everything(step):
+    writer.add_scalar("loss", step / 7, step)
+    writer.add_image("picture", numpy.full((3, 8, 8), step, "uint8"), step)
+    writer.add_text("page", f"text {step}", step)
+    writer.add_pr_curve("curve", numpy.array([0, 1, 1, 0]), numpy.array([0.1, 0.8, 0.6, step / 1000]), step)
+    writer.add_tensor("tensor", torch.full((3,), float(step)), step)
+    writer.add_hparams({"lr": step / 8}, {"score": float(step)}, run_name=f"trial{step}")
+
+def say(name):
+    with open(name + ".json", "w") as file:
+        state = session.status()["wandb"]
+        json.dump({"state": state.state, "delivered": state.delivered, "pending": state.pending, "failed": state.failed}, file)
+"""
+
+
+def everything(server: Server, steps: Sequence[int]) -> None:
+    """Check that the server has everything of these steps, once."""
+    runs = {run["name"]: run for run in server.state["runs"].values()}
+    (main,) = [run for run in runs.values() if "tracelet/trial" not in run["config"]]
+    trials = [run for run in runs.values() if run is not main]
+    rows = [json.loads(line) for line in main["history"].values()]
+    for key in ("loss", "picture", "page", "Custom Chart Tables/curve_table"):
+        assert sorted(row["global_step"] for row in rows if key in row) == list(steps), key
+    for row in rows:
+        for value in row.values():
+            if isinstance(value, dict) and "path" in value:
+                assert value["path"] in main["files"]
+            if isinstance(value, dict) and "artifact_path" in value:
+                client = value["artifact_path"].split("/")[2]
+                states = [made["state"] for made in server.state["artifacts"].values() if made["client"] == client]
+                assert "COMMITTED" in states
+    pictures = [name for name in main["files"] if name.startswith("media/images/")]
+    assert len(pictures) == len(steps)
+    assert len([name for name in main["files"] if name.startswith("tensors/")]) == len(steps)
+    assert sorted(run["displayName"] for run in trials) == [f"trial{step}" for step in steps[1:]]  # the first is the run itself
+    for run in trials:
+        (row,) = map(json.loads, run["history"].values())
+        assert run["config"]["lr"]["value"] == row["score"] / 8
+    server.check_understood()
+
+
+def test_files_are_refused_for_a_while(train: Train, serve: Serve) -> None:
+    server = serve("wandb")
+    code = EVERYTHING + '''
+session = begin("wandb", exit_timeout=120)
+everything(0)
+reach("first"); wait_for("ill")
+everything(1)
+reach("second"); wait_for("status")
+say("then"); reach("said"); wait_for("well")
+everything(2)
+'''
+    program = train(code, env=server.env, exit_timeout=120)
+    program.wait_for("first")
+    server.wait_for_requests(1, "^/storage/.*media/images")
+    server.misbehave("403", "^/storage/")
+    program.go("ill")
+    program.wait_for("second")
+    server.wait_for_requests(4, "^/storage/", "403")
+    program.go("status")
+    program.wait_for("said")
+    print((program.directory / "then.json").read_text())
+    server.recover()
+    program.go("well")
+    said = program.end(3)
+    print(said)
+    everything(server, [0, 1, 2])

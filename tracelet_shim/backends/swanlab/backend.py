@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.tables import node_page
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -203,7 +203,7 @@ class SwanLabBackend(Backend):
     def behind(self) -> str | None:
         return self._uploads.behind() if self._uploads is not None else None
 
-    def take_refused(self) -> list[str]:
+    def take_refused(self) -> list[Refusal]:
         return self._uploads.take_refused() if self._uploads is not None else []
 
     @property

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.shared.transient import Patience
 
 __all__ = ["REQUEST_SECONDS", "Uploads", "bound", "no_pages", "sync", "sync_command"]
@@ -39,7 +40,7 @@ class Uploads:
         self._patience = Patience()
         self._lock = threading.Lock()
         self._marks: deque[tuple[int, int]] = deque()  # number of the latest record, and events that were written with it
-        self._refused: list[str] = []
+        self._refused: list[Refusal] = []
         sender = self._transport._sender if self._transport is not None else None
         if sender is not None and own:
             self._result = _result_class()
@@ -66,8 +67,8 @@ class Uploads:
         failures = self._transport.last_failures() if self._transport is not None and self._marks else ()
         return f"the service does not take uploads: {failures[0].message}" if failures else None
 
-    def take_refused(self) -> list[str]:
-        """Return what the service has refused for good since the last time, a line for each record."""
+    def take_refused(self) -> list[Refusal]:
+        """Return what the service has refused for good since the last time, one for each record."""
         with self._lock:
             refused, self._refused = self._refused, []
         return refused
@@ -115,7 +116,7 @@ class Uploads:
             for record in records if kind in ("scalar", "media", "save") else ():
                 part = getattr(record, kind)
                 name = part.name if kind == "save" else f"{part.key[:80]!r} at step {part.step}"
-                self._refused.append(f"{kind} {name} was refused: {failure.message}")
+                self._refused.append(Refusal(f"{kind} {name} was refused: {failure.message}"))
 
 
 def bound(session: Any) -> None:

@@ -33,6 +33,7 @@ import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim.backends import base
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, UnsettledLostError
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.options import Parser
@@ -41,12 +42,13 @@ from tracelet_shim.backends.shared.values import plain
 from tracelet_shim.backends.wandb import limits, media, settings
 from tracelet_shim.backends.wandb.errors import lost, passes
 from tracelet_shim.backends.wandb.names import RunNames
+from tracelet_shim.backends.wandb.on_server import OnServer
 from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS, Opener
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
 from tracelet_shim.backends.wandb.process import restart_service, unread_settings
 from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
 from tracelet_shim.backends.wandb.run import Run
-from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, OnServer, Settling, wait_for_service
+from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, Settling, wait_for_service
 from tracelet_shim.backends.wandb.trials import TrialRuns
 
 __all__ = ["WandbBackend"]
@@ -98,6 +100,7 @@ class WandbBackend(Backend):
         self._run: Run | None = None
         self._settling: Settling | None = None
         self._disabled = False
+        self._refused: list[base.Refusal] = []
         self._ended = False
         self._reopened = 0
         self._broken: str | None = None  # why the run is to be continued in a new service process, if that has not been done
@@ -152,7 +155,7 @@ class WandbBackend(Backend):
         self._disabled = bool(opened.sdk.disabled)
         if self._disabled:
             return OpenedRun(opened.id, self._link(opened))
-        settling = OnDisk(opened) if joined or opened.offline else OnServer(opened)
+        settling = OnDisk(opened) if opened.offline else OnServer(opened)
         self._settling = self._settling or settling  # the former as long as its events may have to be written again
         self._names.in_run(opened.id)
         opened.tell(self._params(opened, run.config), **settings.said_of(run, opened.sdk, lent=joined))
@@ -161,7 +164,8 @@ class WandbBackend(Backend):
             with unread_settings():
                 opened.accelerate()
             if run.resume is not None or (opened.id == run.session and opened.offline):
-                opened.there = end_of_logs(opened.folder, opened.id, settling.rows(), MAX_UNSETTLED + self.batch_events)
+                opened.there = end_of_logs(opened.folder, opened.id, opened.rows_there(), MAX_UNSETTLED + self.batch_events)
+        self._refused += self._settling.take_refused()
         self._settling = settling
         if opened.id == run.session:
             remove_begun(opened.folder, run.session)
@@ -181,9 +185,13 @@ class WandbBackend(Backend):
             wait_for_service(self._run)
             time.sleep(FLUSH_SECONDS)
             self._settling.flushed()
+            if not self._run.offline:
+                self._settling.look(now=True)
+            if (why := self._settling.given_up()) is not None:
+                raise TimeoutError(why)  # it is handed over again; if the run ended now, that would be in vain
 
     def unsettled(self) -> int:
-        if self._run is None or self._settling is None or self._disabled or self._run.lent:
+        if self._run is None or self._settling is None or self._disabled or (self._run.lent and self._run.offline):
             return 0
         if self._ended:
             return self._settling.left
@@ -199,6 +207,13 @@ class WandbBackend(Backend):
         if (why := settling.stuck()) is not None:
             self._try_again(f"W&B's service has stopped to upload ({why})")
         return settling.left
+
+    def may_settle(self) -> bool:
+        return self._settling is not None and self._settling.may_settle
+
+    def take_refused(self) -> list[base.Refusal]:
+        refused, self._refused = self._refused, []
+        return refused + (self._settling.take_refused() if self._settling is not None else [])
 
     def behind(self) -> str | None:
         return self._broken or (self._settling.behind() if self._settling is not None else None)
@@ -262,7 +277,7 @@ class WandbBackend(Backend):
                 self._tmp = None
         if unsent:
             raise errors.BackendError(
-                f"not stored or uploaded in time; remedy for what is on disk: wandb sync --include-online {' '.join(unsent)}"
+                f"not stored in time; remedy for what is on disk: wandb sync {' '.join(unsent)}"
             )
 
     def _end(self, status: Status) -> str | None:
@@ -310,12 +325,12 @@ class WandbBackend(Backend):
             with unread_settings():
                 super().write(events)
         except Exception as error:
-            settling.put(self.written)
+            settling.put(events, self.written)
             some_waited = settling.left > 0
             if lost(error) and self._reopen(why := f"W&B's service has died ({error})") and some_waited:
                 raise UnsettledLostError(why) from error
             raise
-        settling.put(len(events))
+        settling.put(events, len(events))
         run.there.passed(len(events))
         self._names.note(run)
 
@@ -379,7 +394,7 @@ class WandbBackend(Backend):
         main, _ = self._opened()
         own = event.trial is None
         run = main if event.trial is None else self._trial(event.trial, main)
-        params = self._params(run, event.params)
+        params = self._params(run, event.params, event)
         if own:
             config = run.sdk.config
             for key in params:
@@ -387,13 +402,13 @@ class WandbBackend(Backend):
                     run.about.setdefault("earlier_values", {}).setdefault(key, []).append(config[key])
             if domain := {self._names.param(k): v for k, v in event.domain.items()}:
                 run.about.setdefault("domain", {}).update(domain)
-        run.tell(params)
+        run.tell(params, event)
         if event.metrics:
             keys = {k: self._names.key(k, ev.Scalar.kind) if own else self._names.plain(k) for k in event.metrics}
             run.row(event, {keys[k]: v for k, v in event.metrics.items()})
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
-        self._opened()[0].save(path, data)
+        self._opened()[0].save(path, data, event)
 
     # -- help -------------------------------------------------------------------------------------------------------
 
@@ -420,7 +435,7 @@ class WandbBackend(Backend):
         path.write_bytes(data)
         return str(path)
 
-    def _params(self, run: Run, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _params(self, run: Run, params: Mapping[str, Any], event: ev.Event | None = None) -> dict[str, Any]:
         """Return parameters as the config takes them; attach the whole text of one that is too long."""
         result = {}
         for name, given in params.items():
@@ -429,7 +444,7 @@ class WandbBackend(Backend):
             if isinstance(value, str) and len(value) > limits.MAX_PARAM:
                 digest = hashlib.blake2s(key.encode(), digest_size=4).hexdigest()
                 path = f"hparams/{self._paths(key)}={digest}.txt"
-                run.save(path, value.encode())
+                run.save(path, value.encode(), event)
                 value = f"{value[: limits.MAX_PARAM]}... (cut, whole text in {path})"
             result[key] = value
         return result
