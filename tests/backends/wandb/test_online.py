@@ -165,7 +165,7 @@ def everything(server: Server, steps: Sequence[int]) -> None:
 
 def test_files_are_refused_for_a_while(train: Train, serve: Serve) -> None:
     server = serve("wandb")
-    code = EVERYTHING + '''
+    code = EVERYTHING + """
 session = begin("wandb", exit_timeout=120)
 everything(0)
 reach("first"); wait_for("ill")
@@ -173,7 +173,7 @@ everything(1)
 reach("second"); wait_for("status")
 say("then"); reach("said"); wait_for("well")
 everything(2)
-'''
+"""
     program = train(code, env=server.env, exit_timeout=120)
     program.wait_for("first")
     server.wait_for_requests(1, "^/storage/.*media/images")
@@ -189,3 +189,39 @@ everything(2)
     said = program.end(3)
     print(said)
     everything(server, [0, 1, 2])
+
+
+JOINED = EVERYTHING + """
+import wandb
+mine = wandb.init(project="p", settings=wandb.Settings(console="off", silent=True, finish_timeout=10.0))
+session = begin("wandb", exit_timeout=30)
+mine.log({"own": 1.0})
+log(0, 50)
+everything(50)
+mine.log({"own": 2.0}, step=500)
+reach("first"); wait_for("away")
+log(51, 100)
+session.flush(1)
+say("before")
+mine.finish()
+say("after")
+"""
+"""A run of the user's, with rows of his own between ours, and a step that he leaps to."""
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_run_of_the_users(train: Train, serve: Serve, away: bool) -> None:
+    server = serve("wandb")
+    program = train(JOINED, env=server.env, exit_timeout=30)
+    program.wait_for("first")
+    if away:
+        server.wait_for_requests(2)
+        server.kill()
+    program.go("away")
+    said = program.end(100, memory=250e6)  # the SDK is in the process
+    print(said, (program.directory / "before.json").read_text(), (program.directory / "after.json").read_text())
+    if away:
+        server.start()
+        print(program.resume(env=server.env))
+    print(server.points())
+    everything(server, [50])

@@ -164,7 +164,7 @@ class WandbBackend(Backend):
             with unread_settings():
                 opened.accelerate()
             if run.resume is not None or (opened.id == run.session and opened.offline):
-                opened.there = end_of_logs(opened.folder, opened.id, opened.rows_there(), MAX_UNSETTLED + self.batch_events)
+                opened.there = end_of_logs(opened.folder, opened.id, opened.step_there(), MAX_UNSETTLED + self.batch_events)
         self._refused += self._settling.take_refused()
         self._settling = settling
         if opened.id == run.session:

@@ -81,7 +81,7 @@ class Rows(Need):
         return False
 
     def is_there(self, held: Held) -> bool:
-        return held.rows >= self._rows
+        return held.rows + self.run.ahead >= self._rows
 
 
 class File(Need):

@@ -150,16 +150,17 @@ class OnServer(Settling):
         mine, ended = [need for need in needs if need.run is run], run.ended
         held = run.server.ask(
             [need.name for need in mine if isinstance(need, File)], [need.client for need in mine if isinstance(need, Artifact)],
-            params=any(isinstance(need, Params) for need in mine),
+            params=any(isinstance(need, Params) for need in mine), step=run.lent,
         )  # fmt: skip
         if held is None:
             self._moved = time.monotonic()
             return
         run.answered_ended = ended
         if main:
-            if held.rows != self._known:
+            known = held.step if run.lent else held.rows + run.ahead
+            if known != self._known:
                 self._moved = time.monotonic()
-            self._known = held.rows
+            self._known = known
         there = {id(need) for need in mine if need.is_there(held)}
         if there:
             self._patience.reset()

@@ -90,27 +90,26 @@ def _identity(value: Any) -> str:
     return repr(float(value)) if isinstance(value, (int, float)) else ""
 
 
-def end_of_logs(folder: str, run_id: str, lines: int | None, most: int) -> There:
+def end_of_logs(folder: str, run_id: str, there: int | None, most: int) -> There:
     """Return what is there of the end of a run.
 
-    Offline, where `lines` is None, that is what the last log before this one has that has any rows; online, what all of them have
-    of the rows that the server has (the row ``_step`` of a log is the server's line of that number). Where two have a row of one
-    number, the earlier one's never arrived.
+    Offline, where `there` is None, that is what the last log before this one has that has any rows; online, what all of them have
+    of the rows that the server has. Where two have a row of one step, the earlier one's never arrived.
 
     Args:
         folder: of the log that is being written.
         run_id: the run's.
-        lines: the number of rows that the server has.
+        there: W&B's step (``_step``) behind that of the last row that the server has.
         most: so many values may come again.
     """
     logs = logs_of(folder, run_id)
     found: dict[int, tuple[Path, dict[str, Any]]] = {}
-    for log in logs if lines is not None else reversed(logs):
-        if found and lines is None:  # one before it may have nothing: a try to go on that was killed, too
+    for log in logs if there is not None else reversed(logs):
+        if found and there is None:  # one before it may have nothing: a try to go on that was killed, too
             break
         for place, row in enumerate(map(_row_of, _histories(log))):
             at = int(row.get("_step", place))
-            if lines is None or at < lines:
+            if there is None or at < there:
                 found.pop(at, None)
                 found[at] = log.parent / "files", row
     media: dict[tuple[str, int], list[tuple[float, Found]]] = {}

@@ -61,6 +61,7 @@ class Run:
         told: its parameters, as they were last told.
         server: is asked what it has of it; None offline.
         log: what W&B's service says of it; None offline.
+        ahead: by how many W&B's step is ahead of the number of rows, since the user has left out steps before.
         answered_ended: the server has said what it has of it since it was ended.
     """
 
@@ -75,8 +76,9 @@ class Run:
         self.fast: fast.Rows | None = None
         self.told: dict[str, Any] = {}
         asks = not (self.offline or sdk.disabled)
-        self.server = Server(sdk, lent=lent) if asks else None
+        self.server = Server(sdk) if asks else None
         self.log = ServiceLog(sdk._settings.log_internal) if asks else None
+        self.ahead = 0
         self.answered_ended = False
         self._parent = parent
         self._wants: list[Want] = []
@@ -115,18 +117,19 @@ class Run:
         assert self.fast is not None
         self.fast.publish([_row(first, values) for first, values in found])
 
-    def rows_there(self) -> int | None:
-        """Return how many rows the server has; None offline.
+    def step_there(self) -> int | None:
+        """At the beginning: return W&B's step behind that of the last row that the server has; None offline.
 
         Raises:
             ConnectionError: it does not say.
         """
         if self.server is None:
             return None
-        held = self.server.ask()
+        held = self.server.ask(step=True)
         if held is None:
             raise ConnectionError(f"W&B's server does not say what it has of the run: {self.server.problem}")
-        return held.rows
+        self.ahead = self.sdk._local_step - held.rows
+        return held.step
 
     def row(self, event: ev.Event, values: Mapping[str, Any]) -> None:
         """Log a row at the step and wall time of `event`."""

@@ -34,13 +34,15 @@ class Held(NamedTuple):
     """What the server has of a run.
 
     Attributes:
-        rows: how many rows; of a run of the user's, W&B's step behind that of the last row, since he may leave out steps.
+        rows: how many rows.
+        step: W&B's step behind that of the last row, if that was asked for: not the same where the user leaves out steps.
         files: of the files that were asked for, those that are there: (bytes, MD5 in base 64).
         params: the config, if that was asked for.
         artifacts: of the artifacts that were asked for, those that are there: the ids that the client gave them.
     """
 
     rows: int
+    step: int
     files: Mapping[str, tuple[int, str]]
     params: Mapping[str, Any]
     artifacts: frozenset[str]
@@ -51,16 +53,14 @@ class Server:
 
     Args:
         run: the SDK's object, of an online run.
-        lent: True for a run of the user's.
 
     Attributes:
         can_ask: False if there is nothing to log in with.
         problem: why the latest question was not answered; None if it was.
     """
 
-    def __init__(self, run: Any, *, lent: bool) -> None:
+    def __init__(self, run: Any) -> None:
         settings = run._settings
-        self._lent = lent
         self._where = {"entity": run.entity, "project": run.project, "run": run.id}
         self._base = str(settings.base_url).rstrip("/")
         self._key = settings.api_key
@@ -70,13 +70,16 @@ class Server:
         self.can_ask = bool(self._key or self._credentials)
         self.problem: str | None = None
 
-    def ask(self, files: Sequence[str] = (), artifacts: Sequence[str] = (), *, params: bool = False) -> Held | None:
+    def ask(
+        self, files: Sequence[str] = (), artifacts: Sequence[str] = (), *, params: bool = False, step: bool = False
+    ) -> Held | None:
         """Return what is there; None if that is not said (`problem`).
 
         Args:
             files: names that are asked for, at most `MOST_NAMES`.
             artifacts: ids that are asked for.
             params: ask for the config, too.
+            step: ask for the step of the last row, too.
         """
         import requests
 
@@ -85,13 +88,14 @@ class Server:
             found = self._query(
                 "TraceletRun", _RUN,
                 {**self._where, "names": names, "first": max(len(names), 1), "params": params, "files": bool(names),
-                 "tail": self._lent},
+                 "tail": step},
             )  # fmt: skip
             run = found["project"]["run"]
             edges = (run.get("files") or {"edges": []})["edges"]
             there = {node["name"]: (int(node["sizeBytes"] or 0), str(node["md5"])) for node in (edge["node"] for edge in edges)}
             held = Held(
-                _behind_last(found["model"]["bucket"]) if self._lent else int(run["historyLineCount"]),
+                int(run["historyLineCount"]),
+                _behind_last(found["model"]["bucket"]) if step else 0,
                 {name: about for name, about in there.items() if about[1] != "0"},  # the SDK's sign of one that is not there
                 json.loads(run.get("config") or "{}"),
                 self._committed(artifacts[:_MOST_ARTIFACTS]) if artifacts else frozenset(),

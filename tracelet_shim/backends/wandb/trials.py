@@ -48,7 +48,7 @@ class TrialRuns:
         except Exception:
             self._failed[trial] += 1
             raise
-        run.there = end_of_logs(run.folder, run.id, run.rows_there(), _MAY_COME_AGAIN)
+        run.there = end_of_logs(run.folder, run.id, run.step_there(), _MAY_COME_AGAIN)
         run.define()
         run.tell({}, session=info.session, parent=parent.id, trial=trial)
         return run
