@@ -34,15 +34,21 @@ class Server(ABC):
     Class attributes:
         name: the tracker; its server is `tests.backends.<name>.server`.
         data: a regular expression for the paths that points go to.
+        files_later: as of `tests.online.rounds.Held`.
+        users_run: the code of a program that opens a run of its own, with the id ``run.id``; empty where its status cannot be
+            compared with what the server holds before it ends.
     """
 
     name: ClassVar[str]
     data: ClassVar[str]
+    files_later: ClassVar[bool] = False
+    users_run: ClassVar[str] = ""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.number: int | None = None  # which of several runs is looked at; None: there is one
         directory.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -54,9 +60,23 @@ class Server(ABC):
     def env(self) -> Mapping[str, str | None]:
         """The variables with which the unmodified SDK uses this server."""
 
+    @property
+    @abstractmethod
+    def wrong_env(self) -> Mapping[str, str | None]:
+        """Those that name a key that it does not know."""
+
     @abstractmethod
     def points(self) -> list[Point]:
         """Return what the server holds of the one run that it has, sorted; a point that is there twice is twice in it."""
+
+    @abstractmethod
+    def things(self) -> list[str]:
+        """Return what else it holds of that run, as of `tests.online.rounds.Held`."""
+
+    @abstractmethod
+    def trials(self) -> list[float]:
+        """Return ``lr`` of all runs that have it as parameter, and the same as metric ``acc``, sorted; one that is there twice is
+        twice in it."""
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -126,15 +146,21 @@ class Server(ABC):
         """Wait until it holds so many points."""
         eventually(lambda: bool(self._runs()) and len(self.points()) >= count, 240)
 
+    def count_runs(self) -> int:
+        return len(self._runs())
+
     def _runs(self) -> list[Any]:
         return list(self.state[self._runs_key].values())
 
     _runs_key: ClassVar[str]
 
     def run(self) -> Any:
-        """Return what it holds of the one run that it has."""
-        (run,) = self._runs()
-        return run
+        """Return what it holds of the one run that it has, or of the one that is looked at."""
+        runs = self._runs()
+        if self.number is None:
+            (run,) = runs
+            return run
+        return runs[self.number]
 
     def check_understood(self) -> None:
         """Fail if the SDK asked for something that the stand-in does not know."""

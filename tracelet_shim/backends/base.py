@@ -40,7 +40,7 @@ from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
-    "WHAT_RAN", "Backend", "Capability", "Ending", "EventPlace", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal",
+    "WHAT_RAN", "Acknowledged", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal",
     "RunInfo", "Status", "UnsettledLostError",
 ]  # fmt: skip
 
@@ -63,6 +63,20 @@ class Capability(NamedTuple):
 _AS_FILE = Capability(Level.FILE, "an ordinary file, attached to the run")
 
 
+class Acknowledged(NamedTuple):
+    """How it is known that an event is there: what makes it delivered, in words for the documentation.
+
+    Attributes:
+        here: in a store on this machine, or the log of an offline mode.
+        server: on a server; empty if the tracker has none.
+        again: how an event is recognised that is handed over again after a fault.
+    """
+
+    here: str = "`write` has returned"
+    server: str = ""
+    again: str = ""
+
+
 class Ending(NamedTuple):
     """A function of an SDK that ends a run.
 
@@ -77,31 +91,19 @@ class Ending(NamedTuple):
     run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]
 
 
-class EventPlace(NamedTuple):
-    """What is kept of an event that is on its way: where it stands, and what it is called."""
+class Refusal(NamedTuple):
+    """An event that a tracker refused after `Backend.write` had returned for it.
+
+    Attributes:
+        record, kind, path, step: the event's.
+        reason: what the tracker has to say.
+    """
 
     record: ev.RecordId
     kind: str
     path: str
     step: int
-
-    @classmethod
-    def of(cls, event: ev.Event) -> EventPlace:
-        return cls(event.record, event.kind, event.path, event.step)
-
-
-class Refusal(NamedTuple):
-    """An event that a tracker has refused for good after it had been handed over.
-
-    Attributes:
-        reason: what it has to say, a line.
-        event: which one; None if that is not known.
-        later: how many events have been written after it; None if that is not known.
-    """
-
     reason: str
-    event: EventPlace | None = None
-    later: int | None = None
 
 
 class UnsettledLostError(Exception):
@@ -140,6 +142,7 @@ class Backend(ABC):
     probe: ClassVar[Probe] = Probe()
     """Where the tracker takes its server and its credentials from."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
+    acknowledged: ClassVar[Acknowledged] = Acknowledged()
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
     mirrors_event_files: ClassVar[bool] = False
@@ -266,7 +269,8 @@ class Backend(ABC):
         return False
 
     def take_refused(self) -> list[Refusal]:
-        """Return what has been refused for good after `write` had returned, since the last time; no longer unsettled."""
+        """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set
+        aside, and must be told of at the latest when it is not `unsettled` any more."""
         return []
 
     @property

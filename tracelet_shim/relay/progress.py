@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import EventPlace, Refusal
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.relay.batch import Batch
 from tracelet_shim.state.rows import Refused, RunRow
@@ -35,11 +33,13 @@ class Standing(NamedTuple):
 
 class _Reached(NamedTuple):
     """A place that the tracker has come to, and what it had refused and lost from the one before up to there: the last of these
-    as event file and number of events."""
+    as event file and number of events. `ends` are the latest records of the events that it was handed on the way: by event file,
+    the position."""
 
     standing: Standing
     refused: list[Refused]
     lost: list[tuple[str, int, int]]
+    ends: dict[str, int]
 
 
 class Progress:
@@ -62,7 +62,8 @@ class Progress:
         self.safe = Standing(0, 0, 0, 0)
         self.last_event = -math.inf
         self._unsafe: deque[_Reached] = deque()
-        self._refused: list[Refused] = []  # since the last place
+        self._refused: list[Refused] = []  # since the last place, as all of these
+        self._ends: dict[str, int] = {}
         self._lost: list[tuple[str, int, int]] = []
 
     def restore(self, row: RunRow, lost: int) -> None:
@@ -92,41 +93,36 @@ class Progress:
                 last = max(filter(math.isfinite, map(_wall_time, data)), default=-math.inf)
             self.last_event = max(self.last_event, last)
         self._state.delivered += len(delivered) - markers
+        self._ends |= {event.record.file: event.record.position for event in delivered}
 
     def set_aside(self, event: ev.Event, reason: str) -> None:
         """Count an event that the tracker refused, and keep where it is."""
-        self._state.failed += 1
-        self._refused.append(self._row(EventPlace.of(event), reason))
+        self._refused.append(self._kept(event.record, event.kind, event.path, event.step, reason))
 
-    def _row(self, event: EventPlace, reason: str) -> Refused:
-        at = event.record
-        refused = Refused(
-            self._name, at.file, at.position, event.kind, event.path[:1000], event.step, reason, time.time(), None, at.index
-        )
+    def refused_later(self, record: ev.RecordId, kind: str, path: str, step: int, reason: str) -> None:
+        """Count an event that the tracker refused after it had been handed over, and keep where it is. In the ledger it comes
+        with the place behind it, not before: until then it would come again."""
+        refused = self._kept(record, kind, path, step, reason)
+        self._state.delivered -= 1
+        behind = False
+        for at, reached in enumerate(self._unsafe):
+            if not behind and reached.ends.get(record.file, -1) >= record.position:
+                behind = True
+                reached.refused.append(refused)
+            if behind:
+                before = reached.standing
+                standing = before._replace(delivered=before.delivered - 1, failed=before.failed + 1)
+                self._unsafe[at] = reached._replace(standing=standing)
+        if not behind:
+            self._refused.append(refused)
+
+    def _kept(self, at: ev.RecordId, kind: str, path: str, step: int, reason: str) -> Refused:
+        """Count a refused event, and return what is kept of it."""
+        self._state.failed += 1
+        refused = Refused(self._name, at.file, at.position, kind, path[:1000], step, reason, time.time(), None, at.index)
         if self._state.failed > _MOST_REFUSED:
             refused = refused._replace(kind=None, tag=None, step=None, message=None)
         return refused
-
-    def refused_later(self, refusals: Sequence[Refusal]) -> list[int]:
-        """Count what the tracker has refused after it had been handed over, and keep where it is, with the first place behind it.
-        Return of each how many of the delivered events come up to it.
-
-        Args:
-            refusals: in the order in which the events were written.
-        """
-        delivered = self._state.delivered
-        numbers = [delivered if refusal.later is None else delivered - refusal.later for refusal in refusals]
-        for refusal, number in zip(reversed(refusals), reversed(numbers), strict=True):
-            self._state.delivered -= 1
-            self._state.failed += 1
-            rows = [self._row(refusal.event, refusal.reason)] if refusal.event is not None else []
-            for at, reached in enumerate(self._unsafe):
-                before = reached.standing
-                if refusal.later is None or before.delivered >= number:
-                    standing = before._replace(delivered=before.delivered - 1, failed=before.failed + 1)
-                    self._unsafe[at] = reached._replace(standing=standing, refused=reached.refused + rows)
-                    rows = []
-        return numbers
 
     def lose(self, source: int, events: int) -> None:
         """Count events that their event file does not have."""
@@ -143,8 +139,8 @@ class Progress:
     def stand_here(self) -> None:
         """What was counted is at the place where the tracker stands."""
         standing = Standing(*self.at, self._state.delivered, self._state.failed)
-        self._unsafe.append(_Reached(standing, self._refused, self._lost))
-        self._refused, self._lost = [], []
+        self._unsafe.append(_Reached(standing, self._refused, self._lost, self._ends))
+        self._refused, self._lost, self._ends = [], [], {}
 
     def confirm(self, stored: int) -> tuple[list[Refused], list[tuple[str, int, int]]] | None:
         """Take note that the tracker has stored so many events. If it is further than before, return what it has refused and lost
@@ -167,4 +163,4 @@ class Progress:
         for reached in self._unsafe:
             self._state.lost -= sum(events for *_, events in reached.lost)
         self._unsafe.clear()
-        self._refused, self._lost = [], []
+        self._refused, self._lost, self._ends = [], [], {}

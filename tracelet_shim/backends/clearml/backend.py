@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.clearml import run as door
 from tracelet_shim.backends.clearml import session
 from tracelet_shim.backends.clearml.names import TaskNames
@@ -73,6 +73,14 @@ class ClearMLBackend(Backend):
         "store_diff": "record uncommitted changes; default: sdk.development.store_uncommitted_code_diff",
         "packages": "record the versions of the installed packages; default true",
     }
+    acknowledged = Acknowledged(
+        here="the line is in the offline session's log",
+        server="the answer to the request, which is made where it is waited for",
+        again=(
+            "the server keeps one event for each series and step, and is asked for what a continued run has; "
+            "offline, the log is read"
+        ),
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,
@@ -169,8 +177,9 @@ class ClearMLBackend(Backend):
                     handler.setStream(sys.stderr)
         program = describe(run, self.given) if self._own else {}
         task = self._task(run, program) if self._own else main
-        self._run = RunTask(task, offline=self._offline)
-        stored = self._stored(task) if self._resumed or self._again or not self._own else None
+        requests = None if self._own or self._offline else session.bounded_like(task.session)
+        self._run = RunTask(task, offline=self._offline, session=requests)
+        stored = self._stored(task, requests) if self._resumed or self._again or not self._own else None
         self._places = TaskPlaces(self._names.of, self.wall_time_ms, stored, self._run.expect)
         self._describe_run(run, program)
         self._opened = True
@@ -209,8 +218,8 @@ class ClearMLBackend(Backend):
         self._made = str(task.id)
         return task
 
-    def _stored(self, task: Any) -> OfflineLog | ServerEvents:
-        return OfflineLog(Tasks.log_of(str(task.id))) if self._offline else ServerEvents(task)
+    def _stored(self, task: Any, requests: Any) -> OfflineLog | ServerEvents:
+        return OfflineLog(Tasks.log_of(str(task.id))) if self._offline else ServerEvents(task, requests)
 
     def _describe_run(self, run: RunInfo, program: dict[str, Any]) -> None:
         task = self._run.task

@@ -12,6 +12,7 @@ A trial of a sweep is a run of its own (`trials`). The user's process is left as
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shlex
 import sys
@@ -23,7 +24,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.tables import node_page
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -36,7 +37,7 @@ from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX
 from tracelet_shim.backends.swanlab.opening import Opener
 from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
 from tracelet_shim.backends.swanlab.process import apart, readable_environment
-from tracelet_shim.backends.swanlab.resume import remove_begun, take_up
+from tracelet_shim.backends.swanlab.resume import remove_begun, take_up, unsent_trials, uploaded
 from tracelet_shim.backends.swanlab.run import Run
 from tracelet_shim.backends.swanlab.trials import TrialRuns
 from tracelet_shim.backends.swanlab.uploads import Uploads, sync, sync_command
@@ -57,6 +58,11 @@ class SwanLabBackend(Backend):
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
+    acknowledged = Acknowledged(
+        here="the record is in the run's log",
+        server="the SDK's uploads, watched; what may pass stays in its queue; a trial of a sweep when it is uploaded, at its end",
+        again="the server keeps the first point of a key and step; offline, the log is read",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE, "scalar, float64, wall time kept; repeated, negative and huge steps in keys of their own"
@@ -90,7 +96,7 @@ class SwanLabBackend(Backend):
         self._trials: TrialRuns | None = None
         self._taken: set[tuple[Any, ...]] = set()  # of scalars their records, of others (record, kind, part)
         self._uploads: Uploads | None = None  # outlives the run: it is asked after the end, too
-        self._joined = self._disabled = False
+        self._joined = self._disabled = self._writing = False
 
     # -- what can be known without importing the SDK ----------------------------------------------------------------
 
@@ -138,6 +144,8 @@ class SwanLabBackend(Backend):
         self._trials = TrialRuns(main, run, self._opener)
         earlier = take_up(main) if not self._joined else []
         self._trials.continued |= bool(earlier)
+        if main.sdk.mode == "online" and earlier:
+            self._trials.take_up(unsent_trials(main))
         if not self._joined:
             if opened.id == run.session:
                 remove_begun(main)
@@ -170,14 +178,14 @@ class SwanLabBackend(Backend):
         self.flush()
         trials.end_all()
         self._main = None
-        unsent = list(trials.folders()) if main.sdk.mode == "online" else []
+        unsent = list(trials.unsent())
         remedies = [*([] if self._joined else [main.remedy]), *(sync_command(*each) for each in unsent[:10])]
-        failed = self._finish(main, status, unsent)
+        failed = self._finish(main, trials, status, unsent)
         self._opener.quiet.end()
         if failed:
             raise errors.BackendError(f"not all was uploaded ({failed}), but it is on disk: {' && '.join(remedies)}")
 
-    def _finish(self, main: Run, status: Status, unsent: Sequence[tuple[str, Path]]) -> str | None:
+    def _finish(self, main: Run, trials: TrialRuns, status: Status, unsent: Sequence[tuple[str, Path]]) -> str | None:
         """End the run and upload its trials, with a limit of time; return what was in the way."""
         done, failed = threading.Event(), list[str]()
 
@@ -188,6 +196,8 @@ class SwanLabBackend(Backend):
                         failed.append(problem)
                     for run_id, folder in unsent:
                         sync(run_id, folder)
+                        uploaded(folder)
+                    trials.uploaded()
             except Exception as error:
                 failed.append(f"{type(error).__name__}: {error}")
             done.set()
@@ -198,7 +208,8 @@ class SwanLabBackend(Backend):
         return failed[0] if failed else None
 
     def unsettled(self) -> int:
-        return self._uploads.unsettled() if self._uploads is not None else 0
+        waiting = self._uploads.unsettled() if self._uploads is not None else 0
+        return waiting + (self._trials.waiting if self._trials is not None else 0)
 
     def behind(self) -> str | None:
         return self._uploads.behind() if self._uploads is not None else None
@@ -231,11 +242,13 @@ class SwanLabBackend(Backend):
             raise errors.BackendError("the program has finished the SwanLab run that it shared")
         if main.waiting() > MAX_WAITING:
             raise TimeoutError("SwanLab's service is behind")
+        self._writing = True
         try:
             super().write(events)
             with self._shortened.telling() as whole:
                 main.note_names(whole)
         finally:
+            self._writing = False
             try:
                 self.flush()
             except OSError:
@@ -255,7 +268,8 @@ class SwanLabBackend(Backend):
         """Call `deliver`, unless that was done in an earlier attempt at this batch."""
         token = (event.record, event.kind, part)
         if token not in self._taken:
-            deliver()
+            with self._opened()[0].of(event):
+                deliver()
             self._taken.add(token)
 
     def _key(self, event: ev.Event) -> str:
@@ -265,11 +279,7 @@ class SwanLabBackend(Backend):
         main, _ = self._opened()
         taken = self._taken
         keys = Keys(lambda event: self._names(event.path))
-        points = [
-            (event.record, keys.of(event), event.step, event.value, event.wall_time)
-            for event in events
-            if event.record not in taken
-        ]
+        points = [(event, keys.of(event), event.step) for event in events if event.record not in taken]
         try:
             main.scalars(points, taken)
         except BaseException:
@@ -327,13 +337,18 @@ class SwanLabBackend(Backend):
         for field in ("domain", "metrics"):
             if given := getattr(event, field):
                 run.about[field] = {**run.about.get(field, {}), **given}
-        self._set_params(run, event.params)
+        with run.of(event):
+            self._set_params(run, event.params)
+        if event.trial is not None:
+            trials.waits()
         for name, value in event.metrics.items():
             put = (self._names(name), event.step, value, event.wall_time)
             self._once(event, lambda put=put: run.scalar(*put), name)  # type: ignore[misc]
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
-        self._opened()[0].save(path, data)
+        run = self._opened()[0]
+        with run.of(event) if self._writing else contextlib.nullcontext():  # what ran is no event
+            run.save(path, data)
 
     def _set_params(self, run: Run, params: Mapping[str, Any]) -> None:
         """Set parameters, and what else the config has; attach the whole text of one that is too long."""
@@ -350,4 +365,4 @@ class SwanLabBackend(Backend):
         for key, value in result.items():
             if key in known and known[key] != value:  # SwanLab keeps one value a parameter
                 run.about.setdefault("earlier_values", {}).setdefault(key, []).append(known[key])
-        known.update({**result, "tracelet": plain(run.about)})
+        run.set_config({**result, "tracelet": plain(run.about)})

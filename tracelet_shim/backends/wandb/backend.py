@@ -15,8 +15,6 @@ over again, to a new one. A run that is continued does not write again what the 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import io
 import logging
 import os
@@ -38,14 +36,13 @@ from tracelet_shim.backends.base import Backend, Capability, Ending, Level, Open
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys, rows
-from tracelet_shim.backends.shared.values import plain
-from tracelet_shim.backends.wandb import limits, media, settings
+from tracelet_shim.backends.wandb import media, settings
 from tracelet_shim.backends.wandb.errors import lost, passes
 from tracelet_shim.backends.wandb.names import RunNames
 from tracelet_shim.backends.wandb.on_server import OnServer
 from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS, Opener
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
-from tracelet_shim.backends.wandb.process import restart_service, unread_settings
+from tracelet_shim.backends.wandb.process import restart_service, unread_settings, wait_for_logs
 from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
 from tracelet_shim.backends.wandb.run import Run
 from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, Settling, wait_for_service
@@ -71,6 +68,14 @@ class WandbBackend(Backend):
     )
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
+    acknowledged = base.Acknowledged(
+        here="the service has written the record to the run's log",
+        server=(
+            "the server, asked for its history rows, files, tables and parameters; what W&B's service has given up is handed "
+            "to it again, and one that died, or has stopped to upload, is replaced"
+        ),
+        again="the rows that the server has are found in the run's logs on disk, and not written again",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(Level.NATIVE, "history rows over global_step; float64, NaN and infinities kept"),
         ev.Histogram: Capability(Level.NATIVE, f"wandb.Histogram; neighbouring buckets added up beyond {media.MAX_BINS}"),
@@ -268,7 +273,7 @@ class WandbBackend(Backend):
                     self._look(now=True)
                 elif folder is not None:
                     unsent.append(folder)
-                self._wait_for_logs()
+                wait_for_logs(ours=self._info is None or self._info.program.pid != os.getpid())
                 self._ended = True
                 self._opened()[1].flushed()
         finally:
@@ -276,9 +281,7 @@ class WandbBackend(Backend):
                 self._tmp.cleanup()
                 self._tmp = None
         if unsent:
-            raise errors.BackendError(
-                f"not stored in time; remedy for what is on disk: wandb sync {' '.join(unsent)}"
-            )
+            raise errors.BackendError(f"not stored in time; remedy for what is on disk: wandb sync {' '.join(unsent)}")
 
     def _end(self, status: Status) -> str | None:
         """End the run; in a new service process, if the former has died. Return as `Run.finish`."""
@@ -291,16 +294,6 @@ class WandbBackend(Backend):
             if lost(error) and self._reopen(why := f"W&B's service has died ({error})"):
                 raise UnsettledLostError(why) from error
             raise
-
-    def _wait_for_logs(self) -> None:
-        """Wait until the logs are on disk: `finish` of the SDK returns before W&B's service has closed them."""
-        import wandb
-
-        if self._info is not None and self._info.program.pid == os.getpid():
-            time.sleep(FLUSH_SECONDS)  # the service may have runs of the user's
-        else:
-            with contextlib.suppress(SystemExit):  # it passes on the exit code of the service
-                wandb.teardown()
 
     @property
     def handle(self) -> Any:
@@ -436,18 +429,7 @@ class WandbBackend(Backend):
         return str(path)
 
     def _params(self, run: Run, params: Mapping[str, Any], event: ev.Event | None = None) -> dict[str, Any]:
-        """Return parameters as the config takes them; attach the whole text of one that is too long."""
-        result = {}
-        for name, given in params.items():
-            key = self._names.param(str(name))
-            value = plain(given)
-            if isinstance(value, str) and len(value) > limits.MAX_PARAM:
-                digest = hashlib.blake2s(key.encode(), digest_size=4).hexdigest()
-                path = f"hparams/{self._paths(key)}={digest}.txt"
-                run.save(path, value.encode(), event)
-                value = f"{value[: limits.MAX_PARAM]}... (cut, whole text in {path})"
-            result[key] = value
-        return result
+        return self._names.params(params, self._paths, lambda path, data: run.save(path, data, event))
 
     def _trial(self, trial: str, main: Run) -> Run:
         assert self._info is not None

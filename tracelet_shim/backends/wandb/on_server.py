@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import EventPlace, Refusal
+from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params
 from tracelet_shim.backends.wandb.run import Run
@@ -42,13 +42,13 @@ class _Entry(NamedTuple):
         rows: how many rows there are with them.
         events: how many they are.
         needs: what else is needed.
-        event: the one that needs it.
+        event: the one that needs it, without a reason so far.
     """
 
     rows: int
     events: int
     needs: list[Need]
-    event: EventPlace | None
+    event: Refusal | None
 
 
 class OnServer(Settling):
@@ -64,13 +64,13 @@ class OnServer(Settling):
         assert run.log is not None
         self._server, self._service = run.server, run.log
         self._entries: deque[_Entry] = deque()
-        self._left = self._put = 0
+        self._left = 0
         self._known = 0
         self._asked = 0.0
         self._asked_ended = 0  # how often, since the run has ended
         self._moved = time.monotonic()
         self._patience = Patience()
-        self._refused: list[tuple[str, EventPlace | None, int]] = []  # each with how many events come up to it
+        self._refused: list[Refusal] = []
 
     def put(self, events: Sequence[ev.Event], written: int) -> None:
         """The first `written` of these events have been handed over."""
@@ -88,12 +88,11 @@ class OnServer(Settling):
                     each.setdefault(at, (want.rows, []))[1].append(want.need)
             for at in sorted(each):
                 rows, needs = each[at]
-                self._entries.append(_Entry(rows, at - done, needs, EventPlace.of(events[at - 1])))
+                self._entries.append(_Entry(rows, at - done, needs, _named(events[at - 1])))
                 done = at
         if written > done:
             self._entries.append(_Entry(self._run.sdk._local_step, written - done, [], None))
         self._left += written
-        self._put += written
 
     @property
     def left(self) -> int:
@@ -120,7 +119,8 @@ class OnServer(Settling):
         self._moved = time.monotonic()
         for need in entry.needs[:1]:  # what is left of them was refused, and the event with it
             assert need.refused is not None
-            self._refused.append((need.refused, entry.event, self._put - self._left))
+            assert entry.event is not None
+            self._refused.append(entry.event._replace(reason=need.refused))
 
     # -- the questions ----------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class OnServer(Settling):
         verdict = judge(need.failed)
         lasts = need.tries > 0 and verdict is Verdict.LASTS
         if believe and (lasts or (verdict is Verdict.MAY_PASS and not self._patience.passes(need.failed))):
-            need.refused = f"{need} was refused: W&B's server answers {need.failed}"
+            need.refused = f"W&B's server answers {need.failed} for {need}"
         elif time.monotonic() - need.tried_at >= AGAIN_SECONDS or not need.tries:
             _log.info("handing %s to W&B's service again (%s)", need, need.failed)
             try:
@@ -219,7 +219,7 @@ class OnServer(Settling):
 
     def take_refused(self) -> list[Refusal]:
         refused, self._refused = self._refused, []
-        return [Refusal(reason, event, self._put - number) for reason, event, number in refused]
+        return refused
 
     # -- what is wrong ----------------------------------------------------------------------------------------------
 
@@ -263,3 +263,7 @@ class OnServer(Settling):
 def _said(need: Need) -> str:
     status = f": W&B's server answers {need.failed}" if need.failed else ""
     return f"{need} is not there{status}"
+
+
+def _named(event: ev.Event) -> Refusal:
+    return Refusal(event.record, event.kind, event.path, event.step, "")
