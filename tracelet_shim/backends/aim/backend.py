@@ -30,7 +30,7 @@ from tracelet_shim.backends.aim.connection import AnswerError
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import plotly
 from tracelet_shim.backends.render.tables import pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -57,6 +57,17 @@ class AimBackend(Backend):
         "repo": "directory of the repository (the one that holds .aim), or aim://host:port; default: as Aim finds it",
         "artifacts_uri": "where files go, file:///dir or s3://bucket/path; default: .aim/artifacts in the repository",
     }
+    acknowledged = Acknowledged(
+        here="the repository has stored it",
+        server=(
+            "the answer to the request: messages do not go through the SDK's queue, whose thread ends at an "
+            "answer that it does not expect"
+        ),
+        again=(
+            "what was handed over is known when it comes again; of an earlier relay, the repository or the server"
+            " is asked"
+        ),
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(Level.NATIVE, "metric; a repeated step in a context of its own; NaN and inf as they are"),
         ev.Histogram: Capability(
@@ -88,7 +99,8 @@ class AimBackend(Backend):
         self._repository: Repository | None = None
         self._run: Run | None = None
         self._tried = set[str]()
-        self._handed = set[ev.RecordId]()
+        self._handed = set[ev.RecordId]()  # to a server that has not acknowledged them
+        self._known = set[ev.RecordId]()  # of those, what it has acknowledged since; they come again
         self._opened = False
         self._trials = Trials[Run](1, self._end_trial)
 
@@ -148,14 +160,20 @@ class AimBackend(Backend):
         return run
 
     def write(self, events: Sequence[ev.Event]) -> None:
-        self.written, known = 0, self._handed
-        if known:
+        self.written = 0
+        if self._handed:  # by a write that failed
+            handed = self._handed
             self._acknowledge()
-        fresh = [n for n, event in enumerate(events) if event.record not in known]
+            self._known |= handed
+        if not self._known:
+            super().write(events)
+            return
+        fresh = [n for n, event in enumerate(events) if event.record not in self._known]
         try:
-            super().write([events[n] for n in fresh] if len(fresh) < len(events) else events)
+            super().write([events[n] for n in fresh])
         finally:
             self.written = fresh[self.written] if self.written < len(fresh) else len(events)
+            self._known.difference_update(event.record for event in events[: self.written])
 
     def _acknowledge(self, event: ev.Event | None = None) -> None:
         """Wait until a server has everything that was handed over, with `event`, if that is the last of its event."""

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.mlflow import limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
 from tracelet_shim.backends.mlflow.pictures import picture
@@ -66,6 +66,11 @@ class MLflowBackend(Backend):
         "artifact_location": "root of the files of an experiment that is created here, a path or URI",
         "parent_run_id": "make the run a nested run of this one",
     }
+    acknowledged = Acknowledged(
+        here="the transaction of the SQLite file is committed, the artifact is in its place",
+        server="the answer to the request, which is made where it is waited for",
+        again="the store recognises the points and files that it has",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,
@@ -154,7 +159,7 @@ class MLflowBackend(Backend):
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
         rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem)
         self._shortened = Shortened(keys, self._image_keys, self._paths)
-        with settings.without_secrets(uri), one_at_a_time(uri) as alone, settings.named_artifacts():
+        with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts():
             self._client = self._client or connect(uri, alone=alone)
             if self._entity is None:
                 self._entity, self._joined = find(self._client, run, self.given, keys)
@@ -184,7 +189,7 @@ class MLflowBackend(Backend):
 
     def close(self, status: Status) -> None:
         if self._entity is not None and not self._joined:
-            with settings.without_secrets(self._uri):
+            with settings.readable_errors(self._uri):
                 self._run.end(_STATUS[status], round(self.ended_at() * 1000))
 
     @property
@@ -203,7 +208,7 @@ class MLflowBackend(Backend):
     # -- events -----------------------------------------------------------------------------------------------------
 
     def write(self, events: Sequence[ev.Event]) -> None:
-        with settings.without_secrets(self._uri):
+        with settings.readable_errors(self._uri):
             super().write(events)
             with self._shortened.telling() as names:
                 for key, name in names.items():
