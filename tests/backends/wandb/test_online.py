@@ -244,8 +244,8 @@ def test_a_run_of_the_users(train: Train, serve: Serve, away: bool) -> None:
 
 
 def test_a_file_is_refused_for_good(train: Train, serve: Serve) -> None:
-    """A file that the server does not take, again and again, costs that event alone: it is named, set aside and counted, and comes
-    with `replay --resume --retry-refused` when it is taken."""
+    """A file that the server does not take, again and again, costs that event alone: it is named, set aside and counted, and
+    comes with `replay --resume --retry-refused` when it is taken."""
     server = serve("wandb")
     code = EVERYTHING + """
 session = begin("wandb", exit_timeout=60)
