@@ -241,3 +241,25 @@ def test_a_run_of_the_users(train: Train, serve: Serve, away: bool) -> None:
     assert own == ([1.0, 2.0] if not away else [1.0, 2.0][: len(own)])
     assert len([name for name in main["files"] if name.startswith("media/images/")]) == 1
     server.check_understood()
+
+
+def test_a_file_is_refused_for_good(train: Train, serve: Serve) -> None:
+    """A file that the server does not take, again and again, costs that event alone: it is named, set aside and counted, and
+    comes with `replay --resume --retry-refused` when it is taken."""
+    server = serve("wandb")
+    code = EVERYTHING + """
+session = begin("wandb", exit_timeout=60)
+log(0, 50)
+writer.add_image("picture", numpy.full((3, 8, 8), 3, "uint8"), 3)
+log(50, 100)
+"""
+    server.misbehave("413", "^/storage/.*media/images")
+    program = train(code, env=server.env, exit_timeout=60)
+    said = program.end(100)
+    assert "wandb: image 'picture' at step 3 was refused: W&B's server answers 413 for file media/images/" in said, said
+    assert "wandb: 1 events were not delivered" in said
+    assert [point for point in server.points() if point[0] == "loss"] == losses(100)
+    server.recover()
+    program.resume("--retry-refused", env=server.env)
+    (name,) = [name for name in server.run()["files"] if name.startswith("media/images/")]
+    assert name in str([row for row in server.run()["history"].values() if "picture" in row])

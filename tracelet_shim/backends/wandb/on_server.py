@@ -210,10 +210,10 @@ class OnServer(Settling):
                 _log.debug("it could not be handed over", exc_info=True)
 
     def given_up(self) -> str | None:
-        """Return what W&B's service has given up and has to be handed again, before the run may be ended."""
+        """Return what W&B's service has given up, and has been or has to be handed again, before the run may be ended."""
         for entry in self._entries:
             for need in entry.needs:
-                if need.failed is not None and need.refused is None and need.gives_again:
+                if (need.failed is not None or need.tries) and need.refused is None and need.gives_again:
                     return _said(need)
         return None
 
@@ -238,8 +238,8 @@ class OnServer(Settling):
         if rows_are_missing and self._server.problem is None and time.monotonic() - self._moved > STUCK_SECONDS:
             return f"no row has arrived for {STUCK_SECONDS:.0f} s, and the server answers"
         for need in self._entries[0].needs:
-            if need.run is not self._run and need.run.answered_ended:
-                return f"{need} did not arrive before the trial ended"
+            if need.run.answered_ended and (need.run is not self._run or need.failed is not None):
+                return f"{_said(need)}, and the run has ended"
         return None
 
     def behind(self) -> str | None:
