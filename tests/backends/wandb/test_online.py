@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.conftest import Train
 from tests.faults.harness import Training, eventually, losses
+from tests.online.rounds import Program, check_all
 from tests.servers.fixtures import Serve
 from tests.servers.harness import Server
 
@@ -263,3 +264,39 @@ log(50, 100)
     program.resume("--retry-refused", env=server.env)
     (name,) = [name for name in server.run()["files"] if name.startswith("media/images/")]
     assert name in str([row for row in server.run()["history"].values() if "picture" in row])
+
+
+FAULTS = (
+    ("429", "^/storage/", "json"), ("500", "^/storage/", "html"), ("429", "^/graphql", "json"), ("502", "^/graphql", "html"),
+)  # fmt: skip
+
+
+def test_uploads_and_questions_pass_through_errors(train: Train, serve: Serve) -> None:
+    """429 and 5xx, with or without the service's own form, to the uploads of files and to GraphQL, which opens the run, makes
+    files and is asked what is there: at the start, and then each alone, while all else goes through."""
+    server = serve("wandb")
+    server.misbehave("429", "^/graphql")
+    program = Program(train, [server], 1 + len(FAULTS), strict=False)  # which would wait for its run to be open
+    program.round()
+    server.wait_for_requests(1, "^/graphql", "429")
+    program.check_truth()
+    server.misbehave("503", "^/graphql", body="html")
+    server.wait_for_requests(1, "^/graphql", "503")
+    program.check_truth()
+    server.recover()
+    program.wait_until_there()
+    program.wait_until_told()
+    for number, (fault, paths, body) in enumerate(FAULTS, 1):
+        seen = len(server.requests(paths, fault))
+        server.misbehave(fault, paths, body=body)
+        program.round()
+        server.wait_for_requests(seen + 1, paths, fault)
+        program.check_truth()
+        server.recover()
+        program.wait_until_there()
+        program.wait_until_told()
+        check_all([server], number + 1)
+    said = program.end()
+    assert "not delivered" not in said
+    check_all([server], program.rounds)
+    assert "everything has been delivered" in program.replay()
