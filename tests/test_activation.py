@@ -17,6 +17,8 @@ from tests.conftest import RunPython
 from tests.delivery.programs import tensorboard_steps
 from tests.replay.commands import COMMAND, environment
 
+pytestmark = pytest.mark.cold
+
 ENV = {"TRACELET_BACKEND": "tensorboard", "TRACELET_QUIET": "1", "TRACELET_DELIVERY": "thread"}
 
 LOG = """

@@ -33,6 +33,8 @@ from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.testing import RecordingBackend
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 STATE = Path("runs/x/.tracelet")
 AWAY = {"TRACELET_TENSORBOARD_LOGDIR": "/proc/nowhere"}
 """A tracker that is not there yet."""
