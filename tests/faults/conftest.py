@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.faults.harness import MLflowServer, Training
+from tests.backends.mlflow.postgres import PostgreSQL
+from tests.backends.mlflow.tracking import MLflowServer
+from tests.faults.harness import Training
 
 
 class Train(Protocol):
@@ -36,15 +38,20 @@ def train(tmp_path: Path) -> Iterator[Train]:
 
 @pytest.fixture(scope="session")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    server = MLflowServer(tmp_path_factory.mktemp("server"))
-    yield server
-    server.kill()
+    database = PostgreSQL()
+    try:
+        database.start()
+        server = MLflowServer(tmp_path_factory.mktemp("server"), database)
+        yield server
+        server.kill()
+    finally:
+        database.remove()
 
 
 @pytest.fixture
 def server(_server: MLflowServer) -> MLflowServer:
     """A running ``mlflow server``, the same for all tests, since starting one takes many seconds. Each test has an experiment
-    of its own, and may kill it."""
+    of its own, and may kill it, or its database."""
     _server.start()
     return _server
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
-import sqlite3
 import struct
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -148,7 +145,7 @@ class Training:
         for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 found += [int(child) for child in children.read_text().split()]
-        return [child for child in found if b"tracelet_shim.relay" in _command(child)]
+        return [child for child in found if is_relay(child)]
 
     def relay(self, number: int = 0) -> int:
         """Wait for the relay process, or for its successor of this number; return its pid."""
@@ -174,13 +171,14 @@ class Training:
         """What the program has written to standard error so far."""
         return self._err.read_text()
 
-    def end(self, steps: int, *, seconds: float = 150, memory: float = 40e6) -> str:
+    def end(self, steps: int, *, seconds: float = 150, memory: float = 40e6, code: int = 0) -> str:
         """Wait for the end; check that training saw nothing and that exit and memory kept their bounds.
 
         Args:
             steps: number of the points that it has logged.
             seconds: how long its loop may still take: it is hung then, and the test fails.
             memory: bytes that the training process may have grown by since its session began.
+            code: its exit code.
 
         Returns:
             What it wrote to standard error.
@@ -190,7 +188,7 @@ class Training:
         # What exit may take beyond `exit_timeout`: three seconds for the relay process to end, and some for a busy machine.
         self.process.wait(since + self.exit_timeout + 6 - time.time())
         self._watcher.join()
-        assert self.process.returncode == 0, self.errors
+        assert self.process.returncode == code, self.errors
         assert self._out.read_text() == "trained\n"
         assert all(line.startswith("tracelet-shim: ") for line in self.errors.splitlines()), self.errors
         assert native_steps(self.directory / "runs" / "x") == list(range(steps))
@@ -201,7 +199,7 @@ class Training:
     def stop(self) -> None:
         """Leave nothing behind: kill the program and its relays."""
         for pid in self.relays:
-            if b"tracelet_shim.relay" in _command(pid):
+            if is_relay(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         kill_group(self.process)
@@ -214,6 +212,11 @@ class Training:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+
+def is_relay(pid: int) -> bool:
+    """True if this process is a relay, and has not ended."""
+    return b"tracelet_shim.relay" in _command(pid)
 
 
 def _command(pid: int) -> list[bytes]:
@@ -262,75 +265,3 @@ def losses(count: int, *, exact: bool = True) -> list[tuple[str, int, float]]:
     if not exact:
         values = [struct.unpack("f", struct.pack("f", value))[0] for value in values]
     return [("loss", step, value) for step, value in enumerate(values)]
-
-
-class MLflowServer:
-    """A real ``mlflow server`` on 127.0.0.1, over a SQLite file.
-
-    Args:
-        directory: for its database, files and output.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Start it, unless it runs, and wait until it answers."""
-        if self.process is None:
-            command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-            stores = ["--backend-store-uri", f"sqlite:///{self.directory}/server.db", "--artifacts-destination", "files"]
-            with open(self.directory / "server.log", "ab") as log:
-                self.process = subprocess.Popen(
-                    [*command, *stores, "--workers", "1"], cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env=environment({"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}), start_new_session=True,
-                )  # fmt: skip
-        eventually(self._answers, 120)
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, (self.directory / "server.log").read_text()[-3000:]
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-        return False
-
-    def kill(self) -> None:
-        """SIGKILL, to the server and its workers; nothing happens if it does not run."""
-        if self.process is not None:
-            kill_group(self.process)
-            self.process = None
-
-    def query(self, sql: str, *values: object) -> list[tuple[object, ...]]:
-        with contextlib.closing(sqlite3.connect(self.directory / "server.db", timeout=30)) as db:
-            return db.execute(sql, values).fetchall()
-
-    def runs(self, project: str) -> list[tuple[str, str]]:
-        """Return (id, status) of all runs of an experiment."""
-        return self.query(  # type: ignore[return-value]
-            "SELECT run_uuid, status FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?", project
-        )
-
-    def only_run(self, project: str, status: str = "FINISHED") -> str:
-        """Return the id of the experiment's run, which must be the only one and have this status."""
-        ((run, ended),) = self.runs(project)
-        assert ended == status
-        return run
-
-    def points(self, project: str) -> list[tuple[str, int, float]]:
-        """Return (key, step, value) of every metric row of the experiment's run, in the order of keys and steps."""
-        run = self.only_run(project)
-        return self.query(  # type: ignore[return-value]
-            "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY key, step, timestamp", run
-        )
-
-    def files(self, project: str) -> dict[str, bytes]:
-        """Return the artifacts of the experiment's run."""
-        run = self.only_run(project)
-        ((uri,),) = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run)
-        root = self.directory / "files" / re.sub(r"^mlflow-artifacts:/*", "", str(uri))
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -85,7 +85,7 @@ def test_mlflow_server_refuses_the_login(run_python: RunPython, refusing: str) -
     done = run_python(PROGRAM.format(backend="mlflow"), env=env)
     assert "backend 'mlflow': cannot open a run: " in done.stdout
     assert "Unauthorized" in done.stdout
-    assert "remedy: check user, password" in done.stdout
+    assert "remedy: correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stdout
     assert SECRET not in done.stdout + done.stderr
 
 

@@ -7,8 +7,8 @@ import math
 import sys
 from pathlib import Path
 
+from tests.backends.mlflow.tracking import TRAINER, MLflowServer, log_in
 from tests.faults.conftest import Train
-from tests.faults.harness import MLflowServer
 
 LARGEST = sys.float_info.max  # how MLflow stores infinity
 
@@ -31,7 +31,7 @@ writer.add_hparams(
 )
 log(10, 20)
 """,
-        env={"TRACELET_PROJECT": tmp_path.name, "MLFLOW_TRACKING_URI": server.uri},
+        env={"TRACELET_PROJECT": tmp_path.name, "MLFLOW_TRACKING_URI": server.uri, **log_in(TRAINER)},
     )
     said = program.end(20)
     assert "warning" not in said
@@ -40,7 +40,7 @@ log(10, 20)
         points.setdefault(key, []).append((step, value))
     assert points["loss"] == [(step, step / 7) for step in range(20)]
     run = server.only_run(tmp_path.name)
-    odd = server.query("SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = 'odd' ORDER BY step", run)
+    odd = server.query("SELECT step, value, is_nan FROM metrics WHERE run_uuid = %s AND key = 'odd' ORDER BY step", run)
     assert odd == [
         (0, 0.0, 1), (1, LARGEST, 0), (2, -LARGEST, 0), (3, 1e308, 0), (4, 1e18, 0), (5, -(2.0**70), 0), (6, 5e-324, 0),
     ]  # fmt: skip
@@ -48,7 +48,7 @@ log(10, 20)
     files = server.files(tmp_path.name)
     (text,) = (data for name, data in files.items() if name.startswith("text/huge/"))
     assert text.count(b"x") == 5_000_000
-    params = dict(server.query("SELECT key, value FROM params WHERE run_uuid = ?", run))
+    params = dict(server.query("SELECT key, value FROM params WHERE run_uuid = %s", run))
     assert params["long"].startswith("pppp")
     assert "[cut: 10000 characters, whole in params/long/" in params["long"]
     assert b"p" * 10_000 in [data for name, data in files.items() if name.startswith("params/long/")]

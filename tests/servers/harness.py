@@ -34,10 +34,12 @@ class Server(ABC):
     Class attributes:
         name: the tracker; its server is `tests.backends.<name>.server`.
         data: a regular expression for the paths that points go to.
+        files_later: as of `tests.online.rounds.Held`.
     """
 
     name: ClassVar[str]
     data: ClassVar[str]
+    files_later: ClassVar[bool] = False
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -54,9 +56,18 @@ class Server(ABC):
     def env(self) -> Mapping[str, str | None]:
         """The variables with which the unmodified SDK uses this server."""
 
+    @property
+    @abstractmethod
+    def wrong_env(self) -> Mapping[str, str | None]:
+        """Those that name a key that it does not know."""
+
     @abstractmethod
     def points(self) -> list[Point]:
         """Return what the server holds of the one run that it has, sorted; a point that is there twice is twice in it."""
+
+    @abstractmethod
+    def things(self) -> list[str]:
+        """Return what else it holds of that run, as of `tests.online.rounds.Held`."""
 
     # -- its life ----------------------------------------------------------------------------------------------------
 

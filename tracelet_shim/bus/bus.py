@@ -6,18 +6,17 @@ import itertools
 import logging
 import threading
 import time
-from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from operator import attrgetter
-from typing import NamedTuple
 
 import msgspec
 
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus.accounts import Accounts
 from tracelet_shim.bus.channel import Channel
+from tracelet_shim.bus.gaps import Gap, Gaps, events_in, nested_in
 
 __all__ = ["Bus"]
 
@@ -32,72 +31,6 @@ _LAST_WORDS = 3.0
 """Seconds for the relay process to end after its last answer: SDKs remove their temporary directories."""
 
 logger = logging.getLogger("tracelet_shim")
-_hint_of = attrgetter("hint")
-
-
-class _Gap:
-    """Records of one event file without their data.
-
-    Attributes:
-        nested: how many of them are but parts of an `add_hparams`.
-    """
-
-    __slots__ = ("_hints", "_positions", "_series", "_taken", "_valued", "_values", "nested")
-
-    def __init__(self) -> None:
-        self._positions = array("Q")
-        self._values = array("d")
-        self._valued = bytearray()
-        self._hints: dict[int, msg.Hint] = {}
-        self._series: msg.Series | None = None
-        self._taken = 0
-        self.nested = 0
-
-    def add(self, record: msg.Record) -> None:
-        if isinstance(record.hint, msg.Series):
-            self._series = record.hint  # the same for all records of its file
-        elif record.hint is not None and not isinstance(record.hint, msg.Frames):  # for frames there is no room
-            self._hints[len(self._positions)] = record.hint
-            self.nested += isinstance(record.hint, msg.Nested)
-        self._positions.append(record.position)
-        self._values.append(record.value if record.value is not None else 0.0)
-        self._valued.append(record.value is not None)
-
-    def take(self, source: int, count: int) -> list[msg.Record]:
-        """Return the next `count` records."""
-        first, self._taken = self._taken, min(self._taken + count, len(self._positions))
-        return [
-            msg.Record(source, self._positions[i], None, self._values[i] if self._valued[i] else None, self._hint(i))
-            for i in range(first, self._taken)
-        ]
-
-    def _hint(self, i: int) -> msg.Hint | None:
-        return self._hints.get(i, self._series)
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    @property
-    def is_empty(self) -> bool:
-        return self._taken == len(self._positions)
-
-
-class _Gaps(NamedTuple):
-    """In the queue: the records that were not queued before it, by source."""
-
-    sources: dict[int, _Gap]
-
-
-def _nested(records: Iterable[msg.Record]) -> int:
-    return list(map(type, map(_hint_of, records))).count(msg.Nested)
-
-
-def _events(items: Iterable[object]) -> int:
-    """Return how many events there are in what the queue has. Nobody has decoded them here: a record counts as one, or none if
-    it is a part of an `add_hparams`."""
-    records = [item for item in items if type(item) is msg.Record]
-    gaps = [gap for item in items if type(item) is _Gaps for gap in item.sources.values()]
-    return len(records) - _nested(records) + sum(len(gap) - gap.nested for gap in gaps)
 
 
 class _Waiting:
@@ -128,19 +61,17 @@ class Bus:
         self._memory = memory // 3
         self._most_queued = min(_MOST_QUEUED, max(_FEW_QUEUED, self._memory // msg.RECORD_BYTES))
         self._on_reply = on_reply
-        self._queue: deque[msg.Message | msg.Record | _Gaps] = deque()
+        self._queue: deque[msg.Message | msg.Record | Gaps] = deque()
         self._waiting_bytes = 0
-        self._gaps: dict[int, _Gap] | None = None  # by source, once too much waits
+        self._gaps: dict[int, Gap] | None = None  # by source, once too much waits
         self._gap_lock = threading.RLock()
         # What was published is counted without a step more for the training thread: what the sender has taken from the queue and
         # the gaps (a change of both, and of the sum, is made under the lock), and what they have.
         self._popped = 0  # events
         self._refused = 0  # events that came after the end
-        self._unsendable = 0  # events
         self._sent = 0  # records
-        self._nested: array[int] = array("Q")  # their numbers among the records that were sent
-        self._known: dict[str, tuple[msg.BackendState, int]] = {}  # what the relay has said, and how many records that is about
-        self._owed: deque[tuple[int, _Gap]] = deque()
+        self._accounts = Accounts()
+        self._owed: deque[tuple[int, Gap]] = deque()
         self._wake = threading.Event()
         self._stopped = self._closing = False
         self._close_until = 0.0
@@ -180,14 +111,14 @@ class Bus:
         with self._gap_lock:
             if self._gaps is None:
                 self._gaps = {}
-            self._gaps.setdefault(record.source, _Gap()).add(record)
+            self._gaps.setdefault(record.source, Gap()).add(record)
 
     def tell(self, message: msg.Message) -> None:
         """Queue any other message, behind all that was published before it."""
         if self._gaps is not None:
             with self._gap_lock:
                 if self._gaps is not None:
-                    self._queue.append(_Gaps(self._gaps))
+                    self._queue.append(Gaps(self._gaps))
                     self._gaps = None
         self._queue.append(message)
 
@@ -207,32 +138,22 @@ class Bus:
         if self._stopped and not self._thread.is_alive():  # nobody is there to answer
             waiting.done.set()
         try:
-            return waiting.done.wait(timeout) and waiting.whole and not self._unsendable
+            return waiting.done.wait(timeout) and waiting.whole and not self._accounts.unsendable
         finally:
             self._flushing.pop(number, None)
 
     def states(self, names: Iterable[str]) -> dict[str, msg.BackendState]:
         """Return where each tracker stands: what the relay has said, and pending all that it has not taken, wherever that is."""
-        known, published = self._known, self._published()
-        found = {}
-        for name in names:
-            state, taken = known.get(name, (msg.BackendState(), 0))
-            pending, failed = state.pending + self._beyond(published, taken), state.failed + self._unsendable
-            found[name] = msgspec.structs.replace(state, pending=pending, failed=failed)
-        return found
+        return self._accounts.states(names, self._published())
 
     def unsent(self) -> int:
         """Return how many events the relay has not taken, as far as it has said."""
-        return self._beyond(self._published(), max((taken for _, taken in self._known.values()), default=0))
+        return self._accounts.unsent(self._published())
 
     def _published(self) -> int:
         with self._gap_lock:
-            gaps = _events([_Gaps(self._gaps)]) if self._gaps is not None else 0
-            return self._popped + _events(list(self._queue)) + gaps + self._refused - self._unsendable
-
-    def _beyond(self, published: int, taken: int) -> int:
-        """Return how many of so many events come after the first `taken` records that were sent."""
-        return max(0, published - (taken - bisect_left(self._nested, taken)))
+            gaps = events_in([Gaps(self._gaps)]) if self._gaps is not None else 0
+            return self._popped + events_in(list(self._queue)) + gaps + self._refused - self._accounts.unsendable
 
     def begin_close(self, message: msg.Close) -> None:
         """Ask for the end, without waiting for it; only the first time counts."""
@@ -300,7 +221,7 @@ class Bus:
         except Exception as error:
             self._stopped = True
             with self._gap_lock:  # nothing is kept in memory any more, but counted
-                self._popped += _events(self._queue)
+                self._popped += events_in(self._queue)
                 self._queue.clear()
                 self._owe_gaps()
                 self._owed.clear()
@@ -316,7 +237,7 @@ class Bus:
             batch, other = self._take()
             if batch:
                 self._send(channel, msg.Records(batch))
-            if isinstance(other, _Gaps):
+            if isinstance(other, Gaps):
                 self._owed.extend(other.sources.items())
             elif other is not None:
                 self._send(channel, other)
@@ -326,10 +247,10 @@ class Bus:
                 with self._gap_lock:
                     self._owe_gaps()
 
-    def _take(self) -> tuple[list[msg.Record], msg.Message | _Gaps | None]:
+    def _take(self) -> tuple[list[msg.Record], msg.Message | Gaps | None]:
         """Take a batch of records out of the queue, and what stands behind it if that is something else."""
         batch: list[msg.Record] = []
-        other: msg.Message | _Gaps | None = None
+        other: msg.Message | Gaps | None = None
         size = 0
         with self._gap_lock:
             while self._queue and len(batch) < _BATCH_RECORDS and size < _BATCH_BYTES:
@@ -339,13 +260,13 @@ class Bus:
                     break
                 batch.append(message)
                 size += len(message.data) if message.data is not None else 0
-            self._popped += _events([*batch, other])
+            self._popped += events_in([*batch, other])
         return batch, other
 
     def _owe_gaps(self) -> None:
         """The queue is empty: what did not fit into it comes next; to be called with the lock held."""
         if self._gaps is not None:
-            self._popped += _events([_Gaps(self._gaps)])
+            self._popped += events_in([Gaps(self._gaps)])
             self._owed.extend(self._gaps.items())
             self._gaps = None
 
@@ -353,18 +274,18 @@ class Bus:
         """Hand over; a record that cannot be encoded or decoded must not take the others with it."""
         records = message.records if isinstance(message, msg.Records) else []
         first = self._sent
-        self._nested.extend(first + i for i, record in enumerate(records) if type(record.hint) is msg.Nested)
+        self._accounts.nested.extend(first + i for i, record in enumerate(records) if type(record.hint) is msg.Nested)
         self._sent += len(records)
         try:
             channel.send(message)
         except (TypeError, ValueError, OverflowError, AttributeError, LookupError) as error:
             self._sent = first
-            del self._nested[bisect_left(self._nested, first) :]
+            del self._accounts.nested[bisect_left(self._accounts.nested, first) :]
             if len(records) > 1:
                 for record in records:
                     self._send(channel, msg.Records([record]))
                 return
-            self._unsendable += len(records) - _nested(records)
+            self._accounts.unsendable += len(records) - nested_in(records)
             logger.debug("a message could not be sent", exc_info=True)
             self._on_reply(msg.Trouble(None, "unsent", f"an event could not be sent: {type(error).__name__}: {error}"))
 
@@ -382,7 +303,7 @@ class Bus:
                 waiting.whole = reply.whole
                 waiting.done.set()
         elif isinstance(reply, msg.Closed):
-            self._learn(reply.backends, reply.taken)
+            self._accounts.learn(reply.backends, reply.taken)
             self._on_reply(msg.Counters(reply.backends, taken=reply.taken))
             self._closed_states = reply.backends
             self._closed.set()
@@ -391,8 +312,5 @@ class Bus:
             self._wake.set()
         else:
             if isinstance(reply, msg.Counters):
-                self._learn(reply.backends, reply.taken)
+                self._accounts.learn(reply.backends, reply.taken)
             self._on_reply(reply)
-
-    def _learn(self, states: Mapping[str, msg.BackendState], taken: int) -> None:
-        self._known = {**self._known, **{name: (state, taken) for name, state in states.items()}}

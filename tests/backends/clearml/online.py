@@ -17,11 +17,26 @@ class ClearMLServer(Server):
         hosts = dict.fromkeys(("CLEARML_API_HOST", "CLEARML_WEB_HOST", "CLEARML_FILES_HOST"), self.base)
         return {"CLEARML_OFFLINE_MODE": None, **hosts, "CLEARML_API_ACCESS_KEY": "access", "CLEARML_API_SECRET_KEY": "secret"}
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"CLEARML_API_SECRET_KEY": "bad"}
+
     def points(self) -> list[Point]:
         events = self.state["events"].get(self.run()["id"], {}).values()
         scalars = [event for event in events if event["type"] == "training_stats_scalar"]
         names = [e["metric"] if e["metric"] == e["variant"] else f"{e['metric']}/{e['variant']}" for e in scalars]
         return sorted((name, event["iter"], event["value"]) for name, event in zip(names, scalars, strict=True))
+
+    def things(self) -> list[str]:
+        state, run = self.state, self.run()
+        found = []
+        for event in state["events"].get(run["id"], {}).values():
+            if event["type"] == "training_debug_image" and event["url"].removeprefix(f"{self.base}/") in state["files"]:
+                kind = {"note": "text", "picture": "image"}[event["metric"].partition(" · ")[0]]
+                found.append(f"{kind} {event['iter']}")
+            if (event["metric"], event["variant"], event.get("value")) == ("Summary", "hparam/acc", 1.5):
+                found += ["hparams"] if run["hyperparams"].get("hparams", {}).get("lr", {}).get("value") == "0.5" else []
+        return sorted(found)
 
 
 SERVER = ClearMLServer

@@ -17,8 +17,20 @@ class CometServer(Server):
         url = f"{self.base}/clientlib/"
         return {"COMET_START_ONLINE": None, "COMET_URL_OVERRIDE": url, "COMET_API_KEY": "key"}
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"COMET_API_KEY": "bad"}
+
     def points(self) -> list[Point]:
         return sorted((name, step, value) for name, step, value, _ in self.run()["metrics"])
+
+    def things(self) -> list[str]:
+        run = self.run()
+        kinds = {"text-sample": "text", "image": "image"}
+        found = [f"{kinds[asset['type']]} {asset['step']}" for asset in run["assets"] if asset["type"] in kinds and asset["file"]]
+        if run["params"].get("lr") == 0.5:
+            found += ["hparams"] * [row[:3] for row in run["metrics"]].count(["hparam/acc", 0, 1.5])
+        return sorted(found)
 
 
 SERVER = CometServer

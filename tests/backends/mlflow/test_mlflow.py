@@ -491,6 +491,50 @@ def test_server_that_is_gone_is_transient_and_quick(monkeypatch: pytest.MonkeyPa
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__} {caught.value.__context__} {backend!r}"
 
 
+def test_what_a_database_says_is_not_said_of_the_data(store: Path) -> None:
+    """Of most errors of its database MLflow says that the request was bad. A connection, a transaction or a pool that failed
+    passes; what a database does not take stays refused."""
+    import psycopg2.errors as pg
+    from mlflow.exceptions import MlflowException, RestException
+    from mlflow.protos import databricks_pb2 as code
+    from sqlalchemy import exc
+
+    def from_server(error: Exception) -> Exception:
+        made = MlflowException(str(error), code.BAD_REQUEST)
+        return RestException(json.loads(made.serialize_as_json()))
+
+    sql, values = "INSERT INTO metrics", {"key": "forbidden"}
+    passing = [
+        exc.InterfaceError(sql, values, pg.InterfaceError("connection already closed")),
+        exc.DatabaseError(sql, values, pg.DatabaseError("error with status PGRES_TUPLES_OK and no message from the libpq")),
+        exc.InternalError(sql, values, pg.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")),
+        exc.TimeoutError("QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00", code="3o7r"),
+        exc.PendingRollbackError("Can't reconnect until invalid transaction is rolled back.", code="8s2b"),
+        exc.ProgrammingError(sql, values, pg.InsufficientPrivilege("permission denied for table metrics")),
+    ]
+    lasting = [
+        exc.DataError(sql, values, pg.NumericValueOutOfRange("bigint out of range")),
+        exc.IntegrityError(sql, values, pg.UniqueViolation("duplicate key")),
+        exc.ProgrammingError(sql, values, pg.UndefinedTable('relation "metrics" does not exist')),
+    ]
+    backend = opened(store)
+    assert [backend.is_transient(from_server(error)) for error in passing] == [True] * 6
+    assert [backend.is_transient(from_server(error)) for error in lasting] == [False] * 3
+    backend.close("finished")
+
+
+def test_a_refusal_in_json_is_doubted_too(store: Path) -> None:
+    """While a run is written, "no" to who asks may pass in whatever form it comes; when a run is opened it is believed."""
+    own = [json.dumps({"error_code": code, "message": "no"}) for code in ("PERMISSION_DENIED", "UNAUTHENTICATED")]
+    gateways = [json.dumps({"message": "Forbidden"}), json.dumps({"detail": "Unauthorized"})]
+    answers = [answered(403, text) for text in own + gateways]
+    backend = MLflowBackend()
+    assert [backend.is_transient(answer) for answer in answers] == [False] * 4
+    backend = opened(store)
+    assert [backend.is_transient(answer) for answer in answers] == [True] * 4
+    backend.close("finished")
+
+
 def test_errors_are_told_apart() -> None:
     """A locked database and a server error may pass; what MLflow refuses, it will refuse again."""
     import requests

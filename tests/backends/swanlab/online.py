@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from tests.servers.harness import Point, Server
@@ -18,9 +19,22 @@ class SwanLabServer(Server):
             "SWANLAB_MODE": "online", "SWANLAB_API_HOST": self.base, "SWANLAB_WEB_HOST": self.base, "SWANLAB_API_KEY": "key",
         }  # fmt: skip
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"SWANLAB_API_KEY": "bad"}
+
     def points(self) -> list[Point]:
         scalars = self.run()["scalars"]
         return sorted((key, int(step), value) for key, steps in scalars.items() for step, value in steps.items())
+
+    def things(self) -> list[str]:
+        run, files = self.run(), self.state["files"]
+        found = []
+        for key, steps in run["media"].items():
+            kind = {"note (text)": "text", "picture (image)": "image"}[key]
+            found += [f"{kind} {step}" for step, names in steps.items() if f"{run['cuid']}/{names[0]}" in files]
+        found += ["hparams"] * ("lr" in json.dumps(run["profile"]) and "hparam/acc" in run["scalars"])
+        return sorted(found)
 
 
 SERVER = SwanLabServer

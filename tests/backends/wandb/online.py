@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tests.servers.harness import Point, Server
 
@@ -11,19 +12,31 @@ from tests.servers.harness import Point, Server
 class WandbServer(Server):
     name = "wandb"
     data = "/file_stream$"
+    files_later = True
     _runs_key = "runs"
 
     @property
     def env(self) -> Mapping[str, str | None]:
         return {"WANDB_MODE": None, "WANDB_BASE_URL": self.base, "WANDB_API_KEY": "k" * 40}
 
+    @property
+    def wrong_env(self) -> Mapping[str, str | None]:
+        return {"WANDB_API_KEY": "bad" + "k" * 37}
+
     def points(self) -> list[Point]:
-        history = self.run()["history"]
-        rows = [json.loads(history[at]) for at in history]
-        return sorted(
-            (key, row["global_step"], value)
-            for row in rows for key, value in row.items() if not key.startswith("_") and key != "global_step"
-        )  # fmt: skip
+        return sorted((key, step, value) for key, step, value in self._values() if not isinstance(value, dict))
+
+    def things(self) -> list[str]:
+        run = self.run()
+        kinds = {"html-file": "text", "image-file": "image"}
+        values = list(self._values())
+        files = [(step, value) for _, step, value in values if isinstance(value, dict) and value["path"] in run["files"]]
+        hparams = values.count(("hparam/acc", 0, 1.5)) if run["config"].get("lr") == {"value": 0.5} else 0
+        return sorted([*(f"{kinds[value['_type']]} {step}" for step, value in files), *["hparams"] * hparams])
+
+    def _values(self) -> Iterator[tuple[str, int, Any]]:
+        for row in map(json.loads, self.run()["history"].values()):
+            yield from ((key, row["global_step"], row[key]) for key in row if not key.startswith("_") and key != "global_step")
 
 
 SERVER = WandbServer

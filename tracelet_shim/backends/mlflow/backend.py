@@ -28,8 +28,8 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
-from tracelet_shim.backends.mlflow import limits, settings
-from tracelet_shim.backends.mlflow.errors import passes
+from tracelet_shim.backends.mlflow import limits, login, settings
+from tracelet_shim.backends.mlflow.errors import passes, refused_as
 from tracelet_shim.backends.mlflow.pictures import picture
 from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
 from tracelet_shim.backends.mlflow.resume import experiment_of, find
@@ -195,6 +195,10 @@ class MLflowBackend(Backend):
     def is_transient(self, error: BaseException) -> bool:
         known = passes(error, self._patience if self._opened else None)
         return super().is_transient(getattr(error, "orig", None) or error) if known is None else known
+
+    def advice(self, error: BaseException) -> str:
+        status, _ = refused_as(error) or (0, False)
+        return login.advice(status, self._uri) or super().advice(error)
 
     # -- events -----------------------------------------------------------------------------------------------------
 

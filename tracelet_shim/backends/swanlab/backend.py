@@ -350,4 +350,4 @@ class SwanLabBackend(Backend):
         for key, value in result.items():
             if key in known and known[key] != value:  # SwanLab keeps one value a parameter
                 run.about.setdefault("earlier_values", {}).setdefault(key, []).append(known[key])
-        known.update({**result, "tracelet": plain(run.about)})
+        run.set_config({**result, "tracelet": plain(run.about)})

@@ -231,7 +231,21 @@ class Run:
         if metric is None or step not in metric.steps:
             raise errors.EventRejectedError(f"SwanLab did not take {key[:80]!r} at step {step}")
 
-    # -- files ------------------------------------------------------------------------------------------------------
+    # -- config and files -------------------------------------------------------------------------------------------
+
+    def set_config(self, values: Mapping[str, Any]) -> None:
+        """Set entries of the config. It is handed over here, as points are: the SDK's own thread does so some time later, and
+        until then nobody would know that it is still to be uploaded."""
+        from google.protobuf.timestamp_pb2 import Timestamp
+        from swanlab.sdk.internal.bus import ConfigEvent
+        from swanlab.sdk.internal.run.components.config.writer import format_config
+        from swanlab.sdk.internal.run.components.consumer.builder import RecordBuilder
+
+        config = self.sdk.config
+        config.update(values)
+        content = format_config(config._config, config._sort)
+        event = ConfigEvent(path=config._file, timestamp=Timestamp(), content=content)
+        self.core.upsert_saves([RecordBuilder(self.sdk._ctx).build_config(event)])
 
     def note_names(self, whole: Mapping[str, str]) -> None:
         """Keep the whole of each name that had to be cut, one JSON line each."""

@@ -1,0 +1,172 @@
+"""The same faults for all four trackers at a time, each with its own server: what the servers hold at each moment and at last.
+
+A program costs seconds, and a fault that is over hides no other: so faults follow each other in one program wherever they can.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tests.faults.conftest import Train
+from tests.faults.harness import eventually
+from tests.online.rounds import Program, check_all, check_misses, everywhere
+from tests.servers.fixtures import Serve
+from tests.servers.harness import SERVERS, Server
+
+ANSWERS = (("500", "json"), ("429", "json"), ("403", "html"), ("200", "html"), ("lost", "json"), ("hang", "json"))
+
+
+def start(serve: Serve) -> list[Server]:
+    return [serve(name) for name in SERVERS]
+
+
+def test_answers(train: Train, serve: Serve) -> None:
+    """Errors, refusals that may pass, a proxy's page, lost answers and requests that hang, one after the other, to everything
+    that is asked: as long as something is missing the status says so, and in the end each thing is there, once."""
+    servers = start(serve)
+    program = Program(train, servers, 1 + len(ANSWERS))
+    program.round()
+    program.wait_until_told()
+    for fault, body in ANSWERS:
+        for server in servers:
+            server.misbehave(fault, "", body=body)
+        program.round()
+        everywhere(servers, lambda server, fault=fault: bool(server.requests("", fault)))  # type: ignore[misc]
+        program.check_truth()
+        for server in servers:
+            server.recover()
+        program.wait_until_there()
+        program.wait_until_told()
+    said = program.end()
+    assert "not delivered" not in said
+    check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+def test_servers_come_and_go(train: Train, serve: Serve) -> None:
+    """Servers that are away at the start, come, die, come back, and die for good: what is missing in the end is named, strict
+    fails, nobody says that everything has been delivered, and a resumed delivery brings it when they are back: once."""
+    servers = start(serve)
+    for server in servers:
+        server.kill()
+    program = Program(train, servers, 4, exit_timeout=8)
+    program.round()
+    program.wait_until_retried()
+    for server in servers:
+        server.start()
+    program.wait_until_there()
+    program.wait_until_told()
+    for server in servers:
+        server.kill()
+    program.round()
+    program.wait_until_retried()
+    for server in servers:
+        server.start()
+    program.wait_until_there()
+    program.wait_until_told()
+    program.round()
+    program.wait_until_there()
+    for server in servers:
+        server.kill()
+    program.round()
+    program.check_truth()
+    said = program.end(3)
+    check_misses(said, servers, program.rounds)
+    said = program.replay("--timeout", "3", code=2)
+    assert "everything has been delivered" not in said
+    program.check_told()
+    for server in servers:
+        server.start()
+    program.replay()
+    check_all(servers, program.rounds)
+    program.check_told()
+    assert "everything has been delivered" in program.replay()
+
+
+def test_servers_hang(train: Train, serve: Serve) -> None:
+    """Servers that take every request and never answer, from the start: they hold up no end, what is missing is named, and comes
+    with a resumed delivery; the same again from the middle of a run that goes on."""
+    servers = start(serve)
+    for server in servers:
+        server.misbehave("hang", "")
+    program = Program(train, servers, 1, exit_timeout=5)
+    program.round()
+    program.check_truth()
+    said = program.end(3)
+    check_misses(said, servers, program.rounds)
+    for server in servers:
+        server.recover()
+    program.replay()
+    check_all(servers, program.rounds)
+    program.check_told()
+    assert "everything has been delivered" in program.replay()
+
+
+def test_wrong_keys(train: Train, serve: Serve) -> None:
+    """Keys that the servers do not know are named with what can be done, and not tried again and again; what is missing is named,
+    too, and comes with a resumed delivery under the right keys."""
+    servers = start(serve)
+    wrong: dict[str, str | None] = {}
+    for server in servers:
+        wrong |= server.wrong_env
+    program = Program(train, servers, 1, env=wrong, strict=False)
+    program.round()
+    eventually(lambda: {state.state for state in program.check_truth().values()} == {"failed"}, 60)
+    said = program.end()
+    check_misses(said, servers, program.rounds)
+    for server in servers:
+        assert re.search(rf"{server.name}: cannot open a run: .*; remedy: check .*{server.name.upper()}_API_", said), said
+    assert "everything has been delivered" not in program.replay(env=wrong, code=2)
+    program.replay()
+    check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+def test_processes_are_killed(train: Train, serve: Serve) -> None:
+    """The relay is killed with answers lost, and then everything with requests on their way: what is missing comes with
+    the next relay, or with a resumed delivery, and nothing is there twice."""
+    servers = start(serve)
+    program = Program(train, servers, 4)
+    program.round()
+    program.wait_until_there()
+    for server in servers:
+        server.misbehave("lost", "")
+    program.round()
+    everywhere(servers, lambda server: bool(server.requests("", "lost")))
+    program.kill(training=False)
+    for server in servers:
+        server.recover()
+    program.round()
+    program.wait_until_there()
+    program.wait_until_told()
+    for server in servers:
+        server.misbehave("hang", "")
+    program.round()
+    everywhere(servers, lambda server: bool(server.requests("", "hang")))
+    program.check_truth()
+    program.kill()
+    for server in servers:
+        server.recover()
+    program.check_told()
+    program.replay()
+    check_all(servers, program.rounds)
+    program.check_told()
+    assert "everything has been delivered" in program.replay()
+
+
+def test_training_is_killed_and_begins_again(train: Train, serve: Serve) -> None:
+    """The training process is killed: its relay delivers what it has got. The next one goes on in the same runs, by their id."""
+    servers = start(serve)
+    program = Program(train, servers, 2, run_id="night-7")
+    program.round()
+    program.status()  # so it has reached the relay
+    program.kill(relay=False)
+    program.wait_for_relay()
+    program.check_told()
+    check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+    program = Program(train, servers, 3, first=1, run_id="night-7")
+    program.round()
+    program.round()
+    program.end()
+    check_all(servers, program.rounds)
