@@ -18,7 +18,7 @@ from tests.conftest import RunPython
 from tests.delivery.programs import LOG, tensorboard_steps
 from tests.delivery.test_bus import StalledChannel
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Status
+from tracelet_shim.backends.base import Refusal, Status
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel
@@ -217,6 +217,42 @@ def test_what_is_not_acknowledged_is_pending(writer: Any, capsys: pytest.Capture
         tracelet.stop_logging()
     assert error.value.undelivered == {"forgetful": 70}
     assert "forgetful: 70 events were not delivered" in capsys.readouterr().err
+
+
+class RefusesLater(RecordingBackend):
+    """Refuses an event in the middle of those that it has acknowledged nothing of yet."""
+
+    name = "later"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[ev.RecordId] = []
+
+    def unsettled(self) -> int:
+        return 0 if self.status else len(self.events) - len(self.refused)
+
+    def take_refused(self) -> list[Refusal]:
+        found = [e for e in self.events if e.step == 7 and e.record not in self.refused]
+        self.refused += [e.record for e in found]
+        return [Refusal(e.record, e.kind, e.path, e.step, "after all not") for e in found]
+
+
+def test_what_is_refused_later_is_set_aside(writer: Any) -> None:
+    """What a tracker refuses after it was handed over is failed, and in the ledger with its place and the reason."""
+    session = tracelet.start_logging(backend=RefusesLater(), strict=True)
+    for step in range(50):
+        writer.add_scalar("loss", step, step)
+    until(lambda: session.status()["later"].failed == 1)
+    for step in range(50, 100):
+        writer.add_scalar("loss", step, step)
+    with pytest.raises(tracelet.DeliveryError):
+        tracelet.stop_logging()
+    state = session.status()["later"]
+    assert (state.delivered, state.pending, state.failed) == (99, 0, 1)
+    (told,) = json.loads(cli("status", "--json"))
+    ((kind, path, step, message),) = [[row[k] for k in ("kind", "path", "step", "message")] for row in told["set_aside"]]
+    assert (kind, path, step, message) == ("scalar", "loss", 7, "after all not")
+    assert (told["runs"][0]["delivered"], told["runs"][0]["set_aside"]) == (99, 1)
 
 
 class HangsInClose(RecordingBackend):

@@ -24,11 +24,11 @@ class Train(Protocol):
 
 @pytest.fixture
 def train(tmp_path: Path) -> Iterator[Train]:
-    """Start a training program in the test's directory: ``train(code, env={}, exit_timeout=60)``."""
+    """Start a training program in the test's directory, or another: ``train(code, env={}, exit_timeout=60)``."""
     started: list[Training] = []
 
-    def start(code: str, **settings: Any) -> Training:
-        started.append(Training(tmp_path, code, **settings))
+    def start(code: str, *, directory: Path = tmp_path, **settings: Any) -> Training:
+        started.append(Training(directory, code, **settings))
         return started[-1]
 
     yield start

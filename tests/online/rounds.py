@@ -131,7 +131,7 @@ def held(server: Held) -> int:
     return len(found) + (len(server.things()) if found else 0)
 
 
-def everywhere(servers: Iterable[Held], check: Callable[[Held], bool], seconds: float = 240) -> None:
+def everywhere(servers: Iterable[Held], check: Callable[[Held], bool], seconds: float = 120) -> None:
     """Wait until this is so at each of the servers; name those at which it is not."""
     left = list(servers)
 
@@ -175,12 +175,14 @@ class Program:
         strict: as of the session.
         env: variables more.
         begin: the code that begins its session, as ``session``.
+        at_last: code at its end.
         settings: more settings of the session.
     """
 
     def __init__(
         self, train: Train, servers: Sequence[Held], rounds: int, *, first: int = 0, exit_timeout: float = 120,
-        strict: bool = True, env: Mapping[str, str | None] | None = None, begin: str | None = None, **settings: object,
+        strict: bool = True, env: Mapping[str, str | None] | None = None, begin: str | None = None, at_last: str = "",
+        **settings: object,
     ) -> None:  # fmt: skip
         self.servers = servers
         self.env: dict[str, str | None] = {}
@@ -191,8 +193,9 @@ class Program:
             Path(left).unlink(missing_ok=True)
         names = "".join(f"{server.name!r}, " for server in servers)
         steps = [f'stand("go{n}"); round({n})\n' for n in range(first, rounds)]
-        code = [f"ROUND = {ROUND}\n", _PROLOGUE, begin or f"session = begin({names}**{settings!r})\n", *steps, 'stand("end")\n']
-        self.training: Training = train("".join(code), env={**self.env, **(env or {})}, exit_timeout=exit_timeout)
+        begin = begin or f"session = begin({names}**{settings!r})\n"
+        code = "".join([f"ROUND = {ROUND}\n", _PROLOGUE, begin, *steps, 'stand("end")\n', at_last])
+        self.training: Training = train(code, env={**self.env, **(env or {})}, exit_timeout=exit_timeout)
         self._rounds = first
 
     @property
@@ -269,10 +272,10 @@ class Program:
         """Wait until its relays have ended."""
         eventually(lambda: not any(is_relay(pid) for pid in self.training.relays), 120)
 
-    def end(self, code: int = 0) -> str:
+    def end(self, code: int = 0, *, memory: float = 40e6) -> str:
         """Have it end with this exit code; check what training saw of it, and return what it said."""
         self.training.go("end")
-        return self.training.end(ROUND * self._rounds, code=code)
+        return self.training.end(ROUND * self._rounds, code=code, memory=memory)
 
     def replay(self, *options: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> str:
         """Run ``tracelet-shim replay runs/x --resume``, which must have this exit code; return what it said."""

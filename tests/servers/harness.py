@@ -45,6 +45,7 @@ class Server(ABC):
         self.directory = directory
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.number: int | None = None  # which of several runs is looked at; None: there is one
         directory.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -137,15 +138,21 @@ class Server(ABC):
         """Wait until it holds so many points."""
         eventually(lambda: bool(self._runs()) and len(self.points()) >= count, 240)
 
+    def count_runs(self) -> int:
+        return len(self._runs())
+
     def _runs(self) -> list[Any]:
         return list(self.state[self._runs_key].values())
 
     _runs_key: ClassVar[str]
 
     def run(self) -> Any:
-        """Return what it holds of the one run that it has."""
-        (run,) = self._runs()
-        return run
+        """Return what it holds of the one run that it has, or of the one that is looked at."""
+        runs = self._runs()
+        if self.number is None:
+            (run,) = runs
+            return run
+        return runs[self.number]
 
     def check_understood(self) -> None:
         """Fail if the SDK asked for something that the stand-in does not know."""

@@ -40,8 +40,8 @@ from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
-    "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "RunInfo", "Status",
-    "UnsettledLostError",
+    "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal", "RunInfo",
+    "Status", "UnsettledLostError",
 ]  # fmt: skip
 
 class Level(str, enum.Enum):
@@ -75,6 +75,21 @@ class Ending(NamedTuple):
     owner: Any
     function: str
     run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]
+
+
+class Refusal(NamedTuple):
+    """An event that a tracker refused after `Backend.write` had returned for it.
+
+    Attributes:
+        record, kind, path, step: the event's.
+        reason: what the tracker has to say.
+    """
+
+    record: ev.RecordId
+    kind: str
+    path: str
+    step: int
+    reason: str
 
 
 class UnsettledLostError(Exception):
@@ -234,9 +249,9 @@ class Backend(ABC):
         as something is unsettled."""
         return None
 
-    def take_refused(self) -> list[str]:
-        """Return what has been refused for good after `write` had returned, since the last time: a line for each event. Those are
-        no longer unsettled."""
+    def take_refused(self) -> list[Refusal]:
+        """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set
+        aside, and must be told of at the latest when it is not `unsettled` any more."""
         return []
 
     @property

@@ -33,11 +33,13 @@ class Standing(NamedTuple):
 
 class _Reached(NamedTuple):
     """A place that the tracker has come to, and what it had refused and lost from the one before up to there: the last of these
-    as event file and number of events."""
+    as event file and number of events. `ends` are the latest records of the events that it was handed on the way: by event file,
+    the position."""
 
     standing: Standing
     refused: list[Refused]
     lost: list[tuple[str, int, int]]
+    ends: dict[str, int]
 
 
 class Progress:
@@ -60,7 +62,8 @@ class Progress:
         self.safe = Standing(0, 0, 0, 0)
         self.last_event = -math.inf
         self._unsafe: deque[_Reached] = deque()
-        self._refused: list[Refused] = []  # since the last place
+        self._refused: list[Refused] = []  # since the last place, as all of these
+        self._ends: dict[str, int] = {}
         self._lost: list[tuple[str, int, int]] = []
 
     def restore(self, row: RunRow, lost: int) -> None:
@@ -90,26 +93,36 @@ class Progress:
                 last = max(filter(math.isfinite, map(_wall_time, data)), default=-math.inf)
             self.last_event = max(self.last_event, last)
         self._state.delivered += len(delivered) - markers
+        self._ends |= {event.record.file: event.record.position for event in delivered}
 
     def set_aside(self, event: ev.Event, reason: str) -> None:
         """Count an event that the tracker refused, and keep where it is."""
+        self._refused.append(self._kept(event.record, event.kind, event.path, event.step, reason))
+
+    def refused_later(self, record: ev.RecordId, kind: str, path: str, step: int, reason: str) -> None:
+        """Count an event that the tracker refused after it had been handed over, and keep where it is. In the ledger it comes
+        with the place behind it, not before: until then it would come again."""
+        refused = self._kept(record, kind, path, step, reason)
+        self._state.delivered -= 1
+        behind = False
+        for at, reached in enumerate(self._unsafe):
+            if not behind and reached.ends.get(record.file, -1) >= record.position:
+                behind = True
+                reached.refused.append(refused)
+            if behind:
+                before = reached.standing
+                standing = before._replace(delivered=before.delivered - 1, failed=before.failed + 1)
+                self._unsafe[at] = reached._replace(standing=standing)
+        if not behind:
+            self._refused.append(refused)
+
+    def _kept(self, at: ev.RecordId, kind: str, path: str, step: int, reason: str) -> Refused:
+        """Count a refused event, and return what is kept of it."""
         self._state.failed += 1
-        at = event.record
-        refused = Refused(
-            self._name, at.file, at.position, event.kind, event.path[:1000], event.step, reason, time.time(), None, at.index
-        )
+        refused = Refused(self._name, at.file, at.position, kind, path[:1000], step, reason, time.time(), None, at.index)
         if self._state.failed > _MOST_REFUSED:
             refused = refused._replace(kind=None, tag=None, step=None, message=None)
-        self._refused.append(refused)
-
-    def refused_later(self, count: int) -> None:
-        """Count what the tracker has refused after it had been handed over."""
-        self._state.delivered -= count
-        self._state.failed += count
-        for at, reached in enumerate(self._unsafe):
-            before = reached.standing
-            standing = before._replace(delivered=before.delivered - count, failed=before.failed + count)
-            self._unsafe[at] = reached._replace(standing=standing)
+        return refused
 
     def lose(self, source: int, events: int) -> None:
         """Count events that their event file does not have."""
@@ -126,8 +139,8 @@ class Progress:
     def stand_here(self) -> None:
         """What was counted is at the place where the tracker stands."""
         standing = Standing(*self.at, self._state.delivered, self._state.failed)
-        self._unsafe.append(_Reached(standing, self._refused, self._lost))
-        self._refused, self._lost = [], []
+        self._unsafe.append(_Reached(standing, self._refused, self._lost, self._ends))
+        self._refused, self._lost, self._ends = [], [], {}
 
     def confirm(self, stored: int) -> tuple[list[Refused], list[tuple[str, int, int]]] | None:
         """Take note that the tracker has stored so many events. If it is further than before, return what it has refused and lost
@@ -150,4 +163,4 @@ class Progress:
         for reached in self._unsafe:
             self._state.lost -= sum(events for *_, events in reached.lost)
         self._unsafe.clear()
-        self._refused, self._lost = [], []
+        self._refused, self._lost, self._ends = [], [], {}

@@ -320,10 +320,9 @@ class Worker:
     def _take_refused(self, backend: Backend) -> int:
         """Count what the tracker has refused after it had been handed over."""
         refused = backend.take_refused()
-        for text in refused:
-            self._troubles.error("refused-later", text)
-        if refused:
-            self.progress.refused_later(len(refused))
+        for record, kind, path, step, reason in refused:
+            self._troubles.error(f"refused-{kind}", f"{kind} {path[:80]!r} at step {step} was refused: {reason}")
+            self.progress.refused_later(record, kind, path, step, reason)
         return len(refused)
 
     def _say_behind(self, why: str | None) -> None:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.backends.aim.live import AimServer
 from tests.backends.aim.reader import AimReader
 from tests.sample_events import Maker, gif_frames, png, run_info
+from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import registry
 from tracelet_shim.testing import Point, Trial
@@ -486,45 +484,44 @@ def test_the_process_ends(empty_repo: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_aim_server_gets_everything_and_may_die(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over aim:// all points arrive, files as texts; a dead server is an error worth a retry and never a hang."""
+def test_an_aim_server_gets_everything_and_may_die(tmp_path: Path) -> None:
+    """Over aim:// all points arrive, files as texts; what is too long for the server is refused alone; a dead server is an error
+    worth a retry and never a hang."""
     from aim import Repo
     from aim.sdk.index_manager import RepoIndexManager
 
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("aim")), "server", "--repo", str(repo), "--port", str(port), "-y"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    server = subprocess.Popen(command, env={**os.environ, "PATH": path}, stdout=-3, stderr=-3, start_new_session=True)
-    make, address = Maker(), f"aim://127.0.0.1:{port}"
+    server = AimServer(tmp_path)
+    make, address = Maker(), {"repo": server.env["TRACELET_AIM_REPO"]}
     points = [make.scalar("s", float(i), 0, wall=float(i)) for i in range(12)]
     try:
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            time.sleep(0.2)
-        backend = AimBackend({"repo": address})
+        server.start()
+        backend = AimBackend(address)
         run_id = backend.open(run_info(run_id="r")).run_id
         backend.write([*make.one_of_each(), *points])
+        big = make.text("big", "x" * 17_000_000, 1)
+        with pytest.raises(errors.EventRejectedError, match="no message of 17") as refused:
+            backend.write([make.scalar("before", 1.0, 1), big, make.scalar("after", 1.0, 1)])
+        assert (backend.is_transient(refused.value), backend.written) == (False, 1)
+        backend.write([make.scalar("after", 1.0, 1)])
         backend.close("finished")
-        backend = AimBackend({"repo": address})
+        backend = AimBackend(address)
         assert backend.open(run_info(run_id="r")).run_id == run_id
         backend.write([*points[6:], make.scalar("s", 12.0, 0, wall=12.0)])
+        server.kill()
+        for _ in range(2):
+            with pytest.raises(Exception, match=r"aborted|reset|refused|close") as caught:
+                backend.write([make.scalar("late", 1.0, 1)])
+            assert (backend.is_transient(caught.value), backend.written) == (True, 0)
+        with pytest.raises(Exception, match=r"aborted|reset|refused|close") as ended:
+            backend.close("finished")
+        assert backend.is_transient(ended.value)
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-    monkeypatch.setattr("tracelet_shim.backends.aim.repository._SERVER_SECONDS", 1)
-    for _ in range(2):
-        with pytest.raises(TimeoutError) as caught:
-            backend.write([make.scalar("late", 1.0, 1)])
-        assert (backend.is_transient(caught.value), backend.written) == (True, 0)
-    with pytest.raises(TimeoutError):
-        backend.close("finished")
-    store = Repo(str(repo))
+        server.close()
+    store = Repo(str(tmp_path))
     RepoIndexManager(store).index(run_id)
-    r = AimReader(repo, run_id)
+    r = AimReader(tmp_path, run_id)
     assert [p.value for p in r.scalars("", "s")][:13] == [*map(float, range(13))]
+    assert [len(r.scalars("", tag)) for tag in ("before", "after")] == [1, 1]
     assert len(r.images("", "i")) == len(r.pr_curves("", "p")) == 1
     texts = r.run.collect_sequence_info(("texts",), skip_last_value=True)["texts"]
     assert sum(t["context"] == {"type": "file"} for t in texts) == 8

@@ -34,7 +34,7 @@ class ClearMLServer(Server):
             if event["type"] == "training_debug_image" and event["url"].removeprefix(f"{self.base}/") in state["files"]:
                 kind = {"note": "text", "picture": "image"}[event["metric"].partition(" · ")[0]]
                 found.append(f"{kind} {event['iter']}")
-            if (event["metric"], event["variant"], event.get("value")) == ("Summary", "hparam/acc", 1.5):
+            if (event.get("metric"), event.get("variant"), event.get("value")) == ("Summary", "hparam/acc", 1.5):
                 found += ["hparams"] if run["hyperparams"].get("hparams", {}).get("lr", {}).get("value") == "0.5" else []
         return sorted(found)
 

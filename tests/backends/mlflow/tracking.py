@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class MLflowServer:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._users: set[str] = set()
+        self._is_read_only = False
         for name in ("runs", "users"):
             database.query("postgres", f"CREATE DATABASE {name}")
         self._config = directory / "auth.ini"
@@ -66,7 +68,7 @@ class MLflowServer:
     # -- its life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start it and its database, unless they run, and wait until it answers."""
+        """Start it and its database, unless they run and are well, and wait until it answers."""
         self.database.start()
         if self.process is None:
             command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1"]
@@ -82,6 +84,8 @@ class MLflowServer:
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(variables), start_new_session=True,
                 )  # fmt: skip
         eventually(self._answers, 120)
+        if self._is_read_only:
+            self.make_read_only(yes=False)
         if not self._users:
             self._quicken(ADMIN, password_of(ADMIN))
             self.add_user(TRAINER)
@@ -98,6 +102,12 @@ class MLflowServer:
         if self.process is not None:
             kill_group(self.process)
             self.process = None
+
+    def make_read_only(self, *, yes: bool) -> None:
+        """Let the database of runs take nothing more, as one does that is about to be replaced by another; or let it again."""
+        self._is_read_only = yes
+        self.database.query("postgres", f"ALTER DATABASE runs SET default_transaction_read_only = {yes}")
+        self.database.query("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'runs'")
 
     # -- who may what ------------------------------------------------------------------------------------------------
 
@@ -119,6 +129,9 @@ class MLflowServer:
         self._administer("PATCH", "2.0/mlflow/users/update-password", username=user, password=password)
         self._quicken(user, password)
 
+    def reset_password(self, user: str) -> None:
+        self.set_password(user, password_of(user))
+
     def _quicken(self, user: str, password: str) -> None:
         """Keep another hash of the same password: the server's takes a tenth of a second to check, at each request."""
         from werkzeug.security import generate_password_hash
@@ -133,6 +146,8 @@ class MLflowServer:
     def permit(self, user: str, experiment: str, permission: str) -> None:
         """Let a user READ, EDIT or MANAGE an experiment."""
         what = {"username": user, "resource_type": "experiment", "resource_id": experiment}
+        with contextlib.suppress(urllib.error.HTTPError):  # there was none
+            self._administer("POST", "3.0/mlflow/users/permissions/revoke", **what)
         self._administer("POST", "3.0/mlflow/users/permissions/grant", **what, permission=permission)
 
     # -- what it holds -----------------------------------------------------------------------------------------------
@@ -154,7 +169,10 @@ class MLflowServer:
 
     def points(self, project: str, status: str | None = "FINISHED") -> list[tuple[str, int, float]]:
         """Return (key, step, value) of every metric row of the experiment's run, in the order of keys and steps."""
-        run = self.only_run(project, status)
+        return self.points_of(self.only_run(project, status))
+
+    def points_of(self, run: str) -> list[tuple[str, int, float]]:
+        """Return the same of a run by its id."""
         return self.query("SELECT key, step, value FROM metrics WHERE run_uuid = %s ORDER BY key, step, timestamp", run)
 
     def count(self, project: str) -> int:
@@ -162,8 +180,12 @@ class MLflowServer:
         counted = "SELECT count(*) FROM metrics JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)"
         return int(self.query(f"{counted} WHERE experiments.name = %s", project)[0][0])
 
-    def files(self, project: str) -> dict[str, bytes]:
+    def files(self, project: str, status: str | None = "FINISHED") -> dict[str, bytes]:
         """Return the artifacts of the experiment's run."""
-        ((uri,),) = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = %s", self.only_run(project))
+        return self.files_of(self.only_run(project, status))
+
+    def files_of(self, run: str) -> dict[str, bytes]:
+        """Return the artifacts of a run by its id: those that this server keeps, or, of one that was made without it, its own."""
+        ((uri,),) = self.query("SELECT artifact_uri FROM runs WHERE run_uuid = %s", run)
         root = self.directory / "files" / re.sub(r"^mlflow-artifacts:/*", "", str(uri))
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually, losses
+from tests.replay.commands import tracelet_shim
 from tests.servers.fixtures import Serve
 
 TWO_PARTS = """
@@ -44,14 +47,35 @@ def test_data_is_refused_for_a_while(train: Train, serve: Serve, status: str, bo
     server.check_understood()
 
 
-def test_one_point_is_refused_for_good(train: Train, serve: Serve) -> None:
-    """A point for which the service refuses the batch that it is in is named and counted as refused; all others are there."""
+def test_some_are_refused_for_good(train: Train, serve: Serve) -> None:
+    """A point and a text that the service refuses with the whole batch that they are in, after they were handed over, are named,
+    counted, and in the ledger; all others are there. Offered again to a service that takes them, they are, too: once."""
     server = serve("swanlab")
-    program = train('begin("swanlab")\nlog(0, 150)\nwriter.add_scalar("refused", 1.0, 7)\nlog(150, 300)\n', env=server.env)
+    code = """begin("swanlab")
+log(0, 150)
+writer.add_scalar("refused", 1.0, 7)
+writer.add_text("refused", "note", 3)
+log(150, 300)
+"""
+    program = train(code, env=server.env)
     said = program.end(300)
     assert server.points() == losses(300)
     assert "warning: swanlab: scalar 'refused' at step 7 was refused: a metric of this batch is not valid" in said
-    assert "swanlab: 1 events were not delivered" in said
+    assert "warning: swanlab: text 'refused' at step 3 was refused: a metric of this batch is not valid" in said
+    assert "swanlab: 2 events were not delivered" in said
+    (told,) = json.loads(tracelet_shim("status", "runs/x", "--json"))
+    refused = [(row["kind"], row["path"], row["step"]) for row in told["set_aside"]]
+    assert refused == [("scalar", "refused", 7), ("text", "refused", 3)]
+    assert {row["message"] for row in told["set_aside"]} == {"a metric of this batch is not valid"}
+    (server.directory / "takes-all").touch()
+    program.resume("--retry-refused", env=server.env)
+    assert server.points() == [*losses(300), ("refused", 7, 1.0)]
+    assert list(server.run()["media"]) == ["refused (text)"]
+    (told,) = json.loads(tracelet_shim("status", "runs/x", "--json"))
+    assert (told["set_aside"], told["runs"][0]["delivered"]) == ([], 302)
+    assert "everything has been delivered" in program.resume(env=server.env)
+    assert (server.state["changed"], server.state["again"]) == (0, 0)
+    server.check_understood()
 
 
 def test_log_in_is_refused_for_a_while(train: Train, serve: Serve) -> None:

@@ -615,6 +615,8 @@ class Service(BaseHTTPRequestHandler):
             name = self.path.rpartition("/")[2]
             reply = {"cuid": "c", "name": name, "path": f"/u/{name}", "group": {"username": "u"}, "version": 1}
             reply["_count"] = {"experiments": 0}
+        elif self.path.endswith("/files/prepare"):
+            reply = {"urls": [f"http://{self.headers['Host']}/storage" for _ in content["files"]]}
         elif "/summaries/" in self.path:
             reply = {"scalar": [{"key": key, "step": step} for key, step in self.steps.items()], "media": []}
         data = json.dumps(reply).encode()

@@ -8,8 +8,6 @@ import math
 import os
 import queue
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.backends.trackio.live import TOKEN, TrackioServer
 from tests.backends.trackio.proxy import Proxy
 from tests.backends.trackio.reader import TrackioReader
 from tests.conftest import RunPython
+from tests.faults.harness import fill
 from tests.sample_events import WALL, Maker, gif_frames, png, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
@@ -799,61 +799,15 @@ def test_quiet_without_threads_and_without_network(run_python: RunPython, tmp_pa
 
 # -- a self-hosted server ---------------------------------------------------------------------------------------------
 
-_SERVER = """
-import sys, trackio
-app, url, share, full = trackio.show(
-    open_browser=False, block_thread=False, host="127.0.0.1", server_port=int(sys.argv[1])
-)
-print("READY", full, flush=True)
-sys.stdin.read()  # until the test closes the pipe, or is gone
-app.close()
-"""
-
-
-class Server:
-    """`trackio.show` in a process of its own, with a directory of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.url = ""
-        self.start()
-
-    def start(self) -> None:
-        env = {**os.environ, **TrackioReader.environment(self.directory), "TRACKIO_WRITE_TOKEN": "token-of-the-test"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(self.port)],
-            env=env,
-            cwd=self.directory,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("READY"):
-                self.url = line.split()[1]
-                return
-        raise AssertionError("the server did not start")
-
-    def stop(self) -> None:
-        try:
-            self.process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackioServer]:
+    server = TrackioServer(tmp_path_factory.mktemp("server"))
+    server.start()
     yield server
-    server.stop()
+    server.close()
 
 
-def test_server_gets_everything(server: Server, home: Path) -> None:
+def test_server_gets_everything(server: TrackioServer, home: Path) -> None:
     """A self-hosted server gets one event of each type, with its time; nothing is written on this machine."""
     before = tree(home / "trackio")
     events = Maker().one_of_each()
@@ -865,10 +819,10 @@ def test_server_gets_everything(server: Server, home: Path) -> None:
         backend.write(events)
         backend.write(events)
         backend.close("failed")
-        assert opened_run.url == f"http://127.0.0.1:{server.port}/?project=remote_x20_project"
+        assert opened_run.url == f"http://127.0.0.1:{server.gate.port}/?project=remote_x20_project"
         return opened_run.run_id
 
-    read = TrackioReader(server.directory, in_thread(work))
+    read = TrackioReader(server.store, in_thread(work))
     check_all(read, events)
     assert read.status() == "failed"
     expected = {"project": "remote project", "exp_name": "a/b", "tags": {"t": "1"}, "notes": None}
@@ -876,16 +830,16 @@ def test_server_gets_everything(server: Server, home: Path) -> None:
     assert tree(home / "trackio") == before
 
 
-def test_server_from_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_from_the_environment(server: TrackioServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRACKIO_SERVER_URL and TRACKIO_WRITE_TOKEN are enough; hostile tags, odd values and trials arrive there, too."""
-    monkeypatch.setenv("TRACKIO_SERVER_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", "token-of-the-test")
+    monkeypatch.setenv("TRACKIO_SERVER_URL", f"http://127.0.0.1:{server.gate.port}")
+    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", TOKEN)
     TrackioBackend.check(offline=False, options={})
     make, backend = Maker(), opened(project="env", run_id="env")
     together = [make.scalar(tag, 1.0, 5) for tag in ("one", "two", "three")]
     for batch in (together[:2], together):
         backend.write(batch)
-    assert metric_rows(TrackioReader(server.directory, "env")) == [["one"], ["two"], ["three"]]
+    assert metric_rows(TrackioReader(server.store, "env")) == [["one"], ["two"], ["three"]]
     steps = [2**62, -(2**62), 0, 7]
     backend.write([make.scalar(tag, float(i), i) for i, tag in enumerate(HOSTILE)])
     backend.write([make.scalar("odd", v, s, w) for s, v, w in zip(
@@ -894,7 +848,7 @@ def test_server_from_the_environment(server: Server, monkeypatch: pytest.MonkeyP
     again = opened(project="env", run_id="env")
     again.write([Maker(file="/later").hparams({}, {"f1": 0.25}, trial="one"), make.image("../../x", 1)])
     again.close("finished")
-    read = TrackioReader(server.directory, "env")
+    read = TrackioReader(server.store, "env")
     for i, tag in enumerate(HOSTILE):
         assert [(p.step, p.value) for p in read.scalars("", tag)] == [(i, float(i))], tag[:40]
     assert str([(p.step, p.value, p.wall_time) for p in read.scalars("", "odd")]) == str(
@@ -904,16 +858,16 @@ def test_server_from_the_environment(server: Server, monkeypatch: pytest.MonkeyP
     assert len(read.images("", "../../x")) == 1
 
 
-def test_offline_does_not_use_the_server(server: Server, home: Path) -> None:
+def test_offline_does_not_use_the_server(server: TrackioServer, home: Path) -> None:
     """``offline=True`` keeps the run on this machine, whatever server was named."""
     backend = opened(options={"server_url": server.url}, project="local", offline=True)
     backend.write([Maker().scalar("x", 1.0)])
     assert len(reader(home, backend).scalars("", "x")) == 1
 
 
-def test_wrong_token_is_an_error_without_the_token(server: Server) -> None:
+def test_wrong_token_is_an_error_without_the_token(server: TrackioServer) -> None:
     """A server that refuses the token is an error that does not pass, and does not show it."""
-    backend = TrackioBackend({"server_url": f"http://127.0.0.1:{server.port}/?write_token=wrong-secret"})
+    backend = TrackioBackend({"server_url": f"http://127.0.0.1:{server.gate.port}/?write_token=wrong-secret"})
     with pytest.raises(Exception, match="400") as caught:
         backend.open(run_info())
     assert not backend.is_transient(caught.value)
@@ -922,12 +876,13 @@ def test_wrong_token_is_an_error_without_the_token(server: Server) -> None:
 
 def test_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     """While the server is gone, writes fail as transient; when it is back, trying again completes the run, once."""
-    server = Server(tmp_path)
+    server = TrackioServer(tmp_path)
     try:
+        server.start()
         backend = opened(options={"server_url": server.url}, project="outage", run_id="outage")
         events = Maker().one_of_each()
         backend.write(events[:3])
-        server.stop()
+        server.kill()
         for batch in (events[3:], events[:1]):
             started = time.monotonic()
             with pytest.raises(Exception, match=r".") as caught:
@@ -942,20 +897,92 @@ def test_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
         backend.close("finished")
         check_all(TrackioReader(tmp_path, "outage"), events)
     finally:
-        server.stop()
+        server.close()
+
+
+def test_a_server_says_yes_and_stores_nothing(small_disk: Callable[[str], Path]) -> None:
+    """A server whose disk is full puts rows into its memory, says yes, and drops them. They are not taken for delivered, nor is a
+    config; when there is room again, both are there, once."""
+    server = TrackioServer(small_disk("4m"))
+    try:
+        server.start()
+        backend = opened(options={"server_url": server.base, "write_token": TOKEN}, project="full", run_id="full")
+        make = Maker()
+        points = [make.scalar("x", float(n), n) for n in range(400)]
+        backend.write(points[:100])
+        fill(server.store)
+        with pytest.raises(Exception, match=r"stored nothing|disk") as caught:
+            backend.write(points[100:])
+        assert (backend.is_transient(caught.value), backend.written) == (True, 0)
+        (server.store / "filler").unlink()
+        backend.write(points[100:])
+        fill(server.store)
+        with pytest.raises(Exception, match=r"stored nothing|disk"):
+            backend.write([make.hparams({"note": "x" * 100_000}, {})])
+        (server.store / "filler").unlink()
+        backend.write([make.hparams({"note": "x" * 100_000}, {})])
+        backend.close("finished")
+    finally:
+        server.close()
+    read = TrackioReader(server.store, "full")
+    assert [p.step for p in read.scalars("", "x")] == list(range(400))
+    assert read.params()["note"] == "x" * 100_000
+
+
+def test_a_server_is_started_again_between_two_requests(tmp_path: Path) -> None:
+    """A server that was started again has forgotten an upload, and may have another token: nothing of that is the events' fault,
+    and all is there, once, when it is well."""
+    server = TrackioServer(tmp_path)
+    try:
+        server.start()
+        backend = opened(options={"server_url": server.base, "write_token": TOKEN}, project="again", run_id="again")
+        make = Maker()
+        picture, points = make.image("i", 1), [make.scalar("x", float(n), n) for n in range(10)]
+        client = backend._store._client._client
+        upload = client._upload_file
+
+        def upload_before_a_restart(file: dict[str, Any]) -> dict[str, Any]:
+            client._upload_file = upload
+            uploaded: dict[str, Any] = upload(file)
+            server.kill()
+            server.start()
+            return uploaded
+
+        client._upload_file = upload_before_a_restart
+        with pytest.raises(ConnectionError, match="behind an upload") as caught:
+            backend.write([picture])
+        assert (backend.is_transient(caught.value), backend.written) == (True, 0)
+        backend.write([picture])
+        server.kill()
+        server.token = "another"
+        server.start()
+        with pytest.raises(errors.BackendError, match="does not accept the token") as refused:
+            backend.write(points)
+        assert (backend.is_transient(refused.value), backend.written) == (True, 0)
+        assert TOKEN not in str(refused.value)
+        server.kill()
+        server.token = TOKEN
+        server.start()
+        backend.write(points)
+        backend.close("finished")
+    finally:
+        server.close()
+    read = TrackioReader(server.store, "again")
+    assert [p.step for p in read.scalars("", "x")] == list(range(10))
+    assert [step for step, _ in read.images("", "i")] == [1]
 
 
 @pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
+def proxy(server: TrackioServer) -> Iterator[Proxy]:
     proxy = Proxy(server.url)
     yield proxy
     proxy.stop()
 
 
-def test_a_proxy_answers_in_place_of_the_server(server: Server, proxy: Proxy) -> None:
+def test_a_proxy_answers_in_place_of_the_server(server: TrackioServer, proxy: Proxy) -> None:
     """A page of a proxy's, whatever its status, says nothing of the events: they are sent again, and are there once."""
     backend = opened(
-        options={"server_url": proxy.url, "write_token": "token-of-the-test"}, project="proxy", run_id="proxy"
+        options={"server_url": proxy.url, "write_token": TOKEN}, project="proxy", run_id="proxy"
     )
     make = Maker()
     events: list[ev.Event] = []
@@ -970,7 +997,7 @@ def test_a_proxy_answers_in_place_of_the_server(server: Server, proxy: Proxy) ->
         backend.write(batch)
         events += batch
     backend.close("finished")
-    read = TrackioReader(server.directory, "proxy")
+    read = TrackioReader(server.store, "proxy")
     assert [p.step for p in read.scalars("", "x")] == [event.step for event in events if isinstance(event, ev.Scalar)]
     assert [step for step, _ in read.images("", "i")] == [200, 503]
 
@@ -978,7 +1005,7 @@ def test_a_proxy_answers_in_place_of_the_server(server: Server, proxy: Proxy) ->
 def test_a_proxy_that_never_lets_an_event_through(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal that may pass is believed after a minute without one good answer, and doubted anew after one."""
     now = 0.0
-    token = {"write_token": "token-of-the-test"}
+    token = {"write_token": TOKEN}
     backend = opened(options={"server_url": proxy.url, **token}, project="proxy", run_id="refused")
     monkeypatch.setattr(backend._patience, "_clock", lambda: now)
     make = Maker()
@@ -1005,7 +1032,7 @@ def test_a_proxy_that_never_lets_an_event_through(proxy: Proxy, monkeypatch: pyt
 @pytest.mark.parametrize("status", [200, 502])
 def test_a_proxy_answers_while_a_run_is_opened(proxy: Proxy, status: int) -> None:
     """A server that is not up yet, behind a proxy that is, is tried again."""
-    backend = TrackioBackend({"server_url": proxy.url, "write_token": "token-of-the-test"})
+    backend = TrackioBackend({"server_url": proxy.url, "write_token": TOKEN})
     proxy.status = status
     with pytest.raises(Exception, match=r".") as caught:
         backend.open(run_info(project="opening", run_id=f"opening {status}"))

@@ -11,6 +11,8 @@ How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29)
 - PR curves, meshes and embeddings are Figures, which hold Plotly JSON and need no Plotly to be written.
 - Files are Aim artifacts, beside the data in ``.aim/artifacts`` where the user names no other place.
 - An id that the user chose gives the run's hash; Aim has no call for that, see ``repository.py``.
+- What goes to a server is counted when the server has acknowledged it, see ``connection.py``; each event that is no scalar by
+  itself. What was handed over and not acknowledged is known when it comes again, and not handed over twice.
 - A run is listed by Aim's own API only once it is in the repository's index, which `aim up` does and `close` does here.
 """
 
@@ -24,6 +26,7 @@ import numpy as np
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.aim import objects
+from tracelet_shim.backends.aim.connection import AnswerError
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
@@ -31,6 +34,7 @@ from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, R
 from tracelet_shim.backends.render import plotly
 from tracelet_shim.backends.render.tables import pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
+from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
 from tracelet_shim.common.text import as_utf8
@@ -83,6 +87,9 @@ class AimBackend(Backend):
         self._sequences: dict[tuple[str, str, str | None], tuple[int, str]] = {}
         self._repository: Repository | None = None
         self._run: Run | None = None
+        self._tried = set[str]()
+        self._handed = set[ev.RecordId]()
+        self._opened = False
         self._trials = Trials[Run](1, self._end_trial)
 
     # -- the run ----------------------------------------------------------------------------------------------------
@@ -91,8 +98,10 @@ class AimBackend(Backend):
         try:
             return self._open(run)
         except BaseException:  # a half opened run must not keep its lock from the next attempt
-            if self._run is not None and self._repository is not None and not self._repository.is_remote:
-                self._run.end(run.started)  # a server might let us wait forever
+            if self._repository is not None and self._repository.is_remote:
+                self._repository.abandon()
+            elif self._run is not None:
+                self._run.end(run.started)
             self._run = self._repository = None
             gc.collect()
             raise
@@ -122,28 +131,53 @@ class AimBackend(Backend):
             started.keep_files_at(str(place))
         elif started.files_at is None and (place := repository.artifacts_uri()):
             started.keep_files_at(place)
+        repository.send()
         repository.index(started.hash)
+        self._opened = True
         return OpenedRun(started.hash, repository.url())
 
     def _start(self, run_hash: str, name: str | None, started: float, *, fast: bool = False) -> Run:
         assert self._repository is not None
-        native = self._repository.start(run_hash, started, resume=bool(self._info.resume))
+        # On a server nobody but a part of this session that was killed, or a try that failed, has the lock of a run of ours.
+        is_named = bool(self._info.run_id) and run_hash == hash_of(self._info)
+        ours = self._repository.is_remote and (run_hash in self._tried or not is_named)
+        self._tried.add(run_hash)
+        native = self._repository.start(run_hash, started, resume=bool(self._info.resume) or ours)
         run = Run(native, self._names, fast=fast)
         run.name(name, self._info.project)
         return run
 
     def write(self, events: Sequence[ev.Event]) -> None:
+        self.written, known = 0, self._handed
+        if known:
+            self._acknowledge()
+        fresh = [n for n, event in enumerate(events) if event.record not in known]
+        try:
+            super().write([events[n] for n in fresh] if len(fresh) < len(events) else events)
+        finally:
+            self.written = fresh[self.written] if self.written < len(fresh) else len(events)
+
+    def _acknowledge(self, event: ev.Event | None = None) -> None:
+        """Wait until a server has everything that was handed over, with `event`, if that is the last of its event."""
         assert self._repository is not None
         assert self._run is not None
-        self.written = 0
-        self._repository.wait()
-        super().write(events)
+        if not self._is_remote:
+            return
+        if event is not None:
+            self._handed.add(event.record)
         try:
-            self._repository.wait()
-        except TimeoutError:  # still in Aim's queue: they will come again
-            self.written = 0
-            self._run.expect_again()
+            self._repository.send()
+        except Exception as error:
+            if not self.is_transient(error):  # what was handed over may be there or not
+                self._repository.forget()
+                self._run.expect_again()
+                self._handed = set()
             raise
+        self._handed = set()
+
+    @property
+    def _is_remote(self) -> bool:
+        return self._repository is not None and self._repository.is_remote
 
     def flush(self) -> None:
         """Nothing waits to be stored; show what is there to Aim's readers, but not more often than they would look."""
@@ -153,18 +187,19 @@ class AimBackend(Backend):
     def close(self, status: Status) -> None:
         if self._run is None or self._repository is None:
             return
-        try:
-            self._repository.wait()
-        except TimeoutError:
-            self._repository.abandon()
-            raise
-        for trial in self._trials:
-            trial.outcome = status
-        self._trials.end_all()
-        if status != "finished":
-            self._run.tag(status)
         run_hash = self._run.hash
-        self._run.end(self.ended_at(), status)
+        try:
+            self._repository.send()
+            for trial in self._trials:
+                trial.outcome = status
+            self._trials.end_all()
+            if status != "finished":
+                self._run.tag(status)
+            self._run.end(self.ended_at(), status)
+        except BaseException:
+            if self._repository.is_remote:  # whoever drops it must not wait for the server
+                self._repository.abandon()
+            raise
         self._run = None
         try:
             self._repository.index(run_hash)
@@ -177,11 +212,22 @@ class AimBackend(Backend):
         return None if self._run is None else self._run.native
 
     def is_transient(self, error: BaseException) -> bool:
-        if type(error).__name__ in {"RocksIOError", "ConnectionClosedError", "ConnectionClosedOK", "OperationalError"}:
-            return True  # of aimrocks (a lock), websockets and SQLAlchemy (locked, busy)
+        if isinstance(error, AnswerError):
+            return self._passes(error.status, own=error.own)
+        kind = type(error)
+        if kind.__module__.startswith("websockets."):
+            response = getattr(error, "response", None)  # of who refused the connection
+            return response is None or self._passes(response.status_code, own=False)
+        if kind.__name__ in {"RocksIOError", "OperationalError"}:
+            return True  # of aimrocks (a lock) and SQLAlchemy (locked, busy)
         if isinstance(error, RuntimeError):  # what Aim makes of "no server" and of a repository that is half made
             return not str(error) or "connect" in str(error)
         return super().is_transient(error)
+
+    def _passes(self, status: int, *, own: bool) -> bool:
+        """Tell whether an HTTP answer passes. A server that has taken the run and refuses now says nothing of the events: they
+        are in the messages of an open connection."""
+        return self._opened or judge(status, own=own) is Verdict.PASSES
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -212,6 +258,7 @@ class AimBackend(Backend):
             run.set_summary(key, float(number))
             context = {"type": "hparams"}
             run.points.put(float(number), self._name(key), event.step, event.wall_time, context, same_is_known=True)
+        self._acknowledge(event)
 
     def _trial(self, event: ev.HParams, trial: str) -> Run:
         run = self._trials.get(trial, lambda: self._open_trial(trial, event.wall_time))
@@ -235,12 +282,15 @@ class AimBackend(Backend):
 
     # -- sequences --------------------------------------------------------------------------------------------------
 
-    def _put(self, event: ev.Event, value: Any, kind: str = "", **more: str) -> None:
+    def _put(self, event: ev.Event, value: Any, kind: str) -> None:
+        """Put an event's value into its sequence, as the last that is to be done for the event."""
+        self._track(event, value, {"type": kind})
+        self._acknowledge(event)
+
+    def _track(self, event: ev.Event, value: Any, more: Mapping[str, str]) -> None:
         assert self._run is not None
-        context = self._context(event)
-        if kind:
-            context["type"] = kind
-        self._run.points.put(value, self._name(event.tag), event.step, event.wall_time, {**context, **more})
+        where = {**self._context(event), **more}
+        self._run.points.put(value, self._name(event.tag), event.step, event.wall_time, where)
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         assert self._run is not None
@@ -254,10 +304,14 @@ class AimBackend(Backend):
                     continue
                 ends.commit()
                 self.written = before + n
-            self._put(event, value, **self._series(event))
-            self.written = before + n + 1
+            self._track(event, value, self._series(event))
+            if self._is_remote:
+                self._handed.add(event.record)
+            else:
+                self.written = before + n + 1
         if ends is not None:
             ends.commit()
+        self._acknowledge()
 
     def _sequence(self, event: ev.Scalar) -> tuple[int, str]:
         """Return Aim's key of the event's sequence: the index of its context, and its name."""
@@ -324,3 +378,4 @@ class AimBackend(Backend):
         else:
             self._say_whole_names()
             self._run.attach(path, data)
+        self._acknowledge()

@@ -1,4 +1,4 @@
-"""The repository that holds the runs: found, made, opened for us alone; and, on an Aim server, what is on its way there."""
+"""The repository that holds the runs: found, made, opened for us alone; on this machine, or on an Aim server."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tracelet_shim import errors
+from tracelet_shim.backends.aim.connection import connection_class
 from tracelet_shim.backends.aim.process import disown
 from tracelet_shim.common.private_files import locked
 from tracelet_shim.common.text import usable
 
 __all__ = ["Repository", "find"]
-
-_SERVER_SECONDS = 20
 
 
 def find(cwd: str, option: str) -> str:
@@ -71,7 +70,8 @@ class Repository:
         Args:
             run_hash: 24 hex digits.
             started: when the run began; of a server's, Aim takes the time of now.
-            resume: True to take a run whose lock a dead machine has left behind.
+            resume: True to take a run whose lock somebody has left behind: a dead machine, or, on a server, a process that was
+                killed in the last five minutes.
         """
         import aim
 
@@ -82,7 +82,7 @@ class Repository:
             with _hash_is(run_hash):
                 try:
                     opened = aim.Run(**settings)
-                except TimeoutError:  # filelock's: a dead machine leaves it behind, but not RocksDB's own
+                except TimeoutError:  # of the lock, filelock's or the server's; RocksDB's own goes with its process
                     if not resume:
                         raise
                     opened = aim.Run(**settings, force_resume=True)
@@ -93,23 +93,23 @@ class Repository:
             raise errors.BackendError(f"aim {aim.__version__} stores sequences in an unknown way; known: 3.27 to 3.29")
         return opened
 
-    def wait(self) -> None:
-        """Wait until the Aim server has taken everything; nothing to do for a local repository.
-
-        `aim.ext.transport` queues what is written and waits without end for a server that is gone.
-        """
+    def send(self) -> None:
+        """Return when the Aim server has everything that is written; nothing to do for a local repository. Raises as of
+        ``connection.py``."""
         if self.is_remote:
-            queue = self.native._client.get_queue()._queue
-            deadline = time.monotonic() + _SERVER_SECONDS
-            while queue.unfinished_tasks:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the Aim server has not taken the data for {_SERVER_SECONDS} s")
-                time.sleep(0.002)
+            self.native._client.send()
+
+    def forget(self) -> None:
+        """What the Aim server refuses for good is not to be sent again."""
+        if self.is_remote:
+            self.native._client.forget()
 
     def abandon(self) -> None:
         """The server is gone: whoever drops the last reference to us must not wait for it."""
         for finalizer in self._finalizers:
             finalizer.detach()
+        if self.is_remote:
+            self.native._client.leave()
 
     def indexed_seconds_ago(self) -> float:
         return time.monotonic() - self._indexed
@@ -137,7 +137,7 @@ def open_repo(where: str) -> Any:
     from aim import Repo
 
     if "://" in where:
-        return Repo(where)
+        return _connected(where) if Repo.is_remote_path(where) else Repo(where)
     unready = (0, 0)  # version of a repository that is not there, or not yet ready
     if Repo.get_version(where) == unready:
         os.makedirs(where, exist_ok=True)
@@ -148,6 +148,30 @@ def open_repo(where: str) -> Any:
             if Repo.get_version(where) == unready:
                 Repo(where, init=True)
     return Repo(where)
+
+
+def _connected(where: str) -> Any:
+    """Return the `aim.Repo` of a server, with a connection of our own kind."""
+    from aim.sdk import repo
+
+    made: list[Any] = []
+    original, thread = repo.Client, threading.get_ident()
+
+    def client(path: str) -> Any:
+        if threading.get_ident() != thread:
+            return original(path)
+        made.append(connection_class()(path))
+        return made[-1]
+
+    repo.Client = client
+    try:
+        return repo.Repo(where)
+    except BaseException:
+        for connection in made:
+            connection.leave()
+        raise
+    finally:
+        repo.Client = original
 
 
 @contextmanager

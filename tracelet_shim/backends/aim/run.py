@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,5 +163,18 @@ class Run:
             self.set("status", status)
         if run._resources is not None and math.isfinite(ended):  # which would take the time of now (`aim/sdk/run.py`)
             run._resources.set_run_end_time = lambda: run.meta_run_tree.__setitem__("end_time", ended)
-        run.close()
+        if run.repo.is_remote_repo:
+            self._end_remote(ended if math.isfinite(ended) else time.time())
+        else:
+            run.close()
         run._tracker = None  # holds the last reference to the store
+
+    def _end_remote(self, ended: float) -> None:
+        """`close` goes once, even if its first question fails: what is to be stored must be there before."""
+        run = self.native
+        run.meta_run_tree["end_time"] = ended
+        run.repo._client.send()
+        if run._resources.finalizer.alive:
+            run.close()
+        else:
+            run._lock.release()

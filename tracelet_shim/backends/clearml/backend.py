@@ -169,8 +169,9 @@ class ClearMLBackend(Backend):
                     handler.setStream(sys.stderr)
         program = describe(run, self.given) if self._own else {}
         task = self._task(run, program) if self._own else main
-        self._run = RunTask(task, offline=self._offline)
-        stored = self._stored(task) if self._resumed or self._again or not self._own else None
+        requests = None if self._own or self._offline else session.bounded_like(task.session)
+        self._run = RunTask(task, offline=self._offline, session=requests)
+        stored = self._stored(task, requests) if self._resumed or self._again or not self._own else None
         self._places = TaskPlaces(self._names.of, self.wall_time_ms, stored, self._run.expect)
         self._describe_run(run, program)
         self._opened = True
@@ -209,8 +210,8 @@ class ClearMLBackend(Backend):
         self._made = str(task.id)
         return task
 
-    def _stored(self, task: Any) -> OfflineLog | ServerEvents:
-        return OfflineLog(Tasks.log_of(str(task.id))) if self._offline else ServerEvents(task)
+    def _stored(self, task: Any, requests: Any) -> OfflineLog | ServerEvents:
+        return OfflineLog(Tasks.log_of(str(task.id))) if self._offline else ServerEvents(task, requests)
 
     def _describe_run(self, run: RunInfo, program: dict[str, Any]) -> None:
         task = self._run.task

@@ -81,12 +81,13 @@ class ServerEvents:
 
     Args:
         task: the ``clearml.Task``.
+        session: for requests, instead of the task's own.
     """
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: Any, session: Any = None) -> None:
         from clearml.backend_api.services import tasks
 
-        self._task, self._session = task.id, task.session
+        self._task, self._session = task.id, session or task.session
         found = self._ask(tasks.GetByIdRequest(task=task.id)).get("task") or {}
         self._last: int | None = found.get("last_iteration")
         self._scalars_known = False

@@ -35,12 +35,13 @@ class RunTask:
     Args:
         task: the ``clearml.Task``.
         offline: it is a folder.
+        session: for requests, instead of the task's own.
 
     Attributes:
         task: the same.
     """
 
-    def __init__(self, task: Any, *, offline: bool) -> None:
+    def __init__(self, task: Any, *, offline: bool, session: Any = None) -> None:
         from clearml.backend_interface.metrics import Metrics
 
         self.task = task
@@ -53,7 +54,7 @@ class RunTask:
             Path(storage).mkdir(parents=True, exist_ok=True)
         # An instance of our own: steps are absolute, whatever iteration offset a borrowed task has.
         suffix = f"{self._prefix}/metrics"
-        self._metrics = Metrics(session=task.session, task=task, storage_uri=storage, storage_uri_suffix=suffix)
+        self._metrics = Metrics(session=session or task.session, task=task, storage_uri=storage, storage_uri_suffix=suffix)
         self._metrics._send = send_once
 
     def expect(self, event: Stored) -> None:

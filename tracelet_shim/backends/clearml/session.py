@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from tracelet_shim import errors
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 
-__all__ = ["RefusedError", "UploadError", "connect", "passes", "send_once"]
+__all__ = ["RefusedError", "UploadError", "bounded_like", "connect", "passes", "send_once"]
 
 _RETRIES = {"total": 2, "connect": 2, "read": 2, "redirect": 2, "status": 2, "backoff_factor": 0.2}
 """Instead of 240 retries, up to two minutes apart (``api.http.retries``)."""
@@ -77,6 +78,21 @@ def bounded(session: Any) -> Any:
 
     http.request = once
     return session
+
+
+def bounded_like(session: Any) -> Any:
+    """Return a session with the log-in of the user's, but for requests of ours: his own go on being repeated for as long as he
+    likes, two minutes apart."""
+    from clearml.backend_api.utils import get_http_session_with_retry
+
+    ours = copy.copy(session)
+    theirs, http = session._Session__http_session, get_http_session_with_retry(**_RETRIES, config=session.config)
+    http.request_size_threshold = theirs.request_size_threshold
+    http.verify, http.cert, http.trust_env = theirs.verify, theirs.cert, theirs.trust_env
+    http.proxies.update(theirs.proxies)
+    http.headers.update(theirs.headers)
+    ours._Session__http_session = http
+    return bounded(ours)
 
 
 def send_once(session: Any, req: Any, ignore_errors: bool = False, **_: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -135,7 +136,7 @@ class CometBackend(Backend):
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
-        import_sdk()
+        import_sdk(of_training=run.program.pid == os.getpid())
         self._info = run
         theirs = active()
         if theirs is not None and run.resume == theirs.id:

@@ -52,12 +52,17 @@ def active() -> Any:
     return experiment if experiment is not None and experiment.alive and not experiment.ended else None
 
 
-def import_sdk() -> None:
-    """Import the SDK, and leave the process as it was."""
+def import_sdk(*, of_training: bool) -> None:
+    """Import the SDK, and leave the process as it was.
+
+    Args:
+        of_training: the process is the training's: its terminal is not for the traceback of a failed heartbeat. What becomes of
+            events is raised, and told by us.
+    """
     if "comet_ml" in sys.modules:
         return
     hook = sys.excepthook
-    with variables(_ENVIRONMENT, unless_set=True):
+    with variables({**_ENVIRONMENT, **({"COMET_LOGGING_CONSOLE": "CRITICAL"} if of_training else {})}, unless_set=True):
         import comet_ml  # noqa: F401
     sys.excepthook = hook
 

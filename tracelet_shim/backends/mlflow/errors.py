@@ -56,7 +56,7 @@ def refused_as(error: BaseException) -> tuple[int, bool] | None:
         return int(answered[1]), False
     if code in _REFUSALS:
         return _REFUSALS[code], True
-    said = str(error).partition("\n")[0]  # behind it there may be data
+    said = str(error).partition("[SQL: ")[0]  # behind it there is data
     if code in ("INTERNAL_ERROR", "BAD_REQUEST") and is_refusal(said):  # a gateway's JSON, whose status is not kept; a database
         return (403 if re.search("(?i)forbidden|denied", said) else 401), False
     return None

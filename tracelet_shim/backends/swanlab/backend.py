@@ -12,6 +12,7 @@ A trial of a sweep is a run of its own (`trials`). The user's process is left as
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shlex
 import sys
@@ -23,7 +24,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.tables import node_page
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -90,7 +91,7 @@ class SwanLabBackend(Backend):
         self._trials: TrialRuns | None = None
         self._taken: set[tuple[Any, ...]] = set()  # of scalars their records, of others (record, kind, part)
         self._uploads: Uploads | None = None  # outlives the run: it is asked after the end, too
-        self._joined = self._disabled = False
+        self._joined = self._disabled = self._writing = False
 
     # -- what can be known without importing the SDK ----------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class SwanLabBackend(Backend):
     def behind(self) -> str | None:
         return self._uploads.behind() if self._uploads is not None else None
 
-    def take_refused(self) -> list[str]:
+    def take_refused(self) -> list[Refusal]:
         return self._uploads.take_refused() if self._uploads is not None else []
 
     @property
@@ -231,11 +232,13 @@ class SwanLabBackend(Backend):
             raise errors.BackendError("the program has finished the SwanLab run that it shared")
         if main.waiting() > MAX_WAITING:
             raise TimeoutError("SwanLab's service is behind")
+        self._writing = True
         try:
             super().write(events)
             with self._shortened.telling() as whole:
                 main.note_names(whole)
         finally:
+            self._writing = False
             try:
                 self.flush()
             except OSError:
@@ -255,7 +258,8 @@ class SwanLabBackend(Backend):
         """Call `deliver`, unless that was done in an earlier attempt at this batch."""
         token = (event.record, event.kind, part)
         if token not in self._taken:
-            deliver()
+            with self._opened()[0].of(event):
+                deliver()
             self._taken.add(token)
 
     def _key(self, event: ev.Event) -> str:
@@ -265,11 +269,7 @@ class SwanLabBackend(Backend):
         main, _ = self._opened()
         taken = self._taken
         keys = Keys(lambda event: self._names(event.path))
-        points = [
-            (event.record, keys.of(event), event.step, event.value, event.wall_time)
-            for event in events
-            if event.record not in taken
-        ]
+        points = [(event, keys.of(event), event.step) for event in events if event.record not in taken]
         try:
             main.scalars(points, taken)
         except BaseException:
@@ -327,13 +327,16 @@ class SwanLabBackend(Backend):
         for field in ("domain", "metrics"):
             if given := getattr(event, field):
                 run.about[field] = {**run.about.get(field, {}), **given}
-        self._set_params(run, event.params)
+        with run.of(event):
+            self._set_params(run, event.params)
         for name, value in event.metrics.items():
             put = (self._names(name), event.step, value, event.wall_time)
             self._once(event, lambda put=put: run.scalar(*put), name)  # type: ignore[misc]
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
-        self._opened()[0].save(path, data)
+        run = self._opened()[0]
+        with run.of(event) if self._writing else contextlib.nullcontext():  # what ran is no event
+            run.save(path, data)
 
     def _set_params(self, run: Run, params: Mapping[str, Any]) -> None:
         """Set parameters, and what else the config has; attach the whole text of one that is too long."""

@@ -16,6 +16,7 @@ NaN and infinities are exact in the file, but the service is sent "nan" for all 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -23,7 +24,7 @@ import platform
 import shlex
 import shutil
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +90,27 @@ class Run:
 
     # -- points -----------------------------------------------------------------------------------------------------
 
-    def scalars(self, points: Iterable[tuple[ev.RecordId, str, int, float, float]], taken: set[tuple[Any, ...]]) -> None:
-        """Store points, each as (token, key, step, value, wall time), in order; the tokens of what is stored go to `taken`.
+    @contextlib.contextmanager
+    def of(self, event: ev.Event) -> Iterator[None]:
+        """What is written within this is of this event."""
+        with self._lock:
+            before = self.core._counter.value
+            yield
+            self.uploads.handed(before, [event])
+
+    def scalars(self, points: Iterable[tuple[ev.Scalar, str, int]], taken: set[tuple[Any, ...]]) -> None:
+        """Store points, each with its key and step, in order; the records of what is stored go to `taken`.
 
         Raises:
             EventRejectedError: SwanLab did not take one. Points behind it may have been stored.
         """
         metrics, scalar = self.core._metrics, self._scalar
         make, number, stamp = self._data.ScalarRecord, self._data.ScalarValue, self._timestamp
-        waiting: dict[tuple[str, int], tuple[Any, Any, Any]] = {}  # (key, step) -> token, record, metric
+        waiting: dict[tuple[str, int], tuple[ev.Scalar, Any, Any]] = {}  # (key, step) -> event, record, metric
         seen = bool(self.seen)
         with self._lock:
-            for token, key, step, value, wall_time in points:
+            for event, key, step in points:
+                value, wall_time = event.value, event.wall_time
                 metric = metrics.get(key)
                 if (
                     not seen
@@ -115,29 +125,33 @@ class Run:
                     seconds, nanos = timestamp(wall_time)
                     when = stamp(seconds=seconds, nanos=nanos)
                     record = make(key=key, step=step, type=scalar, value=number(number=value), timestamp=when)
-                    waiting[key, step] = token, record, metric
+                    waiting[key, step] = event, record, metric
                     if len(waiting) < self._together:
                         continue
                     self._put_all(waiting, taken)
                 else:
                     self._put_all(waiting, taken)
-                    self.scalar(key, step, value, wall_time)
-                    taken.add(token)
+                    with self.of(event):
+                        self.scalar(key, step, value, wall_time)
+                    taken.add(event.record)
                     seen = bool(self.seen)
                 waiting = {}
             self._put_all(waiting, taken)
 
-    def _put_all(self, waiting: Mapping[tuple[str, int], tuple[Any, Any, Any]], taken: set[tuple[Any, ...]]) -> None:
+    def _put_all(self, waiting: Mapping[tuple[str, int], tuple[ev.Scalar, Any, Any]], taken: set[tuple[Any, ...]]) -> None:
         if not waiting:
             return
         records = [record for _, record, _ in waiting.values()]
+        before = self.core._counter.value
         self.core.upsert_scalars(records)
-        refused = None
-        for (key, step), (token, _, metric) in waiting.items():
+        stored, refused = [], None
+        for (key, step), (event, _, metric) in waiting.items():
             if step in metric.steps:
-                taken.add(token)
+                taken.add(event.record)
+                stored.append(event)
             elif refused is None:
                 refused = key, step
+        self.uploads.handed(before, stored)
         if refused is not None:
             self._check(*refused)
         self.sdk._callbacker.on_scalar_flush(records)

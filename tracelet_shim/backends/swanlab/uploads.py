@@ -8,6 +8,7 @@ batch that is refused for good is divided until the one record is found.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import sys
 import threading
@@ -16,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.shared.transient import Patience
 
 __all__ = ["REQUEST_SECONDS", "Uploads", "bound", "no_pages", "sync", "sync_command"]
@@ -24,13 +27,15 @@ REQUEST_SECONDS = 20
 """That a request may take; the SDK's own limit is 60."""
 _NO_ENVELOPE = "unknown code"  # what the SDK calls the code of an answer that it cannot read
 
+_log = logging.getLogger(__name__)
+
 
 class Uploads:
     """The uploads of one run.
 
     Args:
         core: the run's, of the SDK.
-        own: False for a run of the user's: then its answers are not judged, only waited for.
+        own: False for a run of the user's: the time that a request may take is his.
     """
 
     def __init__(self, core: Any, *, own: bool) -> None:
@@ -39,18 +44,33 @@ class Uploads:
         self._patience = Patience()
         self._lock = threading.Lock()
         self._marks: deque[tuple[int, int]] = deque()  # number of the latest record, and events that were written with it
-        self._refused: list[str] = []
+        self._whose: deque[tuple[int, int, Sequence[ev.Event | Refusal]]] = deque()  # numbers of records, and their events
+        self._refused: dict[ev.RecordId, Refusal] = {}
+        self._told: set[ev.RecordId] = set()
         sender = self._transport._sender if self._transport is not None else None
-        if sender is not None and own:
-            self._result = _result_class()
+        if sender is not None:
+            self._result, self._failure = _classes()
             sender.upload = self._judged(sender.upload)
             with contextlib.suppress(AttributeError):  # the sender for old servers, which has no session of its own
-                bound(sender._ensure_session())
+                session = sender._ensure_session()
+                no_pages(session)
+                if own:
+                    bound(session)
 
     def mark(self, events: int) -> None:
         """So many events have been handed over since the last time."""
         if self._transport is not None and events:
             self._marks.append((self._counter.value, events))
+
+    def handed(self, before: int, events: Sequence[ev.Event]) -> None:
+        """The records since number `before` are of these events: one of each, or all of the only one."""
+        last = self._counter.value
+        if self._transport is None or last == before:
+            return
+        # a scalar as it is, of others no more than will be told of them
+        names = [e if type(e) is ev.Scalar else Refusal(e.record, e.kind, e.path, e.step, "") for e in events]
+        with self._lock:
+            self._whose.append((before + 1, last, names))
 
     def unsettled(self) -> int:
         """Return how many of the latest events the service may not have."""
@@ -59,6 +79,9 @@ class Uploads:
         first = min((record.num for record in self._transport.pending_records()), default=sys.maxsize)
         while self._marks and self._marks[0][0] < first:
             self._marks.popleft()
+        with self._lock:
+            while self._whose and self._whose[0][1] < first:
+                self._whose.popleft()
         return sum(events for _, events in self._marks)
 
     def behind(self) -> str | None:
@@ -66,17 +89,23 @@ class Uploads:
         failures = self._transport.last_failures() if self._transport is not None and self._marks else ()
         return f"the service does not take uploads: {failures[0].message}" if failures else None
 
-    def take_refused(self) -> list[str]:
-        """Return what the service has refused for good since the last time, a line for each record."""
+    def take_refused(self) -> list[Refusal]:
+        """Return which events the service has refused for good, with a record or more of each, since the last time."""
         with self._lock:
-            refused, self._refused = self._refused, []
+            refused = [refusal for record, refusal in self._refused.items() if record not in self._told]
+            self._told |= self._refused.keys()
+            self._refused.clear()
         return refused
 
     # -- in the SDK's thread -----------------------------------------------------------------------------------------
 
     def _judged(self, upload: Callable[[str, Sequence[Any]], Any]) -> Callable[[str, Sequence[Any]], Any]:
         def call(kind: str, records: Sequence[Any]) -> Any:
-            result = upload(kind, records)
+            try:
+                result = upload(kind, records)
+            except Exception as error:  # the SDK would drop all of it, if it is an OSError
+                _log.warning("swanlab: uploading failed", exc_info=True)
+                result = self._unknown(records, error)
             if not result.failures:
                 self._patience.reset()
                 return result
@@ -110,12 +139,27 @@ class Uploads:
             failures=result.failures,
         )
 
+    def _unknown(self, records: Sequence[Any], error: Exception) -> Any:
+        """Return a result for an upload that was not made, nobody knows why: a refusal that may pass."""
+        name = type(error).__name__
+        problem = self._failure(message=f"{name}: {error}", records=list(records), status=403, code=name)
+        return self._result(confirmed_records=list(records), failures=[problem])
+
     def _note(self, kind: str, records: Sequence[Any], failure: Any) -> None:
         with self._lock:
-            for record in records if kind in ("scalar", "media", "save") else ():
-                part = getattr(record, kind)
-                name = part.name if kind == "save" else f"{part.key[:80]!r} at step {part.step}"
-                self._refused.append(f"{kind} {name} was refused: {failure.message}")
+            for record in records:
+                event = self._event_of(record.num)
+                if event is not None:
+                    refusal = Refusal(event.record, event.kind, event.path, event.step, str(failure.message))
+                    self._refused.setdefault(event.record, refusal)
+                else:  # of the run itself, or of the user's own
+                    _log.warning("swanlab: a record (%s) was refused: %s", kind, failure.message)
+
+    def _event_of(self, number: int) -> ev.Event | Refusal | None:
+        for first, last, events in self._whose:
+            if first <= number <= last:
+                return events[number - first if len(events) > 1 else 0]
+        return None
 
 
 def bound(session: Any) -> None:
@@ -148,7 +192,7 @@ def sync_command(run_id: str, folder: Path) -> str:
     return f"swanlab sync --id {shlex.quote(run_id)} {shlex.quote(str(folder))}"
 
 
-def _result_class() -> Any:
-    from swanlab.sdk.typings.core_python.transport import UploadResult
+def _classes() -> tuple[Any, Any]:
+    from swanlab.sdk.typings.core_python.transport import UploadFailure, UploadResult
 
-    return UploadResult
+    return UploadResult, UploadFailure

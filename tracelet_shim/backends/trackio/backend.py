@@ -35,6 +35,7 @@ from tracelet_shim.backends.render.tables import bucket_numbers, node_page
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 from tracelet_shim.backends.trackio import joined, log_ids, names, process
+from tracelet_shim.backends.trackio.answers import AnswerError, RefusedTokenError
 from tracelet_shim.backends.trackio.batch import Batch
 from tracelet_shim.backends.trackio.joined import UsersRun
 from tracelet_shim.backends.trackio.local import Local
@@ -42,7 +43,7 @@ from tracelet_shim.backends.trackio.names import OWN
 from tracelet_shim.backends.trackio.probe import PROBE
 from tracelet_shim.backends.trackio.resume import Stored
 from tracelet_shim.backends.trackio.run import Run
-from tracelet_shim.backends.trackio.server import Server, is_own, make_space
+from tracelet_shim.backends.trackio.server import Server, make_space
 from tracelet_shim.backends.trackio.settings import check_remote, remotes, token
 from tracelet_shim.backends.trackio.store import Store
 from tracelet_shim.backends.trackio.tables import embedding_rows, pr_curve_page, pr_curve_rows
@@ -216,13 +217,22 @@ class TrackioBackend(Backend):
         return self._handle
 
     def is_transient(self, error: BaseException) -> bool:
-        response = getattr(error, "response", None)  # httpx, and the Hub's errors
-        code = getattr(response, "status_code", None)
-        if isinstance(code, int):
-            own = is_own(response)
-            return self._patience.passes(code, own=own) if self._opened else judge(code, own=own) is Verdict.PASSES
+        if isinstance(error, RefusedTokenError):  # of a run that is open: the server was started with another one
+            return self._opened
+        response: Any = getattr(error, "response", None)  # of the Hub's errors
+        if isinstance(error, AnswerError) or response is not None:
+            status, own = (error.status, error.own) if isinstance(error, AnswerError) else (int(response.status_code), True)
+            return self._patience.passes(status, own=own) if self._opened else judge(status, own=own) is Verdict.PASSES
         httpx = sys.modules.get("httpx")
         return (httpx is not None and isinstance(error, httpx.TransportError)) or super().is_transient(error)
+
+    def advice(self, error: BaseException) -> str:
+        if isinstance(error, RefusedTokenError):
+            return (
+                "set TRACKIO_WRITE_TOKEN, or the option write_token, to that server's token: the end of the URL that"
+                " `trackio show` prints there; for a Space, HF_TOKEN to one that may write to it"
+            )
+        return super().advice(error)
 
     # -- rows -------------------------------------------------------------------------------------------------------
 

@@ -1,19 +1,24 @@
-"""The store behind HTTP: the server of a Hugging Face Space, or a self-hosted one."""
+"""The store behind HTTP: the server of a Hugging Face Space, or a self-hosted one.
+
+Its yes to rows is not enough: where its database cannot be written to, it says yes, puts them into a queue in its memory, and
+drops most of them (``server.bulk_log``, ``_flush_loop``). So it is asked whether they are in the database. The rows of a run
+that come in one request are stored in one transaction: the last one speaks for all.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from tracelet_shim.backends.trackio.answers import no_answer, understood
 from tracelet_shim.backends.trackio.process import on_stderr
 from tracelet_shim.backends.trackio.store import manifest_of, media_value
 
-__all__ = ["Server", "is_own", "make_space"]
+__all__ = ["Server", "make_space"]
 
 _TIMEOUT = 15.0  # seconds without an answer; Trackio's own is 60
 
@@ -29,6 +34,7 @@ class Server:
 
         self._project, self._space, self._server, self._write_token = project, space, server, token
         self._hf_token = huggingface_hub.get_token() if space else None
+        self._configs: dict[str, str] = {}  # of runs: when the server got the latest that we know of
         try:
             self._client = RemoteClient(
                 space or server, hf_token=self._hf_token, write_token=token, httpx_kwargs={"timeout": _TIMEOUT}
@@ -39,20 +45,49 @@ class Server:
     def _call(self, api: str, *, write: bool = True, **arguments: Any) -> Any:
         try:
             return self._client.predict(api_name=api, **arguments, **({"hf_token": self._hf_token} if write else {}))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConnectionError("the answer is none of Trackio's but a page of what is between us and its server") from error
+        except Exception as error:
+            told = understood(error)
+            if told is error:
+                raise
+            raise told from error
+
+    def _ask(self, api: str, form: type[Any], **arguments: Any) -> Any:
+        """Ask what has an answer of this type."""
+        found = self._call(api, write=False, project=self._project, **arguments)
+        if not isinstance(found, form):
+            raise no_answer()
+        return found
 
     def runs(self) -> list[dict[str, Any]]:
-        return list(self._call("/get_runs_for_project", write=False, project=self._project))
+        return list(self._ask("/get_runs_for_project", list))
 
     def config(self, run_id: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._call(
-            "/get_run_summary", write=False, project=self._project, run_id=run_id
-        )["config"]
+        self._configs |= self._found([], [run_id])
+        found: dict[str, Any] | None = self._ask("/get_run_summary", dict, run_id=run_id).get("config")
         return found
 
     def log(self, rows: list[dict[str, Any]]) -> None:
         self._call("/bulk_log", logs=rows)
+        last = {row["run_id"]: row["log_id"] for row in rows}
+        changed = [row["run_id"] for row in rows if row["config"]]
+        found = self._found(list(last.values()), changed)
+        if not set(last.values()) <= found.keys() or any(found.get(run) in (None, self._configs.get(run)) for run in changed):
+            raise ConnectionError("the Trackio server has said yes and stored nothing; is its disk full, or its database locked?")
+        self._configs |= {run: found[run] for run in changed}
+
+    def _found(self, log_ids: Sequence[str], run_ids: Sequence[str]) -> dict[str, str]:
+        """Return those of these rows that are in the database, and when it got the configs of these runs."""
+        questions = [("log_id, 1 AS found", "metrics WHERE log_id", some) for some in _parts(log_ids)]
+        questions += [("run_id, created_at", "configs WHERE run_id", some) for some in _parts(run_ids)]
+        found: dict[str, str] = {}
+        for columns, where, some in questions:
+            texts = ",".join("'" + text.replace("'", "''") + "'" for text in some)
+            query = f"SELECT {columns} FROM {where} IN ({texts})"  # noqa: S608 - of our own database, and read only
+            rows = self._ask("/query_project", dict, query=query).get("rows")
+            if not isinstance(rows, list):
+                raise no_answer()
+            found |= {str(key): str(value) for key, value in (row.values() for row in rows)}
+        return found
 
     def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any:
         from trackio.utils import canonical_project_name
@@ -69,7 +104,8 @@ class Server:
             with _file(entry["digest"], data) as path:
                 upload = {"project": self._project, "digest": entry["digest"], "uploaded_file": _upload(path)}
                 self._call("/bulk_upload_artifact_blob", project=self._project, uploads=[upload])
-        self._call("/artifact_log", project=self._project, manifest=manifest, **about)
+        if not isinstance(self._call("/artifact_log", project=self._project, manifest=manifest, **about), dict):
+            raise no_answer()
 
     def url(self) -> str:
         base = self._server or f"https://huggingface.co/spaces/{self._space}"
@@ -78,16 +114,6 @@ class Server:
     def handle(self) -> dict[str, Any]:
         where = {"space_id": self._space, "server_base_url": self._server, "write_token": self._write_token}
         return {"url": self._space or self._server, "client": self._client, **where}
-
-
-def is_own(response: Any) -> bool:
-    """True if an error comes from a Trackio server, or the Hub: JSON that says what is wrong (``asgi_app.py``). What is between
-    us and them answers with a page."""
-    try:
-        body = response.json()
-    except ValueError:
-        return False
-    return isinstance(body, dict) and "error" in body
 
 
 def make_space(space: str, options: Mapping[str, Any]) -> str:
@@ -101,6 +127,10 @@ def make_space(space: str, options: Mapping[str, Any]) -> str:
         deploy.raise_if_space_is_frozen_for_logging(space)
         deploy.create_space_if_not_exists(space, None, bucket, options.get("private"))
     return str(space)
+
+
+def _parts(texts: Sequence[str], most: int = 500) -> Iterator[Sequence[str]]:
+    return (texts[start : start + most] for start in range(0, len(texts), most))
 
 
 @contextlib.contextmanager
