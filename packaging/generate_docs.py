@@ -60,6 +60,17 @@ def fidelity() -> str:
         "",
         "How each is done stands on the [page of the tracker](index.md#pages); `tracelet-shim backends --markdown` prints it for",
         "all.",
+        "",
+        "## How we know that it is there",
+        "",
+        "What an SDK was handed is not there yet. An event is *delivered* when what stands here has happened; until then it is",
+        "pending, for the program's end, `status`, strict and `replay --resume`. What can neither be learnt nor asked is",
+        "`unconfirmed`, and counts as missing. [Delivery](delivery.md#online) has the faults, each with its test.",
+        "",
+        *backends.markdown_table(
+            ["tracker", "on this machine, or offline", "on a server", "once, after a fault"],
+            [[title(backend), *backend.acknowledged] for backend in ours()],
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.backends import TRACKERS, part
 
-__all__ = ["foreign_variables", "isolated_environment"]
+__all__ = ["foreign_variables", "isolated_environment", "warnings"]
 
 _FOREIGN = (
     "TRACELET_",
@@ -49,3 +49,8 @@ def isolated_environment(home: Path) -> dict[str, str]:
         # -- what each tracker needs for it
         **{name: value for tracker in TRACKERS for name, value in part(tracker, "environment").isolated(home).items()},
     }
+
+
+def warnings(said: str) -> list[str]:
+    """Return the warnings among what a program of ours has said, but for the one that its machine is slow."""
+    return [line for line in said.splitlines() if "warning: " in line and ": it has not answered for " not in line]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.backends.mlflow.tracking import TRAINER, MLflowServer, log_in
+from tests.environment import warnings
 from tests.faults.conftest import Train
 
 LARGEST = sys.float_info.max  # how MLflow stores infinity
@@ -34,7 +35,7 @@ log(10, 20)
         env={"TRACELET_PROJECT": tmp_path.name, "MLFLOW_TRACKING_URI": server.uri, **log_in(TRAINER)},
     )
     said = program.end(20)
-    assert "warning" not in said
+    assert warnings(said) == []
     points = {}
     for key, step, value in server.points(tmp_path.name):
         points.setdefault(key, []).append((step, value))

@@ -15,6 +15,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.delivery.programs import tensorboard_steps
+from tests.environment import warnings
 from tests.replay.commands import COMMAND, environment, tracelet_shim
 from tests.replay.test_replay import write
 from tracelet_shim.eventfiles.logdir import Projector, walk
@@ -236,7 +237,7 @@ def test_a_log_directory_whose_name_is_no_utf8(tmp_path: Path) -> None:
     for more in ([], ["--runs"]):
         done = subprocess.run([*command, *more], env=environment(), capture_output=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
-        assert b"warning" not in done.stderr
+        assert warnings(done.stderr.decode(errors="replace")) == []
     found = {}
     for path in sorted(tmp_path.glob("dvclive/default/**/plots/metrics/**/*.tsv")):
         run = path.relative_to(tmp_path / "dvclive/default").parts[0]

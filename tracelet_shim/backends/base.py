@@ -40,8 +40,8 @@ from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
-    "WHAT_RAN", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal", "RunInfo",
-    "Status", "UnsettledLostError",
+    "WHAT_RAN", "Acknowledged", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal",
+    "RunInfo", "Status", "UnsettledLostError",
 ]  # fmt: skip
 
 class Level(str, enum.Enum):
@@ -61,6 +61,20 @@ class Capability(NamedTuple):
 
 
 _AS_FILE = Capability(Level.FILE, "an ordinary file, attached to the run")
+
+
+class Acknowledged(NamedTuple):
+    """How it is known that an event is there: what makes it delivered, in words for the documentation.
+
+    Attributes:
+        here: in a store on this machine, or the log of an offline mode.
+        server: on a server; empty if the tracker has none.
+        again: how an event is recognised that is handed over again after a fault.
+    """
+
+    here: str = "`write` has returned"
+    server: str = ""
+    again: str = ""
 
 
 class Ending(NamedTuple):
@@ -128,6 +142,7 @@ class Backend(ABC):
     probe: ClassVar[Probe] = Probe()
     """Where the tracker takes its server and its credentials from."""
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]]
+    acknowledged: ClassVar[Acknowledged] = Acknowledged()
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
     mirrors_event_files: ClassVar[bool] = False

@@ -30,7 +30,7 @@ from tracelet_shim.backends.aim.connection import AnswerError
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import plotly
 from tracelet_shim.backends.render.tables import pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -57,6 +57,17 @@ class AimBackend(Backend):
         "repo": "directory of the repository (the one that holds .aim), or aim://host:port; default: as Aim finds it",
         "artifacts_uri": "where files go, file:///dir or s3://bucket/path; default: .aim/artifacts in the repository",
     }
+    acknowledged = Acknowledged(
+        here="the repository has stored it",
+        server=(
+            "the answer to the request: messages do not go through the SDK's queue, whose thread ends at an "
+            "answer that it does not expect"
+        ),
+        again=(
+            "what was handed over is known when it comes again; of an earlier relay, the repository or the server"
+            " is asked"
+        ),
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(Level.NATIVE, "metric; a repeated step in a context of its own; NaN and inf as they are"),
         ev.Histogram: Capability(

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.clearml import run as door
 from tracelet_shim.backends.clearml import session
 from tracelet_shim.backends.clearml.names import TaskNames
@@ -73,6 +73,14 @@ class ClearMLBackend(Backend):
         "store_diff": "record uncommitted changes; default: sdk.development.store_uncommitted_code_diff",
         "packages": "record the versions of the installed packages; default true",
     }
+    acknowledged = Acknowledged(
+        here="the line is in the offline session's log",
+        server="the answer to the request, which is made where it is waited for",
+        again=(
+            "the server keeps one event for each series and step, and is asked for what a continued run has; "
+            "offline, the log is read"
+        ),
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,

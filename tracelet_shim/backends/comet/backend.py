@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.comet import drawings
 from tracelet_shim.backends.comet.archive import pack_abandoned
 from tracelet_shim.backends.comet.experiments import Experiments, archive_directory, digest, key_of
@@ -64,6 +64,14 @@ class CometBackend(Backend):
         "offline": "write an archive for `comet upload`, whatever the session's offline setting; default: COMET_START_ONLINE",
         "offline_directory": "where archives are written; default: COMET_OFFLINE_DIRECTORY, then .cometml-runs",
     }
+    acknowledged = Acknowledged(
+        here="the message is in the offline archive's directory",
+        server="the answer to the request: messages do not go through the SDK's queue, which drops what is refused",
+        again=(
+            "the server is asked for the points that it has, before any are sent again; offline, the messages are"
+            " read"
+        ),
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.dvclive.limits import COMPONENT, MAX_NAME, PATH
 from tracelet_shim.backends.dvclive.live import open_live, undisturbed
 from tracelet_shim.backends.dvclive.plots import histogram_rows, pr_curve_rows
@@ -47,6 +47,10 @@ class DVCLiveBackend(Backend):
     batch_events = 2000
     options = OPTIONS
     parsers = PARSERS
+    acknowledged = Acknowledged(
+        here="the line or file is in the run's directory",
+        again="the files are read",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE, "metric: a row of plots/metrics/*.tsv, time in whole ms; the latest value in metrics.json"

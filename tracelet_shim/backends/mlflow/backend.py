@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.mlflow import limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
 from tracelet_shim.backends.mlflow.pictures import picture
@@ -66,6 +66,11 @@ class MLflowBackend(Backend):
         "artifact_location": "root of the files of an experiment that is created here, a path or URI",
         "parent_run_id": "make the run a nested run of this one",
     }
+    acknowledged = Acknowledged(
+        here="the transaction of the SQLite file is committed, the artifact is in its place",
+        server="the answer to the request, which is made where it is waited for",
+        again="the store recognises the points and files that it has",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.tables import node_page
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -58,6 +58,11 @@ class SwanLabBackend(Backend):
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
+    acknowledged = Acknowledged(
+        here="the record is in the run's log",
+        server="the SDK's uploads, watched; what may pass stays in its queue",
+        again="the server keeps the first point of a key and step; offline, the log is read",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE, "scalar, float64, wall time kept; repeated, negative and huge steps in keys of their own"

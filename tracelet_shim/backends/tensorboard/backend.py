@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.shared.files import about_run, load
 from tracelet_shim.backends.shared.options import Parser, directory, seconds
 from tracelet_shim.backends.tensorboard import records
@@ -49,6 +49,10 @@ class TensorBoardBackend(Backend):
         "flush_secs": "how often the copy is forced to disk, in seconds; default: 120, and at every flush",
     }
     parsers: ClassVar[Mapping[str, Parser]] = {"logdir": directory, "flush_secs": seconds}
+    acknowledged = Acknowledged(
+        here="the record is written to the event file",
+        again="the file is read, and its last whole record is where writing goes on",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         **dict.fromkeys(ev.EVENT_TYPES, _COPIED),
         ev.Scalar: Capability(Level.NATIVE, "the same record, byte for byte; TensorBoard itself rounds to float32"),

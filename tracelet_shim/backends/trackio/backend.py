@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.tables import bucket_numbers, node_page
@@ -72,6 +72,14 @@ class TrackioBackend(Backend):
         "private": "true for a Space that is made here to be private",
         "group": "group of the run (that of a distributed job wins)",
     }
+    acknowledged = Acknowledged(
+        here="the row is in the SQLite file",
+        server=(
+            "the answer to the request, and the database: the server is asked for the rows, since it says yes to "
+            "what it then drops"
+        ),
+        again="the store recognises the rows that it has",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,

@@ -33,7 +33,17 @@ import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, UnsettledLostError
+from tracelet_shim.backends.base import (
+    Acknowledged,
+    Backend,
+    Capability,
+    Ending,
+    Level,
+    OpenedRun,
+    RunInfo,
+    Status,
+    UnsettledLostError,
+)
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys, rows
@@ -69,6 +79,14 @@ class WandbBackend(Backend):
     )
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
+    acknowledged = Acknowledged(
+        here="the service has written the record to the run's log",
+        server=(
+            "the server, asked for its number of history rows; a service process that died, or has stopped to "
+            "upload, is replaced"
+        ),
+        again="the rows that the server has are found in the run's logs on disk, and not written again",
+    )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(Level.NATIVE, "history rows over global_step; float64, NaN and infinities kept"),
         ev.Histogram: Capability(Level.NATIVE, f"wandb.Histogram; neighbouring buckets added up beyond {media.MAX_BINS}"),
