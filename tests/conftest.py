@@ -109,7 +109,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 TOGETHER = re.compile(
     r"tests/backends/\w+/(?!test_online)"  # a tracker's SDK is imported once
     r"|tests/conformance/test_trackers\.py::\w+\[((\w+-)?(process|thread))"  # one program each
-    r"|tests/faults/test_(servers|mlflow|values)\.py"  # one MLflow server
+    r"|tests/faults/test_(mlflow|values)\.py"  # one MLflow server
     r"|tests/(intercept/test_native_files|test_custom_backend|test_packaging|test_publish_cost)\.py"  # a fixture of the module's
 )
 """How the ids of tests begin that have something in common, so that one process has to run them. The others run programs of their

@@ -159,7 +159,7 @@ for phase in range(2, 20):
         then_well()
 
         server.make_read_only(yes=True)
-        while_ill("BAD_REQUEST")  # with a page of what the database has said
+        while_ill("cannot execute INSERT in a read-only transaction")
         server.make_read_only(yes=False)
         then_well()
         server.database.kill()

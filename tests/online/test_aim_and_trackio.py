@@ -17,6 +17,8 @@ from tests.faults.harness import losses
 from tests.online.rounds import Program, check_all, check_misses, everywhere
 from tests.servers.live import Live
 
+pytest.importorskip("aim")
+
 ANSWERS = (("503", "html"), ("429", "json"), ("403", "html"), ("404", "html"), ("200", "json"), ("lost", ""), ("hang", ""))
 
 

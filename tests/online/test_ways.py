@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.faults.conftest import Train
+from tests.faults.harness import eventually
 from tests.online.rounds import Program, check_all, check_misses, everywhere
 from tests.servers.fixtures import Serve
-from tests.servers.harness import SERVERS
-
-JOINED = """
-import comet_ml, swanlab
-from clearml import Task
-
-quiet = comet_ml.ExperimentConfig(auto_output_logging=False, auto_metric_logging=False, log_env_details=False)
-experiment = comet_ml.start(project_name="p", experiment_config=quiet)
-run = swanlab.init(project="p")
-task = Task.init("p", "t", auto_connect_frameworks=False, auto_resource_monitoring=False, auto_connect_streams=False)
-session = begin("clearml", "comet", "swanlab", exit_timeout=5)
-mine = {"clearml": task.id, "comet": experiment.id, "swanlab": run.id}
-assert session.run_ids == mine, (session.run_ids, mine)
-"""
+from tests.servers.harness import SERVERS, server_class
 
 
 def test_runs_of_the_users(train: Train, serve: Serve) -> None:
     """Runs that the program has opened itself get everything, through errors too, once; what a server does not take before the
-    session ends is named, and a resumed delivery puts it into the same runs, though the program was killed. (W&B's: in its own
-    folder; what its service has got is not known before the run ends.)"""
-    servers = [serve(name) for name in ("clearml", "comet", "swanlab")]
-    # SDKs that take over standard error stumble over each other, with or without us
-    env: dict[str, str | None] = {"SWANLAB_TERMINAL_PROXY_TYPE": "none"}
-    program = Program(train, servers, 3, begin=JOINED, env=env, at_last="tracelet.stop_logging()\nreach('told')\n")
+    session ends is named, and a resumed delivery puts it into the same runs, though the program was killed."""
+    servers = [serve(name) for name in SERVERS if server_class(name).users_run]
+    opened = "".join(f"{server.users_run}\nmine[{server.name!r}] = run.id\n" for server in servers)
+    begin = f"mine = {{}}\n{opened}\nsession = begin(*mine, exit_timeout=5)\nassert session.run_ids == mine, session.run_ids\n"
+    program = Program(train, servers, 3, begin=begin, at_last="tracelet.stop_logging()\nreach('told')\n")
     program.round()
     program.wait_until_there()
     program.wait_until_told()
@@ -94,14 +83,14 @@ if "RANK" not in os.environ:
     codes = [rank.wait() for rank in ranks]
     assert codes == [0, 0], codes
     raise SystemExit
-session = begin("clearml", "comet", "swanlab", "wandb", ranks="all", strict=True, exit_timeout=120)
+session = begin(*NAMES, ranks="all", strict=True, exit_timeout=120)
 """
 
 
 def test_all_ranks(train: Train, serve: Serve) -> None:
     """Each of two ranks has a run of its own at each server, with everything, once, through errors and lost answers."""
     servers = [serve(name) for name in SERVERS]
-    program = Program(train, servers, 3, begin=RANKS)
+    program = Program(train, servers, 3, begin=f"NAMES = {SERVERS!r}\n{RANKS}")
     program.round()
     everywhere(servers, lambda server: server.count_runs() == 2)
     for fault in ("500", "lost"):
@@ -117,4 +106,43 @@ def test_all_ranks(train: Train, serve: Serve) -> None:
         for server in servers:
             server.number = rank
         check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+SWEEP = """
+def sweep(first, stop):
+    for lr in range(first, stop):
+        writer.add_hparams({"lr": float(lr)}, {"acc": float(lr)}, run_name=f"trial{lr}")
+    writer.flush()
+    reach(f"swept{stop}")
+session = begin(*NAMES, exit_timeout=10, strict=True)
+sweep(1, 4)
+stand("ill")
+sweep(4, 7)
+"""
+
+
+def test_trials(train: Train, serve: Serve) -> None:
+    """The trials of a sweep are delivered when the servers have them: those that a server which died does not get are named,
+    strict fails, and they come with a resumed delivery: each once."""
+    servers = [serve(name) for name in SERVERS if not server_class(name).files_later]
+    names = [server.name for server in servers]
+    program = Program(train, servers, 0, begin=f"NAMES = {names!r}\n{SWEEP}", exit_timeout=10)
+    program.training.wait_for("swept4")
+    eventually(lambda: all(state.delivered + state.unconfirmed == 3 for state in program.status().values()))
+    for server in servers:
+        server.kill()
+    for name, state in program.status().items():
+        (server,) = (server for server in servers if server.name == name)
+        assert state.delivered <= len(server.trials()), (name, state)
+    program.training.go("ill")
+    said = program.end(3)
+    for server in servers:
+        found = re.search(rf"{server.name}: (\d+) events were not delivered", said)
+        assert found is not None, (server.name, said)
+        assert int(found[1]) >= 6 - len(server.trials()), (server.name, said)
+        server.start()
+    program.replay()
+    for server in servers:
+        assert (server.name, server.trials()) == (server.name, [float(lr) for lr in range(1, 7)])
     assert "everything has been delivered" in program.replay()

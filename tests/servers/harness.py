@@ -35,11 +35,14 @@ class Server(ABC):
         name: the tracker; its server is `tests.backends.<name>.server`.
         data: a regular expression for the paths that points go to.
         files_later: as of `tests.online.rounds.Held`.
+        users_run: the code of a program that opens a run of its own, with the id ``run.id``; empty where its status cannot be
+            compared with what the server holds before it ends.
     """
 
     name: ClassVar[str]
     data: ClassVar[str]
     files_later: ClassVar[bool] = False
+    users_run: ClassVar[str] = ""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -69,6 +72,11 @@ class Server(ABC):
     @abstractmethod
     def things(self) -> list[str]:
         """Return what else it holds of that run, as of `tests.online.rounds.Held`."""
+
+    @abstractmethod
+    def trials(self) -> list[float]:
+        """Return ``lr`` of all runs that have it as parameter, and the same as metric ``acc``, sorted; one that is there twice is
+        twice in it."""
 
     # -- its life ----------------------------------------------------------------------------------------------------
 

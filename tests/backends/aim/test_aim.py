@@ -503,6 +503,14 @@ def test_an_aim_server_gets_everything_and_may_die(tmp_path: Path) -> None:
             backend.write([make.scalar("before", 1.0, 1), big, make.scalar("after", 1.0, 1)])
         assert (backend.is_transient(refused.value), backend.written) == (False, 1)
         backend.write([make.scalar("after", 1.0, 1)])
+        cut = [make.scalar("cut", float(i), i) for i in range(30)]
+        server.misbehave("lost")
+        with pytest.raises(Exception, match=r"aborted|reset|close"):
+            backend.write(cut)
+        server.recover()
+        for batch in (cut[:10], cut[10:25], cut[25:]):  # otherwise than before
+            backend.write(batch)
+            assert backend.written == len(batch)
         backend.close("finished")
         backend = AimBackend(address)
         assert backend.open(run_info(run_id="r")).run_id == run_id
@@ -521,7 +529,7 @@ def test_an_aim_server_gets_everything_and_may_die(tmp_path: Path) -> None:
     RepoIndexManager(store).index(run_id)
     r = AimReader(tmp_path, run_id)
     assert [p.value for p in r.scalars("", "s")][:13] == [*map(float, range(13))]
-    assert [len(r.scalars("", tag)) for tag in ("before", "after")] == [1, 1]
+    assert [len(r.scalars("", tag)) for tag in ("before", "after", "cut")] == [1, 1, 30]
     assert len(r.images("", "i")) == len(r.pr_curves("", "p")) == 1
     texts = r.run.collect_sequence_info(("texts",), skip_last_value=True)["texts"]
     assert sum(t["context"] == {"type": "file"} for t in texts) == 8

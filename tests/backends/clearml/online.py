@@ -10,6 +10,11 @@ from tests.servers.harness import Point, Server
 class ClearMLServer(Server):
     name = "clearml"
     data = r"/events\.add_batch$"
+    users_run = """
+from clearml import Task
+Task.force_store_standalone_script()
+run = Task.init("p", "t", auto_connect_frameworks=False, auto_resource_monitoring=False, auto_connect_streams=False)
+"""
     _runs_key = "tasks"
 
     @property
@@ -36,6 +41,14 @@ class ClearMLServer(Server):
                 found.append(f"{kind} {event['iter']}")
             if (event.get("metric"), event.get("variant"), event.get("value")) == ("Summary", "hparam/acc", 1.5):
                 found += ["hparams"] if run["hyperparams"].get("hparams", {}).get("lr", {}).get("value") == "0.5" else []
+        return sorted(found)
+
+    def trials(self) -> list[float]:
+        state, found = self.state, list[float]()
+        for task in self._runs():
+            lr = float(task["hyperparams"].get("hparams", {}).get("lr", {}).get("value", "nan"))
+            events = state["events"].get(task["id"], {}).values()
+            found += [lr for e in events if (e.get("metric"), e.get("variant"), e.get("value")) == ("Summary", "acc", lr)]
         return sorted(found)
 
 

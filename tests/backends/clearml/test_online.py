@@ -30,6 +30,7 @@ log(600, 900)
 """
 
 
+@pytest.mark.nightly  # tests/online has it for all trackers at a time
 @pytest.mark.parametrize(("status", "body"), [("504", "json"), ("500", "html"), ("403", "html"), ("200", "html")])
 def test_a_proxy_answers(train: Train, serve: Serve, tmp_path: Path, status: str, body: str) -> None:
     """Answers without ClearML's envelope are a proxy's, and pass: nothing is set aside, and no point lands in a wrong series."""

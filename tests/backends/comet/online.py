@@ -10,6 +10,11 @@ from tests.servers.harness import Point, Server
 class CometServer(Server):
     name = "comet"
     data = "/batch/logger/experiment/metric$"
+    users_run = """
+import comet_ml
+quiet = comet_ml.ExperimentConfig(auto_output_logging=False, auto_metric_logging=False, log_env_details=False)
+run = comet_ml.start(project_name="p", experiment_config=quiet)
+"""
     _runs_key = "experiments"
 
     @property
@@ -31,6 +36,10 @@ class CometServer(Server):
         if run["params"].get("lr") == 0.5:
             found += ["hparams"] * [row[:3] for row in run["metrics"]].count(["hparam/acc", 0, 1.5])
         return sorted(found)
+
+    def trials(self) -> list[float]:
+        points = [(run["params"].get("lr"), *point) for run in self._runs() for point in run["metrics"]]
+        return sorted(value for lr, name, _, value, _ in points if name == "acc" and lr == value)
 
 
 SERVER = CometServer

@@ -19,6 +19,7 @@ log(600, 900)
 """
 
 
+@pytest.mark.nightly  # tests/online has it for all trackers at a time
 @pytest.mark.parametrize("fault", ["500", "403", "200", "lost"])
 def test_points_are_refused_for_a_while(train: Train, serve: Serve, fault: str) -> None:
     """Errors on the end point of metrics, a proxy's page, and answers that are lost: every point is there in the end, and none
@@ -40,6 +41,7 @@ def test_points_are_refused_for_a_while(train: Train, serve: Serve, fault: str) 
     server.check_understood()
 
 
+@pytest.mark.nightly
 def test_server_is_gone_at_the_end(train: Train, serve: Serve) -> None:
     """What a server that died did not get is named at the end, counted, and delivered by a resumed delivery: once."""
     server = serve("comet")

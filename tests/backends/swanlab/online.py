@@ -11,6 +11,11 @@ from tests.servers.harness import Point, Server
 class SwanLabServer(Server):
     name = "swanlab"
     data = "/house/metrics$"
+    users_run = """
+os.environ["SWANLAB_TERMINAL_PROXY_TYPE"] = "none"  # SDKs that take over standard error stumble over each other
+import swanlab
+run = swanlab.init(project="p")
+"""
     _runs_key = "experiments"
 
     @property
@@ -34,6 +39,13 @@ class SwanLabServer(Server):
             kind = {"note (text)": "text", "picture (image)": "image"}[key]
             found += [f"{kind} {step}" for step, names in steps.items() if f"{run['cuid']}/{names[0]}" in files]
         found += ["hparams"] * ("lr" in json.dumps(run["profile"]) and "hparam/acc" in run["scalars"])
+        return sorted(found)
+
+    def trials(self) -> list[float]:
+        found = []
+        for run in self._runs():
+            lr = run["profile"].get("config", {}).get("lr", {}).get("value")
+            found += [value for value in run["scalars"].get("acc", {}).values() if value == lr]
         return sorted(found)
 
 

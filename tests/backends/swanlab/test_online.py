@@ -24,6 +24,7 @@ log(600, 900)
 """
 
 
+@pytest.mark.nightly  # tests/online has it for all trackers at a time
 @pytest.mark.parametrize(("status", "body"), [("429", "json"), ("403", "html"), ("200", "html")])
 def test_data_is_refused_for_a_while(train: Train, serve: Serve, status: str, body: str) -> None:
     """A quota, or a proxy, that answers in the service's place for a while loses nothing; meanwhile it is pending, and named."""
@@ -91,6 +92,7 @@ def test_log_in_is_refused_for_a_while(train: Train, serve: Serve) -> None:
     assert server.points() == losses(100)
 
 
+@pytest.mark.nightly
 def test_server_is_gone_at_the_end(train: Train, serve: Serve) -> None:
     """What a server that died did not get is named at the end, counted, and delivered by a resumed delivery: once."""
     server = serve("swanlab")

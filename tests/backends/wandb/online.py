@@ -38,5 +38,12 @@ class WandbServer(Server):
         for row in map(json.loads, self.run()["history"].values()):
             yield from ((key, row["global_step"], row[key]) for key in row if not key.startswith("_") and key != "global_step")
 
+    def trials(self) -> list[float]:
+        found = []
+        for run in self._runs():
+            rows = [json.loads(row) for row in run["history"].values()]
+            found += [row["acc"] for row in rows if "acc" in row and run["config"].get("lr") == {"value": row["acc"]}]
+        return sorted(found)
+
 
 SERVER = WandbServer

@@ -99,7 +99,8 @@ class AimBackend(Backend):
         self._repository: Repository | None = None
         self._run: Run | None = None
         self._tried = set[str]()
-        self._handed = set[ev.RecordId]()
+        self._handed = set[ev.RecordId]()  # to a server that has not acknowledged them
+        self._known = set[ev.RecordId]()  # of those, what it has acknowledged since; they come again
         self._opened = False
         self._trials = Trials[Run](1, self._end_trial)
 
@@ -159,14 +160,20 @@ class AimBackend(Backend):
         return run
 
     def write(self, events: Sequence[ev.Event]) -> None:
-        self.written, known = 0, self._handed
-        if known:
+        self.written = 0
+        if self._handed:  # by a write that failed
+            handed = self._handed
             self._acknowledge()
-        fresh = [n for n, event in enumerate(events) if event.record not in known]
+            self._known |= handed
+        if not self._known:
+            super().write(events)
+            return
+        fresh = [n for n, event in enumerate(events) if event.record not in self._known]
         try:
-            super().write([events[n] for n in fresh] if len(fresh) < len(events) else events)
+            super().write([events[n] for n in fresh])
         finally:
             self.written = fresh[self.written] if self.written < len(fresh) else len(events)
+            self._known.difference_update(event.record for event in events[: self.written])
 
     def _acknowledge(self, event: ev.Event | None = None) -> None:
         """Wait until a server has everything that was handed over, with `event`, if that is the last of its event."""

@@ -159,7 +159,7 @@ class MLflowBackend(Backend):
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
         rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem)
         self._shortened = Shortened(keys, self._image_keys, self._paths)
-        with settings.without_secrets(uri), one_at_a_time(uri) as alone, settings.named_artifacts():
+        with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts():
             self._client = self._client or connect(uri, alone=alone)
             if self._entity is None:
                 self._entity, self._joined = find(self._client, run, self.given, keys)
@@ -189,7 +189,7 @@ class MLflowBackend(Backend):
 
     def close(self, status: Status) -> None:
         if self._entity is not None and not self._joined:
-            with settings.without_secrets(self._uri):
+            with settings.readable_errors(self._uri):
                 self._run.end(_STATUS[status], round(self.ended_at() * 1000))
 
     @property
@@ -208,7 +208,7 @@ class MLflowBackend(Backend):
     # -- events -----------------------------------------------------------------------------------------------------
 
     def write(self, events: Sequence[ev.Event]) -> None:
-        with settings.without_secrets(self._uri):
+        with settings.readable_errors(self._uri):
             super().write(events)
             with self._shortened.telling() as names:
                 for key, name in names.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,9 +13,11 @@ from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.common.text import second_name, usable
 
 __all__ = [
-    "absolute", "is_file_store", "link", "missing_login", "named_artifacts", "prepare_relay", "tracking_uri", "without_secrets",
+    "absolute", "is_file_store", "link", "missing_login", "named_artifacts", "prepare_relay", "readable_errors",
+    "tracking_uri",
 ]  # fmt: skip
 
+_ADVICE = re.compile(r"\(raised as a result of Query-invoked autoflush;[^)]*\)\s*")
 _RELAY_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -98,16 +101,19 @@ def named_artifacts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_secrets(uri: str) -> Iterator[None]:
-    """Take ``user:password@`` of the tracking URI out of errors: MLflow quotes the whole URL in its messages."""
+def readable_errors(uri: str) -> Iterator[None]:
+    """Take two things out of errors: ``user:password@`` of the tracking URI, since MLflow quotes the whole URL in its messages;
+    and SQLAlchemy's advice to MLflow's authors, which stands where one looks for what the database has said."""
     secret = urlsplit(uri).netloc.rpartition("@")[0]
     try:
         yield
     except Exception as error:
-        if secret and secret in str(error):
-            said = str(error).replace(secret, "***")
+        said = _ADVICE.sub("", str(error))
+        if secret and secret in said:
+            said = said.replace(secret, "***")
+            error.__cause__ = error.__context__ = None
+        if said != str(error):
             error.args = (said,)
             if hasattr(error, "message"):
                 error.message = said
-            error.__cause__ = error.__context__ = None
         raise

@@ -37,7 +37,7 @@ from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX
 from tracelet_shim.backends.swanlab.opening import Opener
 from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
 from tracelet_shim.backends.swanlab.process import apart, readable_environment
-from tracelet_shim.backends.swanlab.resume import remove_begun, take_up
+from tracelet_shim.backends.swanlab.resume import remove_begun, take_up, unsent_trials, uploaded
 from tracelet_shim.backends.swanlab.run import Run
 from tracelet_shim.backends.swanlab.trials import TrialRuns
 from tracelet_shim.backends.swanlab.uploads import Uploads, sync, sync_command
@@ -60,7 +60,7 @@ class SwanLabBackend(Backend):
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
     acknowledged = Acknowledged(
         here="the record is in the run's log",
-        server="the SDK's uploads, watched; what may pass stays in its queue",
+        server="the SDK's uploads, watched; what may pass stays in its queue; a trial of a sweep when it is uploaded, at its end",
         again="the server keeps the first point of a key and step; offline, the log is read",
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
@@ -144,6 +144,8 @@ class SwanLabBackend(Backend):
         self._trials = TrialRuns(main, run, self._opener)
         earlier = take_up(main) if not self._joined else []
         self._trials.continued |= bool(earlier)
+        if main.sdk.mode == "online" and earlier:
+            self._trials.take_up(unsent_trials(main))
         if not self._joined:
             if opened.id == run.session:
                 remove_begun(main)
@@ -176,14 +178,14 @@ class SwanLabBackend(Backend):
         self.flush()
         trials.end_all()
         self._main = None
-        unsent = list(trials.folders()) if main.sdk.mode == "online" else []
+        unsent = list(trials.unsent())
         remedies = [*([] if self._joined else [main.remedy]), *(sync_command(*each) for each in unsent[:10])]
-        failed = self._finish(main, status, unsent)
+        failed = self._finish(main, trials, status, unsent)
         self._opener.quiet.end()
         if failed:
             raise errors.BackendError(f"not all was uploaded ({failed}), but it is on disk: {' && '.join(remedies)}")
 
-    def _finish(self, main: Run, status: Status, unsent: Sequence[tuple[str, Path]]) -> str | None:
+    def _finish(self, main: Run, trials: TrialRuns, status: Status, unsent: Sequence[tuple[str, Path]]) -> str | None:
         """End the run and upload its trials, with a limit of time; return what was in the way."""
         done, failed = threading.Event(), list[str]()
 
@@ -194,6 +196,8 @@ class SwanLabBackend(Backend):
                         failed.append(problem)
                     for run_id, folder in unsent:
                         sync(run_id, folder)
+                        uploaded(folder)
+                    trials.uploaded()
             except Exception as error:
                 failed.append(f"{type(error).__name__}: {error}")
             done.set()
@@ -204,7 +208,8 @@ class SwanLabBackend(Backend):
         return failed[0] if failed else None
 
     def unsettled(self) -> int:
-        return self._uploads.unsettled() if self._uploads is not None else 0
+        waiting = self._uploads.unsettled() if self._uploads is not None else 0
+        return waiting + (self._trials.waiting if self._trials is not None else 0)
 
     def behind(self) -> str | None:
         return self._uploads.behind() if self._uploads is not None else None
@@ -334,6 +339,8 @@ class SwanLabBackend(Backend):
                 run.about[field] = {**run.about.get(field, {}), **given}
         with run.of(event):
             self._set_params(run, event.params)
+        if event.trial is not None:
+            trials.waits()
         for name, value in event.metrics.items():
             put = (self._names(name), event.step, value, event.wall_time)
             self._once(event, lambda put=put: run.scalar(*put), name)  # type: ignore[misc]

@@ -19,8 +19,9 @@ from typing import Any
 from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.swanlab.run import NAMES, Run
 
-__all__ = ["remove_begun", "take_up"]
+__all__ = ["remove_begun", "take_up", "unsent_trials", "uploaded"]
 
+_UPLOADED = "tracelet-uploaded"  # an empty file in the directory of a trial
 RECENT = 100_000
 """Points of an earlier session that are recognised when they are delivered again."""
 
@@ -100,6 +101,20 @@ def remove_begun(run: Run) -> None:
     for other in run.dir.parent.glob(f"run-*-{glob.escape(str(run.sdk.id))}"):
         if other != run.dir and all(next(_records(log), None) is None for log in other.glob("run-*.swanlab")):
             shutil.rmtree(other, ignore_errors=True)
+
+
+def unsent_trials(run: Run) -> Iterator[tuple[str, Path]]:
+    """Yield id and directory of the trials of an online run that earlier sessions have written and not uploaded."""
+    for path in sorted(run.dir.parent.glob("run-*/run-*.swanlab")):
+        first = None if (path.parent / _UPLOADED).exists() else next(_records(path), None)
+        start = first.start if first is not None and first.HasField("start") else None
+        if start is not None and (start.job_type, start.group) == ("trial", str(run.sdk.id)):
+            yield start.id, path.parent
+
+
+def uploaded(folder: Path) -> None:
+    """The trial in this directory has been uploaded."""
+    (folder / _UPLOADED).touch()
 
 
 def _records(path: Path) -> Iterator[Any]:

@@ -6,7 +6,7 @@ They are written offline. If the session's run is online, they are uploaded afte
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tracelet_shim.backends.base import RunInfo
@@ -33,6 +33,7 @@ class TrialRuns:
 
     Attributes:
         continued: True if an earlier session may have written trials of the same names.
+        waiting: how many of the events are on disk, and wait for the end to be uploaded.
     """
 
     def __init__(self, parent: Run, info: RunInfo, opener: Opener) -> None:
@@ -42,6 +43,22 @@ class TrialRuns:
         self.continued = bool(info.resume or info.run_id)
         self._open: Trials[Run] = Trials(MAX_TRIALS, self._end)
         self._ended: dict[str, list[Path]] = {}
+        self._online = parent.sdk.mode == "online"
+        self.waiting = 0
+
+    def waits(self) -> None:
+        """An event of a trial was written."""
+        self.waiting += self._online
+
+    def take_up(self, left: Iterable[tuple[str, Path]]) -> None:
+        """These have been written by earlier sessions, and are uploaded with the others."""
+        for run_id, folder in left:
+            self._ended.setdefault(run_id, []).append(folder)
+            self.waiting += 1
+
+    def uploaded(self) -> None:
+        """All have been uploaded."""
+        self.waiting = 0
 
     def get(self, trial: str, started: float) -> Run:
         """Return the run of a trial, opening or resuming it; its id follows from the parent's and the name."""
@@ -70,8 +87,8 @@ class TrialRuns:
         for run in self._open:
             run.flush()
 
-    def folders(self) -> Iterator[tuple[str, Path]]:
-        """Yield id and directory of the runs that have ended: a resumed one has several."""
-        for run_id, folders in self._ended.items():
+    def unsent(self) -> Iterator[tuple[str, Path]]:
+        """Yield id and directory of the runs that are to be uploaded: a resumed one has several."""
+        for run_id, folders in self._ended.items() if self._online else ():
             for folder in folders:
                 yield run_id, folder

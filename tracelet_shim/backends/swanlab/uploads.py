@@ -181,10 +181,38 @@ def no_pages(session: Any) -> None:
 
 
 def sync(run_id: str, folder: Path) -> None:
-    """Upload a run that is on disk only."""
-    import swanlab
+    """Upload a run that is on disk only.
 
-    swanlab.sync(folder, settings=swanlab.Settings(run={"id": run_id}))
+    Raises:
+        ConnectionError: not all has arrived. The SDK says so at most in its log.
+    """
+    import swanlab
+    from swanlab.sdk.internal.core_python.sync import CoreSyncPython
+    from swanlab.sdk.internal.core_python.transport.sender import HttpRecordSender
+
+    problems: list[str] = []
+    confirm, upload = CoreSyncPython.confirm_sync_finish, HttpRecordSender.upload
+
+    def confirmed(core: Any) -> Any:
+        answer = confirm(core)
+        if not answer.success:
+            problems.append(str(answer.message))
+        return answer
+
+    def uploaded(sender: Any, kind: str, records: Sequence[Any]) -> Any:
+        result = upload(sender, kind, records)
+        given_up = {record.num for record in result.confirmed_records}
+        failures = result.failures if sender._experiment_id == run_id else ()
+        problems.extend(f.message for f in failures if any(record.num in given_up for record in f.records))
+        return result
+
+    CoreSyncPython.confirm_sync_finish, HttpRecordSender.upload = confirmed, uploaded
+    try:
+        swanlab.sync(folder, settings=swanlab.Settings(run={"id": run_id}))
+    finally:
+        CoreSyncPython.confirm_sync_finish, HttpRecordSender.upload = confirm, upload
+    if problems:
+        raise ConnectionError(problems[0])
 
 
 def sync_command(run_id: str, folder: Path) -> str:
