@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ import pytest
 
 from tests import launch
 from tests.environment import foreign_variables, isolated_environment
+
+pytest.register_assert_rewrite("tests.online.rounds")  # before anybody imports it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -147,6 +150,8 @@ def mlflow_store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> No
         subprocess.run([sys.executable, "-c", make], cwd=new.parent, check=True, capture_output=True)
         os.replace(new, whole)
     shutil.copy(whole, tmp_path / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db, db:
+        db.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (str(tmp_path / "mlruns" / "0"),))
 
 
 class RunPython(Protocol):

@@ -41,6 +41,7 @@ class Process(Protocol):
 
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
 
 
 def start(
@@ -94,6 +95,10 @@ class _Forked:
                 self.returncode = os.waitstatus_to_exitcode(int(self._said.recv(32) or b"256"))
                 self._said.close()
             return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
         until = None if timeout is None else time.monotonic() + timeout
