@@ -264,6 +264,10 @@ class Backend(ABC):
         as something is unsettled."""
         return None
 
+    def may_settle(self) -> bool:
+        """True if what is unsettled after `close` may still settle by itself: a run of the user's, which he has not ended yet."""
+        return False
+
     def take_refused(self) -> list[Refusal]:
         """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set
         aside, and must be told of at the latest when it is not `unsettled` any more."""

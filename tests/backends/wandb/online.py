@@ -12,7 +12,6 @@ from tests.servers.harness import Point, Server
 class WandbServer(Server):
     name = "wandb"
     data = "/file_stream$"
-    files_later = True
     _runs_key = "runs"
 
     @property

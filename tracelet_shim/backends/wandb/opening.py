@@ -27,9 +27,10 @@ UPLOADS = {
     "x_file_stream_transmit_interval": 3.0, "x_file_stream_timeout_seconds": 20.0, "x_file_stream_max_bytes": 1 << 20,
     "x_file_stream_retry_wait_min_seconds": 1.0, "x_file_stream_retry_wait_max_seconds": 10.0,
     "x_graphql_timeout_seconds": 15.0, "x_graphql_retry_wait_max_seconds": 10.0, "x_file_transfer_retry_wait_max_seconds": 10.0,
+    "x_file_transfer_timeout_seconds": 60.0,
 }  # fmt: skip
 """Rows are uploaded every 3 seconds instead of 15. A request that is swallowed is given up after 20 seconds instead of 180, for
-which it is kept small; what failed is tried again after 10 instead of 60 seconds."""
+which it is kept small; that of a file after 60; what failed is tried again after 10 instead of 60 seconds."""
 
 
 class Opener:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["arguments", "restart_service", "undisturbed", "unread_settings"]
+__all__ = ["arguments", "restart_service", "undisturbed", "unread_settings", "wait_for_logs"]
 
 
 def restart_service() -> None:
@@ -24,6 +25,21 @@ def restart_service() -> None:
         service._proc._process.kill()
         with contextlib.suppress(OSError, SystemExit, AssertionError):  # lost, its exit code passed on, or ended already
             wandb.teardown()
+
+
+def wait_for_logs(*, ours: bool) -> None:
+    """Wait until the logs of runs that were ended are on disk: `finish` of the SDK returns before W&B's service has closed them.
+
+    Args:
+        ours: the service is ours alone; else it may have runs of the user's.
+    """
+    import wandb
+
+    if ours:
+        with contextlib.suppress(SystemExit):  # it passes on the exit code of the service
+            wandb.teardown()
+    else:
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
