@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_each_line_about_servers_names_its_tests() -> None:
-    """The part of the page on servers names every test that runs an SDK online; others are there, too, and stand with their file."""
+    """The part of the page on servers names every test that runs an SDK online; others that are there stand with their file."""
     page = (ROOT / "docs" / "delivery.md").read_text()
     lines = [line for line in page.partition("## Online")[2].partition("\n## ")[0].splitlines() if line.startswith("| ")]
     where = " ".join(line.split(" | ")[-1] for line in lines)
