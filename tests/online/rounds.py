@@ -59,8 +59,6 @@ class Held(Protocol):
 
     name: str
     """The tracker."""
-    files_later: bool
-    """True if the status is known not to wait for files, and parameters may be lost (docs/delivery.md, "Not covered yet")."""
 
     @property
     def env(self) -> Mapping[str, str | None]:
@@ -149,8 +147,7 @@ def check_all(servers: Iterable[Held], rounds: int) -> None:
     """Each server holds everything of so many rounds, once, and nothing that it did not understand."""
     for server in servers:
         assert _losses(server) == losses(ROUND * rounds), server.name
-        missing = set(things(rounds)) - set(server.things()) if server.files_later else set()
-        assert (server.name, server.things()) == (server.name, sorted(set(things(rounds)) - (missing & {"hparams"})))
+        assert (server.name, server.things()) == (server.name, things(rounds))
         server.check_understood()
 
 
@@ -224,9 +221,6 @@ class Program:
         states = self.status()
         for server in self.servers:
             state, there = states[server.name], held(server)
-            if server.files_later:
-                rows = len(_losses(server))
-                there = rows + len(things(rows // ROUND))
             assert state.delivered <= there, (server.name, state, there)
             assert state.delivered + state.pending + state.failed >= logged(self._rounds), (server.name, state)
             assert state.pending or state.failed or there >= logged(self._rounds), (server.name, state, there)

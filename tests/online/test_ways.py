@@ -125,7 +125,7 @@ sweep(4, 7)
 def test_trials(train: Train, serve: Serve) -> None:
     """The trials of a sweep are delivered when the servers have them: those that a server which died does not get are named,
     strict fails, and they come with a resumed delivery: each once."""
-    servers = [serve(name) for name in SERVERS if not server_class(name).files_later]
+    servers = [serve(name) for name in SERVERS]
     names = [server.name for server in servers]
     program = Program(train, servers, 0, begin=f"NAMES = {names!r}\n{SWEEP}", exit_timeout=10)
     program.training.wait_for("swept4")

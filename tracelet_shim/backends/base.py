@@ -242,6 +242,10 @@ class Backend(ABC):
     def open(self, run: RunInfo) -> OpenedRun:
         """Open, resume or join the tracker's run."""
 
+    def abandon(self) -> None:  # noqa: B027 - most trackers make a store of their own, and have to come to an end with that
+        """The process ends, and `open` has not returned. Called from another thread, once: end what would go on opening the
+        run beside whoever resumes it, unless something half made would stay. `open` is waited for after that."""
+
     @abstractmethod
     def close(self, status: Status) -> None:
         """Flush and end the run with this status; a borrowed run is flushed and left open."""

@@ -28,7 +28,6 @@ class Reached:
     """
 
     name = "mlflow"
-    files_later = False
 
     def __init__(self, server: MLflowServer, project: str) -> None:
         self.server = server

@@ -176,6 +176,9 @@ class WandbBackend(Backend):
             remove_begun(opened.folder, run.session)
         return OpenedRun(opened.id, self._link(opened))
 
+    def abandon(self) -> None:
+        self._opener.end_service()
+
     @staticmethod
     def _link(run: Run) -> str | None:
         return f"wandb sync {shlex.quote(run.folder)}" if run.offline else run.sdk.url

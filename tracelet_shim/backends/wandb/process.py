@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["arguments", "restart_service", "undisturbed", "unread_settings", "wait_for_logs"]
+__all__ = ["arguments", "restart_service", "service_process", "undisturbed", "unread_settings", "wait_for_logs"]
+
+
+def service_process(service: Any) -> subprocess.Popen[bytes] | None:
+    """Return the process of W&B's service, if this process has started it.
+
+    Args:
+        service: the SDK's connection to it, or None.
+    """
+    return getattr(getattr(service, "_proc", None), "_process", None)
 
 
 def restart_service() -> None:
