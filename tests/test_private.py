@@ -20,6 +20,8 @@ from tests.sample_events import run_info
 from tracelet_shim.common import private_files
 from tracelet_shim.state.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 PROGRAM = """
 import os, sys, time
 import tracelet_shim as tracelet

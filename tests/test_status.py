@@ -6,10 +6,14 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunPython
 from tests.replay.commands import tracelet_shim
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import Changes, Refused
+
+pytestmark = pytest.mark.usefixtures("mlflow_store")
 
 PROGRAM = """
 import tracelet_shim as tracelet

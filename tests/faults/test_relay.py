@@ -25,6 +25,8 @@ from tests.faults.harness import (
     resident,
 )
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 
 def test_relay_is_stopped_for_a_while(train: Train, tmp_path: Path) -> None:
     """While the relay takes nothing (SIGSTOP), training logs on at its pace and within its memory budget; after SIGCONT

@@ -25,6 +25,8 @@ from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.testing import RecordingBackend
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 KILL_BOTH = """
 relay = s._bus._parts[0].bus._channel._now._process.pid
 os.kill(relay, signal.SIGSTOP)
