@@ -79,7 +79,8 @@ class _Connection:
         """Wait a little for messages; sets `woken` if `wake` was called, and `lost` when the parent's end is closed or the
         parent is gone."""
         self.send()
-        reading = [self._wake_read] if self.lost else [self._wake_read, self._read]  # the end of a pipe can be read again and again
+        # The end of a pipe can be read again and again.
+        reading = [self._wake_read] if self.lost else [self._wake_read, self._read]
         readable, _, _ = select.select(reading, [self._write] if self._outgoing else [], [], timeout)
         self.woken = self._wake_read in readable
         if self.woken:
