@@ -79,7 +79,9 @@ class _Connection:
         """Wait a little for messages; sets `woken` if `wake` was called, and `lost` when the parent's end is closed or the
         parent is gone."""
         self.send()
-        readable, _, _ = select.select([self._read, self._wake_read], [self._write] if self._outgoing else [], [], timeout)
+        # The end of a pipe can be read again and again.
+        reading = [self._wake_read] if self.lost else [self._wake_read, self._read]
+        readable, _, _ = select.select(reading, [self._write] if self._outgoing else [], [], timeout)
         self.woken = self._wake_read in readable
         if self.woken:
             os.read(self._wake_read, 1024)
@@ -93,11 +95,14 @@ class _Connection:
 
     def send(self) -> None:
         """Write what the pipe takes. Nobody may be reading any more: that is no reason to stop delivering."""
+        if self.lost:
+            self._replies.clear()
+            self._outgoing.clear()
         while self._replies:
             data = self._encoder.encode(self._replies.popleft())
             self._outgoing += FRAME.pack(len(data)) + data
         with contextlib.suppress(BlockingIOError):
-            while self._outgoing and not self.lost:
+            while self._outgoing:
                 try:
                     del self._outgoing[: os.write(self._write, self._outgoing)]
                 except BrokenPipeError:
