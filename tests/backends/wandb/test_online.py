@@ -39,6 +39,12 @@ def services(program: Training) -> list[int]:
     return found
 
 
+def check_gone(pids: Sequence[int]) -> None:
+    """They end with their relay, while the server does not answer them yet: else they would go on beside what comes next."""
+    assert pids
+    eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), 30)  # one that is not waited for has none
+
+
 @pytest.mark.parametrize("fault", ["403", "swallow", "500"])
 def test_rows_are_refused_for_a_while(train: Train, serve: Serve, fault: str) -> None:
     """A 403, after which W&B's service uploads nothing more, a request that is swallowed, and errors: no row is lost, and none is
@@ -69,8 +75,10 @@ def test_server_is_away_past_the_end(train: Train, serve: Serve, fault: str) -> 
     program.wait_for("first")
     server.wait_for_points(300)
     server.kill() if fault == "gone" else server.misbehave("hang", "")
+    of_relay = services(program)
     program.go("away")
     said = program.end(600)
+    check_gone(of_relay)
     found = re.search(r"wandb: (\d+) events were not delivered", said)
     assert found is not None
     assert int(found[1]) >= 300  # how many of the first half were known to be there depends on when the server was asked
@@ -83,7 +91,8 @@ def test_server_is_away_past_the_end(train: Train, serve: Serve, fault: str) -> 
 
 @pytest.mark.parametrize("victim", ["service", "relay", "all"])
 def test_processes_are_killed(train: Train, serve: Serve, victim: str) -> None:
-    """W&B's service, the relay or everything is killed with rows on their way: in the end, each is on the server once."""
+    """W&B's service, the relay or everything is killed with rows on their way: the service is gone with its relay, and in the
+    end, each row is on the server once."""
     server = serve("wandb")
     program = train(TWO_PARTS, env=server.env, exit_timeout=120)
     program.wait_for("first")
@@ -92,10 +101,11 @@ def test_processes_are_killed(train: Train, serve: Serve, victim: str) -> None:
     program.go("ill")
     program.wait_for("second")
     server.wait_for_requests(1, fault="hang")
-    pids = services(program) if victim == "service" else program.relays
-    assert pids
-    for pid in [*pids, program.process.pid] if victim == "all" else pids:
+    of_relay = services(program)
+    pids = of_relay if victim == "service" else program.relays
+    for pid in [*pids, program.process.pid] if victim == "all" else list(pids):
         os.kill(pid, signal.SIGKILL)
+    check_gone(of_relay)
     server.recover()
     if victim == "all":
         program.process.wait()
