@@ -50,7 +50,8 @@ def test_trackers_in_a_thread(train: Train, serve: Serve) -> None:
     """With the trackers in the training process, errors and requests that hang lose nothing either; what a server that died does
     not get is named, strict fails, and it comes with a resumed delivery."""
     servers = [serve(name) for name in SERVERS]
-    program = Program(train, servers, 4, delivery="thread", exit_timeout=8)
+    env = {"COMET_LOGGING_CONSOLE": None}  # the tests' own value has the SDK print on training's terminal what we keep off it
+    program = Program(train, servers, 4, delivery="thread", exit_timeout=8, env=env)
     program.round()
     program.wait_until_there()
     for fault in ("500", "hang"):
