@@ -280,10 +280,18 @@ class Program:
         latest, *_ = json.loads(self._command("status", "runs/x", "--json"))
         return {row["backend"]: row for row in latest["runs"]}
 
+    def resume_now(self) -> tuple[int, str]:
+        """As `replay`, in any thread; return the exit code, too."""
+        return self._run("replay", "runs/x", "--resume")
+
     def _command(self, *args: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> str:
+        returned, said = self._run(*args, env=env)
+        assert returned == code, said
+        return said
+
+    def _run(self, *args: str, env: Mapping[str, str | None] | None = None) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-m", "tracelet_shim", *args], cwd=self.training.directory, capture_output=True, text=True,
             env=environment({**self.env, **(env or {})}), timeout=300, check=False,
         )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.returncode, done.stdout + done.stderr

@@ -6,6 +6,7 @@ A program costs seconds, and a fault that is over hides no other: so faults foll
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
@@ -169,4 +170,36 @@ def test_training_is_killed_and_begins_again(train: Train, serve: Serve) -> None
     program.round()
     program.round()
     program.end()
+    check_all(servers, program.rounds)
+
+
+def test_servers_are_ill_when_runs_begin_and_end(train: Train, serve: Serve) -> None:
+    """Errors while runs are opened are waited for. When the answers to all that is asked at the end are lost, everything may be
+    there, and nobody knows: it is missing, until one of two that resume at a time has found it there: once."""
+    servers = start(serve)
+    for server in servers:
+        server.misbehave("503", "", body="html")
+    program = Program(train, servers, 2, exit_timeout=12)
+    program.round()
+    for fault in ("503", "429"):
+        for server in servers:
+            server.misbehave(fault, "", body="html")
+        everywhere(servers, lambda server, fault=fault: bool(server.requests("", fault)))  # type: ignore[misc]
+        program.check_truth()
+    for server in servers:
+        server.recover()
+    program.wait_until_there()
+    program.wait_until_told()
+    for server in servers:
+        server.misbehave("lost", "")
+    program.round()
+    check_misses(program.end(3), servers, program.rounds)
+    program.wait_for_relay()
+    for server in servers:
+        server.recover()
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda _: program.resume_now(), range(2)))
+    assert [code for code, _ in said if code] in ([], [2])
+    assert all(code == 0 or "is being delivered by another process" in text for code, text in said), said
+    assert "everything has been delivered" in program.replay()
     check_all(servers, program.rounds)
