@@ -22,7 +22,10 @@ from tests.faults.conftest import Train
 from tests.faults.harness import Training, environment, eventually, is_relay, losses
 from tests.servers.harness import Point
 
-__all__ = ["ROUND", "Held", "Program", "Status", "check_all", "check_misses", "everywhere", "held", "logged", "things"]
+__all__ = [
+    "ROUND", "Held", "Program", "Status", "check_all", "check_answers", "check_coming_and_going", "check_misses", "everywhere",
+    "held", "logged", "things",
+]  # fmt: skip
 
 ROUND = 50
 """Points of a round."""
@@ -160,6 +163,52 @@ def check_misses(said: str, servers: Iterable[Held], rounds: int) -> None:
         assert missing <= int(found[1]) <= logged(rounds), (server.name, missing, said)
 
 
+def check_answers(train: Train, servers: Sequence[Held], answers: Sequence[tuple[str, str]]) -> None:
+    """Each of these faults (and the form of its answer), one after the other, to everything that is asked: as long as something
+    is missing the status says so, and in the end each thing is there, once."""
+    program = Program(train, servers, 1 + len(answers))
+    program.round()
+    program.wait_until_told()
+    for fault, body in answers:
+        program.ill(fault, body=body)
+        program.well()
+        program.wait_until_known()
+    said = program.end()
+    assert "not delivered" not in said
+    check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+def check_coming_and_going(train: Train, servers: Sequence[Held]) -> None:
+    """Servers, not running yet, that come, die, come back, and die for good: what is missing in the end is named, strict fails,
+    nobody says that everything has been delivered, and a resumed delivery brings it when they are back: once."""
+    program = Program(train, servers, 4, exit_timeout=8)
+    program.round()
+    program.wait_until_retried()
+    program.start_servers()
+    program.wait_until_known()
+    program.kill_servers()
+    program.round()
+    program.wait_until_retried()
+    program.start_servers()
+    program.wait_until_known()
+    program.round()
+    program.wait_until_there()
+    program.kill_servers()
+    program.round()
+    program.check_truth()
+    said = program.end(3)
+    check_misses(said, servers, program.rounds)
+    said = program.replay("--timeout", "3", code=2)
+    assert "everything has been delivered" not in said
+    program.check_told()
+    program.start_servers()
+    program.replay()
+    check_all(servers, program.rounds)
+    program.check_told()
+    assert "everything has been delivered" in program.replay()
+
+
 class Program:
     """A training program that logs to all of the servers, a round each time that it is told to.
 
@@ -205,6 +254,34 @@ class Program:
         self.training.go(f"go{self._rounds}")
         self.training.wait_for(f"logged{self._rounds}")
         self._rounds += 1
+
+    def ill(self, fault: str, *, body: str = "json") -> None:
+        """Let all servers answer everything with a fault, and log a round that meets it; nobody says that it is there."""
+        for server in self.servers:
+            server.misbehave(fault, "", body=body)
+        self.round()
+        everywhere(self.servers, lambda server: bool(server.requests("", fault)))
+        self.check_truth()
+
+    def well(self) -> None:
+        """The end of that."""
+        for server in self.servers:
+            server.recover()
+
+    def start_servers(self) -> None:
+        """Start all servers, with what they held."""
+        for server in self.servers:
+            server.start()
+
+    def kill_servers(self) -> None:
+        """SIGKILL, to all of them."""
+        for server in self.servers:
+            server.kill()
+
+    def wait_until_known(self) -> None:
+        """Wait until everything is there, and then until the status says so."""
+        self.wait_until_there()
+        self.wait_until_told()
 
     def status(self) -> dict[str, Status]:
         """Return what ``session.status()`` says now."""

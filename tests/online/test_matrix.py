@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
-from tests.online.rounds import Program, check_all, check_misses, everywhere
+from tests.online.rounds import Program, check_all, check_answers, check_coming_and_going, check_misses, everywhere
 from tests.servers.fixtures import Serve
 from tests.servers.harness import SERVERS, Server
 
@@ -24,24 +24,7 @@ def start(serve: Serve) -> list[Server]:
 def test_answers(train: Train, serve: Serve) -> None:
     """Errors, refusals that may pass, a proxy's page, lost answers and requests that hang, one after the other, to everything
     that is asked: as long as something is missing the status says so, and in the end each thing is there, once."""
-    servers = start(serve)
-    program = Program(train, servers, 1 + len(ANSWERS))
-    program.round()
-    program.wait_until_told()
-    for fault, body in ANSWERS:
-        for server in servers:
-            server.misbehave(fault, "", body=body)
-        program.round()
-        everywhere(servers, lambda server, fault=fault: bool(server.requests("", fault)))  # type: ignore[misc]
-        program.check_truth()
-        for server in servers:
-            server.recover()
-        program.wait_until_there()
-        program.wait_until_told()
-    said = program.end()
-    assert "not delivered" not in said
-    check_all(servers, program.rounds)
-    assert "everything has been delivered" in program.replay()
+    check_answers(train, start(serve), ANSWERS)
 
 
 def test_servers_come_and_go(train: Train, serve: Serve) -> None:
@@ -50,38 +33,7 @@ def test_servers_come_and_go(train: Train, serve: Serve) -> None:
     servers = start(serve)
     for server in servers:
         server.kill()
-    program = Program(train, servers, 4, exit_timeout=8)
-    program.round()
-    program.wait_until_retried()
-    for server in servers:
-        server.start()
-    program.wait_until_there()
-    program.wait_until_told()
-    for server in servers:
-        server.kill()
-    program.round()
-    program.wait_until_retried()
-    for server in servers:
-        server.start()
-    program.wait_until_there()
-    program.wait_until_told()
-    program.round()
-    program.wait_until_there()
-    for server in servers:
-        server.kill()
-    program.round()
-    program.check_truth()
-    said = program.end(3)
-    check_misses(said, servers, program.rounds)
-    said = program.replay("--timeout", "3", code=2)
-    assert "everything has been delivered" not in said
-    program.check_told()
-    for server in servers:
-        server.start()
-    program.replay()
-    check_all(servers, program.rounds)
-    program.check_told()
-    assert "everything has been delivered" in program.replay()
+    check_coming_and_going(train, servers)
 
 
 def test_servers_hang(train: Train, serve: Serve) -> None:
@@ -95,8 +47,7 @@ def test_servers_hang(train: Train, serve: Serve) -> None:
     program.check_truth()
     said = program.end(3)
     check_misses(said, servers, program.rounds)
-    for server in servers:
-        server.recover()
+    program.well()
     program.replay()
     check_all(servers, program.rounds)
     program.check_told()
@@ -130,24 +81,14 @@ def test_processes_are_killed(train: Train, serve: Serve) -> None:
     program = Program(train, servers, 4)
     program.round()
     program.wait_until_there()
-    for server in servers:
-        server.misbehave("lost", "")
-    program.round()
-    everywhere(servers, lambda server: bool(server.requests("", "lost")))
+    program.ill("lost")
     program.kill(training=False)
-    for server in servers:
-        server.recover()
+    program.well()
     program.round()
-    program.wait_until_there()
-    program.wait_until_told()
-    for server in servers:
-        server.misbehave("hang", "")
-    program.round()
-    everywhere(servers, lambda server: bool(server.requests("", "hang")))
-    program.check_truth()
+    program.wait_until_known()
+    program.ill("hang")
     program.kill()
-    for server in servers:
-        server.recover()
+    program.well()
     program.check_told()
     program.replay()
     check_all(servers, program.rounds)
@@ -186,17 +127,14 @@ def test_servers_are_ill_when_runs_begin_and_end(train: Train, serve: Serve) -> 
             server.misbehave(fault, "", body="html")
         everywhere(servers, lambda server, fault=fault: bool(server.requests("", fault)))  # type: ignore[misc]
         program.check_truth()
-    for server in servers:
-        server.recover()
-    program.wait_until_there()
-    program.wait_until_told()
+    program.well()
+    program.wait_until_known()
     for server in servers:
         server.misbehave("lost", "")
     program.round()
     check_misses(program.end(3), servers, program.rounds)
     program.wait_for_relay()
-    for server in servers:
-        server.recover()
+    program.well()
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(lambda _: program.resume_now(), range(2)))
     assert [code for code, _ in said if code] in ([], [2])

@@ -18,7 +18,6 @@ def _fault_of(mode: str) -> faulty.Fault:
     return faults[mode] if mode in faults else faulty.Answer(int(mode))
 
 
-
 class Reached:
     """See `tests.online.rounds.Held`; a context manager.
 
