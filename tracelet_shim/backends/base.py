@@ -105,6 +105,11 @@ class Refusal(NamedTuple):
     step: int
     reason: str
 
+    @classmethod
+    def of(cls, event: ev.Event, reason: str = "") -> Refusal:
+        """Return that of an event; what is kept of one that may be refused has no reason yet."""
+        return cls(event.record, event.kind, event.path, event.step, reason)
+
 
 class UnsettledLostError(Exception):
     """Raised by `Backend.write`, `unsettled` or `close`: besides this batch, what was `Backend.unsettled` before it is lost. Both

@@ -320,9 +320,10 @@ class Worker:
     def _take_refused(self, backend: Backend) -> int:
         """Count what the tracker has refused after it had been handed over."""
         refused = backend.take_refused()
-        for record, kind, path, step, reason in refused:
+        for refusal in refused:
+            _, kind, path, step, reason = refusal
             self._troubles.error(f"refused-{kind}", f"{kind} {path[:80]!r} at step {step} was refused: {reason}")
-            self.progress.refused_later(record, kind, path, step, reason)
+            self.progress.refused_later(refusal)
         self.offers.refused_later(len(refused))
         return len(refused)
 

@@ -88,7 +88,7 @@ class OnServer(Settling):
                     each.setdefault(at, (want.rows, []))[1].append(want.need)
             for at in sorted(each):
                 rows, needs = each[at]
-                self._entries.append(_Entry(rows, at - done, needs, _named(events[at - 1])))
+                self._entries.append(_Entry(rows, at - done, needs, Refusal.of(events[at - 1])))
                 done = at
         if written > done:
             self._entries.append(_Entry(self._run.sdk._local_step, written - done, [], None))
@@ -263,7 +263,3 @@ class OnServer(Settling):
 def _said(need: Need) -> str:
     status = f": W&B's server answers {need.failed}" if need.failed else ""
     return f"{need} is not there{status}"
-
-
-def _named(event: ev.Event) -> Refusal:
-    return Refusal(event.record, event.kind, event.path, event.step, "")
