@@ -60,8 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     from hypothesis import settings
 
-    # No deadline: on a shared machine, a timed test fails for reasons of its own.
-    settings.register_profile("tests", deadline=None, print_blob=True)
+    # No deadline: on a shared machine, a timed test fails for reasons of its own. The tests of each change try the same examples
+    # each time, so that what fails is the change's; those of each night try new ones.
+    chosen = config.getoption("--without-nightly")
+    settings.register_profile("tests", deadline=None, print_blob=True, derandomize=chosen)
     settings.load_profile("tests")
 
 
