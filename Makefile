@@ -35,7 +35,7 @@ test: $(INSTALLED)  ## run the tests of each change; ARGS='-k name' for some of 
 test-all: $(INSTALLED)  ## run all tests, those too that are for each night, and see that no less is covered than before
 	rm -rf $(COVERAGE)
 	mkdir -p $(COVERAGE)
-	COVERAGE_FILE=$(CURDIR)/$(COVERAGE)/data $(BIN)/coverage run -m pytest -n 4 $(ARGS)
+	COVERAGE_FILE=$(CURDIR)/$(COVERAGE)/data $(BIN)/coverage run -m pytest -n 4 --cold $(ARGS)
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report
 

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,11 +25,15 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests import launch
 from tests.environment import foreign_variables, isolated_environment
+
+pytest.register_assert_rewrite("tests.online.rounds")  # before anybody imports it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-nightly", action="store_true", help="leave out the tests that are marked as nightly")
+    parser.addoption("--cold", action="store_true", help="start an interpreter for each program, instead of forking one")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest's own, which takes the temporary directory from here
@@ -40,11 +45,14 @@ def pytest_configure(config: pytest.Config) -> None:
     _sweep(place)
     home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    config.add_cleanup(launch.stop)
     if config.option.basetemp is None:  # xdist tells its workers theirs
         config.option.basetemp = str(home / "tests")
     for name in foreign_variables():
         del os.environ[name]
     os.environ.update(isolated_environment(home))
+    (home / "tmp").mkdir()  # for what SDKs leave behind
+    os.environ["TMPDIR"] = tempfile.tempdir = str(home / "tmp")
     # Kept between runs: matplotlib takes seconds to look through the fonts.
     os.environ["MPLCONFIGDIR"] = str(config.rootpath / ".pytest_cache" / "matplotlib")
     # Not in the working directory, which is another for each test.
@@ -52,8 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     from hypothesis import settings
 
-    # No deadline: on a shared machine, a timed test fails for reasons of its own.
-    settings.register_profile("tests", deadline=None, print_blob=True)
+    # No deadline: on a shared machine, a timed test fails for reasons of its own. The tests of each change try the same examples
+    # each time, so that what fails is the change's; those of each night try new ones.
+    chosen = config.getoption("--without-nightly")
+    settings.register_profile("tests", deadline=None, print_blob=True, derandomize=chosen)
     settings.load_profile("tests")
 
 
@@ -120,8 +130,30 @@ def together(nodeid: str) -> str:
 
 
 @pytest.fixture(autouse=True)
+def _cold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = request.config.getoption("--cold") or request.node.get_closest_marker("cold") is not None
+    monkeypatch.setattr(launch, "always_cold", cold)
+
+
+@pytest.fixture(autouse=True)
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def mlflow_store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have an MLflow store without runs in the test's directory, as a user's second program finds it: MLflow's migrations take
+    longer than all else that most programs do. Tests of MLflow itself, and of first programs, do without."""
+    place = tmp_path_factory.getbasetemp()
+    whole = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "whole-mlflow.db"  # the same for all workers
+    if not whole.exists():
+        new = tmp_path_factory.mktemp("store") / "mlflow.db"
+        make = f"import mlflow; mlflow.MlflowClient({f'sqlite:///{new}'!r}).search_experiments()"
+        subprocess.run([sys.executable, "-c", make], cwd=new.parent, check=True, capture_output=True)
+        os.replace(new, whole)
+    shutil.copy(whole, tmp_path / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db, db:
+        db.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (str(tmp_path / "mlruns" / "0"),))
 
 
 class RunPython(Protocol):
@@ -147,9 +179,9 @@ def run_python(tmp_path: Path) -> Iterator[RunPython]:
     `subprocess.CompletedProcess`, with text output. `script` is the program's text, and is stored in `cwd` as
     ``script.py``. `env` adds variables, or removes those that are None. `flags` are the interpreter's. With `check`, an
     exit code other than 0 fails the test and shows what the program printed. A program that takes longer than `timeout`
-    seconds is killed with all that it started, and fails the test in any case.
+    seconds is killed with all that it started, and fails the test in any case. `tests.launch` tells how it starts.
     """
-    started: list[subprocess.Popen[str]] = []
+    started: list[launch.Process] = []
 
     def run(
         script: str,
@@ -171,15 +203,8 @@ def run_python(tmp_path: Path) -> Iterator[RunPython]:
         command = [sys.executable, *flags, str(path), *args]
         # Into files, not pipes: a process that outlives the program (the relay) holds the pipes open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            process = subprocess.Popen(
-                command,
-                cwd=directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                text=True,
-                start_new_session=True,
+            process = launch.start(
+                path, *args, env=environment, cwd=directory, stdout=out.fileno(), stderr=err.fileno(), flags=flags
             )
             started.append(process)
             try:
@@ -200,7 +225,7 @@ def run_python(tmp_path: Path) -> Iterator[RunPython]:
         _kill_group(process)
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
+def _kill_group(process: launch.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

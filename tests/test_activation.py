@@ -78,6 +78,7 @@ def delivered(directory: Path) -> bool:
     return bool(steps)
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize("before", ["", "import torch\n", "import torch.utils.tensorboard._utils\n"], ids=repr)
 @pytest.mark.parametrize("name", ["torch.utils.tensorboard", "torch.utils.tensorboard.writer"])
 def test_comet_is_imported_first(run_python: RunPython, tmp_path: Path, name: str, before: str) -> None:
@@ -86,6 +87,7 @@ def test_comet_is_imported_first(run_python: RunPython, tmp_path: Path, name: st
     assert delivered(tmp_path), done.stderr
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize("module", [sdk(tracker) for tracker in TRACKERS if about(tracker).own_hook])
 def test_another_sdk_is_imported_first(run_python: RunPython, tmp_path: Path, module: str) -> None:
     """What the other SDKs do at their import changes nothing either."""
@@ -93,6 +95,7 @@ def test_another_sdk_is_imported_first(run_python: RunPython, tmp_path: Path, mo
     assert delivered(tmp_path), done.stderr
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize(
     "hook",
     [
@@ -113,6 +116,7 @@ def test_an_odd_import_hook_stands_in_front(run_python: RunPython, tmp_path: Pat
     assert done.stderr == ""
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize(
     "hook",
     ["import comet_ml", "sys.meta_path.insert(0, Executes('torch.'))", "import torch; sys.meta_path.insert(0, InFrontAgain())"],

@@ -16,6 +16,8 @@ import pytest
 
 from tests.conftest import RunPython
 
+pytestmark = pytest.mark.cold
+
 ROOT = Path(__file__).resolve().parents[1]
 
 STATE = """

@@ -20,6 +20,8 @@ from tests.delivery.programs import LOG
 from tracelet_shim.bus.messages import BackendState
 from tracelet_shim.provenance import ci
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 HEAD, MERGE = "1" * 40, "f" * 40
 
 GITHUB = {

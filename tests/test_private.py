@@ -42,6 +42,7 @@ def modes(directory: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.usefixtures("mlflow_store")
 @pytest.mark.parametrize("umask", ["000", "277"])
 @pytest.mark.parametrize("named", [False, True], ids=["in the log directory", "where the user says"])
 def test_the_files_of_a_session(run_python: RunPython, tmp_path: Path, umask: str, named: bool) -> None:

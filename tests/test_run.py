@@ -16,6 +16,8 @@ from tests.delivery.programs import eventually, mlflow_runs, relays
 from tests.replay.commands import COMMAND, environment
 from tests.terminal import Terminal
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 LOG = """
 import os, signal, subprocess, sys, time
 from torch.utils.tensorboard import SummaryWriter

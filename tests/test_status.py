@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunPython
 from tests.replay.commands import tracelet_shim
 from tracelet_shim.state.ledger import Ledger
@@ -21,6 +23,7 @@ with SummaryWriter("runs/a/b") as writer:
 """
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_a_session_that_went_well(run_python: RunPython, tmp_path: Path) -> None:
     """A session two levels below ./runs is found; its run, its link and its counts are shown, and nothing is to be done."""
     run_python(PROGRAM)
@@ -34,6 +37,7 @@ def test_a_session_that_went_well(run_python: RunPython, tmp_path: Path) -> None
     assert (run["backend"], run["state"], run["delivered"], run["pending"]) == ("tensorboard", "closed", 10, 0)
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_events_set_aside_and_pending(run_python: RunPython, tmp_path: Path) -> None:
     """What a tracker refused is listed with its message; what it has not got, with the command that delivers it; in a state
     directory of its own the command says where."""

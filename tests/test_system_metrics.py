@@ -18,6 +18,8 @@ from tracelet_shim import errors
 from tracelet_shim.provenance.gpus import Gpus
 from tracelet_shim.session.settings import resolve
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 EVERYWHERE = {
     "system/cpu.percent", "system/memory.percent", "system/disk.free.gb", "system/process.cpu.percent",
     "system/process.memory.mb",

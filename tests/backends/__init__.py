@@ -6,6 +6,7 @@
     keys.py         the names in its store, which are pinned in store_keys.txt
     test_*.py       its own tests
     server.py, online.py  a stand-in for its server, and how tests use that; where there is one
+    live.py         its own server, for tests of faults; where that can be run
     bench.py        its SDK without us, for the benchmarks
 """
 

@@ -234,7 +234,7 @@ class RefusesLater(RecordingBackend):
     def take_refused(self) -> list[Refusal]:
         found = [e for e in self.events if e.step == 7 and e.record not in self.refused]
         self.refused += [e.record for e in found]
-        return [Refusal(e.record, e.kind, e.path, e.step, "after all not") for e in found]
+        return [Refusal.of(e, "after all not") for e in found]
 
 
 def test_what_is_refused_later_is_set_aside(writer: Any) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunPython
+
+pytestmark = pytest.mark.usefixtures("mlflow_store")
 
 
 def test_users_runs_are_joined_and_left_open(run_python: RunPython, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, ledger, mlflow_runs, relays, tensorboard_steps
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 HOSTINGS = ("process", "thread")
 ENDS = {
     "falls off the end": ("", 0, "FINISHED"),

@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import RunPython
 from tests.replay.commands import environment
 
+pytestmark = pytest.mark.cold
+
 ROOT = Path(__file__).parents[2]
 FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no safe path")
 

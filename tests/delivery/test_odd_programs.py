@@ -21,6 +21,8 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import OpenedRun, RunInfo
 from tracelet_shim.testing import RecordingBackend
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 TENSORBOARD = LOG.replace('backend=["mlflow", "tensorboard"]', 'backend=["tensorboard"]')
 
 

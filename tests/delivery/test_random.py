@@ -61,3 +61,35 @@ with SummaryWriter("runs/x") as writer:
 print(session.flush(60))
 """
     assert run_python(script, "-q", "--what=3").stdout == "True\n"
+
+
+IMPORTS = """
+import gc, itertools, sys, threading, types
+from tracelet_shim.relay.own_random import keep_apart
+
+module = sys.modules["mlflow.being_imported"] = types.ModuleType("mlflow.being_imported")
+sys.setswitchinterval(1e-6)
+gc.set_threshold(5)
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+    def __del__(self):  # where the collector runs, another thread may
+        for _ in range(50):
+            pass
+
+def go_on_importing():
+    for number in itertools.count():
+        setattr(module, f"name{number % 3000}", number)
+        vars(module).pop(f"name{number * 7 % 3000}", None)
+        Cycle()
+
+threading.Thread(target=go_on_importing, daemon=True).start()
+for _ in range(500):
+    keep_apart("mlflow")
+"""
+
+
+def test_a_module_is_imported_meanwhile(run_python: RunPython) -> None:
+    """A tracker's run is opened in a thread while the program imports: names that come into its modules are in nobody's way."""
+    run_python(IMPORTS)

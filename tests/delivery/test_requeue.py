@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, mlflow_runs, relays, tensorboard_steps
+
+pytestmark = pytest.mark.usefixtures("mlflow_store")
 
 KILLED = LOG + "session()\nlog(300)\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
 REST = LOG + "session()\nlog(200, None, 300)"

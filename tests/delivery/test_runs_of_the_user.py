@@ -14,6 +14,8 @@ from tests.backends.mlflow.reader import MLflowReader
 from tests.backends.wandb.reader import WandbReader
 from tests.conftest import RunPython
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 TRACKERS = {tracker: known for tracker, known in all_about().items() if known.users_run}
 
 LOG = """

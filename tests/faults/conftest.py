@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests import launch
 from tests.backends.mlflow.postgres import PostgreSQL
 from tests.backends.mlflow.tracking import MLflowServer
 from tests.faults.harness import Training
@@ -62,6 +63,7 @@ def _own_mounts() -> bool:
     with them, even if they are killed, and nobody else meets it."""
     clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 0x40000
     libc = ctypes.CDLL(None, use_errno=True)
+    launch.stop()  # a program that is forked has the mounts of the process that forks
     return libc.unshare(clone_newns) == 0 and libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
 
 

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests import launch
+
 PROLOGUE = """
 import os, signal, sys, time
 from pathlib import Path
@@ -116,10 +118,9 @@ class Training:
         script.write_text(PROLOGUE + code + EPILOGUE)
         self._out, self._err = directory / "stdout.txt", directory / "stderr.txt"
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, str(script)], cwd=directory, env=environment(env or {}), stdin=subprocess.DEVNULL,
-                stdout=out, stderr=err, start_new_session=True,
-            )  # fmt: skip
+            self.process = launch.start(
+                script, env=environment(env or {}), cwd=directory, stdout=out.fileno(), stderr=err.fileno()
+            )
         self.relays: list[int] = []
         self.training_peak = 0
         self.relay_peak = 0
@@ -227,7 +228,7 @@ def _command(pid: int) -> list[bytes]:
         return []
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: launch.Process) -> None:
     """Kill a process that leads a group, and the group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

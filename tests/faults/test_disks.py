@@ -14,6 +14,8 @@ from tests.environment import warnings
 from tests.faults.conftest import Train
 from tests.faults.harness import copied_steps, event_file_steps, eventually, fill
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 
 def mlflow_steps(directory: Path) -> list[int]:
     with contextlib.closing(sqlite3.connect(directory / "mlflow.db")) as db:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from tests.faults.harness import (
     losses,
     resident,
 )
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.relay.__main__ import _Connection
+
+pytestmark = pytest.mark.usefixtures("mlflow_store")
 
 
 def test_relay_is_stopped_for_a_while(train: Train, tmp_path: Path) -> None:
@@ -293,3 +298,23 @@ def in_ledger(directory: Path, query: str) -> list[tuple[int, ...]]:
             return db.execute(query).fetchall()
     except sqlite3.OperationalError:
         return []
+
+
+def test_a_relay_whose_program_is_gone_does_not_run_in_circles() -> None:
+    """The end of a pipe can be read at once, for ever: whoever waits for it must not look at it again."""
+    theirs, answers, term = os.pipe(), os.pipe(), os.pipe()
+    connection = _Connection(theirs[0], answers[1], os.getppid(), term[0])
+    try:
+        os.close(theirs[1])
+        assert connection.receive(0) == []
+        assert connection.lost
+        for _ in range(3):
+            connection.reply(msg.Trouble(None, "kind", "nobody hears this"))
+            waker = threading.Timer(0.2, connection.wake)
+            waker.start()
+            connection.receive(60)
+            assert connection.woken
+            waker.join()
+    finally:
+        for fd in (theirs[0], *answers, *term):
+            os.close(fd)

@@ -852,6 +852,7 @@ def test_importing_the_package_imports_nothing_else(run_python: RunPython) -> No
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.cold
 def test_activation_imports_no_torch(run_python: RunPython) -> None:
     """torch comes when the program imports it, and is patched then; SDKs are the relay's."""
     done = run_python(IMPORTED + """

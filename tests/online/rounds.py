@@ -22,7 +22,10 @@ from tests.faults.conftest import Train
 from tests.faults.harness import Training, environment, eventually, is_relay, losses
 from tests.servers.harness import Point
 
-__all__ = ["ROUND", "Held", "Program", "Status", "check_all", "check_misses", "everywhere", "held", "logged", "things"]
+__all__ = [
+    "ROUND", "Held", "Program", "Status", "check_all", "check_answers", "check_coming_and_going", "check_misses", "everywhere",
+    "held", "logged", "things",
+]  # fmt: skip
 
 ROUND = 50
 """Points of a round."""
@@ -60,8 +63,6 @@ class Held(Protocol):
 
     name: str
     """The tracker."""
-    files_later: bool
-    """True if the status is known not to wait for files, and parameters may be lost (docs/delivery.md, "Not covered yet")."""
 
     @property
     def env(self) -> Mapping[str, str | None]:
@@ -150,8 +151,7 @@ def check_all(servers: Iterable[Held], rounds: int) -> None:
     """Each server holds everything of so many rounds, once, and nothing that it did not understand."""
     for server in servers:
         assert _losses(server) == losses(ROUND * rounds), server.name
-        missing = set(things(rounds)) - set(server.things()) if server.files_later else set()
-        assert (server.name, server.things()) == (server.name, sorted(set(things(rounds)) - (missing & {"hparams"})))
+        assert (server.name, server.things()) == (server.name, things(rounds))
         server.check_understood()
 
 
@@ -162,6 +162,52 @@ def check_misses(said: str, servers: Iterable[Held], rounds: int) -> None:
         missing = logged(rounds) - held(server)
         assert found is not None, (server.name, missing, said)
         assert missing <= int(found[1]) <= logged(rounds), (server.name, missing, said)
+
+
+def check_answers(train: Train, servers: Sequence[Held], answers: Sequence[tuple[str, str]]) -> None:
+    """Each of these faults (and the form of its answer), one after the other, to everything that is asked: as long as something
+    is missing the status says so, and in the end each thing is there, once."""
+    program = Program(train, servers, 1 + len(answers))
+    program.round()
+    program.wait_until_told()
+    for fault, body in answers:
+        program.ill(fault, body=body)
+        program.well()
+        program.wait_until_known()
+    said = program.end()
+    assert "not delivered" not in said
+    check_all(servers, program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+def check_coming_and_going(train: Train, servers: Sequence[Held]) -> None:
+    """Servers, not running yet, that come, die, come back, and die for good: what is missing in the end is named, strict fails,
+    nobody says that everything has been delivered, and a resumed delivery brings it when they are back: once."""
+    program = Program(train, servers, 4, exit_timeout=8)
+    program.round()
+    program.wait_until_retried()
+    program.start_servers()
+    program.wait_until_known()
+    program.kill_servers()
+    program.round()
+    program.wait_until_retried()
+    program.start_servers()
+    program.wait_until_known()
+    program.round()
+    program.wait_until_there()
+    program.kill_servers()
+    program.round()
+    program.check_truth()
+    said = program.end(3)
+    check_misses(said, servers, program.rounds)
+    said = program.replay("--timeout", "3", code=2)
+    assert "everything has been delivered" not in said
+    program.check_told()
+    program.start_servers()
+    program.replay()
+    check_all(servers, program.rounds)
+    program.check_told()
+    assert "everything has been delivered" in program.replay()
 
 
 class Program:
@@ -210,6 +256,34 @@ class Program:
         self.training.wait_for(f"logged{self._rounds}")
         self._rounds += 1
 
+    def ill(self, fault: str, *, body: str = "json") -> None:
+        """Let all servers answer everything with a fault, and log a round that meets it; nobody says that it is there."""
+        for server in self.servers:
+            server.misbehave(fault, "", body=body)
+        self.round()
+        everywhere(self.servers, lambda server: bool(server.requests("", fault)))
+        self.check_truth()
+
+    def well(self) -> None:
+        """The end of that."""
+        for server in self.servers:
+            server.recover()
+
+    def start_servers(self) -> None:
+        """Start all servers, with what they held."""
+        for server in self.servers:
+            server.start()
+
+    def kill_servers(self) -> None:
+        """SIGKILL, to all of them."""
+        for server in self.servers:
+            server.kill()
+
+    def wait_until_known(self) -> None:
+        """Wait until everything is there, and then until the status says so."""
+        self.wait_until_there()
+        self.wait_until_told()
+
     def status(self) -> dict[str, Status]:
         """Return what ``session.status()`` says now."""
         answer = self.training.directory / "status.json"
@@ -225,9 +299,6 @@ class Program:
         states = self.status()
         for server in self.servers:
             state, there = states[server.name], held(server)
-            if server.files_later:
-                rows = len(_losses(server))
-                there = rows + len(things(rows // ROUND))
             assert state.delivered <= there, (server.name, state, there)
             assert state.delivered + state.pending + state.failed >= logged(self._rounds), (server.name, state)
             assert state.pending or state.failed or there >= logged(self._rounds), (server.name, state, there)
@@ -287,10 +358,18 @@ class Program:
         latest, *_ = json.loads(self._command("status", "runs/x", "--json"))
         return {row["backend"]: row for row in latest["runs"]}
 
+    def resume_now(self) -> tuple[int, str]:
+        """As `replay`, in any thread; return the exit code, too."""
+        return self._run("replay", "runs/x", "--resume")
+
     def _command(self, *args: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> str:
+        returned, said = self._run(*args, env=env)
+        assert returned == code, said
+        return said
+
+    def _run(self, *args: str, env: Mapping[str, str | None] | None = None) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-m", "tracelet_shim", *args], cwd=self.training.directory, capture_output=True, text=True,
             env=environment({**self.env, **(env or {})}), timeout=300, check=False,
         )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.returncode, done.stdout + done.stderr

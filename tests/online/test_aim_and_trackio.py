@@ -14,8 +14,10 @@ from tests.backends.aim.live import AimServer
 from tests.backends.trackio.live import TrackioServer
 from tests.faults.conftest import Train
 from tests.faults.harness import losses
-from tests.online.rounds import Program, check_all, check_misses, everywhere
+from tests.online.rounds import Program, check_all, check_answers, check_coming_and_going, check_misses, everywhere
 from tests.servers.live import Live
+
+pytest.importorskip("aim")
 
 ANSWERS = (("503", "html"), ("429", "json"), ("403", "html"), ("404", "html"), ("200", "json"), ("lost", ""), ("hang", ""))
 
@@ -34,64 +36,17 @@ def start(servers: list[Live]) -> None:
         server.start()
 
 
-def kill(servers: list[Live]) -> None:
-    for server in servers:
-        server.kill()
-
-
 def test_answers(train: Train, servers: list[Live]) -> None:
     """Errors, refusals that may pass, a proxy's pages, lost answers and silence, one after the other: as long as something is
     missing the status says so, and in the end each thing is there, once."""
     start(servers)
-    program = Program(train, servers, 1 + len(ANSWERS))
-    program.round()
-    program.wait_until_told()
-    for fault, body in ANSWERS:
-        for server in servers:
-            server.misbehave(fault, body=body)
-        program.round()
-        everywhere(servers, lambda server, fault=fault: bool(server.requests(fault=fault)))  # type: ignore[misc]
-        program.check_truth()
-        for server in servers:
-            server.recover()
-        program.wait_until_there()
-        program.wait_until_told()
-    said = program.end()
-    assert "not delivered" not in said
-    check_all(servers, program.rounds)
-    assert "everything has been delivered" in program.replay()
+    check_answers(train, servers, ANSWERS)
 
 
 def test_servers_come_and_go(train: Train, servers: list[Live]) -> None:
     """Servers that are away at the start, come, die, come back, and die for good: what is missing in the end is named, strict
     fails, nobody says that everything has been delivered, and a resumed delivery brings it when they are back: once."""
-    program = Program(train, servers, 4, exit_timeout=8)
-    program.round()
-    program.wait_until_retried()
-    start(servers)
-    program.wait_until_there()
-    program.wait_until_told()
-    kill(servers)
-    program.round()
-    program.wait_until_retried()
-    start(servers)
-    program.wait_until_there()
-    program.wait_until_told()
-    program.round()
-    program.wait_until_there()
-    kill(servers)
-    program.round()
-    program.check_truth()
-    said = program.end(3)
-    check_misses(said, servers, program.rounds)
-    said = program.replay("--timeout", "3", code=2)
-    assert "everything has been delivered" not in said
-    program.check_told()
-    start(servers)
-    program.replay()
-    check_all(servers, program.rounds)
-    program.check_told()
-    assert "everything has been delivered" in program.replay()
+    check_coming_and_going(train, servers)
 
 
 def test_silence_and_wrong_keys_at_the_start(train: Train, servers: list[Live]) -> None:
@@ -107,8 +62,7 @@ def test_silence_and_wrong_keys_at_the_start(train: Train, servers: list[Live]) 
     program.check_truth()
     said = program.end(3)
     check_misses(said, servers, program.rounds)
-    for server in servers:
-        server.recover()
+    program.well()
     aim.misbehave("403")
     before = len(aim.requests())
     said = program.replay(env={"TRACKIO_WRITE_TOKEN": "wrong-secret"}, code=2)
@@ -134,23 +88,13 @@ def test_processes_are_killed(train: Train, servers: list[Live]) -> None:
     program = Program(train, servers, 3, run_id="night-7")
     program.round()
     program.wait_until_there()
-    for server in servers:
-        server.misbehave("lost")
-    program.round()
-    everywhere(servers, lambda server: bool(server.requests(fault="lost")))
+    program.ill("lost")
     program.kill(training=False)
-    for server in servers:
-        server.recover()
-    program.wait_until_there()
-    program.wait_until_told()
-    for server in servers:
-        server.misbehave("hang")
-    program.round()
-    everywhere(servers, lambda server: bool(server.requests(fault="hang")))
-    program.check_truth()
+    program.well()
+    program.wait_until_known()
+    program.ill("hang")
     program.kill()
-    for server in servers:
-        server.recover()
+    program.well()
     program.check_told()
     program.replay()
     check_all(servers, program.rounds)
@@ -172,12 +116,11 @@ def test_in_the_training_process(train: Train, servers: list[Live]) -> None:
     program = Program(train, servers, 2, env=env, delivery="thread", ranks="all")
     program.round()
     program.wait_until_there()
-    kill(servers)
+    program.kill_servers()
     program.round()
     program.wait_until_retried()
-    start(servers)
-    program.wait_until_there()
-    program.wait_until_told()
+    program.start_servers()
+    program.wait_until_known()
     said = program.end()
     assert "not delivered" not in said
     check_all(servers, program.rounds)

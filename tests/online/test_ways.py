@@ -19,28 +19,16 @@ def test_runs_of_the_users(train: Train, serve: Serve) -> None:
     begin = f"mine = {{}}\n{opened}\nsession = begin(*mine, exit_timeout=5)\nassert session.run_ids == mine, session.run_ids\n"
     program = Program(train, servers, 3, begin=begin, at_last="tracelet.stop_logging()\nreach('told')\n")
     program.round()
-    program.wait_until_there()
-    program.wait_until_told()
-    for server in servers:
-        server.misbehave("500", "")
-    program.round()
-    everywhere(servers, lambda server: bool(server.requests("", "500")))
-    program.check_truth()
-    for server in servers:
-        server.recover()
-    program.wait_until_there()
-    program.wait_until_told()
-    for server in servers:
-        server.misbehave("hang", "")
-    program.round()
-    everywhere(servers, lambda server: bool(server.requests("", "hang")))
-    program.check_truth()
+    program.wait_until_known()
+    program.ill("500")
+    program.well()
+    program.wait_until_known()
+    program.ill("hang")
     program.training.go("end")
     program.training.wait_for("told")
     check_misses(program.training.errors, servers, program.rounds)
     program.training.stop()
-    for server in servers:
-        server.recover()
+    program.well()
     program.replay()
     check_all(servers, program.rounds)
     assert "everything has been delivered" in program.replay()
@@ -50,27 +38,20 @@ def test_trackers_in_a_thread(train: Train, serve: Serve) -> None:
     """With the trackers in the training process, errors and requests that hang lose nothing either; what a server that died does
     not get is named, strict fails, and it comes with a resumed delivery."""
     servers = [serve(name) for name in SERVERS]
-    program = Program(train, servers, 4, delivery="thread", exit_timeout=8)
+    env = {"COMET_LOGGING_CONSOLE": None}  # the tests' own value has the SDK print on training's terminal what we keep off it
+    program = Program(train, servers, 4, delivery="thread", exit_timeout=8, env=env)
     program.round()
     program.wait_until_there()
     for fault in ("500", "hang"):
-        for server in servers:
-            server.misbehave(fault, "")
-        program.round()
-        everywhere(servers, lambda server, fault=fault: bool(server.requests("", fault)))  # type: ignore[misc]
-        program.check_truth()
-        for server in servers:
-            server.recover()
-        program.wait_until_there()
-        program.wait_until_told()
-    for server in servers:
-        server.kill()
+        program.ill(fault)
+        program.well()
+        program.wait_until_known()
+    program.kill_servers()
     program.round()
     said = program.end(3, memory=1e9)  # the SDKs are imported there
     check_misses(said, servers, program.rounds)
     program.check_told()
-    for server in servers:
-        server.start()
+    program.start_servers()
     program.replay()
     check_all(servers, program.rounds)
     assert "everything has been delivered" in program.replay()
@@ -125,7 +106,7 @@ sweep(4, 7)
 def test_trials(train: Train, serve: Serve) -> None:
     """The trials of a sweep are delivered when the servers have them: those that a server which died does not get are named,
     strict fails, and they come with a resumed delivery: each once."""
-    servers = [serve(name) for name in SERVERS if not server_class(name).files_later]
+    servers = [serve(name) for name in SERVERS]
     names = [server.name for server in servers]
     program = Program(train, servers, 0, begin=f"NAMES = {names!r}\n{SWEEP}", exit_timeout=10)
     program.training.wait_for("swept4")

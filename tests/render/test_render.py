@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -25,6 +25,7 @@ MATRICES = hnp.arrays(
 
 
 @given(MATRICES, st.integers(1, 3), st.integers(1, 8))
+@example(np.append(np.full((4, 3), 1.58895126e308), [[0, 0, 1.58895126e308]], axis=0), 1, 5)  # an axis of 2.2e308
 def test_any_matrix_is_drawn(matrix: np.ndarray, axes: int, most: int) -> None:
     points, rows = principal_axes(matrix, axes, most)
     assert points.shape == (min(len(matrix), most), axes)

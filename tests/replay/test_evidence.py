@@ -251,6 +251,7 @@ def test_program_and_log_directory_have_moved(tmp_path: Path) -> None:
 # -- records that are lost --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_an_event_file_has_lost_records(run_python: RunPython, tmp_path: Path) -> None:
     """What a tracker has not got, and the event file does not have any more, is lost: counted for that tracker and named with
     its file, also afterwards, in the status and in what `run` says."""
@@ -300,6 +301,7 @@ def test_a_file_was_cut_under_its_program(run_python: RunPython, tmp_path: Path,
     assert tensorboard_steps(tmp_path) == list(range(100))
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_an_index_that_is_gone(run_python: RunPython, tmp_path: Path) -> None:
     """Without its index, or with one that is too short, a session that ended tells no longer what was delivered: that is said."""
     run_python(LOG + "tracelet.start_logging(backend='tensorboard', exit_timeout=1)\nlog(50).close()", env=AWAY)
@@ -332,6 +334,7 @@ log(10, w, 50)
 """
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_refused_events_are_offered_again(run_python: RunPython, tmp_path: Path) -> None:
     """What a tracker refused is named at the end, in the status and by --resume, with the command that offers it again; what is
     taken then is in the same run, with its exact value; where the run cannot be opened, all of it stays set aside."""
@@ -434,6 +437,7 @@ def test_each_value_that_was_refused_is_found_again(tmp_path: Path, monkeypatch:
     assert not list((tmp_path / "runs" / ".tracelet").glob("*.index"))
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_the_ledger_of_an_older_version(run_python: RunPython, tmp_path: Path) -> None:
     """A ledger of 0.1, whose refused events have no numbers, is read as it is, and its refused events are offered again as long
     as there is the index."""

@@ -26,6 +26,8 @@ from tests.replay.commands import COMMAND, environment, points, runs, started, t
 from tests.sample_events import png, wav
 from tracelet_shim.testing import conformance, program
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 WRITE = """
 import sys, time
 from torch.utils.tensorboard import SummaryWriter

@@ -23,6 +23,8 @@ from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.testing import RecordingBackend
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 KILL_BOTH = """
 relay = s._bus._parts[0].bus.relay_pid
 os.kill(relay, signal.SIGSTOP)

@@ -14,6 +14,8 @@ from tests.conftest import RunPython
 from tests.environment import isolated_environment
 from tests.replay.commands import tracelet_shim
 
+pytestmark = pytest.mark.usefixtures("mlflow_store")
+
 BEGIN, END = 1_560_000_000, 1_560_000_240
 
 

@@ -34,14 +34,12 @@ class Server(ABC):
     Class attributes:
         name: the tracker; its server is `tests.backends.<name>.server`.
         data: a regular expression for the paths that points go to.
-        files_later: as of `tests.online.rounds.Held`.
         users_run: the code of a program that opens a run of its own, with the id ``run.id``; empty where its status cannot be
             compared with what the server holds before it ends.
     """
 
     name: ClassVar[str]
     data: ClassVar[str]
-    files_later: ClassVar[bool] = False
     users_run: ClassVar[str] = ""
 
     def __init__(self, directory: Path) -> None:

@@ -25,11 +25,9 @@ class Live(ABC):
 
     Class attributes:
         name: the tracker.
-        files_later: as of `Held`.
     """
 
     name: ClassVar[str]
-    files_later: ClassVar[bool] = False
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -110,11 +110,14 @@ class StandIn(ThreadingHTTPServer):
 
     def store(self, path: str, data: bytes) -> str:
         """Keep an uploaded file; return where, relative to ``files``."""
-        safe = "/".join(part for part in Path(unquote(path)).parts if part not in ("/", "..", "."))
-        target = self.folder / "files" / safe
+        target = self.place(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-        return safe
+        return str(target.relative_to(self.folder / "files"))
+
+    def place(self, path: str) -> Path:
+        """Return where an uploaded file is kept."""
+        return self.folder.joinpath("files", *(part for part in Path(unquote(path)).parts if part not in ("/", "..", ".")))
 
     # -- faults ------------------------------------------------------------------------------------------------------
 

@@ -105,6 +105,11 @@ class Refusal(NamedTuple):
     step: int
     reason: str
 
+    @classmethod
+    def of(cls, event: ev.Event, reason: str = "") -> Refusal:
+        """Return that of an event; what is kept of one that may be refused has no reason yet."""
+        return cls(event.record, event.kind, event.path, event.step, reason)
+
 
 class UnsettledLostError(Exception):
     """Raised by `Backend.write`, `unsettled` or `close`: besides this batch, what was `Backend.unsettled` before it is lost. Both
@@ -242,6 +247,10 @@ class Backend(ABC):
     def open(self, run: RunInfo) -> OpenedRun:
         """Open, resume or join the tracker's run."""
 
+    def abandon(self) -> None:  # noqa: B027 - most trackers make a store of their own, and have to come to an end with that
+        """The process ends, and `open` has not returned. Called from another thread, once: end what would go on opening the
+        run beside whoever resumes it, unless something half made would stay. `open` is waited for after that."""
+
     @abstractmethod
     def close(self, status: Status) -> None:
         """Flush and end the run with this status; a borrowed run is flushed and left open."""
@@ -263,6 +272,10 @@ class Backend(ABC):
         """Return why the tracker does not take what it was handed, as its SDK would say; None if nothing is wrong. Asked as long
         as something is unsettled."""
         return None
+
+    def may_settle(self) -> bool:
+        """True if what is unsettled after `close` may still settle by itself: a run of the user's, which he has not ended yet."""
+        return False
 
     def take_refused(self) -> list[Refusal]:
         """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set

@@ -177,7 +177,12 @@ class Bus:
         self._wake.set()
 
     def close(
-        self, message: msg.Close, progress: Callable[[], None] | None = None, *, last_words: float = LAST_WORDS
+        self,
+        message: msg.Close,
+        progress: Callable[[], None] | None = None,
+        *,
+        last_words: float = LAST_WORDS,
+        until: threading.Event | None = None,
     ) -> dict[str, msg.BackendState] | None:
         """Drain and end all runs; return their last states, or None if the relay did not answer in time.
 
@@ -186,20 +191,23 @@ class Bus:
                 its answer is here by then.
             progress: called about ten times a second while waiting.
             last_words: seconds to wait for the end of the relay process after its answer.
+            until: return None as soon as this is set: the end is waited for by another call.
         """
         self.begin_close(message)
         while True:
             try:
-                return self._wait_closed(self._close_until, progress, last_words)
+                return self._wait_closed(self._close_until, progress, last_words, until)
             except SystemExit:
                 # A handler of the user's, for one more SIGTERM: at the end of the program it has no other meaning.
                 if not message.at_exit:
                     raise
 
     def _wait_closed(
-        self, until: float, progress: Callable[[], None] | None, last_words: float
+        self, until: float, progress: Callable[[], None] | None, last_words: float, or_until: threading.Event | None
     ) -> dict[str, msg.BackendState] | None:
         while not self._closed.wait(0.1) and time.monotonic() < until and self._thread.is_alive():
+            if or_until is not None and or_until.is_set():
+                return None
             if progress is not None:
                 progress()
         self._stopped = True

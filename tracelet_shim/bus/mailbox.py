@@ -342,31 +342,42 @@ class Mailbox:
             self.tell(self._close)
 
     def close(
-        self, message: msg.Close, progress: Callable[[], None] | None = None, *, last_words: float = LAST_WORDS
+        self,
+        message: msg.Close,
+        progress: Callable[[], None] | None = None,
+        *,
+        last_words: float = LAST_WORDS,
+        until: threading.Event | None = None,
     ) -> dict[str, msg.BackendState] | None:
         """As `Bus.close`."""
         self.begin_close(message)
         while True:
             try:
-                return self._wait_closed(message, progress, last_words)
+                return self._wait_closed(message, progress, last_words, until)
             except SystemExit:
                 # A handler of the user's, for one more SIGTERM: at the end of the program it has no other meaning.
                 if not message.at_exit:
                     raise
 
     def _wait_closed(
-        self, message: msg.Close, progress: Callable[[], None] | None, last_words: float
+        self,
+        message: msg.Close,
+        progress: Callable[[], None] | None,
+        last_words: float,
+        or_until: threading.Event | None,
     ) -> dict[str, msg.BackendState] | None:
         shown = time.monotonic()
         while not (self._closed or self._stopped) and time.monotonic() < self._close_until:
             self.look(_WAIT)
             if self._instead is not None:
                 break
+            if or_until is not None and or_until.is_set():
+                return None
             if progress is not None and time.monotonic() - shown >= 0.1:
                 shown = time.monotonic()
                 progress()
         if self._instead is not None:
-            return self._instead.close(message, progress, last_words=last_words)
+            return self._instead.close(message, progress, last_words=last_words, until=or_until)
         self._stopped = True
         process, self._process = self._process, None
         if process is not None:

@@ -396,4 +396,10 @@ class More(msgspec.Struct, tag="more"):
     backend: str
 
 
-Reply = Union[Hello, Opened, Trouble, Counters, Continued, Flushed, Closed, More]  # noqa: UP007
+class HandedOver(msgspec.Struct, tag="handed_over"):
+    """After `Close`: this tracker's SDK has everything, in a run of the user's; it is uploaded when he ends that."""
+
+    backend: str
+
+
+Reply = Union[Hello, Opened, Trouble, Counters, Continued, Flushed, Closed, More, HandedOver]  # noqa: UP007

@@ -73,6 +73,7 @@ class Connection:
         self.send()
         if self._ring is not None:
             timeout = 0.0 if not self.waits and not self._ring.is_empty else min(timeout, _LOOK)
+        # The end of a pipe can be read again and again.
         wanted = [self._wake_read] if self._gone else [self._read, self._wake_read]
         readable, _, _ = select.select(wanted, [self._write] if self._next is not None else [], [], timeout)
         self.woken = self._wake_read in readable
@@ -116,6 +117,11 @@ class Connection:
 
     def send(self) -> None:
         """Send what the socket takes. Nobody may be reading any more: that is no reason to stop delivering."""
+        if self._gone:  # a socket that nobody will read can be written again and again, or never
+            self._next = None
+            with self._replying:
+                self._replies.clear()
+            return
         with contextlib.suppress(BlockingIOError):
             while self._next is not None or self._replies:
                 if self._next is None:

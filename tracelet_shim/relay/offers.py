@@ -88,6 +88,12 @@ class Offers:
         accepted, self._made = self._made[1], None
         return accepted
 
+    def refused_later(self, events: int) -> None:
+        """So many of the delivered events have been refused after all: those that were offered come first."""
+        if self._made is not None:
+            delivered, accepted, offers = self._made
+            self._made = delivered - events, accepted, offers
+
     def go_back(self) -> None:
         """What was taken and is not safe yet is lost, and offered again."""
         if self._made is not None:

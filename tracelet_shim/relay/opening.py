@@ -157,6 +157,11 @@ class Opening:
     def let_open(self, until: float) -> None:
         """After the end: wait until the tracker is out of its `open`, at the latest until then (monotonic seconds). A store of
         which a part has been made may be unusable for ever."""
+        if self._making.acquire(blocking=False):
+            self._making.release()
+            return
+        if self._watch.backend is not None:
+            self._watch.backend.abandon()
         if self._making.acquire(timeout=max(0.0, until - time.monotonic())):
             self._making.release()
         else:

@@ -33,9 +33,9 @@ def keep_apart(package: str) -> None:
     _finder.packages |= {package, *_SHARED}
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # in one piece: other threads import
         if name.partition(".")[0] in _finder.packages and isinstance(module, ModuleType):
-            for key, value in list(vars(module).items()):
+            for key, value in vars(module).copy().items():
                 if (other := _instead(value)) is not None:
                     setattr(module, key, other)
 

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Refusal
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.relay.batch import Batch
 from tracelet_shim.state.rows import Refused, RunRow
@@ -97,12 +98,12 @@ class Progress:
 
     def set_aside(self, event: ev.Event, reason: str) -> None:
         """Count an event that the tracker refused, and keep where it is."""
-        self._refused.append(self._kept(event.record, event.kind, event.path, event.step, reason))
+        self._refused.append(self._kept(Refusal.of(event, reason)))
 
-    def refused_later(self, record: ev.RecordId, kind: str, path: str, step: int, reason: str) -> None:
+    def refused_later(self, refusal: Refusal) -> None:
         """Count an event that the tracker refused after it had been handed over, and keep where it is. In the ledger it comes
         with the place behind it, not before: until then it would come again."""
-        refused = self._kept(record, kind, path, step, reason)
+        record, refused = refusal.record, self._kept(refusal)
         self._state.delivered -= 1
         behind = False
         for at, reached in enumerate(self._unsafe):
@@ -116,8 +117,9 @@ class Progress:
         if not behind:
             self._refused.append(refused)
 
-    def _kept(self, at: ev.RecordId, kind: str, path: str, step: int, reason: str) -> Refused:
+    def _kept(self, refusal: Refusal) -> Refused:
         """Count a refused event, and return what is kept of it."""
+        at, kind, path, step, reason = refusal
         self._state.failed += 1
         refused = Refused(self._name, at.file, at.position, kind, path[:1000], step, reason, time.time(), None, at.index)
         if self._state.failed > _MOST_REFUSED:

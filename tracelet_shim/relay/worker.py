@@ -320,9 +320,11 @@ class Worker:
     def _take_refused(self, backend: Backend) -> int:
         """Count what the tracker has refused after it had been handed over."""
         refused = backend.take_refused()
-        for record, kind, path, step, reason in refused:
+        for refusal in refused:
+            _, kind, path, step, reason = refusal
             self._troubles.error(f"refused-{kind}", f"{kind} {path[:80]!r} at step {step} was refused: {reason}")
-            self.progress.refused_later(record, kind, path, step, reason)
+            self.progress.refused_later(refusal)
+        self.offers.refused_later(len(refused))
         return len(refused)
 
     def _say_behind(self, why: str | None) -> None:
@@ -389,12 +391,23 @@ class Worker:
             last = self.progress.last_event if math.isfinite(self.progress.last_event) else self._ending.at_least
             backend.ended = None if last is None else max(last, self._opening.run.started)
         if self._attempt("closing", backend, lambda: backend.close(self._ending.status)):
+            if self.progress.is_unsafe:
+                self._settle_at_last(backend)
             self.state.state = "closed"  # whatever became of the flush before
             if self.progress.is_unsafe:
-                self._confirm()
-            if self.progress.is_unsafe:
                 count = self.state.delivered - self.progress.safe.delivered
-                self.state.error = f"its run was ended before it had acknowledged {count} events"
+                why = f" ({self._behind})" if self._behind else ""
+                self.state.error = f"its run was ended before it had acknowledged {count} events{why}"
+
+    def _settle_at_last(self, backend: Backend) -> None:
+        """The run is closed: ask what the tracker has; again and again, if that may still become more."""
+        self._confirm()
+        if self.progress.is_unsafe and backend.may_settle():
+            self._reply(msg.HandedOver(self.name))
+        while self.progress.is_unsafe and backend.may_settle() and not self._ending.give_up.wait(_ASK_SECONDS):
+            if time.monotonic() > self._ending.deadline - 0.5:
+                break
+            self._confirm()
 
     def _attempt(self, what: str, backend: Backend, do: Callable[[], None]) -> bool:
         """Do one of the last things, again and again if that may help, until the deadline; return whether it was done."""

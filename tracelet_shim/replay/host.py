@@ -14,6 +14,7 @@ from tracelet_shim.replay.view import Progress, View
 __all__ = ["Host"]
 
 _AHEAD = 20_000  # records that reading may be ahead of the fastest tracker
+_ACKNOWLEDGED = 3.0  # seconds; most servers are asked once a second
 _TICK = 0.1
 
 
@@ -48,17 +49,23 @@ class Host:
         self._wait(lambda: self.relay.ahead() <= _AHEAD)
 
     def drain(self) -> None:
-        """Wait until every tracker has everything, or cannot get it."""
-        self._wait(lambda: all(s.pending == 0 or s.state in ("failed", "closed") for s in self.relay.states().values()))
+        """Wait until every tracker has everything, or cannot get it, or was handed everything and does not acknowledge it for no
+        reason that it knows: some do when their run ends."""
+        self._wait(lambda: not self._left(), lambda: self._patience if any(self._left()) else min(self._patience, _ACKNOWLEDGED))
 
-    def _wait(self, done: Callable[[], bool]) -> None:
+    def _left(self) -> list[bool]:
+        """Return, for each tracker that may get more, whether it is to be waited for."""
+        left = [s for s in self.relay.states().values() if s.pending and s.state not in ("failed", "closed")]
+        return [s.pending > s.unconfirmed or s.state != "open" or s.error is not None for s in left]
+
+    def _wait(self, done: Callable[[], bool], patience: Callable[[], float] | None = None) -> None:
         before: object = None
         since = time.monotonic()
         while not done() and not self.view.stopped():
             now = [(s.state, s.delivered, s.failed) for s in self.relay.states().values()]
             if now != before:
                 before, since = now, time.monotonic()
-            elif time.monotonic() - since > self._patience:
+            elif time.monotonic() - since > (patience() if patience is not None else self._patience):
                 return
             time.sleep(0.02)
             self.tick()

@@ -96,6 +96,7 @@ class _Part:
         self.root: str | None = None
         self.spilled = False
         self.ender: int | None = None  # the thread in which the user ends the run
+        self.handed_over = threading.Event()  # what is left is uploaded when the user ends the run
         self.ended = threading.Event()
         self._resumable = {spec.name for spec in specs if spec.class_path}
 
@@ -226,7 +227,8 @@ class Parts:
         """The user is about to end a run: deliver what was logged into it, if it is one of ours, within `exit_timeout`.
 
         Returns:
-            What is to be called when he has ended it. Until then other threads that end it wait too: they find it ended.
+            What is to be called when he has ended it, and what was uploaded then is there or not. Until then other threads that
+            end it wait too: they find it ended.
         """
         if self._pid != os.getpid():
             return _nothing
@@ -244,16 +246,25 @@ class Parts:
                 self._wait(mine, name, run_id)
             except BaseException:
                 mine.ended.set()
-                raise
-            finally:
                 self._let_go(key, mine)
-            return mine.ended.set
+                raise
+            return lambda: self._has_ended(key, mine)
         if part is not None and part.ender != threading.get_ident():  # else a signal handler, in the middle of it
             part.ended.wait(2 * self._plan.exit_timeout)
         return _nothing
 
-    def _wait(self, part: _Part, name: str, run_id: str) -> None:
-        """Deliver what is left, and end the part; Ctrl-C while this waits is the user's."""
+    def _has_ended(self, key: _Key, part: _Part) -> None:
+        """The user has ended a run: wait for the word of the tracker, and let go of the part."""
+        try:
+            if part.handed_over.is_set():
+                self._wait(part, *key)
+        finally:
+            part.ended.set()
+            self._let_go(key, part)
+
+    def _wait(self, part: _Part, name: str, run_id: str | None) -> None:
+        """Deliver what is left, and end the part, as far as that can be done before the user has ended the run. Ctrl-C while this
+        waits is the user's."""
         begun = time.monotonic()
         said = flushed = False
 
@@ -268,7 +279,10 @@ class Parts:
                     seconds = f"up to {self._plan.exit_timeout:.0f} s"
                     say(f"{name}: your run {run_id} ends when what was logged into it has arrived, {seconds}")
 
-        answer = part.bus.close(msg.Close("finished", self._plan.exit_timeout), waiting, last_words=0.0)
+        until = None if part.handed_over.is_set() else part.handed_over
+        answer = part.bus.close(msg.Close("finished", self._plan.exit_timeout), waiting, last_words=0.0, until=until)
+        if answer is None and until is not None and until.is_set():
+            return
         self._silent = self._silent or answer is None
         state = part.now()[name]
         if state.state != "closed" or state.pending:
@@ -315,6 +329,9 @@ class Parts:
     # -- replies ------------------------------------------------------------------------------------------------------
 
     def _replied(self, part: _Part, reply: msg.Reply) -> None:
+        if isinstance(reply, msg.HandedOver):
+            part.handed_over.set()
+            return
         if not isinstance(reply, msg.Counters):
             self._plan.on_reply(reply)
             return

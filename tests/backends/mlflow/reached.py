@@ -18,7 +18,6 @@ def _fault_of(mode: str) -> faulty.Fault:
     return faults[mode] if mode in faults else faulty.Answer(int(mode))
 
 
-
 class Reached:
     """See `tests.online.rounds.Held`; a context manager.
 
@@ -28,7 +27,6 @@ class Reached:
     """
 
     name = "mlflow"
-    files_later = False
 
     def __init__(self, server: MLflowServer, project: str) -> None:
         self.server = server

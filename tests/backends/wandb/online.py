@@ -12,7 +12,7 @@ from tests.servers.harness import Point, Server
 class WandbServer(Server):
     name = "wandb"
     data = "/file_stream$"
-    files_later = True
+    users_run = 'import wandb\nrun = wandb.init(project="p", settings=wandb.Settings(console="off", silent=True))'
     _runs_key = "runs"
 
     @property

@@ -14,6 +14,7 @@ State: `runs`: "<entity>/<project>/<run>" -> what UpsertBucket said, `history` (
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from email.message import Message
@@ -150,10 +151,6 @@ class Wandb(StandIn):
         if run is None:
             return {"model": {**model, "bucket": None}}
 
-        def tail(what: str) -> str:
-            lines = [run[what][at] for at in sorted(run[what], key=int)][-1:]
-            return json.dumps(lines)
-
         return {
             "model": {
                 **model,
@@ -161,21 +158,74 @@ class Wandb(StandIn):
                     "id": run["storage_id"], "name": run["name"], "displayName": run["displayName"],
                     "summaryMetrics": json.dumps(run["summary"]), "logLineCount": len(run["output"]),
                     "historyLineCount": len(run["history"]), "eventsLineCount": len(run["events"]),
-                    "historyTail": tail("history"), "eventsTail": tail("events"), "config": json.dumps(run["config"]),
-                    "tags": run["tags"], "notes": run.get("notes"),
+                    "historyTail": self._tail(run, "history"), "eventsTail": self._tail(run, "events"),
+                    "config": json.dumps(run["config"]), "tags": run["tags"], "notes": run.get("notes"),
                     "wandbConfig": json.dumps({"t": run["config"].get("_wandb", {}).get("value", {}).get("t", {})}),
                 },
             }
         }  # fmt: skip
 
+    @staticmethod
+    def _tail(run: dict[str, Any], what: str) -> str:
+        """The last line, as JSON in JSON."""
+        return json.dumps([run[what][at] for at in sorted(run[what], key=int)][-1:])
+
     def on_QueryRunInfo(self, given: dict[str, Any], _: str) -> Any:
         run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
         return {"project": {"run": run and {"displayName": run["displayName"], "summaryMetrics": json.dumps(run["summary"])}}}
 
-    def on_TraceletLines(self, given: dict[str, Any], _: str) -> Any:
-        """Part of what ``wandb.Api().run(...)`` asks for: ``project { run { historyLineCount } }``."""
-        run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")
-        return {"project": {"run": run and {"historyLineCount": len(run["history"])}}}
+    # -- what `wandb.Api` asks, and we, who ask the same for less
+
+    def on_TraceletRun(self, given: dict[str, Any], query: str) -> Any:
+        key = f"{given['entity']}/{given['project']}/{given['run']}"
+        run = self.state["runs"].get(key)
+        if run is None:
+            return {"project": {"run": None}}
+        asked: dict[str, Any] = {"historyLineCount": len(run["history"])}
+        if given["params"]:
+            asked["config"] = json.dumps(run["config"])
+        if given["files"]:
+            asked["files"] = self._files(key, given["names"])
+        tail = {"model": {"bucket": {"historyTail": self._tail(run, "history")}}} if given["tail"] else {}
+        return {"project": {"run": asked}, **tail}
+
+    def on_Run(self, given: dict[str, Any], _: str) -> Any:
+        run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['name']}")
+        about = run and {
+            "id": run["storage_id"], "name": run["name"], "displayName": run["displayName"], "projectId": "1",
+            "state": "finished" if run["complete"] else "running", "config": json.dumps(run["config"]), "tags": run["tags"],
+            "summaryMetrics": json.dumps(run["summary"]), "historyLineCount": len(run["history"]), "sweepName": None,
+            "systemMetrics": "{}", "user": {"name": ENTITY, "username": ENTITY}, "historyKeys": None,
+        }  # fmt: skip
+        return {"project": {"internalId": "1", "run": about}}
+
+    def on_RunFiles(self, given: dict[str, Any], _: str) -> Any:
+        key = f"{given['entity']}/{given['project']}/{given['name']}"
+        run = {"fileCount": len(self.state["runs"][key]["files"]), "files": self._files(key, given.get("fileNames") or [])}
+        return {"project": {"internalId": "1", "run": run}}
+
+    def _files(self, key: str, names: list[str]) -> Any:
+        """What there is of the files of a run, or of those of these names; one that is not there has the MD5 "0" (the SDK's
+        `restore` goes by that)."""
+        edges = []
+        for name in names or self.state["runs"][key]["files"]:
+            data = self.place(f"runs/{key}/{name}").read_bytes() if name in self.state["runs"][key]["files"] else None
+            md5 = base64.b64encode(hashlib.md5(data).digest()).decode() if data is not None else "0"
+            node = {
+                "id": name, "name": name, "sizeBytes": len(data or b""), "md5": md5, "mimetype": None, "updatedAt": None,
+                "directUrl": "", "url": f"{self.base}/storage/{quote(f'runs/{key}/{name}')}",
+            }  # fmt: skip
+            edges.append({"node": node, "cursor": name})
+        return {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+
+    def on_TraceletServerID(self, given: dict[str, Any], _: str) -> Any:
+        """``a0: clientIDMapping(clientID: $v0) { serverID }`` and so on."""
+        by_client = {artifact["client"]: number for number, artifact in self.state["artifacts"].items()}
+        return {f"a{k[1:]}": {"serverID": by_client[v]} if v in by_client else None for k, v in given.items()}
+
+    def on_TraceletState(self, given: dict[str, Any], _: str) -> Any:
+        """``a0: artifact(id: $v0) { state }`` and so on."""
+        return {f"a{k[1:]}": {"state": self.state["artifacts"][v]["state"]} for k, v in given.items()}
 
     def on_RunState(self, given: dict[str, Any], _: str) -> Any:
         run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['run']}")

@@ -266,10 +266,14 @@ class _Methods:
         self._session.close()
 
     def _say_goodbye(self, path: str) -> None:
-        """Called by finalizers, which have nobody to tell an error; the server finds out by itself that we are gone."""
+        """Called by finalizers, one after the other, which have nobody to tell an error; the server finds out by itself that we
+        are gone."""
+        if self._is_lost:  # each would wait for it
+            return
         try:
             self._ask("GET", path)
         except Exception as error:
+            self._is_lost = True
             logger.debug("the Aim server was not told: %s", error)
 
 

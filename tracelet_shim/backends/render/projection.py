@@ -17,7 +17,7 @@ def principal_axes(matrix: Any, axes: int, most: int) -> tuple[NDArray[np.float6
 
     Of many points with many dimensions the axes are found by iteration: near enough for the eye, and in linear time. Where
     there are no more dimensions than axes, these are shown as they are, and the rest is 0. A number that is not finite counts
-    as 0.
+    as 0; what would be larger than float64 can hold, on its axis, is drawn smaller: all points by the same factor.
 
     Args:
         matrix: of any number type, shape (points, dimensions).
@@ -40,7 +40,7 @@ def principal_axes(matrix: Any, axes: int, most: int) -> tuple[NDArray[np.float6
             points = _near(points, axes)
         left, sizes, _ = np.linalg.svd(points, full_matrices=False)
         points = (left * sizes)[:, :axes]
-    points = points * scale
+    points = points * min(scale, np.finfo(np.float64).max / 2 / max(np.abs(points).max(), 1.0))
     return np.pad(points, ((0, 0), (0, axes - points.shape[1]))), rows
 
 

@@ -68,7 +68,7 @@ class Uploads:
         if self._transport is None or last == before:
             return
         # a scalar as it is, of others no more than will be told of them
-        names = [e if type(e) is ev.Scalar else Refusal(e.record, e.kind, e.path, e.step, "") for e in events]
+        names = [e if type(e) is ev.Scalar else Refusal.of(e) for e in events]
         with self._lock:
             self._whose.append((before + 1, last, names))
 

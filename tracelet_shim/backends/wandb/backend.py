@@ -15,8 +15,6 @@ over again, to a new one. A run that is continued does not write again what the 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import io
 import logging
 import os
@@ -33,30 +31,21 @@ import msgspec
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import (
-    Acknowledged,
-    Backend,
-    Capability,
-    Ending,
-    Level,
-    OpenedRun,
-    RunInfo,
-    Status,
-    UnsettledLostError,
-)
+from tracelet_shim.backends import base
+from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, UnsettledLostError
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys, rows
-from tracelet_shim.backends.shared.values import plain
-from tracelet_shim.backends.wandb import limits, media, settings
+from tracelet_shim.backends.wandb import media, settings
 from tracelet_shim.backends.wandb.errors import lost, passes
 from tracelet_shim.backends.wandb.names import RunNames
+from tracelet_shim.backends.wandb.on_server import OnServer
 from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS, Opener
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
-from tracelet_shim.backends.wandb.process import restart_service, unread_settings
+from tracelet_shim.backends.wandb.process import restart_service, unread_settings, wait_for_logs
 from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
 from tracelet_shim.backends.wandb.run import Run
-from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, OnServer, Settling, wait_for_service
+from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, Settling, wait_for_service
 from tracelet_shim.backends.wandb.trials import TrialRuns
 
 __all__ = ["WandbBackend"]
@@ -79,11 +68,11 @@ class WandbBackend(Backend):
     )
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
-    acknowledged = Acknowledged(
+    acknowledged = base.Acknowledged(
         here="the service has written the record to the run's log",
         server=(
-            "the server, asked for its number of history rows; a service process that died, or has stopped to "
-            "upload, is replaced"
+            "the server, asked for its history rows, files, tables and parameters; what W&B's service has given up is handed "
+            "to it again, and one that died, or has stopped to upload, is replaced"
         ),
         again="the rows that the server has are found in the run's logs on disk, and not written again",
     )
@@ -116,6 +105,7 @@ class WandbBackend(Backend):
         self._run: Run | None = None
         self._settling: Settling | None = None
         self._disabled = False
+        self._refused: list[base.Refusal] = []
         self._ended = False
         self._reopened = 0
         self._broken: str | None = None  # why the run is to be continued in a new service process, if that has not been done
@@ -170,7 +160,7 @@ class WandbBackend(Backend):
         self._disabled = bool(opened.sdk.disabled)
         if self._disabled:
             return OpenedRun(opened.id, self._link(opened))
-        settling = OnDisk(opened) if joined or opened.offline else OnServer(opened)
+        settling = OnDisk(opened) if opened.offline else OnServer(opened)
         self._settling = self._settling or settling  # the former as long as its events may have to be written again
         self._names.in_run(opened.id)
         opened.tell(self._params(opened, run.config), **settings.said_of(run, opened.sdk, lent=joined))
@@ -179,11 +169,15 @@ class WandbBackend(Backend):
             with unread_settings():
                 opened.accelerate()
             if run.resume is not None or (opened.id == run.session and opened.offline):
-                opened.there = end_of_logs(opened.folder, opened.id, settling.rows(), MAX_UNSETTLED + self.batch_events)
+                opened.there = end_of_logs(opened.folder, opened.id, opened.step_there(), MAX_UNSETTLED + self.batch_events)
+        self._refused += self._settling.take_refused()
         self._settling = settling
         if opened.id == run.session:
             remove_begun(opened.folder, run.session)
         return OpenedRun(opened.id, self._link(opened))
+
+    def abandon(self) -> None:
+        self._opener.end_service()
 
     @staticmethod
     def _link(run: Run) -> str | None:
@@ -199,9 +193,13 @@ class WandbBackend(Backend):
             wait_for_service(self._run)
             time.sleep(FLUSH_SECONDS)
             self._settling.flushed()
+            if not self._run.offline:
+                self._settling.look(now=True)
+            if (why := self._settling.given_up()) is not None:
+                raise TimeoutError(why)  # it is handed over again; if the run ended now, that would be in vain
 
     def unsettled(self) -> int:
-        if self._run is None or self._settling is None or self._disabled or self._run.lent:
+        if self._run is None or self._settling is None or self._disabled or (self._run.lent and self._run.offline):
             return 0
         if self._ended:
             return self._settling.left
@@ -217,6 +215,13 @@ class WandbBackend(Backend):
         if (why := settling.stuck()) is not None:
             self._try_again(f"W&B's service has stopped to upload ({why})")
         return settling.left
+
+    def may_settle(self) -> bool:
+        return self._settling is not None and self._settling.may_settle
+
+    def take_refused(self) -> list[base.Refusal]:
+        refused, self._refused = self._refused, []
+        return refused + (self._settling.take_refused() if self._settling is not None else [])
 
     def behind(self) -> str | None:
         return self._broken or (self._settling.behind() if self._settling is not None else None)
@@ -271,7 +276,7 @@ class WandbBackend(Backend):
                     self._look(now=True)
                 elif folder is not None:
                     unsent.append(folder)
-                self._wait_for_logs()
+                wait_for_logs(ours=self._info is None or self._info.program.pid != os.getpid())
                 self._ended = True
                 self._opened()[1].flushed()
         finally:
@@ -279,9 +284,7 @@ class WandbBackend(Backend):
                 self._tmp.cleanup()
                 self._tmp = None
         if unsent:
-            raise errors.BackendError(
-                f"not stored or uploaded in time; remedy for what is on disk: wandb sync --include-online {' '.join(unsent)}"
-            )
+            raise errors.BackendError(f"not stored in time; remedy for what is on disk: wandb sync {' '.join(unsent)}")
 
     def _end(self, status: Status) -> str | None:
         """End the run; in a new service process, if the former has died. Return as `Run.finish`."""
@@ -294,16 +297,6 @@ class WandbBackend(Backend):
             if lost(error) and self._reopen(why := f"W&B's service has died ({error})"):
                 raise UnsettledLostError(why) from error
             raise
-
-    def _wait_for_logs(self) -> None:
-        """Wait until the logs are on disk: `finish` of the SDK returns before W&B's service has closed them."""
-        import wandb
-
-        if self._info is not None and self._info.program.pid == os.getpid():
-            time.sleep(FLUSH_SECONDS)  # the service may have runs of the user's
-        else:
-            with contextlib.suppress(SystemExit):  # it passes on the exit code of the service
-                wandb.teardown()
 
     @property
     def handle(self) -> Any:
@@ -328,12 +321,12 @@ class WandbBackend(Backend):
             with unread_settings():
                 super().write(events)
         except Exception as error:
-            settling.put(self.written)
+            settling.put(events, self.written)
             some_waited = settling.left > 0
             if lost(error) and self._reopen(why := f"W&B's service has died ({error})") and some_waited:
                 raise UnsettledLostError(why) from error
             raise
-        settling.put(len(events))
+        settling.put(events, len(events))
         run.there.passed(len(events))
         self._names.note(run)
 
@@ -397,7 +390,7 @@ class WandbBackend(Backend):
         main, _ = self._opened()
         own = event.trial is None
         run = main if event.trial is None else self._trial(event.trial, main)
-        params = self._params(run, event.params)
+        params = self._params(run, event.params, event)
         if own:
             config = run.sdk.config
             for key in params:
@@ -405,13 +398,13 @@ class WandbBackend(Backend):
                     run.about.setdefault("earlier_values", {}).setdefault(key, []).append(config[key])
             if domain := {self._names.param(k): v for k, v in event.domain.items()}:
                 run.about.setdefault("domain", {}).update(domain)
-        run.tell(params)
+        run.tell(params, event)
         if event.metrics:
             keys = {k: self._names.key(k, ev.Scalar.kind) if own else self._names.plain(k) for k in event.metrics}
             run.row(event, {keys[k]: v for k, v in event.metrics.items()})
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
-        self._opened()[0].save(path, data)
+        self._opened()[0].save(path, data, event)
 
     # -- help -------------------------------------------------------------------------------------------------------
 
@@ -438,19 +431,8 @@ class WandbBackend(Backend):
         path.write_bytes(data)
         return str(path)
 
-    def _params(self, run: Run, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return parameters as the config takes them; attach the whole text of one that is too long."""
-        result = {}
-        for name, given in params.items():
-            key = self._names.param(str(name))
-            value = plain(given)
-            if isinstance(value, str) and len(value) > limits.MAX_PARAM:
-                digest = hashlib.blake2s(key.encode(), digest_size=4).hexdigest()
-                path = f"hparams/{self._paths(key)}={digest}.txt"
-                run.save(path, value.encode())
-                value = f"{value[: limits.MAX_PARAM]}... (cut, whole text in {path})"
-            result[key] = value
-        return result
+    def _params(self, run: Run, params: Mapping[str, Any], event: ev.Event | None = None) -> dict[str, Any]:
+        return self._names.params(params, self._paths, lambda path, data: run.save(path, data, event))
 
     def _trial(self, trial: str, main: Run) -> Run:
         assert self._info is not None

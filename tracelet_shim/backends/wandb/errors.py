@@ -19,13 +19,22 @@ def lost(error: BaseException) -> bool:
 def passes(error: BaseException) -> bool | None:
     """Tell whether the same may succeed later; None if the error is none of W&B's."""
     kinds = _kinds(error)
-    if kinds & {"AuthenticationError", "UsageError"}:
+    if "AuthenticationError" in kinds:  # also raised if the key could not be verified
+        return _unverified(str(error))
+    if "UsageError" in kinds:
         return False
+    if kinds and type(error).__name__ == "Error" and "nitializing run" in str(error):  # the service's, of no class of its own
+        return not _LASTING.search(str(error))
     if lost(error) or kinds & {"CommError", "ServicePollForTokenError"}:
         text = str(error)
         refused = any(judge(int(status)) is not Verdict.PASSES for status in re.findall(r"\b4\d\d\b", text))
         return not (refused or _LASTING.search(text) or is_refusal(text))
     return None
+
+
+def _unverified(text: str) -> bool:
+    statuses = [int(status) for status in re.findall(r"\b[45]\d\d\b", text)]
+    return "did not respond" in text or (bool(statuses) and all(judge(status) is Verdict.PASSES for status in statuses))
 
 
 def _kinds(error: BaseException) -> set[str]:

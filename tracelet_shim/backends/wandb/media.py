@@ -14,7 +14,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.render.geometry import obj
 from tracelet_shim.backends.render.tables import COUNTS, pr_curve_columns
 
-__all__ = ["MAX_BINS", "Table", "bins", "embedding", "histogram", "objects", "page", "pr_curve"]
+__all__ = ["MAX_BINS", "Table", "bins", "embedding", "histogram", "objects", "page", "pr_curve", "table_of"]
 
 MAX_BINS = 512
 """`wandb.Histogram.MAX_LENGTH`."""
@@ -156,3 +156,37 @@ def _sprite_cells(event: ev.Embedding) -> list[Any]:
     across = max(sheet.width // width, 1)
     corners = [(i % across * width, i // across * height) for i in range(event.matrix.shape[0])]
     return [sheet.crop((x, y, x + width, y + height)) for x, y in corners]
+
+
+class Logged(NamedTuple):
+    """A table as `wandb.Run.log` treats it.
+
+    Attributes:
+        key: under which it stands in the row.
+        table: the SDK's.
+    """
+
+    key: str
+    table: Any
+
+    def artifact(self, run_id: str, client: str) -> Any:
+        """Return the artifact that W&B has it in, with the id of one that it was in before (`sdk/data_types/utils.py`,
+        `_log_table_artifact`)."""
+        from wandb.sdk.artifacts._internal_artifact import InternalArtifact
+
+        artifact = InternalArtifact(f"run-{run_id}-{self.key}", "run_table")
+        artifact._client_id = client
+        artifact.add(self.table, self.key)
+        return artifact
+
+
+def table_of(value: Any, key: str) -> Logged | None:
+    """Return the table that a value of this key is, or that a chart has; None if it is none."""
+    import wandb
+
+    if isinstance(value, wandb.Table):
+        return Logged(key, value)
+    if hasattr(value, "set_key") and isinstance(getattr(value, "table", None), wandb.Table):
+        value.set_key(key)
+        return Logged(value.spec.table_key, value.table)
+    return None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tracelet_shim.backends.shared.names import Shortened
-from tracelet_shim.backends.wandb.limits import key_rule, param_rule, table_rule
+from tracelet_shim.backends.shared.values import plain
+from tracelet_shim.backends.wandb.limits import MAX_PARAM, key_rule, param_rule, table_rule
 from tracelet_shim.backends.wandb.run import Run
 
 __all__ = ["RunNames"]
@@ -50,6 +54,22 @@ class RunNames:
         if len(self._kinds) < _REMEMBERED:
             self._kinds[key] = first
         return key if first == kind else f"{key} ({kind})"
+
+    def params(
+        self, given: Mapping[str, Any], file_name: Callable[[str], str], save: Callable[[str, bytes], None]
+    ) -> dict[str, Any]:
+        """Return parameters as the config takes them; save the whole text of one that is too long."""
+        result = {}
+        for name, each in given.items():
+            key = self.param(str(name))
+            value = plain(each)
+            if isinstance(value, str) and len(value) > MAX_PARAM:
+                digest = hashlib.blake2s(key.encode(), digest_size=4).hexdigest()
+                path = f"hparams/{file_name(key)}={digest}.txt"
+                save(path, value.encode())
+                value = f"{value[:MAX_PARAM]}... (cut, whole text in {path})"
+            result[key] = value
+        return result
 
     def note(self, run: Run) -> None:
         """Save the whole of each name that had to be cut with the session's run."""

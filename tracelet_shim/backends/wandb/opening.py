@@ -7,6 +7,7 @@ console, the machine, git or the source code is recorded unless ``options["setti
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.shared.values import utf8
 from tracelet_shim.backends.wandb import limits
-from tracelet_shim.backends.wandb.process import arguments, restart_service, undisturbed, unread_settings
+from tracelet_shim.backends.wandb.process import arguments, restart_service, service_process, undisturbed, unread_settings
 from tracelet_shim.common.text import usable
 
 __all__ = ["FLUSH_SECONDS", "Opener"]
@@ -27,9 +28,10 @@ UPLOADS = {
     "x_file_stream_transmit_interval": 3.0, "x_file_stream_timeout_seconds": 20.0, "x_file_stream_max_bytes": 1 << 20,
     "x_file_stream_retry_wait_min_seconds": 1.0, "x_file_stream_retry_wait_max_seconds": 10.0,
     "x_graphql_timeout_seconds": 15.0, "x_graphql_retry_wait_max_seconds": 10.0, "x_file_transfer_retry_wait_max_seconds": 10.0,
+    "x_file_transfer_timeout_seconds": 60.0,
 }  # fmt: skip
 """Rows are uploaded every 3 seconds instead of 15. A request that is swallowed is given up after 20 seconds instead of 180, for
-which it is kept small; what failed is tried again after 10 instead of 60 seconds."""
+which it is kept small; that of a file after 60; what failed is tried again after 10 instead of 60 seconds."""
 
 
 class Opener:
@@ -77,8 +79,24 @@ class Opener:
 
     def service_is_gone(self) -> bool:
         """True if W&B's service, where it is ours, has died."""
-        process = getattr(getattr(self._service, "_proc", None), "_process", None)
+        process = service_process(self._service)
         return process is not None and process.poll() is not None
+
+    def end_service(self) -> None:
+        """Kill W&B's service, where it is ours. If it went on by itself, it would write its own parameters over those of whoever
+        resumes the run."""
+        if (process := service_process(self._service)) is not None:
+            process.kill()
+
+    def _start_service(self) -> None:
+        """Have W&B's service started, if it is not, and killed with this process, before W&B's own exit handler waits for it."""
+        from wandb.sdk import wandb_setup
+
+        service = wandb_setup.singleton().ensure_service()
+        if service is not self._service:
+            self._service = service
+            atexit.unregister(self.end_service)  # behind W&B's own
+            atexit.register(self.end_service)
 
     def _init(self, run: RunInfo, run_id: str | None, **fields: Any) -> Any:
         import wandb
@@ -99,6 +117,8 @@ class Opener:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it uses the network in offline mode as well
         settings = self._fields(run, here=here, trial=fields["job_type"] == "trial")
         with undisturbed(), unread_settings(), arguments(run.program.readable().argv):
+            if not here:
+                self._start_service()
             opened = wandb.init(
                 project=run.project and limits.project(run.project), entity=self._options.get("entity"), dir=folder, id=run_id,
                 mode=mode, reinit="create_new", settings=wandb.Settings(**settings), **fields,
@@ -106,7 +126,6 @@ class Opener:
         if opened.disabled:
             opened.finish()  # a disabled run puts itself into wandb.run; finish() takes it out again
         wandb_setup.singleton().remove_active_run(opened)
-        self._service = None if opened.disabled or here else wandb_setup.singleton().ensure_service()
         return opened
 
     def _fields(self, run: RunInfo, *, here: bool, trial: bool) -> dict[str, Any]:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["arguments", "restart_service", "undisturbed", "unread_settings"]
+__all__ = ["arguments", "restart_service", "service_process", "undisturbed", "unread_settings", "wait_for_logs"]
+
+
+def service_process(service: Any) -> subprocess.Popen[bytes] | None:
+    """Return the process of W&B's service, if this process has started it.
+
+    Args:
+        service: the SDK's connection to it, or None.
+    """
+    return getattr(getattr(service, "_proc", None), "_process", None)
 
 
 def restart_service() -> None:
@@ -24,6 +35,21 @@ def restart_service() -> None:
         service._proc._process.kill()
         with contextlib.suppress(OSError, SystemExit, AssertionError):  # lost, its exit code passed on, or ended already
             wandb.teardown()
+
+
+def wait_for_logs(*, ours: bool) -> None:
+    """Wait until the logs of runs that were ended are on disk: `finish` of the SDK returns before W&B's service has closed them.
+
+    Args:
+        ours: the service is ours alone; else it may have runs of the user's.
+    """
+    import wandb
+
+    if ours:
+        with contextlib.suppress(SystemExit):  # it passes on the exit code of the service
+            wandb.teardown()
+    else:
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.rows import WALL_TOLERANCE
 from tracelet_shim.backends.shared.seen import Seen
 
-__all__ = ["There", "end_of_logs", "remove_begun"]
+__all__ = ["Found", "There", "end_of_logs", "remove_begun"]
 
 TAIL = 32 << 20
 """Bytes at the end of an earlier log that are looked through: as much as what is unsettled may take."""
@@ -30,30 +31,58 @@ _BLOCK, _LOG_HEADER, _PIECE = 1 << 15, 7, struct.Struct("<IHB")
 _Name = tuple[str, int, str]
 
 
+class Found(NamedTuple):
+    """What an earlier log has of a value.
+
+    Attributes:
+        folder: where that log's files are.
+        files: those of the value.
+        artifacts: in which it is; the ids that the SDK has given them.
+    """
+
+    folder: Path
+    files: Sequence[str] = ()
+    artifacts: Sequence[str] = ()
+
+
+_A_NUMBER = Found(Path())
+
+
 class There:
     """Values that earlier logs have. The wall time of a value there is that of its row.
 
     Args:
         values: ((key, step, identity), wall time) of each.
+        media: by key and step, what belongs to it; media never share both and the wall time.
         events: so many of the events that come may be there.
     """
 
-    def __init__(self, values: Iterable[tuple[_Name, float]] = (), events: int = 0) -> None:
+    def __init__(
+        self,
+        values: Iterable[tuple[_Name, float]] = (),
+        media: Mapping[tuple[str, int], list[tuple[float, Found]]] | None = None,
+        events: int = 0,
+    ) -> None:
         self._left = events
+        self._media = dict(media or {})
         self._seen = Seen(values, within=WALL_TOLERANCE)
 
     def __bool__(self) -> bool:
         return bool(self._seen)
 
-    def take(self, key: str, event: ev.Event, value: Any) -> bool:
-        """True if an earlier log has this value, which is then told off."""
-        return self._seen.take((key, event.step, _identity(value)), event.wall_time)
+    def take(self, key: str, event: ev.Event, value: Any) -> Found | None:
+        """Return what an earlier log has of this value, which is then told off; None if it has not got it."""
+        if not self._seen.take((key, event.step, _identity(value)), event.wall_time):
+            return None
+        media = self._media.get((key, event.step), [])
+        return min(media, key=lambda each: abs(each[0] - event.wall_time), default=(0.0, _A_NUMBER))[1]
 
     def passed(self, events: int) -> None:
         """So many events have been written."""
         self._left -= events
         if self._left <= 0:
             self._seen.clear()
+            self._media.clear()
 
 
 def _identity(value: Any) -> str:
@@ -61,38 +90,40 @@ def _identity(value: Any) -> str:
     return repr(float(value)) if isinstance(value, (int, float)) else ""
 
 
-def end_of_logs(folder: str, run_id: str, lines: int | None, most: int) -> There:
+def end_of_logs(folder: str, run_id: str, there: int | None, most: int) -> There:
     """Return what is there of the end of a run.
 
-    Offline, where `lines` is None, that is what the last log before this one has that has any rows; online, what all of them have
-    of the rows that the server has (the row ``_step`` of a log is the server's line of that number). Where two have a row of one
-    number, the earlier one's never arrived.
+    Offline, where `there` is None, that is what the last log before this one has that has any rows; online, what all of them have
+    of the rows that the server has. Where two have a row of one step, the earlier one's never arrived.
 
     Args:
         folder: of the log that is being written.
         run_id: the run's.
-        lines: the number of rows that the server has.
+        there: W&B's step (``_step``) behind that of the last row that the server has.
         most: so many values may come again.
     """
     logs = logs_of(folder, run_id)
-    found: dict[int, dict[str, Any]] = {}
-    for log in logs if lines is not None else reversed(logs):
-        if found and lines is None:  # one before it may have nothing: a try to go on that was killed, too
+    found: dict[int, tuple[Path, dict[str, Any]]] = {}
+    for log in logs if there is not None else reversed(logs):
+        if found and there is None:  # one before it may have nothing: a try to go on that was killed, too
             break
         for place, row in enumerate(map(_row_of, _histories(log))):
             at = int(row.get("_step", place))
-            if lines is None or at < lines:
+            if there is None or at < there:
                 found.pop(at, None)
-                found[at] = row
+                found[at] = log.parent / "files", row
+    media: dict[tuple[str, int], list[tuple[float, Found]]] = {}
     values: deque[tuple[_Name, float]] = deque(maxlen=most)
-    for row in found.values():
+    for files, row in found.values():
         step: Any = row.pop("global_step", None)
         when = float(row.pop("_timestamp", math.nan))
         for key, value in row.items():
             if isinstance(step, int) and not key.startswith("_"):
                 number = float(value) if value in ("NaN", "Infinity", "-Infinity") else value
                 values.append(((key, step, _identity(number)), when))
-    return There(values, most)
+                if isinstance(value, _Parts):
+                    media.setdefault((key, step), []).append((when, Found(files, value.files, value.artifacts)))
+    return There(values, media, most)
 
 
 def logs_of(folder: str, run_id: str) -> list[Path]:
@@ -102,11 +133,35 @@ def logs_of(folder: str, run_id: str) -> list[Path]:
     return sorted(logs, key=lambda log: log.stat().st_mtime_ns)
 
 
+class _Parts:
+    """A value that is no number: the files and artifacts that it names."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.artifacts: list[str] = []
+
+    def add(self, field: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, each in value.items():
+                self.add(name, each)
+        elif isinstance(value, list):
+            for each in value:
+                self.add("", each)
+        elif field == "path" and isinstance(value, str):
+            self.files.append(value)
+        elif field == "artifact_path" and (match := re.match(r"wandb-client-artifact://([^/]+)/", str(value))):
+            self.artifacts.append(match[1])
+
+
 def _row_of(history: Any) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for item in history.item:  # a picture has an item for each of its fields
-        part_of = len(item.nested_key) > 1
-        row[item.nested_key[0] if item.nested_key else item.key] = None if part_of else json.loads(item.value_json)
+        key, value = item.nested_key[0] if item.nested_key else item.key, json.loads(item.value_json)
+        if len(item.nested_key) > 1 or isinstance(value, (dict, list)):
+            parts = row.setdefault(key, _Parts())
+            parts.add(item.nested_key[-1] if len(item.nested_key) > 1 else "", value)
+        else:
+            row[key] = value
     return row
 
 
@@ -143,7 +198,10 @@ def _histories(log: Path) -> Iterator[Any]:
 
 
 def remove_begun(folder: str, run_id: str) -> None:
-    """Remove what a process has left that was killed while it opened this run: directories whose log has no record."""
+    """Remove what a process has left that was killed while it opened this run: directories whose log has no record. (Their names
+    begin with the time: a later one is that of a process that is about to open it now.)"""
+    begun = Path(folder).name.removeprefix("offline-")
     for other in Path(folder).parent.glob(f"*run-*-{run_id}"):
-        if str(other) != folder and all(log.stat().st_size <= _LOG_HEADER for log in other.glob("*.wandb")):
+        earlier = other.name.removeprefix("offline-") < begun
+        if earlier and all(log.stat().st_size <= _LOG_HEADER for log in other.glob("*.wandb")):
             shutil.rmtree(other, ignore_errors=True)

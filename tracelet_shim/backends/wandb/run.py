@@ -11,22 +11,36 @@ global_step as x axis there.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Status
 from tracelet_shim.backends.shared.values import plain
-from tracelet_shim.backends.wandb.fast import Rows
+from tracelet_shim.backends.wandb import fast
+from tracelet_shim.backends.wandb.media import table_of
+from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Rows
 from tracelet_shim.backends.wandb.resume import There
+from tracelet_shim.backends.wandb.server import Server
+from tracelet_shim.backends.wandb.service_log import ServiceLog
 
-__all__ = ["Run"]
+__all__ = ["Run", "Want"]
 
 _EXIT_CODES = {"finished": 0, "failed": 1, "killed": 255}  # 255 is what W&B itself sends after Ctrl-C (exit_hooks.py)
+
+
+class Want(NamedTuple):
+    """What an event needs to be there besides rows, and how many rows there are with it."""
+
+    event: ev.Event
+    need: Need
+    rows: int
 
 
 class Run:
@@ -35,6 +49,7 @@ class Run:
     Args:
         sdk: the SDK's object.
         lent: True for a run of the user's.
+        parent: the session's run, if this is that of a trial.
 
     Attributes:
         id: its id.
@@ -43,9 +58,14 @@ class Run:
         about: what is worth knowing of it, beside its parameters; the config has it under ``tracelet/``.
         there: rows that come again, since an earlier log has them.
         fast: hands many rows over at a time, if `accelerate` was called and the SDK allows it.
+        told: its parameters, as they were last told.
+        server: is asked what it has of it; None offline.
+        log: what W&B's service says of it; None offline.
+        ahead: by how many W&B's step is ahead of the number of rows, since the user has left out steps before.
+        answered_ended: the server has said what it has of it since it was ended.
     """
 
-    def __init__(self, sdk: Any, *, lent: bool = False) -> None:
+    def __init__(self, sdk: Any, *, lent: bool = False, parent: Run | None = None) -> None:
         self.sdk = sdk
         self.lent = lent
         self.id = str(sdk.id)
@@ -53,8 +73,27 @@ class Run:
         self.folder = os.path.dirname(sdk.dir)
         self.about: dict[str, Any] = {}
         self.there = There()
-        self.fast: Rows | None = None
+        self.fast: fast.Rows | None = None
+        self.told: dict[str, Any] = {}
+        asks = not (self.offline or sdk.disabled)
+        self.server = Server(sdk) if asks else None
+        self.log = ServiceLog(sdk._settings.log_internal) if asks else None
+        self.ahead = 0
+        self.answered_ended = False
+        self._parent = parent
+        self._wants: list[Want] = []
         self._defined: set[str] = set()
+        if asks and not lent:
+            _log_tables_unasked(sdk)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.sdk._is_finished)
+
+    @property
+    def answers(self) -> bool:
+        """True if the server has said what it has of the run when it was last asked."""
+        return self.server is not None and self.server.problem is None
 
     def define(self) -> None:
         """Make global_step the x axis; in a run of the user's only for our keys, as they come."""
@@ -64,7 +103,7 @@ class Run:
 
     def accelerate(self) -> None:
         """Have rows of numbers handed over many at a time, if the installed SDK is a known one."""
-        self.fast = Rows.of(self.sdk)
+        self.fast = fast.Rows.of(self.sdk)
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
@@ -78,40 +117,109 @@ class Run:
         assert self.fast is not None
         self.fast.publish([_row(first, values) for first, values in found])
 
+    def step_there(self) -> int | None:
+        """At the beginning: return W&B's step behind that of the last row that the server has; None offline.
+
+        Raises:
+            ConnectionError: it does not say.
+        """
+        if self.server is None:
+            return None
+        held = self.server.ask(step=True)
+        if held is None:
+            raise ConnectionError(f"W&B's server does not say what it has of the run: {self.server.problem}")
+        self.ahead = self.sdk._local_step - held.rows
+        return held.step
+
     def row(self, event: ev.Event, values: Mapping[str, Any]) -> None:
         """Log a row at the step and wall time of `event`."""
         if self.there:
-            values = {key: value for key, value in values.items() if not self.there.take(key, event, value)}
-            if not values:
-                return
-        if self.lent:
-            for key in values.keys() - self._defined:
-                if not {".", "*"} & set(key):  # define_metric would take them for a path and for any text
-                    self.sdk.define_metric(key, step_metric="global_step")
-                self._defined.add(key)
-        self.sdk.log(_row(event, values))
+            values = {key: value for key, value in values.items() if not self._is_there(key, event, value)}
+        if values:
+            self._define_new(values)
+            if self.server is not None and any(table_of(value, key) is not None for key, value in values.items()):
+                self.sdk._public_api()  # logs in, once; if it does that behind an artifact that was handed over, that comes twice
+            self.sdk.log(_row(event, values))
+            for value in values.values():
+                self._want_media(event, value)
+        if self._parent is not None:
+            self.want(event, Rows(self, self.sdk._local_step))
+
+    def _define_new(self, values: Mapping[str, Any]) -> None:
+        for key in values.keys() - self._defined if self.lent else ():
+            if not {".", "*"} & set(key):  # define_metric would take them for a path and for any text
+                self.sdk.define_metric(key, step_metric="global_step")
+            self._defined.add(key)
+
+    def _is_there(self, key: str, event: ev.Event, value: Any) -> bool:
+        """True if an earlier log has this value. Whether the server has its files is still to be seen."""
+        table = table_of(value, key)
+        found = self.there.take(key if table is None else table.key, event, value)
+        if found is not None and self.server is not None:
+            for name in found.files:
+                self.want(event, File(self, name, found.folder / name))
+            if table is not None:
+                for client in found.artifacts:
+                    self.want(event, Artifact(self, table.key, client, partial(table.artifact, self.id, client), known=False))
+        return found is not None
+
+    # -- what must be on the server -----------------------------------------------------------------------------------
+
+    def want(self, event: ev.Event | None, need: Need) -> None:
+        """An event needs this to be there."""
+        if event is not None and self.server is not None:
+            collecting = self._parent or self
+            collecting._wants.append(Want(event, need, collecting.sdk._local_step))
+
+    def take_wants(self) -> list[Want]:
+        """Return what has been needed since the last time."""
+        wants, self._wants = self._wants, []
+        return wants
+
+    def _want_media(self, event: ev.Event, value: Any) -> None:
+        if self.server is None or isinstance(value, (int, float)):
+            return
+        for part in _parts(value):
+            path, target = getattr(part, "_path", None), getattr(part, "_artifact_target", None)
+            if path is not None and (inside := os.path.relpath(path, self.sdk.dir)) and not inside.startswith(".."):
+                self.want(event, File(self, inside.replace(os.sep, "/")))
+            if target is not None:
+                make = partial(getattr, target, "artifact")
+                self.want(event, Artifact(self, event.path, target.artifact._client_id, make, known=True))
 
     # -- everything else --------------------------------------------------------------------------------------------
 
-    def save(self, path: str, data: bytes) -> None:
-        """Save a file with the run."""
+    def save(self, path: str, data: bytes, event: ev.Event | None = None) -> None:
+        """Save a file of an event with the run."""
         target = Path(self.sdk.dir, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-        self.sdk.save(str(target), base_path=self.sdk.dir, policy="now")
+        self.give(target)
+        self.want(event, File(self, path))
 
-    def tell(self, params: Mapping[str, Any], **about: Any) -> None:
-        """Set parameters, and what is worth knowing of the run."""
+    def give(self, target: Path) -> None:
+        """Have a file uploaded that is in the run's directory."""
+        self.sdk.save(glob.escape(str(target)), base_path=self.sdk.dir, policy="now")
+
+    def log_artifact(self, artifact: Any) -> None:
+        self.sdk.log_artifact(artifact)
+
+    def tell(self, params: Mapping[str, Any], event: ev.Event | None = None, **about: Any) -> None:
+        """Set parameters, of an event, and what is worth knowing of the run."""
         self.about |= about
+        self.told |= params
+        if params:
+            self.want(event, Params(self, params))
         if values := {**params, **{f"tracelet/{key}": plain(value) for key, value in self.about.items()}}:
             self.sdk.config.update(values, allow_val_change=True)
 
     def finish(self, status: Status) -> str | None:
-        """End the run. Return its directory, quoted for a shell, if not everything was uploaded in time."""
+        """End the run. Return its directory, quoted for a shell, if it is offline and not everything was stored in time. (Online,
+        the server is asked.)"""
         try:
             self.sdk.finish(exit_code=_EXIT_CODES.get(status, 1))
         except TimeoutError:
-            return shlex.quote(self.folder)
+            return shlex.quote(self.folder) if self.offline else None
         return None
 
 
@@ -120,3 +228,19 @@ def _row(event: ev.Event, values: Mapping[str, Any]) -> dict[str, Any]:
     if math.isfinite(event.wall_time):
         row["_timestamp"] = event.wall_time
     return row
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield the media of a value."""
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _parts(each)
+    else:
+        yield getattr(value, "table", value)  # a chart has one
+
+
+def _log_tables_unasked(sdk: Any) -> None:
+    """Have the SDK not ask the server, for each table that is logged, of which type an artifact of this name is: the names are
+    the run's own, and a server that does not answer would hold up the write (`wandb_run.py`, `_assert_can_log_artifact`)."""
+    if hasattr(sdk, "_assert_can_log_artifact"):
+        sdk._assert_can_log_artifact = lambda _: None

@@ -9,12 +9,14 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 
-from tracelet_shim.backends.wandb.lines import Lines
+from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS
 from tracelet_shim.backends.wandb.run import Run
 
-__all__ = ["MAX_UNSETTLED", "OnDisk", "OnServer", "Settling", "wait_for_service"]
+__all__ = ["MAX_UNSETTLED", "OnDisk", "Settling", "wait_for_service"]
 
 MAX_UNSETTLED = 100_000
 """Events that may be with W&B's service and not yet on disk."""
@@ -38,17 +40,9 @@ class Settling(ABC):
         self._run = run
         self.arrived = False
 
-    def rows(self) -> int | None:
-        """Return how many rows a server has; None if there is none.
-
-        Raises:
-            ConnectionError: it does not say.
-        """
-        return None
-
     @abstractmethod
-    def put(self, events: int) -> None:
-        """The service was handed so many events more."""
+    def put(self, events: Sequence[ev.Event], written: int) -> None:
+        """The service was handed the first `written` of these events."""
 
     @property
     @abstractmethod
@@ -79,6 +73,19 @@ class Settling(ABC):
         """Return what is in the way; None if nothing is known to be."""
         return self.stuck()
 
+    def given_up(self) -> str | None:
+        """Return what the service has given up, and is to be handed again before the run may be ended; None: nothing."""
+        return None
+
+    def take_refused(self) -> list[Refusal]:
+        """Return what the server has refused since the last time."""
+        return []
+
+    @property
+    def may_settle(self) -> bool:
+        """True if what is missing may still arrive without our doing."""
+        return False
+
 
 class OnDisk(Settling):
     """Of a run that is offline: the service is asked whether it has come so far, and then writes its log within a moment."""
@@ -89,8 +96,8 @@ class OnDisk(Settling):
         self._asked = 0.0
         self._coming: deque[tuple[float, int]] = deque()  # events that it has come to, and when they will be on disk
 
-    def put(self, events: int) -> None:
-        self._handed += events
+    def put(self, events: Sequence[ev.Event], written: int) -> None:
+        self._handed += written
 
     @property
     def left(self) -> int:
@@ -123,51 +130,6 @@ class OnDisk(Settling):
             self._coming.append((time.monotonic() + 2 * FLUSH_SECONDS, self._handed))
             self._handed = 0
         self._asked = time.monotonic()
-
-
-class OnServer(Settling):
-    """Of a run that is online: the server is asked how many rows it has."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self._lines = Lines(run.sdk)
-        self._rows: deque[tuple[int, int]] = deque()  # how many rows there are with so many more events
-
-    def rows(self) -> int:
-        rows = self._lines.ask(now=True)
-        if not self._lines.answers:
-            raise ConnectionError("W&B's server does not say what it has of the run")
-        return rows
-
-    def put(self, events: int) -> None:
-        if events:
-            if not self._rows:
-                self._lines.waits()
-            self._rows.append((self._run.sdk._local_step, events))
-
-    @property
-    def left(self) -> int:
-        return sum(events for _, events in self._rows)
-
-    def look(self, *, now: bool = False) -> int:
-        if self._rows:
-            there = self._lines.ask(now=now)
-            while self._rows and self._rows[0][0] <= there:
-                self._rows.popleft()
-                self.arrived = True
-        return self.left
-
-    def flushed(self) -> None:
-        pass  # that is on disk, and not yet with the server
-
-    def throttle(self) -> bool:
-        raise TimeoutError("W&B's server is behind")
-
-    def stuck(self) -> str | None:
-        return self._lines.stuck() if self._rows else None
-
-    def behind(self) -> str | None:
-        return self.stuck() or (None if self._lines.answers or not self._rows else "the server does not answer")
 
 
 def wait_for_service(run: Run) -> None:

@@ -8,12 +8,15 @@ from collections import Counter
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.wandb.opening import Opener
+from tracelet_shim.backends.wandb.resume import end_of_logs
 from tracelet_shim.backends.wandb.run import Run
 
 __all__ = ["TrialRuns"]
 
 MAX_TRIALS = 8
 """Trials kept open at a time, for parts that arrive later; an older one is ended, and resumed if it must be."""
+_MAY_COME_AGAIN = 10_000
+"""Values at the end of a trial's earlier logs, of which some may come again."""
 
 
 class TrialRuns:
@@ -23,7 +26,7 @@ class TrialRuns:
         opener: opens runs.
 
     Attributes:
-        unsent: directories of those that were not uploaded in time, quoted for a shell.
+        unsent: directories of those that are offline and were not stored in time, quoted for a shell.
     """
 
     def __init__(self, opener: Opener) -> None:
@@ -41,10 +44,11 @@ class TrialRuns:
         unique = f"{parent.id}\0{trial}\0{self._failed[trial] or ''}"
         child = hashlib.blake2s(unique.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         try:
-            run = Run(self._opener.trial(info, parent.id, trial, child))
+            run = Run(self._opener.trial(info, parent.id, trial, child), parent=parent)
         except Exception:
             self._failed[trial] += 1
             raise
+        run.there = end_of_logs(run.folder, run.id, run.step_there(), _MAY_COME_AGAIN)
         run.define()
         run.tell({}, session=info.session, parent=parent.id, trial=trial)
         return run

@@ -1,0 +1,164 @@
+"""What of a run W&B's server has. It is asked, with the queries of the SDK's public API (`wandb.Api`), cut to what is needed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["MOST_NAMES", "Held", "Server", "same_value"]
+
+MOST_NAMES = 100
+"""Files that are asked for at a time."""
+_MOST_ARTIFACTS = 20
+_REQUEST_SECONDS = (3.0, 8.0)
+_RUN = """
+query TraceletRun($entity: String!, $project: String!, $run: String!, $names: [String] = [], $first: Int,
+    $params: Boolean!, $files: Boolean!, $tail: Boolean!) {
+  project(name: $project, entityName: $entity) {
+    run(name: $run) {
+      historyLineCount
+      config @include(if: $params)
+      files(names: $names, first: $first) @include(if: $files) { edges { node { name sizeBytes md5 } } }
+    }
+  }
+  model(name: $project, entityName: $entity) @include(if: $tail) { bucket(name: $run, missingOk: true) { historyTail } }
+}
+"""
+"""`apis/public/runs.py`, RUN_FRAGMENT; `apis/public/files.py`, FILE_FRAGMENT; and what the service asks when a run is resumed."""
+
+
+class Held(NamedTuple):
+    """What the server has of a run.
+
+    Attributes:
+        rows: how many rows.
+        step: W&B's step behind that of the last row, if that was asked for: not the same where the user leaves out steps.
+        files: of the files that were asked for, those that are there: (bytes, MD5 in base 64).
+        params: the config, if that was asked for.
+        artifacts: of the artifacts that were asked for, those that are there: the ids that the client gave them.
+    """
+
+    rows: int
+    step: int
+    files: Mapping[str, tuple[int, str]]
+    params: Mapping[str, Any]
+    artifacts: frozenset[str]
+
+
+class Server:
+    """Asks what the server has of one run.
+
+    Args:
+        run: the SDK's object, of an online run.
+
+    Attributes:
+        can_ask: False if there is nothing to log in with.
+        problem: why the latest question was not answered; None if it was.
+    """
+
+    def __init__(self, run: Any) -> None:
+        settings = run._settings
+        self._where = {"entity": run.entity, "project": run.project, "run": run.id}
+        self._base = str(settings.base_url).rstrip("/")
+        self._key = settings.api_key
+        self._credentials = Path(settings.credentials_file) if settings.identity_token_file else None
+        self._verify = not settings.insecure_disable_ssl
+        self._proxies = {scheme: proxy for scheme in ("http", "https") if (proxy := getattr(settings, f"{scheme}_proxy"))}
+        self.can_ask = bool(self._key or self._credentials)
+        self.problem: str | None = None
+
+    def ask(
+        self, files: Sequence[str] = (), artifacts: Sequence[str] = (), *, params: bool = False, step: bool = False
+    ) -> Held | None:
+        """Return what is there; None if that is not said (`problem`).
+
+        Args:
+            files: names that are asked for, at most `MOST_NAMES`.
+            artifacts: ids that are asked for.
+            params: ask for the config, too.
+            step: ask for the step of the last row, too.
+        """
+        import requests
+
+        names = list(files[:MOST_NAMES])
+        try:
+            found = self._query(
+                "TraceletRun", _RUN,
+                {**self._where, "names": names, "first": max(len(names), 1), "params": params, "files": bool(names),
+                 "tail": step},
+            )  # fmt: skip
+            run = found["project"]["run"]
+            edges = (run.get("files") or {"edges": []})["edges"]
+            there = {node["name"]: (int(node["sizeBytes"] or 0), str(node["md5"])) for node in (edge["node"] for edge in edges)}
+            held = Held(
+                int(run["historyLineCount"]),
+                _behind_last(found["model"]["bucket"]) if step else 0,
+                {name: about for name, about in there.items() if about[1] != "0"},  # the SDK's sign of one that is not there
+                json.loads(run.get("config") or "{}"),
+                self._committed(artifacts[:_MOST_ARTIFACTS]) if artifacts else frozenset(),
+            )
+        except requests.RequestException as error:
+            status = getattr(error.response, "status_code", None)
+            self.problem = f"it answers {status}" if status else f"it does not answer: {type(error).__name__}"
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            self.problem = f"its answer is not understood: {type(error).__name__}: {str(error)[:200]}"
+        else:
+            self.problem = None
+            return held
+        return None
+
+    def _committed(self, clients: Sequence[str]) -> frozenset[str]:
+        """Return which artifacts are whole, of those with these ids of ours: first the server's ids are asked for."""
+        ids = self._each("clientIDMapping(clientID: ", "serverID", clients)
+        known = {client: found["serverID"] for client, found in ids.items() if found and found.get("serverID")}
+        states = self._each("artifact(id: ", "state", list(known.values()))
+        return frozenset(client for client, number in known.items() if (states.get(number) or {}).get("state") == "COMMITTED")
+
+    def _each(self, call: str, field: str, ids: Sequence[str]) -> dict[str, Any]:
+        """Ask the same of each id, in one request."""
+        if not ids:
+            return {}
+        head = ", ".join(f"$v{at}: ID!" for at in range(len(ids)))
+        body = " ".join(f"a{at}: {call}$v{at}) {{ {field} }}" for at in range(len(ids)))
+        name = f"Tracelet{field[0].upper()}{field[1:]}"
+        found = self._query(name, f"query {name}({head}) {{ {body} }}", {f"v{at}": each for at, each in enumerate(ids)})
+        return {each: found[f"a{at}"] for at, each in enumerate(ids)}
+
+    def _query(self, name: str, query: str, variables: Mapping[str, Any]) -> Any:
+        import requests
+
+        auth, headers = (("api", self._key), {}) if self._key else (None, {"Authorization": f"Bearer {self._token()}"})
+        answer = requests.post(
+            f"{self._base}/graphql", json={"query": query, "variables": variables, "operationName": name},
+            auth=auth, headers=headers, timeout=_REQUEST_SECONDS, verify=self._verify, proxies=self._proxies or None,
+        )  # fmt: skip
+        answer.raise_for_status()
+        said = answer.json()
+        if said.get("data") is None or said.get("errors"):
+            raise ValueError(str((said.get("errors") or [{}])[0].get("message", said))[:200])
+        return said["data"]
+
+    def _token(self) -> str:
+        """Return what W&B's service has got for the identity token: it keeps that in a file, and renews it."""
+        if self._credentials is None:
+            raise ValueError("no key")
+        return str(json.loads(self._credentials.read_text())["credentials"][self._base]["access_token"])
+
+
+def _behind_last(bucket: Mapping[str, Any]) -> int:
+    rows = json.loads(bucket["historyTail"] or "[]")
+    last = json.loads(rows[-1]) if rows else {}
+    return int(last.get("_step", -1)) + 1
+
+
+def same_value(stored: Any, told: Any) -> bool:
+    """True if a parameter is there as it was told, as far as JSON and the server keep it."""
+    if isinstance(told, float) or isinstance(stored, float):
+        try:
+            return math.isclose(float(stored), float(told), rel_tol=1e-9) or not math.isfinite(float(told))
+        except (TypeError, ValueError):
+            return False
+    return bool(stored == told) if isinstance(told, (str, bool, int)) else stored is not None
