@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays, tensorboard_steps
 from tests.replay.commands import environment, points, runs, tracelet_shim
