@@ -58,6 +58,19 @@ def test_both_are_killed(run_python: RunPython, tmp_path: Path, before: str) -> 
     assert (done.returncode, tensorboard_steps(tmp_path)) == (0, list(range(2500))), done.stdout + done.stderr
 
 
+def test_a_relay_is_killed_before_it_says_anything(run_python: RunPython, tmp_path: Path) -> None:
+    """A relay that is killed while it starts has a successor, and its trackers do not move into the program: what is in the ring
+    outlives the program all the same."""
+    done = run_python(
+        LOG + "s = session()\nos.kill(s._bus._parts[0].bus.relay_pid, signal.SIGKILL)\nw = log(500)\ntime.sleep(0.3)\n"
+        "log(500, w, 500)\n" + KILL, check=False,
+    )  # fmt: skip
+    assert "the relay process died (it ended with exit code -9); starting it again" in done.stderr
+    eventually(lambda: mlflow_runs(tmp_path) == [("FAILED", 1000, 1000)])
+    eventually(lambda: not relays(tmp_path))
+    assert tensorboard_steps(tmp_path) == list(range(1000))
+
+
 def test_without_a_ring(run_python: RunPython, tmp_path: Path) -> None:
     """Where there is no place for a ring, a thread sends everything through a pipe, to the relay that has been started."""
     run_python(
