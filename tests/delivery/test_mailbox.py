@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunPython
-from tests.delivery.programs import LOG, eventually, mlflow_runs, relays, tensorboard_steps
+from tests.delivery.programs import LOG, eventually, ledger, mlflow_runs, relays, tensorboard_steps
 from tests.faults.harness import event_file_steps
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -25,6 +25,27 @@ def test_nothing_that_was_published_is_lost(run_python: RunPython, tmp_path: Pat
     eventually(lambda: not relays(tmp_path))
     assert tensorboard_steps(tmp_path) == event_file_steps(tmp_path / "runs") == list(range(5000))
     assert not list((tmp_path / "runs/x/.tracelet").glob("*.ring"))
+
+
+BEHIND = """
+from tracelet_shim.bus.ring import Ring
+
+session()
+w = log(100)
+Ring.put = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+w.add_scalar("loss", 0.5, 100)
+"""
+
+
+def test_the_trackers_are_not_behind_the_event_file(run_python: RunPython, tmp_path: Path) -> None:
+    """A program that is killed when an event is in its file, and not yet in the ring, has that one in its trackers too: the relay
+    reads the end of the file."""
+    assert run_python(LOG + BEHIND, check=False).returncode == -9
+    eventually(lambda: bool(ledger(tmp_path)))
+    eventually(lambda: not relays(tmp_path))
+    assert mlflow_runs(tmp_path) == [("FAILED", 101, 101)]
+    assert tensorboard_steps(tmp_path) == event_file_steps(tmp_path / "runs") == list(range(101))
+    assert {row[2:] for row in ledger(tmp_path)} == {(101, 0, "closed")}
 
 
 BOTH = """

@@ -175,6 +175,10 @@ class Relay:
         """Let the decoder see a record that was delivered earlier."""
         self._decoder.learn(source, data)
 
+    def sources(self) -> list[msg.Source]:
+        """Return the event files of the training process, in order."""
+        return [self._decoder.source(number) for number in sorted(self._sources) if number < msg.OWN_SOURCES]
+
     def ahead(self) -> int:
         """Return how many records the fastest tracker has still to take; 0 if none takes any now."""
         taking = [worker for worker in self.workers if worker.state.state in ("opening", "open")]
