@@ -118,7 +118,8 @@ class Relay:
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
-            self.taken.update({record.source: record.position + 1 for record in message.records})
+            for source, position in {record.source: record.position + 1 for record in message.records}.items():
+                self.taken[source] = max(position, self.taken.get(source, 0))  # an embedding may come again, later
             try:
                 self._log.append(message.records)
             except OSError as error:
