@@ -44,6 +44,10 @@ class EventWriter(Protocol):
     last: bytes
 
     def write(self, data: bytes) -> None: ...
+
+    def count(self) -> int:
+        """Return how many records have been written."""
+
     def flush(self) -> None: ...
     def close(self) -> None: ...
 
@@ -124,6 +128,10 @@ class DirectWriter:
                         os.close(fd)
         except Exception as error:  # the user's next call gets it, as TensorBoard's own writer does it
             self._error = error
+
+    def count(self) -> int:
+        """Return how many records the file has."""
+        return tfrecord.count_records(os.fsdecode(self._path))
 
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -220,6 +228,12 @@ class BatchWriter:
             _files.list(self)
         elif self._bytes > _MAX_BYTES:
             self.drain()
+
+    def count(self) -> int:
+        """Return how many records the file has, and those that are pending."""
+        with self._lock:
+            self.drain()
+            return tfrecord.count_records(os.fsdecode(self._file.filename))
 
     def drain(self) -> None:
         """Append what is pending to the file."""

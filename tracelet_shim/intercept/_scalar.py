@@ -169,13 +169,19 @@ def scalar_wrapper(file_writer: Any, summary_writer: Any, noting: Callable[..., 
         except (UnicodeEncodeError, TypeError):  # the tag; a clock that somebody has replaced
             return noting(wrapped, writer, args, kwargs)
         with source.lock:
-            source.batch.write(data)
-            position = source.position
-            source.position = position + 1
-            try:
-                sink.publish(Record(source.number, position, data, float(value)))
-            except Exception as error:
-                sink.problem(error)
-        return None
+            if not source.busy:
+                source.busy = True
+                try:
+                    source.batch.write(data)
+                    position = source.position
+                    source.position, source.step = position + source.step, 1
+                    try:
+                        sink.publish(Record(source.number, position, data, float(value)))
+                    except Exception as error:
+                        sink.problem(error)
+                finally:
+                    source.busy = False
+                return None
+        return noting(wrapped, writer, args, kwargs)  # a signal handler has come in the middle of another call
 
     return wrapper

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracelet_shim.bus.messages import Record
 from tracelet_shim.eventfiles import tfrecord
@@ -33,6 +33,20 @@ making = _Making()
 """Set while a SummaryWriter is made in this thread."""
 
 
+class _Handler(NamedTuple):
+    """A signal handler that writes an event.
+
+    Attributes:
+        position: the event's.
+        is_behind: what it has interrupted is in the file already.
+        last: what that looks for, once it goes on.
+    """
+
+    position: int
+    is_behind: bool
+    last: bytes
+
+
 class _Source:
     """What we know of one FileWriter; kept on the object itself, so that it dies with it.
 
@@ -43,9 +57,11 @@ class _Source:
         runs: to which runs it belongs, and the sink that has said so; None if no sink was there when it was made.
         lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
             of its own in the same place; this one may be taken again by a signal handler.
+        busy: an event is just being written, and a call that finds it so is a handler's.
+        step: by how much `position` grows with the event that is being written: more than 1 if handlers have written behind it.
     """
 
-    __slots__ = ("batch", "lock", "logdir", "number", "path", "position", "runs", "sink")
+    __slots__ = ("batch", "busy", "lock", "logdir", "number", "path", "position", "runs", "sink", "step")
 
     def __init__(self, writer: Any, position: int | None) -> None:
         self.runs: tuple[Sink, ActiveRuns] | None = None
@@ -57,6 +73,22 @@ class _Source:
         self.sink: Sink | None = None
         self.number = -1
         self.batch: EventWriter | None = None
+        self.busy = False
+        self.step = 1
+
+    def interrupt(self) -> _Handler:
+        """Begin to write an event of a signal handler, while another one is being written to the same file."""
+        expected = (self.position or 0) + self.step - 1
+        is_there = self.batch is not None and self.batch.count() > expected
+        return _Handler(expected + is_there, is_there, self.batch.last if self.batch is not None else b"")
+
+    def written_by(self, handler: _Handler) -> int:
+        """Take note that it is written; return its position."""
+        if handler.is_behind:
+            self.step += 1
+        else:
+            self.position = (self.position or 0) + 1
+        return handler.position
 
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
@@ -166,22 +198,33 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
             except Exception as error:
                 sink.problem(error)
                 return wrapped(*args, **kwargs)
-        result = wrapped(*args, **kwargs)
+        handler = source.interrupt() if source.busy else None
+        source.busy = True
         try:
-            position = source.position or 0
-            source.position = position + 1
-            event = args[0] if args else kwargs["event"]
-            value = hint = None
-            call = _calls.now.call
-            if call is not None:
-                try:
-                    value, hint = call.contribution(event, writer)
-                except Exception as error:  # the event itself is still whole
-                    sink.problem(error)
-            data = source.batch.last if source.batch is not None else event.SerializeToString()
-            sink.publish(Record(source.number, position, data, value, hint))
-        except Exception as error:
-            sink.problem(error)
+            result = wrapped(*args, **kwargs)
+            if handler is None:
+                position = source.position or 0
+                source.position, source.step = position + source.step, 1
+            else:
+                position = source.written_by(handler)
+            try:
+                event = args[0] if args else kwargs["event"]
+                value = hint = None
+                call = _calls.now.call
+                if call is not None:
+                    try:
+                        value, hint = call.contribution(event, writer)
+                    except Exception as error:  # the event itself is still whole
+                        sink.problem(error)
+                data = source.batch.last if source.batch is not None else event.SerializeToString()
+                sink.publish(Record(source.number, position, data, value, hint))
+            except Exception as error:
+                sink.problem(error)
+        finally:
+            if handler is None:
+                source.busy = False
+            elif source.batch is not None:
+                source.batch.last = handler.last
     return result
 
 
