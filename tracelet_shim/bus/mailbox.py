@@ -112,7 +112,10 @@ class Mailbox:
             with self._looking:
                 self._refused += type(record.hint) is not msg.Nested
         else:
-            self._outbox.put(record)
+            if record.hint is None:
+                self._outbox.put_record(record)
+            else:
+                self._outbox.put(record)
             if self._outbox.errors:
                 self._tell_errors()
 
