@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunPython
-from tests.delivery.programs import LOG, eventually, mlflow_runs, relays, tensorboard_steps
+from tests.delivery.programs import LOG, eventually, ledger, mlflow_runs, relays, tensorboard_steps
 from tests.faults.harness import event_file_steps
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -25,6 +25,27 @@ def test_nothing_that_was_published_is_lost(run_python: RunPython, tmp_path: Pat
     eventually(lambda: not relays(tmp_path))
     assert tensorboard_steps(tmp_path) == event_file_steps(tmp_path / "runs") == list(range(5000))
     assert not list((tmp_path / "runs/x/.tracelet").glob("*.ring"))
+
+
+BEHIND = """
+from tracelet_shim.bus.ring import Ring
+
+session()
+w = log(100)
+Ring.put = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+w.add_scalar("loss", 0.5, 100)
+"""
+
+
+def test_the_trackers_are_not_behind_the_event_file(run_python: RunPython, tmp_path: Path) -> None:
+    """A program that is killed when an event is in its file, and not yet in the ring, has that one in its trackers too: the relay
+    reads the end of the file."""
+    assert run_python(LOG + BEHIND, check=False).returncode == -9
+    eventually(lambda: bool(ledger(tmp_path)))
+    eventually(lambda: not relays(tmp_path))
+    assert mlflow_runs(tmp_path) == [("FAILED", 101, 101)]
+    assert tensorboard_steps(tmp_path) == event_file_steps(tmp_path / "runs") == list(range(101))
+    assert {row[2:] for row in ledger(tmp_path)} == {(101, 0, "closed")}
 
 
 BOTH = """
@@ -56,6 +77,19 @@ def test_both_are_killed(run_python: RunPython, tmp_path: Path, before: str) -> 
     assert not list((tmp_path / "runs/x/.tracelet").glob("*.ring"))
     done = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, tensorboard_steps(tmp_path)) == (0, list(range(2500))), done.stdout + done.stderr
+
+
+def test_a_relay_is_killed_before_it_says_anything(run_python: RunPython, tmp_path: Path) -> None:
+    """A relay that is killed while it starts has a successor, and its trackers do not move into the program: what is in the ring
+    outlives the program all the same."""
+    done = run_python(
+        LOG + "s = session()\nos.kill(s._bus._parts[0].bus.relay_pid, signal.SIGKILL)\nw = log(500)\ntime.sleep(0.3)\n"
+        "log(500, w, 500)\n" + KILL, check=False,
+    )  # fmt: skip
+    assert "the relay process died (it ended with exit code -9); starting it again" in done.stderr
+    eventually(lambda: mlflow_runs(tmp_path) == [("FAILED", 1000, 1000)])
+    eventually(lambda: not relays(tmp_path))
+    assert tensorboard_steps(tmp_path) == list(range(1000))
 
 
 def test_without_a_ring(run_python: RunPython, tmp_path: Path) -> None:

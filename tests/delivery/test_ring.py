@@ -131,6 +131,39 @@ def test_what_is_larger_than_the_ring(ring: Ring) -> None:
     reader.close(remove=True)
 
 
+@pytest.mark.parametrize("rounds", range(9))
+def test_a_reader_dies_with_a_part_of_what_is_larger_than_the_ring(tmp_path: Path, rounds: int) -> None:
+    """Wherever in an embedding that comes in parts its reader dies, the successor has the whole of it, once, and what follows."""
+    ring = Ring(tmp_path, "s", SMALL)
+    outbox = Outbox(Accounts())
+    outbox.begin(ring)
+    reader = RingReader(ring.path)
+    embedded = msg.Embedded("default", 1, 2.0, Array.of(np.random.default_rng(0).random((200, 100))), None, None, None)
+    put = [msg.Record(0, 1, b"x"), msg.Record(1, 0, None, None, embedded), msg.Record(0, 2, b"y"), msg.Record(0, 3, b"z")]
+    for record in put[:3]:
+        outbox.put(record)
+    found: list[msg.Record] = []
+    for _ in range(rounds):
+        outbox.settle()
+        found += records(reader.read(SMALL // 4))
+        reader.free()
+    reader.close(remove=False)
+    outbox.begin_again()
+    outbox.put(put[3])
+    reader = RingReader(ring.path)
+    assert reader.skip(len(found)) == 0
+    for _ in range(20):
+        outbox.settle()
+        found += records(everything(reader))
+    by_place = sorted(found, key=lambda record: (record.source, record.position))
+    assert [(record.source, record.position, record.hint) for record in by_place] == [
+        (0, 1, None), (0, 2, None), (0, 3, None), (1, 0, embedded),
+    ]  # fmt: skip
+    assert outbox.published() == ring.records == 4
+    assert not outbox._large
+    reader.close(remove=True)
+
+
 def test_a_handler_that_logs_in_the_middle_of_a_put(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that comes in the middle of a put loses nothing and damages nothing."""
     outbox = Outbox(Accounts())

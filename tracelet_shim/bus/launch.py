@@ -22,7 +22,7 @@ class RelayDiedError(Exception):
     """The relay process ended, or could not be started.
 
     Attributes:
-        started: False if it died before it said hello: then nothing has been sent yet.
+        started: False if it cannot run here: it ended by itself before it said hello. Then nothing has been sent yet.
     """
 
     def __init__(self, reason: str, *, started: bool) -> None:

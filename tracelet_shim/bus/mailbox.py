@@ -261,6 +261,7 @@ class Mailbox:
         except RelayDiedError as problem:
             self._retry = (problem, now + PAUSE * len(self._restarts))
             return
+        self._outbox.begin_again()
         for message in list(self._told):
             again = msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message
             process.send(self._encoder.encode(again), again)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
@@ -20,16 +19,37 @@ Item = msg.Record | msg.Message
 _UNSENDABLE = (TypeError, ValueError, OverflowError, AttributeError, LookupError)
 
 
-class _Parts(NamedTuple):
+class _Parts:
     """A message that is larger than the ring.
 
     Attributes:
         message: the whole.
         left: its parts that are still to be put, and whether each is the first, and the last.
+        begin, end: where it stands, in bytes written.
     """
 
-    message: msg.Message
-    left: deque[tuple[bytes, bool, bool]]
+    def __init__(self, message: msg.Message, data: bytes, ring: Ring) -> None:
+        self.message = message
+        self.left = deque(ring.parts_of(data))
+        self.begin = ring.written
+        self.end: int | None = None
+
+    def put(self, ring: Ring) -> bool:
+        """Put what is left; return False if there is no room for all of it."""
+        while self.left:
+            data, is_first, is_last = self.left[0]
+            begin = ring.written
+            if not ring.put_part(data, first=is_first, last=is_last):
+                return False
+            if is_first:
+                self.begin = begin
+            self.left.popleft()
+        self.end = ring.written
+        return True
+
+    def has_lost_its_beginning(self, ring: Ring) -> bool:
+        """Return whether only those who had taken some parts of it have had these, and not all of it."""
+        return self.begin < ring.freed and (self.end is None or ring.freed < self.end)
 
 
 class Outbox:
@@ -62,6 +82,7 @@ class Outbox:
         self._dropped = 0  # events
         self._behind: deque[msg.Message | Gaps | _Parts] = deque()  # for which there was no room
         self._gaps: dict[int, Gap] | None = None
+        self._large: deque[_Parts] = deque()  # of which a part may be in the ring
 
     @property
     def records(self) -> int:
@@ -200,8 +221,27 @@ class Outbox:
             try:
                 while self._full and self._settle_next(ring):
                     pass
+                while self._large and (self._large[0].end or 0) <= ring.freed:
+                    self._large.popleft()
             finally:
                 self._putting = False
+
+    def begin_again(self) -> None:
+        """The reader is gone, and nobody reads: let its successor have the whole of what it had taken in part."""
+        with self._lock:
+            ring = self.ring
+            if ring is None:
+                return
+            under_way = [item for item in self._behind if isinstance(item, _Parts) and item.end is None][:1]
+            for parts in [*under_way, *self._large]:
+                if parts.has_lost_its_beginning(ring):
+                    again = _Parts(parts.message, self._encoder.encode(parts.message), ring)
+                    if parts in under_way:
+                        self._behind[0] = again
+                    else:
+                        self._large.remove(parts)
+                        self._behind.append(again)
+                        self._full = True
 
     def _settle_next(self, ring: Ring) -> bool:
         """Put what is next into the ring; return False if there is no room."""
@@ -214,16 +254,14 @@ class Outbox:
         if isinstance(first, Gaps):
             return self._settle_gaps(ring, first)
         if isinstance(first, _Parts):
-            while first.left:
-                data, is_first, is_last = first.left[0]
-                if not ring.put_part(data, first=is_first, last=is_last):
-                    return False
-                first.left.popleft()
+            if not first.put(ring):
+                return False
             self._behind.popleft()
+            self._large.append(first)
             return True
         data = self._encoder.encode(first)
         if not ring.fits(len(data)):
-            self._behind[0] = _Parts(first, deque(ring.parts_of(data)))
+            self._behind[0] = _Parts(first, data, ring)
             return True
         if not ring.put_message(data):
             return False
@@ -241,7 +279,7 @@ class Outbox:
                     if record.hint is None or ring.fits(len(self._encoder.encode(msg.Hinted(record.hint)))):
                         return False
                     alone = msg.Records([record])
-                    self._behind.appendleft(_Parts(alone, deque(ring.parts_of(self._encoder.encode(alone)))))
+                    self._behind.appendleft(_Parts(alone, self._encoder.encode(alone), ring))
                     ring.records += 1
                     gap.drop(1)
                     return True

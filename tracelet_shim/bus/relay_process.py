@@ -163,11 +163,13 @@ class RelayProcess:
     # -- its end ------------------------------------------------------------------------------------------------------
 
     def _died(self) -> None:
-        reason = "it ended"
+        reason, code = "it ended", 0
         self.release()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            reason += f" with exit code {self._process.wait(1.0)}"
-        raise RelayDiedError(reason + self._last_words(), started=self.greeted)
+            code = self._process.wait(1.0)
+            reason += f" with exit code {code}"
+        # Whom somebody kills can run here all the same, however early that was.
+        raise RelayDiedError(reason + self._last_words(), started=self.greeted or code == -signal.SIGKILL)
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError, ValueError):

@@ -222,9 +222,14 @@ class Ring:
         return True
 
     @property
-    def unread(self) -> int:
-        """The number of bytes that are not free again."""
-        return self._written - _freed(self._words)[0]
+    def written(self) -> int:
+        """The number of bytes that have been written, round and round."""
+        return self._written
+
+    @property
+    def freed(self) -> int:
+        """The number of bytes of these that are free again."""
+        return _freed(self._words)[0]
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of the ring; `remove` the file."""
@@ -322,6 +327,8 @@ class RingReader:
                 self._take(self._map[at + _SIZE : at + length], found)
             elif kind in (_PART, _LAST_PART):
                 (is_first,) = struct.unpack_from("@I", self._map, at + 8)
+                if is_first:
+                    self._parts.clear()
                 if is_first or self._parts:  # else a predecessor has taken its beginning, and died with it
                     self._parts += self._map[at + _SIZE : at + length]
                 if kind == _LAST_PART and self._parts:

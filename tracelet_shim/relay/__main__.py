@@ -25,6 +25,7 @@ from tracelet_shim.common.private_files import open_file
 from tracelet_shim.relay import said
 from tracelet_shim.relay.connection import Connection
 from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.relay.tail import take_tail
 
 _TICK = 0.1
 _ORPHAN_DEADLINE = 300.0
@@ -119,7 +120,7 @@ class _LogFile:
 
 
 def _serve(connection: Connection, relay: Relay) -> None:
-    opened = False
+    opened = tail_taken = False
     next_tick = 0.0
     session = ""
     log: _LogFile | None = None
@@ -147,6 +148,9 @@ def _serve(connection: Connection, relay: Relay) -> None:
         if connection.woken or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK
             relay.tick()
+        if connection.lost and not tail_taken and (not relay.closing or connection.is_orphan):
+            tail_taken = True
+            logger.info("%d records were in the event files only", take_tail(relay))
         if connection.lost:
             relay.parent_is_gone()
         if connection.lost and not relay.closing:

@@ -83,7 +83,7 @@ class Connection:
             data = os.read(self._read, 1 << 20)
             self._incoming += data
             self._gone = self._gone or not data
-        elif os.getppid() != self._parent:  # a forked child of the parent may hold the pipe open
+        elif self.is_orphan:  # a forked child of the parent may hold the pipe open
             self._gone = True
         messages = [self._decoder.decode(frame) for frame in frames(self._incoming) if frame]
         if not messages and self._ring is not None and not self.waits:
@@ -130,6 +130,11 @@ class Connection:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     os.write(self._write, self._next)
                 self._next = None
+
+    @property
+    def is_orphan(self) -> bool:
+        """True if the parent has ended, so that it writes to no event file any more."""
+        return os.getppid() != self._parent
 
     def terminated(self) -> bool:
         """True if the parent got SIGTERM."""

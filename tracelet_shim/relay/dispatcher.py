@@ -118,7 +118,8 @@ class Relay:
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
-            self.taken.update({record.source: record.position + 1 for record in message.records})
+            for source, position in {record.source: record.position + 1 for record in message.records}.items():
+                self.taken[source] = max(position, self.taken.get(source, 0))  # an embedding may come again, later
             try:
                 self._log.append(message.records)
             except OSError as error:
@@ -174,6 +175,10 @@ class Relay:
     def learn(self, source: int, data: bytes) -> None:
         """Let the decoder see a record that was delivered earlier."""
         self._decoder.learn(source, data)
+
+    def sources(self) -> list[msg.Source]:
+        """Return the event files of the training process, in order."""
+        return [self._decoder.source(number) for number in sorted(self._sources) if number < msg.OWN_SOURCES]
 
     def ahead(self) -> int:
         """Return how many records the fastest tracker has still to take; 0 if none takes any now."""

@@ -48,6 +48,10 @@ class Host:
         self.tick()
         self._wait(lambda: self.relay.ahead() <= _AHEAD)
 
+    def stopped(self) -> bool:
+        """Return whether whoever started this wants no more of it."""
+        return self.view.stopped()
+
     def drain(self) -> None:
         """Wait until every tracker has everything, or cannot get it, or was handed everything and does not acknowledge it for no
         reason that it knows: some do when their run ends."""

@@ -18,7 +18,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.eventfiles.logdir import PROJECTOR, EventFile, is_event_file, walk
 from tracelet_shim.eventfiles.tfrecord import require_protos
-from tracelet_shim.replay.directory import Directory
+from tracelet_shim.relay.directory import Directory
 from tracelet_shim.replay.host import Host
 from tracelet_shim.replay.view import Outcome, View
 from tracelet_shim.session.settings import Settings, resolve

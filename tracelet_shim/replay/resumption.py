@@ -20,8 +20,8 @@ from tracelet_shim.bus.ring import RingReader
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.eventfiles.logdir import PROJECTOR
 from tracelet_shim.eventfiles.tfrecord import require_protos
+from tracelet_shim.relay.directory import Directory
 from tracelet_shim.replay.choice import chosen, same_place, state_of, trackers_of
-from tracelet_shim.replay.directory import Directory
 from tracelet_shim.replay.host import Host
 from tracelet_shim.replay.rings import ring_of
 from tracelet_shim.replay.session_files import SessionFiles

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.inside import is_inside
-from tracelet_shim.eventfiles.logdir import CREATED, PROJECTOR, is_event_file, projector_config
-from tracelet_shim.eventfiles.tfrecord import count_records
+from tracelet_shim.eventfiles.logdir import CREATED, PROJECTOR, is_event_file
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import SessionRow
 
-__all__ = ["SessionFiles", "beyond"]
+__all__ = ["SessionFiles"]
 
 _FIRST_MOMENT = 60.0  # seconds that the first writer's file may be older than the session, on a machine that is swamped
 
@@ -88,20 +85,3 @@ class SessionFiles:
             and int(named.group(1)) >= int(self._since)
             and f"{named.group(2)}.".startswith(f"{session.host}.{session.pid}.")
         )
-
-
-def _embeddings(path: str) -> int:
-    try:
-        return len(projector_config(path))
-    except ImportError:  # `tracelet-shim status` without tensorboard, which has the projector's schema
-        return len(re.findall(rb"^\s*embeddings\s*\{", Path(path).read_bytes(), re.MULTILINE))
-
-
-def beyond(path: str, taken: int) -> int:
-    """Return how many records, or embeddings, a file has from position `taken` on; the first record says only what it is."""
-    try:
-        if os.path.basename(path) == PROJECTOR:
-            return max(0, _embeddings(path) - taken)
-        return max(0, count_records(path) - max(1, taken))
-    except (OSError, ValueError):
-        return 0

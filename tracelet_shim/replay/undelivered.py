@@ -11,8 +11,9 @@ from typing import NamedTuple
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.run_report import is_alive
 from tracelet_shim.eventfiles.logdir import walk
+from tracelet_shim.relay.directory import beyond
 from tracelet_shim.replay.rings import waiting_in_ring
-from tracelet_shim.replay.session_files import SessionFiles, beyond
+from tracelet_shim.replay.session_files import SessionFiles
 from tracelet_shim.state.index import in_use, indexed
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.older import moved_on

@@ -4,19 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.inside import is_inside, refusal
 from tracelet_shim.eventfiles import add_scalars
-from tracelet_shim.eventfiles.logdir import PROJECTOR, STATE, Damage, EventFile, Projector, elsewhere, is_event_file, walk
+from tracelet_shim.eventfiles.logdir import (
+    PROJECTOR,
+    STATE,
+    Damage,
+    EventFile,
+    Projector,
+    elsewhere,
+    is_event_file,
+    projector_config,
+    walk,
+)
+from tracelet_shim.eventfiles.tfrecord import count_records
 from tracelet_shim.provenance.system_metrics import WRITER
-from tracelet_shim.replay.host import Host
 
-__all__ = ["Directory"]
+if TYPE_CHECKING:
+    from tracelet_shim.relay.dispatcher import Relay
+
+__all__ = ["Directory", "Taker", "beyond"]
 
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
+
+
+class Taker(Protocol):
+    """What a directory is read for.
+
+    Attributes:
+        relay: gets the new files, and what is to be learnt from records that it has had.
+        size: bytes of all files.
+    """
+
+    relay: Relay
+    size: int
+
+    def feed(self, records: list[msg.Record], read: int) -> None:
+        """Hand records over; so many bytes have been read."""
+
+    def stopped(self) -> bool:
+        """Return whether nothing more is wanted."""
 
 
 class Directory:
@@ -24,7 +58,7 @@ class Directory:
     record, so that the first `add_hparams` is the one that was called first; files one after the other.
 
     Args:
-        host: gets the records.
+        taker: gets the records.
         top: the directory; None: nothing but the files that are added.
         recursive: take what is below as well.
         wanted: tells of a file that is found whether it belongs to the run.
@@ -32,10 +66,10 @@ class Directory:
     """
 
     def __init__(
-        self, host: Host, top: str | None, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None,
+        self, taker: Taker, top: str | None, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None,
         follow: bool = False,
     ) -> None:
-        self._host = host
+        self._taker = taker
         self._top = top
         self._recursive = recursive
         self._wanted = wanted
@@ -77,7 +111,7 @@ class Directory:
                     continue
                 file.source, self._sources = self._sources, self._sources + 1
                 self.files[path] = file
-                self._host.relay.handle(msg.Source(file.source, path, file.logdir, homes[path], replay=True))
+                self._taker.relay.handle(msg.Source(file.source, path, file.logdir, homes[path], replay=True))
 
     def _homes(self, new: list[EventFile | Projector]) -> dict[str, str | None]:
         """Return whose `add_scalars` has made new files, if any has; without those of which only the next look can tell."""
@@ -115,23 +149,40 @@ class Directory:
         """Hand over what is new in the files; return the number of records."""
         count = size = 0
         batch: list[msg.Record] = []
-        self._host.size = sum(file.size for file in self.files.values())
+        self._taker.size = sum(file.size for file in self.files.values())
         for file in self.files.values():
-            if self._host.view.stopped():
+            if self._taker.stopped():
                 break
-            for record in file.records(self._host.relay.learn):
+            for record in file.records(self._taker.relay.learn):
                 batch.append(record)
                 size += len(record.data or b"")
                 if len(batch) >= _BATCH_RECORDS or size >= _BATCH_BYTES:
                     count += len(batch)
-                    self._host.feed(batch, sum(file.offset for file in self.files.values()))
+                    self._taker.feed(batch, sum(file.offset for file in self.files.values()))
                     batch, size = [], 0
-                if self._host.view.stopped():
+                if self._taker.stopped():
                     break
         if batch:
-            self._host.feed(batch, sum(file.offset for file in self.files.values()))
+            self._taker.feed(batch, sum(file.offset for file in self.files.values()))
         return count + len(batch)
 
     def damages(self) -> tuple[Damage, ...]:
         left_out = [Damage(path, None, problem) for path, problem in self._refused.items()]
         return (*left_out, *(damage for file in self.files.values() for damage in file.damages))
+
+
+def _embeddings(path: str) -> int:
+    try:
+        return len(projector_config(path))
+    except ImportError:  # `tracelet-shim status` without tensorboard, which has the projector's schema
+        return len(re.findall(rb"^\s*embeddings\s*\{", Path(path).read_bytes(), re.MULTILINE))
+
+
+def beyond(path: str, taken: int) -> int:
+    """Return how many records, or embeddings, a file has from position `taken` on; the first record says only what it is."""
+    try:
+        if os.path.basename(path) == PROJECTOR:
+            return max(0, _embeddings(path) - taken)
+        return max(0, count_records(path) - max(1, taken))
+    except (OSError, ValueError):
+        return 0
