@@ -51,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in foreign_variables():
         del os.environ[name]
     os.environ.update(isolated_environment(home))
+    # A session that is to end without its tracker is over then. What goes on by itself is tested in delivery/test_linger.py.
+    os.environ["TRACELET_LINGER"] = "0"
     (home / "tmp").mkdir()  # for what SDKs leave behind
     os.environ["TMPDIR"] = tempfile.tempdir = str(home / "tmp")
     # Kept between runs: matplotlib takes seconds to look through the fonts.

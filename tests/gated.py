@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+RECORDING = "tracelet_shim.testing:RecordingBackend"
+TENSORBOARD = "tracelet_shim.backends.tensorboard.backend:TensorBoardBackend"
+
 MODULE = """
 import os, time
-from tracelet_shim.testing import RecordingBackend
+from {module} import {base}
 
-class Gated(RecordingBackend):
+class Gated({base}):
     name = "gated"
     batch_events = 50
 
@@ -19,11 +22,13 @@ class Gated(RecordingBackend):
 """
 
 
-def install(directory: Path) -> dict[str, str]:
-    """Put the tracker into a directory; return the variables with which a Python finds it, and nothing else."""
+def install(directory: Path, base: str = RECORDING) -> dict[str, str]:
+    """Put the tracker into a directory; return the variables with which a Python finds it, and nothing else. But for the gate it
+    is the tracker `base`."""
+    module, _, name = base.partition(":")
     info = directory / "gated-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gated\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[tracelet_shim.backends]\ngated = gated_backend:Gated\n")
-    (directory / "gated_backend.py").write_text(MODULE)
+    (directory / "gated_backend.py").write_text(MODULE.format(module=module, base=name))
     return {"PYTHONPATH": str(directory), "TRACELET_BACKEND": "gated"}

@@ -26,8 +26,9 @@ SHOW = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() i
 
 
 def tracelet_shim(*args: str, command: tuple[str, ...] = (COMMAND,), **env: str) -> subprocess.CompletedProcess[str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("TRACELET_")}
     return subprocess.run(
-        [*command, *args], env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=60
+        [*command, *args], env={**ours, **env}, capture_output=True, text=True, check=False, timeout=60
     )
 
 
@@ -50,7 +51,7 @@ def test_run_sets_a_variable_for_each_option(tmp_path: Path) -> None:
     done = tracelet_shim(
         *("run", "--backend", "mlflow,aim", "--project", "p", "--exp-name", "e", "--run-id", "r", "--tags", "a,b=1"),
         *("--notes", "some text", "--offline", "--no-strict", "--ranks", "all", "--root", "runs"),
-        *("--delivery", "thread", "--exit-timeout", "2.5", "--no-accelerate", "--quiet"),
+        *("--delivery", "thread", "--exit-timeout", "2.5", "--linger", "7.5", "--no-accelerate", "--quiet"),
         *("--no-ci", "--what-ran", "git,host", "--system-metrics", "7"),
         *("--", sys.executable, "-c", SHOW),
     )
@@ -68,6 +69,7 @@ def test_run_sets_a_variable_for_each_option(tmp_path: Path) -> None:
         "TRACELET_ROOT": str(tmp_path / "runs"),
         "TRACELET_DELIVERY": "thread",
         "TRACELET_EXIT_TIMEOUT": "2.5",
+        "TRACELET_LINGER": "7.5",
         "TRACELET_CI": "0",
         "TRACELET_WHAT_RAN": "git,host",
         "TRACELET_SYSTEM_METRICS": "7.0",

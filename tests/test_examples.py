@@ -24,7 +24,7 @@ def run(*command: str, **variables: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
@@ -69,6 +69,25 @@ def test_demo_fails_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) 
     )
     with pytest.raises(AssertionError, match="missing: MLflow has 715 scalar points of 721"):
         run(sys.executable, "broken.py")
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("mlflow", ("not everything had arrived", "missing: MLflow cannot be read (ImportError: not today)")),
+        ("torch", ("The program itself failed, with exit code 1",)),
+    ],
+)
+def test_demo_says_what_happened(tmp_path: Path, module: str, said: tuple[str, ...]) -> None:
+    """Where the program does not end well the demo says so, in lines and without a traceback of its own, and has exit code 1."""
+    Path("broken").mkdir()
+    Path("broken", f"{module}.py").write_text("raise ImportError('not today')\n")
+    with pytest.raises(AssertionError) as failed:
+        run(sys.executable, str(EXAMPLES / "demo.py"), PYTHONPATH=str(tmp_path / "broken"))
+    output = str(failed.value)
+    assert output.startswith("exit code 1\n")
+    assert all(line in output for line in said), output
+    assert 'demo.py", line' not in output  # the program's own traceback is the program's
 
 
 def test_quickstart() -> None:

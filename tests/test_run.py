@@ -114,9 +114,10 @@ def test_what_a_killed_program_left_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_the_waiting_is_bounded(gate: dict[str, str], tmp_path: Path) -> None:
-    """A tracker that takes nothing holds the end up for `exit_timeout`, no longer; strict then has a code of its own."""
+    """A tracker that takes nothing holds the end up for `exit_timeout`, or `linger`, no longer; strict then has a code of its
+    own."""
     said = run("--strict", "--exit-timeout", "2", script="log()\ntime.sleep(1)\nos._exit(0)", code=3, **gate)
-    assert "delivering what a program that ended without a word has left, for up to 2 s" in said
+    assert "waiting for what a program has left to deliver, for up to 2 s" in said
     assert "gated (open): 0 delivered, 100 pending, 0 set aside" in said
     assert "warning: it is still running" in said
     assert relays(tmp_path)
@@ -127,7 +128,7 @@ def test_ctrl_c_ends_the_waiting(gate: dict[str, str], tmp_path: Path) -> None:
     Path("script.py").write_text(LOG + "log()\ntime.sleep(1)\nos._exit(5)")
     command = [COMMAND, "run", "--exit-timeout", "600", "--", sys.executable, "script.py"]
     with Terminal(command, environment(**gate)) as terminal:
-        terminal.wait_for("ended without a word")
+        terminal.wait_for("waiting for what a program has left")
         terminal.type("\x03")
         assert terminal.end() == 5
 

@@ -134,6 +134,7 @@ wait(3)
 assert s.flush(60)
 os.kill(s._bus._parts[0].bus.relay_pid, signal.SIGKILL)
 log(300, w, 300)
+assert s.flush(60)  # a call, by which the end of the relay is seen
 with __import__("sqlite3").connect("mlflow.db") as db:
     before = db.execute("SELECT COUNT(*) FROM metrics WHERE key = 'system/cpu.percent'").fetchone()[0]
 wait(before + 3)

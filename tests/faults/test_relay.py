@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from tests.faults.harness import (
     resident,
 )
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.relay.__main__ import _Connection
+from tracelet_shim.relay.connection import Connection
 
 pytestmark = pytest.mark.usefixtures("mlflow_store")
 
@@ -302,8 +303,9 @@ def in_ledger(directory: Path, query: str) -> list[tuple[int, ...]]:
 
 def test_a_relay_whose_program_is_gone_does_not_run_in_circles() -> None:
     """The end of a pipe can be read at once, for ever: whoever waits for it must not look at it again."""
-    theirs, answers, term = os.pipe(), os.pipe(), os.pipe()
-    connection = _Connection(theirs[0], answers[1], os.getppid(), term[0])
+    theirs, term = os.pipe(), os.pipe()
+    ours, answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = Connection(theirs[0], answers.fileno(), os.getppid(), term[0])
     try:
         os.close(theirs[1])
         assert connection.receive(0) == []
@@ -316,5 +318,7 @@ def test_a_relay_whose_program_is_gone_does_not_run_in_circles() -> None:
             assert connection.woken
             waker.join()
     finally:
-        for fd in (theirs[0], *answers, *term):
+        ours.close()
+        answers.close()
+        for fd in (theirs[0], *term):
             os.close(fd)

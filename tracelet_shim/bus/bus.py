@@ -171,7 +171,8 @@ class Bus:
         """Ask for the end, without waiting for it; only the first time counts."""
         if self._closing:
             return
-        closing, self._close_until = closing_message(message)
+        # What is on its way to the trackers, or they themselves, end with this process.
+        closing, self._close_until = closing_message(msgspec.structs.replace(message, linger=0.0))
         self.tell(closing)
         self._closing = True
         self._wake.set()

@@ -47,6 +47,9 @@ class Mailbox:
         memory: bytes; the ring has up to a third of it.
         tell: takes what the user should know of the relay process.
         on_reply: takes the relay's replies; called in the threads that call in here.
+
+    Attributes:
+        lingers: seconds that the relay, which has been let go, may go on by itself.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Mailbox:
         self._close: msg.Close | None = None
         self._close_until = 0.0
         self._closed = False
+        self.lingers = 0.0
         self._closed_states: dict[str, msg.BackendState] | None = None
 
     def start(self, message: msg.Open) -> None:
@@ -112,7 +116,10 @@ class Mailbox:
             with self._looking:
                 self._refused += type(record.hint) is not msg.Nested
         else:
-            self._outbox.put(record)
+            if record.hint is None:
+                self._outbox.put_record(record)
+            else:
+                self._outbox.put(record)
             if self._outbox.errors:
                 self._tell_errors()
 
@@ -209,7 +216,7 @@ class Mailbox:
             self._looking.release()
 
     def _replied(self, reply: msg.Reply) -> None:
-        if isinstance(reply, (msg.Counters, msg.Closed)):
+        if isinstance(reply, (msg.Counters, msg.Closed, msg.Lingers)):
             self._latest = reply.backends
             reply.taken += self._lost
             for name, count in self._gone.items():
@@ -219,10 +226,10 @@ class Mailbox:
         if isinstance(reply, msg.Flushed):
             if reply.id in self._flushing:
                 self._flushing[reply.id] = reply.whole
-        elif isinstance(reply, msg.Closed):
+        elif isinstance(reply, (msg.Closed, msg.Lingers)):
             self._on_reply(msg.Counters(reply.backends, taken=reply.taken))
             self._closed_states = reply.backends
-            self._closed = True
+            self._closed = isinstance(reply, msg.Closed)
         elif isinstance(reply, msg.More):
             self._put(msg.Rest(reply.backend))
         elif isinstance(reply, msg.Continued):
@@ -368,7 +375,7 @@ class Mailbox:
         or_until: threading.Event | None,
     ) -> dict[str, msg.BackendState] | None:
         shown = time.monotonic()
-        while not (self._closed or self._stopped) and time.monotonic() < self._close_until:
+        while self._closed_states is None and not self._stopped and time.monotonic() < self._close_until:
             self.look(_WAIT)
             if self._instead is not None:
                 break
@@ -382,7 +389,7 @@ class Mailbox:
         self._stopped = True
         process, self._process = self._process, None
         if process is not None:
-            process.finish(last_words)
+            self.lingers = message.linger if process.finish(last_words, lingers=message.linger > 0) else 0.0
         self._is_over = False
         self._outbox.end(remove=self._closed)  # the relay does that too, if it lives long enough
         return self._closed_states

@@ -141,6 +141,7 @@ class Open(msgspec.Struct, tag="open"):
         system_metrics: seconds between samples of the system; None takes none.
         keeps_state: False for the second hosting of a session: the ledger is the other one's.
         restarted: True if an earlier relay of this session died. Its writers and sources follow, then `Continue`.
+        linger: seconds that the relay goes on by itself after a program that is gone without a word.
     """
 
     run: RunInfo
@@ -151,6 +152,7 @@ class Open(msgspec.Struct, tag="open"):
     system_metrics: float | None = None
     keeps_state: bool = True
     restarted: bool = False
+    linger: float = 0.0
 
 
 class Continue(msgspec.Struct, tag="continue"):
@@ -236,8 +238,9 @@ class Flush(msgspec.Struct, tag="flush"):
 
 
 class Close(msgspec.Struct, tag="close"):
-    """The end: drain, then close every run with this status, all within `deadline` seconds. What comes behind it is delivered
-    as well, as long as there is a tracker that has not got so far as to ask for `More` and had its answer.
+    """The end: drain, then close every run with this status. After `deadline` seconds nobody waits for that any more; `linger`
+    seconds later it is over. What comes behind this message is delivered as well, as long as there is a tracker that has not got
+    so far as to ask for `More` and had its answer.
 
     Attributes:
         at_exit: True if nobody asked for the end and the status was read off the way the program ended.
@@ -246,6 +249,7 @@ class Close(msgspec.Struct, tag="close"):
         since: when the seconds began, by this machine's `time.monotonic`: the relay may be busy, or just starting. None: when
             this is read.
         ended: when the program ended or asked for the end, seconds since the epoch; None: with the last event.
+        linger: answered by `Lingers` if there is more to do after `deadline`.
     """
 
     status: str
@@ -254,6 +258,7 @@ class Close(msgspec.Struct, tag="close"):
     cut_off: bool = False
     since: float | None = None
     ended: float | None = None
+    linger: float = 0.0
 
 
 class Rest(msgspec.Struct, tag="rest"):
@@ -390,6 +395,14 @@ class Closed(msgspec.Struct, tag="closed"):
     taken: int = 0
 
 
+class Lingers(msgspec.Struct, tag="lingers"):
+    """After `Close`: the deadline is over, and the relay goes on by itself; nothing more is heard of it. `taken` as of
+    `Counters`."""
+
+    backends: dict[str, BackendState]
+    taken: int = 0
+
+
 class More(msgspec.Struct, tag="more"):
     """After `Close`: this tracker has everything that came before that. What has been logged meanwhile is wanted too, once."""
 
@@ -402,4 +415,4 @@ class HandedOver(msgspec.Struct, tag="handed_over"):
     backend: str
 
 
-Reply = Union[Hello, Opened, Trouble, Counters, Continued, Flushed, Closed, More, HandedOver]  # noqa: UP007
+Reply = Union[Hello, Opened, Trouble, Counters, Continued, Flushed, Closed, Lingers, More, HandedOver]  # noqa: UP007

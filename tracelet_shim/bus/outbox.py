@@ -130,6 +130,22 @@ class Outbox:
             self._behind.clear()
             self.instead = bus
 
+    def put_record(self, record: msg.Record) -> None:
+        """As `put`, for a record without a hint, as nearly all are."""
+        with self._lock:
+            ring = self.ring
+            if self._putting or self._full or ring is None:
+                self.put(record)
+                return
+            self._putting = True
+            try:
+                if not ring.put(record):
+                    self._remember(record)
+                if self._aside:
+                    self._put_aside()
+            finally:
+                self._putting = False
+
     def put(self, item: Item) -> None:
         """Put a record or a message into the ring, or keep it for later."""
         with self._lock:
@@ -138,14 +154,15 @@ class Outbox:
                 return
             self._putting = True
             try:
-                if self._full or type(item) is not msg.Record or item.hint is not None or self.ring is None:
-                    self._put(item)
-                elif not self.ring.put(item):  # as nearly always there is room, nothing is in the way
-                    self._remember(item)
-                while self._aside:
-                    self._put(self._aside.popleft())
+                self._put(item)
+                if self._aside:
+                    self._put_aside()
             finally:
                 self._putting = False
+
+    def _put_aside(self) -> None:
+        while self._aside:
+            self._put(self._aside.popleft())
 
     def _put(self, item: Item) -> None:
         try:

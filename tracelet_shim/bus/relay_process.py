@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
@@ -35,6 +36,14 @@ def _reap_later(process: subprocess.Popen[bytes]) -> None:
         threading.Thread(target=process.wait, name="tracelet-relay-end", daemon=True).start()
     except RuntimeError:
         _ending.append(process)
+
+
+def _is_stopped(pid: int) -> bool:
+    """True if the process stands still until it gets SIGCONT, as far as this system tells."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
 
 
 class RelayProcess:
@@ -185,23 +194,30 @@ class RelayProcess:
             self._process.stdin.close()
         self._socket.close()
 
-    def finish(self, seconds: float = _LAST_WORDS) -> None:
+    def finish(self, seconds: float = _LAST_WORDS, *, lingers: bool = False) -> bool:
         """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its
-        deadline, and is killed. Not so while a tracker may be making its store, which might be unusable for ever then: it
-        ends by itself."""
+        deadline, and is killed. Not so while a tracker may be making its store, which might be unusable for ever then, or if
+        the relay `lingers`, unless somebody has stopped it: it ends by itself.
+
+        Returns:
+            True if it lingers.
+        """
         self.release()
+        left = False
         try:
             self._process.wait(min(seconds, _LAST_WORDS) if self.closed else 0.1)
         except subprocess.TimeoutExpired:
             if self.closed and seconds < _LAST_WORDS:
                 _reap_later(self._process)
-            elif self._opening:
+            elif self._opening or (lingers and not _is_stopped(self.pid)):
+                left = lingers and not self.closed
                 self._process.send_signal(signal.SIGCONT)  # should somebody have stopped it
                 _reap_later(self._process)
             else:
                 self._process.kill()
                 self._process.wait()
         self._log.close()
+        return left
 
     def after_fork(self) -> None:
         """Close the child's copies: the relay must see the end when the parent is gone."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import platform
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +30,7 @@ SUFFIX = ".ring"
 _MAGIC = 0x31474E49525F5354  # in the file: TS_RING1
 _HEADER = mmap.PAGESIZE
 _FRAME = struct.Struct("@IIIIQd")  # bytes in all, what it is, source, bytes of the hint, position, value
+_SIZE, _pack = _FRAME.size, _FRAME.pack_into
 _MAGIC_AT, _CAPACITY_AT, _WRITTEN_AT, _SLOT_AT, _SLOTS = 0, 1, 2, 3, (8, 16)  # by eight bytes
 _RECORD, _MESSAGE, _PART, _LAST_PART, _PAD = range(1, 6)
 _KIND, _VALUED, _DATA = 0xFF, 0x100, 0x200
@@ -35,6 +38,30 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - in a directory of the user's own
 
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
+
+
+
+def _memory_fence() -> Callable[[], None] | None:
+    """Return what keeps the processor from moving a write across it to memory that another process reads; None where it does
+    not do that anyway (Intel's *Software Developer's Manual*, volume 3, "Memory Ordering"; AMD's says the same).
+
+    Others do: ARM, POWER, RISC-V. There, giving a lock back keeps what was written before it, and taking it keeps what comes
+    after, and the two keep their order (*Arm Architecture Reference Manual*, "Load-Acquire, Store-Release").
+    """
+    if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686"):
+        return None
+    local = threading.local()  # a lock of its own for each thread, which no fork finds taken by another
+
+    def fence() -> None:
+        lock = getattr(local, "lock", None)
+        if lock is None:
+            lock = local.lock = threading.Lock()
+        lock.acquire()
+        lock.release()
+        lock.acquire()
+        lock.release()
+
+    return fence
 
 
 class RingError(Exception):
@@ -47,6 +74,9 @@ def in_memory(directory: str | os.PathLike[str]) -> str:
 
     name = hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]
     return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{os.getuid()}", name)
+
+
+_fence = _memory_fence()
 
 
 class Ring:
@@ -109,30 +139,32 @@ class Ring:
     def put(self, record: msg.Record, hint: bytes = b"") -> bool:
         """Copy a record into the ring, with its encoded hint; return False if there is no room."""
         data, value = record.data, record.value
-        length = len(hint) if hint else 0
-        what = _RECORD if value is None else _RECORD | _VALUED
-        if data is not None:
-            what |= _DATA
-            length += len(data)
+        if data is None:
+            data = b""
+            what = _RECORD if value is None else _RECORD | _VALUED
+        else:
+            what = _RECORD | _DATA if value is None else _RECORD | _DATA | _VALUED
+        length = _SIZE + len(data) + len(hint)
         at = self._at
-        end = at + (_FRAME.size + length + 7 & -8)
+        end = at + (length + 7 & -8)
         if end > self._limit:
             if not self._find_room(end - at):
                 return False
             end += self._at - at
             at = self._at
-        _FRAME.pack_into(
-            self._map, at, _FRAME.size + length, what, record.source, len(hint), record.position, 0.0 if value is None else value
-        )
-        at += _FRAME.size
-        if data is not None:
-            self._map[at : at + len(data)] = data
-            at += len(data)
+        memory = self._map
+        _pack(memory, at, length, what, record.source, len(hint), record.position, 0.0 if value is None else value)
+        begin = at + _SIZE
         if hint:
-            self._map[at : at + len(hint)] = hint
+            memory[begin : begin + len(data)] = data
+            memory[begin + len(data) : at + length] = hint
+        else:
+            memory[begin : at + length] = data
+        if _fence is not None:
+            _fence()
         # No call from here on, and so no signal handler that could leave it half done.
         self.records += 1
-        self._written += end - self._at
+        self._written += end - at
         self._at = end
         self._words[_WRITTEN_AT] = self._written
         return True
@@ -153,15 +185,17 @@ class Ring:
 
     def fits(self, length: int) -> bool:
         """Return whether so many bytes fit into the ring when it is empty."""
-        return length + _FRAME.size <= self._capacity // 2
+        return length + _SIZE <= self._capacity // 2
 
     def _put(self, what: int, data: bytes, first: int = 0) -> bool:
-        total = _FRAME.size + len(data) + 7 & -8
+        total = _SIZE + len(data) + 7 & -8
         if self._at + total > self._limit and not self._find_room(total):
             return False
         at = self._at
-        _FRAME.pack_into(self._map, at, _FRAME.size + len(data), what, first, 0, 0, 0.0)
-        self._map[at + _FRAME.size : at + _FRAME.size + len(data)] = data
+        _FRAME.pack_into(self._map, at, _SIZE + len(data), what, first, 0, 0, 0.0)
+        self._map[at + _SIZE : at + _SIZE + len(data)] = data
+        if _fence is not None:
+            _fence()
         self._written += total
         self._at = at + total
         self._words[_WRITTEN_AT] = self._written
@@ -264,6 +298,8 @@ class RingReader:
         written = self._words[_WRITTEN_AT]
         if written == self._at:
             return []
+        if _fence is not None:
+            _fence()
         if not self._at <= written <= self._at + self._capacity:
             raise RingError(f"{self.path} is damaged: {written} bytes were written, and {self._at} read")
         found: list[msg.Message] = []
@@ -288,13 +324,13 @@ class RingReader:
                 found.append(msg.Records(batch))
                 batch, size = [], 0
             if kind == _MESSAGE:
-                self._take(self._map[at + _FRAME.size : at + length], found)
+                self._take(self._map[at + _SIZE : at + length], found)
             elif kind in (_PART, _LAST_PART):
                 (is_first,) = struct.unpack_from("@I", self._map, at + 8)
                 if is_first:
                     self._parts.clear()
                 if is_first or self._parts:  # else a predecessor has taken its beginning, and died with it
-                    self._parts += self._map[at + _FRAME.size : at + length]
+                    self._parts += self._map[at + _SIZE : at + length]
                 if kind == _LAST_PART and self._parts:
                     self._take(bytes(self._parts), found)
                     self._parts.clear()
@@ -321,7 +357,7 @@ class RingReader:
         _, _, source, hinted, position, value = _FRAME.unpack_from(self._map, at)
         end = at + length
         hint = self._hints.decode(self._map[end - hinted : end]).hint if hinted else None
-        data = self._map[at + _FRAME.size : end - hinted] if what & _DATA else None
+        data = self._map[at + _SIZE : end - hinted] if what & _DATA else None
         return msg.Record(source, position, data, value if what & _VALUED else None, hint)
 
     @property
@@ -336,6 +372,8 @@ class RingReader:
         now = self._words[_SLOT_AT]
         slot = _SLOTS[1 - now]
         self._words[slot], self._words[slot + 1], self._words[slot + 2] = self._at, self.records, self.lost
+        if _fence is not None:
+            _fence()
         self._words[_SLOT_AT] = 1 - now
 
     def close(self, *, remove: bool) -> None:

@@ -20,6 +20,8 @@ __all__ = ["accounts", "print_summary", "tell_job", "wait_for_relays"]
 _SHOWN = 10
 _TICK = 0.1
 _NOTICEABLE = 1.0
+_SLACK = 5.0
+"""Seconds that a relay may take to write down its end."""
 
 
 def wait_for_relays(path: str, seconds: float, pause: Callable[[float], bool]) -> bool:
@@ -30,18 +32,19 @@ def wait_for_relays(path: str, seconds: float, pause: Callable[[float], bool]) -
 
     Args:
         path: the report.
-        seconds: how long to wait at most.
+        seconds: how long to wait at most; more, if a session's relay may `linger` longer.
         pause: waits so many seconds; returns False if the waiting should end.
     """
     start = time.monotonic()
     said = False
+    seconds = max([seconds, *(entry["linger"] for entry in run_report.read(path) if "began" in entry)])
     while any(_is_left_alone(entry) for entry in run_report.read(path) if "relay" in entry):
         waited = time.monotonic() - start
-        if waited >= seconds:
+        if waited >= seconds + _SLACK:
             return False
         if waited >= _NOTICEABLE and not said:
             said = True
-            say(f"delivering what a program that ended without a word has left, for up to {seconds:.0f} s")
+            say(f"waiting for what a program has left to deliver, for up to {seconds:.0f} s")
         if not pause(_TICK):
             return False
     return True
@@ -64,12 +67,13 @@ class Account:
         troubles: why something may be missing, whatever the counts say.
         resume: the command that delivers what is missing.
         told: True if the session itself has told the CI job.
+        strict: True if the session left it to `run` to fail if something is missing.
     """
 
     def __init__(self, session: str, entries: list[dict[str, Any]]) -> None:
         self.session = session
         self.name = ""
-        self.told = False
+        self.told = self.strict = False
         self.resume: str | None = None
         self.runs: dict[str, dict[str, Any] | None] = {}
         self.troubles: list[str] = []
@@ -82,6 +86,7 @@ class Account:
             self.runs.update({run["backend"]: run for run in entry.get("runs", ())})
             directory = entry.get("directory", directory)
             self.told = self.told or "told" in entry
+            self.strict = self.strict or "strict" in entry
             self.troubles += [entry["trouble"]] if "trouble" in entry else []
         if directory is not None:
             self._look_up(directory)

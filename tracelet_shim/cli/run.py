@@ -61,6 +61,9 @@ def run(
     exit_timeout: Annotated[
         float | None, typer.Option("--exit-timeout", help="Seconds that the end may take to deliver what is left.")
     ] = None,
+    linger: Annotated[
+        float | None, typer.Option("--linger", help="Seconds that what is left then may take in the background.")
+    ] = None,
     accelerate: Annotated[
         bool | None,
         typer.Option("--accelerate/--no-accelerate", help="Write TensorBoard's own files for less processor time."),
@@ -95,6 +98,7 @@ def run(
             ROOT=None if root is None else str(Path(root).absolute()),
             DELIVERY=delivery,
             EXIT_TIMEOUT=exit_timeout,
+            LINGER=linger,
             ACCELERATE=accelerate,
             QUIET=quiet,
             CI=ci,
@@ -190,12 +194,12 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
         supervisor = _start(command, {**environment, run_report.VARIABLE: report})
         code = supervisor.wait()
         try:
-            complete = _sum_up(report, supervisor, environment, settings)
+            delivered = _sum_up(report, supervisor, environment, settings)
         except Exception as error:  # whatever it is, the job has the exit code of the command
             say(f"warning: nothing is known of the deliveries: {error!r}")
-            complete = False
+            delivered = not settings.strict
         run_report.pass_on(report)
-    if settings.strict and code == 0 and not complete:
+    if code == 0 and not delivered:
         say("error: not everything was delivered")
         code = UNDELIVERED
     end_like(code)
@@ -217,7 +221,8 @@ def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
 
 
 def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str], settings: Settings) -> bool:
-    """Wait for what is still being delivered, and print what became of it; return whether everything arrived."""
+    """Wait for what is still being delivered, and print what became of it; return False if something is missing that must not
+    be."""
     from tracelet_shim.cli import _summary
 
     _summary.wait_for_relays(report, settings.exit_timeout, supervisor.pause)
@@ -230,7 +235,9 @@ def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str],
         say(f"warning: process {pid} has used SummaryWriter, and nothing of that was delivered; it has said why")
     if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
         say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
-    return not unseen and all(account.complete for account in found)
+    if settings.strict:
+        return not unseen and all(account.complete for account in found)
+    return all(account.complete for account in found if account.strict)
 
 
 def _logs_here(environment: Mapping[str, str], settings: Settings) -> bool:

@@ -2,12 +2,13 @@
 
 One JSON line an entry, appended to a file that `run` has made and named in the environment. Entries are
 
-    {"began": session, "pid": ..., "trackers": [...]}    a session's runs are being opened
+    {"began": session, "pid": ..., "trackers": [...], "linger": ...}    a session's runs are being opened
     {"relay": pid, "of": pid}                            the process that serves the process `of`
     {"session": ..., "directory": ...}                   where its ledger is
     {"session": ..., "trouble": ...}                     something that makes delivery doubtful, whatever the ledger says
     {"session": ..., "runs": [...]}                      the end of what no ledger has
     {"session": ..., "told": true}                       the page of the CI job has its summary
+    {"session": ..., "strict": true}                     it left to `run` to fail if something is missing in the end
     {"unseen": ..., "pid": ...}                          a process has writers that we see nothing of, so no session began
 """
 
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["VARIABLE", "add", "is_alive", "pass_on", "read"]
+__all__ = ["VARIABLE", "add", "is_alive", "is_read", "pass_on", "read"]
 
 VARIABLE = "_TRACELET_REPORT"
 """Environment variable: path of the file."""
@@ -35,6 +36,12 @@ def add(**entry: Any) -> None:
         return
     entry = {name: value[:_LONGEST] if name in ("trouble", "unseen") else value for name, value in entry.items()}
     _append(path, json.dumps({**entry, "at": time.time()}).encode() + b"\n")
+
+
+def is_read() -> bool:
+    """True if there is a `run` above this process, which waits for the relays and sums up."""
+    path = os.environ.get(VARIABLE)
+    return bool(path) and os.path.exists(str(path))
 
 
 def pass_on(path: str) -> None:

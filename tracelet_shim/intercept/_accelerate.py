@@ -24,8 +24,11 @@ from typing import Any, Protocol
 
 from tracelet_shim.common.file_systems import is_local
 from tracelet_shim.eventfiles import tfrecord
+from tracelet_shim.eventfiles.tfrecord import count_records, framed, framing
 
 __all__ = ["BatchWriter", "DirectWriter", "EventWriter", "accelerate", "use_fast_crc"]
+
+_os_write, _now = os.write, time.monotonic  # as they were, whatever a program puts there
 
 _MAX_BYTES = 32 << 20
 _MOST_OPEN = 64
@@ -39,11 +42,14 @@ class EventWriter(Protocol):
 
     Attributes:
         last: the latest record, as TensorBoard serialised it.
+        lock: held while a record is taken.
     """
 
     last: bytes
+    lock: threading.RLock
 
     def write(self, data: bytes) -> None: ...
+    def append(self, data: bytes) -> None: ...
 
     def count(self) -> int:
         """Return how many records have been written."""
@@ -90,48 +96,72 @@ class DirectWriter:
 
     Attributes:
         last: the latest record, as TensorBoard serialised it.
+        lock: held while a record is written.
     """
 
     def __init__(self, record_writer: Any, path: str | bytes) -> None:
         self._writer = record_writer
         self._path = path
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._fd = -1
         self._look_at = 0.0
         self._closed = self._foreign = False
         self._error: Exception | None = None
         self.last = b""
+        self._framed = framing()
 
     def write(self, data: bytes) -> None:
         """Append a record to the file."""
+        self.last = data
+        with self.lock:
+            self.append(data)
+
+    def append(self, data: bytes) -> None:
+        """As `write`, by who holds the lock."""
+        fd = self._fd
+        if fd < 0 or _now() >= self._look_at:
+            self._append_slowly(data)
+            return
+        try:
+            record = self._framed(data)
+            written = _os_write(fd, record)
+            if written != len(record):  # the disk is nearly full
+                _write_all(fd, record[written:])
+        except Exception as error:
+            self._fail(error)
+
+    def _append_slowly(self, data: bytes) -> None:
+        """Where no file is held, or it may be another one now."""
+        self._refuse()
+        if self._foreign:  # a forked child's copy of our file is not for writing
+            return
+        try:
+            self._look()
+            if self._fd >= 0:
+                _write_all(self._fd, framed(data))
+            else:
+                fd = self._opened()
+                try:
+                    _write_all(fd, framed(data))
+                finally:
+                    os.close(fd)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """The user's next call gets it, as TensorBoard's own writer does it."""
+        self._error = error
+        self._release()
+
+    def _refuse(self) -> None:
         if self._error is not None:
             raise self._error
         if self._closed:
             raise OSError("Writer is closed")
-        self.last = data
-        if self._foreign:  # a forked child's copy of our file is not for writing
-            return
-        try:
-            with self._lock:
-                if time.monotonic() >= self._look_at:
-                    self._look()
-                record = tfrecord.framed(data)
-                if self._fd >= 0:
-                    written = os.write(self._fd, record)
-                    if written != len(record):  # the disk is nearly full
-                        _write_all(self._fd, record[written:])
-                else:
-                    fd = self._opened()
-                    try:
-                        _write_all(fd, record)
-                    finally:
-                        os.close(fd)
-        except Exception as error:  # the user's next call gets it, as TensorBoard's own writer does it
-            self._error = error
 
     def count(self) -> int:
         """Return how many records the file has."""
-        return tfrecord.count_records(os.fsdecode(self._path))
+        return count_records(os.fsdecode(self._path))
 
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -161,22 +191,19 @@ class DirectWriter:
 
     def forget(self) -> None:
         """In a forked child: the file is the parent's."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._foreign = True
         self._release()
 
     def flush(self) -> None:
         """Everything is written out already."""
-        if self._error is not None:
-            raise self._error
-        if self._closed:
-            raise OSError("Writer is closed")
+        self._refuse()
         self._look_at = 0.0
         self._writer.flush()
 
     def close(self) -> None:
         """Close the file; a second call changes nothing."""
-        with self._lock:
+        with self.lock:
             if not self._closed:
                 self._closed = True
                 self._release()
@@ -201,6 +228,7 @@ class BatchWriter:
 
     Attributes:
         last: the latest record, as TensorBoard serialised it.
+        lock: may be held while a record is taken; never while the file is written.
     """
 
     def __init__(self, record_writer: Any, file: Any) -> None:
@@ -208,7 +236,8 @@ class BatchWriter:
         self._file = file
         self._pending: deque[bytes] = deque()
         self._bytes = 0
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        self._draining = threading.RLock()
         self._closed = self._foreign = False
         self._error: Exception | None = None
         self._listed = False
@@ -229,20 +258,21 @@ class BatchWriter:
         elif self._bytes > _MAX_BYTES:
             self.drain()
 
+    append = write
+
     def count(self) -> int:
         """Return how many records the file has, and those that are pending."""
-        with self._lock:
-            self.drain()
-            return tfrecord.count_records(os.fsdecode(self._file.filename))
+        self.drain()
+        return count_records(os.fsdecode(self._file.filename))
 
     def drain(self) -> None:
         """Append what is pending to the file."""
-        with self._lock:
+        with self._draining:
             self._listed = False  # before taking: what comes from now on lists us again
             self._bytes = 0
             parts: list[bytes] = []
             while self._pending:
-                parts.append(tfrecord.framed(self._pending.popleft()))
+                parts.append(framed(self._pending.popleft()))
             if parts and not self._foreign:  # a forked child's copy of our file is not for writing
                 try:
                     self._file.write(b"".join(parts))
@@ -251,7 +281,7 @@ class BatchWriter:
 
     def forget(self) -> None:
         """In a forked child: the file is the parent's."""
-        self._lock = threading.RLock()
+        self.lock, self._draining = threading.RLock(), threading.RLock()
         self._foreign = True
         self._pending.clear()
         self._listed = False
@@ -269,7 +299,7 @@ class BatchWriter:
 
     def close(self) -> None:
         """Write everything out and close the file; a second call changes nothing."""
-        with self._lock:
+        with self._draining:
             if not self._closed:
                 self._closed = True
                 self.drain()

@@ -7,11 +7,12 @@ have serialised (``tensorboard/compat/proto/event.proto``, ``summary.proto``). W
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
 from struct import Struct
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 from tracelet_shim.bus.messages import Record
@@ -19,9 +20,10 @@ from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._sink import current
 from tracelet_shim.intercept._tap import ATTRIBUTE
 
-__all__ = ["encoded", "scalar_wrapper"]
+__all__ = ["encoded", "scalar_method"]
 
 _LARGEST = 3.4e38  # beyond float32 lie infinities, of which native code makes what it makes
+_SMALLEST = -_LARGEST
 _MOST_TAGS = 10_000
 _WALL_TIME = Struct("<cd")
 _VALUE = Struct("<f")
@@ -107,81 +109,95 @@ class _Native:
         self.is_plain = all(type(function) is FunctionType for function in functions) and _agrees()
 
 
-def scalar_wrapper(file_writer: Any, summary_writer: Any, noting: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a wrapper for `add_scalar`.
+def scalar_method(original: FunctionType, noting: Callable[..., Any], file_writer: Any, summary_writer: Any) -> FunctionType:
+    """Return what `SummaryWriter.add_scalar` of an instance is.
 
     Args:
+        original: torch's own.
+        noting: wrapt's wrapper for whatever is not usual.
         file_writer: torch's class.
         summary_writer: torch's class.
-        noting: the wrapper for whatever is not usual.
     """
     native: _Native | None = None
+    is_plain = False
+    event_writer: Any = None
+    names: dict[str, Any] = {}
+    scalar = get = add_summary = add_event = write = None  # of `native`: a closure's own are there at once
+    now, clock, attribute = _calls.now, time, ATTRIBUTE
 
-    def wrapper(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
-        nonlocal native
+    def learn() -> None:
+        nonlocal native, is_plain, event_writer, names, scalar, get, add_summary, add_event, write
+        native = _Native(file_writer, summary_writer)
+        is_plain, event_writer, names, scalar = native.is_plain, native.event_writer, native.names, native.scalar
+        get, add_summary, add_event, write = native.get, native.add_summary, native.add_event, native.write
+
+    @functools.wraps(original)
+    def add_scalar(writer: Any, /, *args: Any, **kwargs: Any) -> Any:
         sink = current.sink
-        if sink is None or type(writer) is not summary_writer or _calls.now.call is not None:
-            return noting(wrapped, writer, args, kwargs)
+        if sink is None or type(writer) is not summary_writer or now.call is not None:
+            return noting(MethodType(original, writer), writer, args, kwargs)
         step = None
-        if len(args) == 3 and not kwargs:
+        if not kwargs and len(args) == 3:
             tag, value, step = args
-        elif len(args) == 2 and not kwargs:
+        elif not kwargs and len(args) == 2:
             tag, value = args
         elif len(args) == 2 and len(kwargs) == 1 and "global_step" in kwargs:
             (tag, value), step = args, kwargs["global_step"]
         else:
-            return noting(wrapped, writer, args, kwargs)
-        file = writer.__dict__.get("file_writer")
-        source = file.__dict__.get(ATTRIBUTE) if type(file) is file_writer else None
+            return noting(MethodType(original, writer), writer, args, kwargs)
+        own = writer.__dict__
+        file = own.get("file_writer")
+        if type(file) is not file_writer or "_get_file_writer" in own:
+            return noting(MethodType(original, writer), writer, args, kwargs)
+        own = file.__dict__
+        source = own.get(attribute)
         if (
             source is None
-            or source.batch is None  # or it has had no first call yet, or a call of another session
-            or source.sink is not sink
-            or source.position is None
+            or source.ready is not sink  # it has had no first call yet, or a call of another session
             or type(tag) is not str
             or not (type(value) is float or (type(value) is int and -(1 << 53) < value < 1 << 53))
-            or not -_LARGEST < value < _LARGEST
+            or not _SMALLEST < value < _LARGEST
             or not (step is None or (type(step) is int and -(1 << 63) <= step < 1 << 63))
-            or len(file.__dict__) != 2
-            or "_get_file_writer" in writer.__dict__
+            or len(own) != 2
         ):
-            return noting(wrapped, writer, args, kwargs)
+            return noting(MethodType(original, writer), writer, args, kwargs)
         if native is None:
-            native = _Native(file_writer, summary_writer)
-        events = file.event_writer
+            learn()
+        batch, events = source.batch, file.event_writer
         if not (
-            native.is_plain
-            and type(events) is native.event_writer
-            and events._async_writer is source.batch
+            is_plain
+            and type(events) is event_writer
+            and events._async_writer is batch
             and "add_event" not in events.__dict__
-            and native.event_writer.add_event is native.write
-            and file_writer.add_summary is native.add_summary
-            and file_writer.__dict__["add_event"] is native.add_event
-            and summary_writer._get_file_writer is native.get
-            and native.names["scalar"] is native.scalar
+            and event_writer.add_event is write
+            and file_writer.add_summary is add_summary
+            and file_writer.__dict__["add_event"] is add_event
+            and summary_writer._get_file_writer is get
+            and names["scalar"] is scalar
         ):
-            return noting(wrapped, writer, args, kwargs)
+            return noting(MethodType(original, writer), writer, args, kwargs)
         try:
-            now = time.time()
-            if not now:
-                return noting(wrapped, writer, args, kwargs)
-            data = encoded(now, tag, value, step)
+            wall_time = clock.time()
+            if not wall_time:
+                return noting(MethodType(original, writer), writer, args, kwargs)
+            data = encoded(wall_time, tag, value, step)
         except (UnicodeEncodeError, TypeError):  # the tag; a clock that somebody has replaced
-            return noting(wrapped, writer, args, kwargs)
+            return noting(MethodType(original, writer), writer, args, kwargs)
         with source.lock:
             if not source.busy:
                 source.busy = True
                 try:
-                    source.batch.write(data)
+                    batch.append(data)
                     position = source.position
                     source.position, source.step = position + source.step, 1
                     try:
-                        sink.publish(Record(source.number, position, data, float(value)))
+                        sink.publish(Record(source.number, position, data, value if type(value) is float else float(value)))
                     except Exception as error:
                         sink.problem(error)
                 finally:
                     source.busy = False
                 return None
-        return noting(wrapped, writer, args, kwargs)  # a signal handler has come in the middle of another call
+        # A signal handler has come in the middle of another call.
+        return noting(MethodType(original, writer), writer, args, kwargs)
 
-    return wrapper
+    return add_scalar  # type: ignore[return-value]

@@ -54,6 +54,7 @@ class _Source:
         logdir, path: its log directory and event file, absolute; found when it was created, if we were there: a program
             may change its working directory later.
         position: position of the next event in its file; None if events may have passed unseen.
+        ready: the sink that knows it, if its position is known and its file has our writer.
         runs: to which runs it belongs, and the sink that has said so; None if no sink was there when it was made.
         lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
             of its own in the same place; this one may be taken again by a signal handler.
@@ -61,7 +62,7 @@ class _Source:
         step: by how much `position` grows with the event that is being written: more than 1 if handlers have written behind it.
     """
 
-    __slots__ = ("batch", "busy", "lock", "logdir", "number", "path", "position", "runs", "sink", "step")
+    __slots__ = ("batch", "busy", "lock", "logdir", "number", "path", "position", "ready", "runs", "sink", "step")
 
     def __init__(self, writer: Any, position: int | None) -> None:
         self.runs: tuple[Sink, ActiveRuns] | None = None
@@ -73,6 +74,7 @@ class _Source:
         self.sink: Sink | None = None
         self.number = -1
         self.batch: EventWriter | None = None
+        self.ready: Sink | None = None
         self.busy = False
         self.step = 1
 
@@ -100,6 +102,7 @@ class _Source:
             self.runs = (sink, runs_of(call.writer, sink) if call is not None and owner != self.logdir else sink.active_runs())
         self.number = sink.add_source(self.path, self.logdir, owner if owner != self.logdir else None, self.runs[1])
         self.sink = sink
+        self.ready = sink if self.batch is not None else None
         _live.add(writer)
 
 
@@ -136,6 +139,17 @@ def _new_runs(source: _Source, sink: Sink) -> ActiveRuns:
     return known if known is not None else sink.active_runs()
 
 
+def _after_fork() -> None:
+    """In a child: a thread of the parent's may hold any of the locks."""
+    for writer in list(_live):
+        source = _source(writer)
+        if source is not None:
+            source.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def flush_files() -> None:
     """Have TensorBoard write out what its own queues hold, so that it can be read from the event files."""
     for writer in list(_live):
@@ -170,7 +184,9 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
         if sink is not None:
             source.runs = (sink, _new_runs(source, sink))
             if sink.accelerates:
-                source.batch = accelerate(writer)
+                batch = source.batch = accelerate(writer)
+                if batch is not None:
+                    source.lock = batch.lock  # one for both, taken once
     except Exception as error:
         if current.sink is not None:
             current.sink.problem(error)
@@ -183,7 +199,7 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     source: _Source | None = writer.__dict__.get(ATTRIBUTE) if writer is not None else None
     if sink is None or writer is None:  # no writer: ``FileWriter.add_event(something_else, event)``
         if source is not None:
-            source.position = None
+            source.position = source.ready = None
         return wrapped(*args, **kwargs)
     if source is None:
         try:

@@ -28,7 +28,8 @@ from tracelet_shim.relay.dispatcher import Relay
 from tracelet_shim.relay.tail import take_tail
 
 _TICK = 0.1
-_ORPHAN_DEADLINE = 300.0
+_ORPHAN_SECONDS = 300.0
+"""How long a relay whose training process is gone without a word goes on, at least."""
 _OPEN_SECONDS = 120.0
 """How long a tracker that makes its store may go on with that, after the end of all the rest."""
 _CLEAN_UP_SECONDS = 2.0
@@ -122,7 +123,7 @@ class _LogFile:
 def _serve(connection: Connection, relay: Relay) -> None:
     opened = tail_taken = False
     next_tick = 0.0
-    session = ""
+    session, linger = "", 0.0
     log: _LogFile | None = None
     while not relay.closed:
         if log is None and relay.directory is not None:
@@ -131,13 +132,13 @@ def _serve(connection: Connection, relay: Relay) -> None:
         for message in connection.receive(_TICK):
             if isinstance(message, msg.Open):
                 opened = True
-                session = message.run.session
+                session, linger = message.run.session, message.linger
                 _take_place(message)
                 connection.waits = message.restarted
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
             if isinstance(message, msg.Close):
-                _end_for_certain(message.deadline)
+                _end_for_certain(message.deadline + message.linger)
             if isinstance(message, msg.UseRing):
                 connection.use_ring(message.path)
                 continue
@@ -158,8 +159,9 @@ def _serve(connection: Connection, relay: Relay) -> None:
                 return
             status = "killed" if connection.terminated() else "failed"
             logger.warning("the training process is gone without a word; closing the runs as %s", status)
-            _end_for_certain(_ORPHAN_DEADLINE)
-            relay.handle(msg.Close(status, _ORPHAN_DEADLINE, cut_off=True, ended=time.time()))
+            seconds = max(_ORPHAN_SECONDS, linger)
+            _end_for_certain(seconds)
+            relay.handle(msg.Close(status, seconds, cut_off=True, ended=time.time()))
     connection.end()
     if log is not None:
         log.end(keep=not relay.clean)

@@ -90,7 +90,8 @@ class Relay:
         self._status = ""
         self._cut_off = False
         self._index_behind = False
-        self._deadline = 0.0
+        self._waited_for = self._deadline = 0.0
+        self._lingers = False
         self.closing = False
         self.closed = False
         self.clean = True
@@ -169,8 +170,12 @@ class Relay:
         self._name_the_silent()
         if time.monotonic() >= self._next_save:
             self._save()
-        if self.closing and not self.closed and not (self._alive() and time.monotonic() < self._deadline):
-            self._end()
+        if self.closing and not self.closed:
+            now = time.monotonic()
+            if not self._alive() or now >= self._deadline:
+                self._end()
+            elif now >= self._waited_for and not self._lingers:
+                self._linger()
 
     def learn(self, source: int, data: bytes) -> None:
         """Let the decoder see a record that was delivered earlier."""
@@ -346,7 +351,8 @@ class Relay:
         self._status = message.status
         self._cut_off = message.cut_off
         now = time.monotonic()
-        self._deadline = min(now, now if message.since is None else message.since) + message.deadline
+        self._waited_for = min(now, now if message.since is None else message.since) + message.deadline
+        self._deadline = self._waited_for + message.linger
         last_write = self._last_write() if message.ended is None else None
         if self._waits_for_job:
             self._start()
@@ -355,6 +361,13 @@ class Relay:
             worker.close(message.status, self._deadline, message.ended, last_write, is_last=is_last)
         self._open_state()
         self._state.write(lambda ledger, session: ledger.will_end(session, message.status))
+
+    def _linger(self) -> None:
+        """Nobody waits any more: say where the trackers stand, and go on."""
+        self._lingers = True
+        self._save()
+        self._report()
+        self._reply(msg.Lingers(self.states(), self.records))
 
     def _last_write(self) -> float | None:
         """Return when an event file was last written to."""

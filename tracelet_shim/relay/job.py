@@ -14,7 +14,7 @@ from tracelet_shim.state.session import SessionState
 __all__ = ["JobContinuation"]
 
 _ORPHAN_SECONDS = 300.0
-"""How long the relay of an earlier start of a job may still be at work."""
+"""How long the relay of an earlier start of a job may still be at work, at least."""
 
 
 class JobContinuation:
@@ -29,6 +29,7 @@ class JobContinuation:
 
     def __init__(self, message: msg.Open) -> None:
         self._run = message.run
+        self._linger = message.linger  # as the earlier one's, which was started in the same way
         self.waiting = message.run.job is not None and message.run.job.times > 0 and message.keeps_state
         self._predecessor: str | None = None
         self._until = 0.0
@@ -42,7 +43,7 @@ class JobContinuation:
         for worker in workers:
             if worker.name in runs:
                 worker.resume(runs[worker.name])
-        self._until = time.monotonic() + _ORPHAN_SECONDS
+        self._until = time.monotonic() + max(_ORPHAN_SECONDS, self._linger)
 
     def is_free(self, directory: Path | None) -> bool:
         """Return whether the relay of the earlier start has ended, or has had its time: it would end the runs under us."""

@@ -57,6 +57,7 @@ def start_logging(
     root: str | os.PathLike[str] | None = None,
     delivery: Literal["process", "thread"] | None = None,
     exit_timeout: float | None = None,
+    linger: float | None = None,
     accelerate: bool | None = None,
     quiet: bool | None = None,
     ci: bool | None = None,
@@ -85,6 +86,7 @@ def start_logging(
             or its parent where that is named like a split (``train``, ``val``, ``test``, ...).
         delivery: ``"process"`` or ``"thread"``: where the trackers' SDKs run.
         exit_timeout: seconds that the end may take to deliver what is left.
+        linger: seconds that the relay process may go on with that by itself, when `exit_timeout` is over. Default: 300.
         accelerate: False leaves TensorBoard's own event writer as it is; else its files are written, byte for byte the
             same, for less processor time.
         quiet: print warnings only.
@@ -109,8 +111,8 @@ def start_logging(
     arguments = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
         "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
-        "exit_timeout": exit_timeout, "accelerate": accelerate, "quiet": quiet, "ci": ci, "what_ran": what_ran,
-        "system_metrics": system_metrics, "options": options,
+        "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
+        "what_ran": what_ran, "system_metrics": system_metrics, "options": options,
     }  # fmt: skip
     for name in unknown:
         from tracelet_shim.common.suggestions import did_you_mean

@@ -366,6 +366,11 @@ class Parts:
             roots = [*self._incomplete, *(part.root for part in self._parts if part.root is not None and not part.complete)]
         return list(dict.fromkeys(roots))
 
+    @property
+    def lingers(self) -> float:
+        """After `close`: seconds that relays may go on by themselves; 0.0 if none does."""
+        return max((part.bus.lingers for part in self._parts if isinstance(part.bus, Mailbox)), default=0.0)
+
     # -- as a bus -----------------------------------------------------------------------------------------------------
 
     def nudge(self) -> None:

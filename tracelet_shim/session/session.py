@@ -27,13 +27,12 @@ from tracelet_shim.display.notebook import html_table
 from tracelet_shim.display.terminal import Drain, say
 from tracelet_shim.eventfiles.writer_names import root_of
 from tracelet_shim.provenance import ci
-from tracelet_shim.session import owner
+from tracelet_shim.session import account, owner
 from tracelet_shim.session.exit_watch import ExitWatch
 from tracelet_shim.session.late import Late
 from tracelet_shim.session.native import Native
 from tracelet_shim.session.parts import Parts, Plan, Route
 from tracelet_shim.session.replies import Replies
-from tracelet_shim.session.resume import leave_open, resume_command
 from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
 from tracelet_shim.state.place import state_directory
@@ -136,7 +135,9 @@ class Session:
         return self.settings.delivery == "thread" or self._hosts_a_run or any(not spec.class_path for spec in self._specs)
 
     def _part_opens(self, session: str, specs: list[msg.BackendSpec]) -> None:
-        run_report.add(began=session, pid=os.getpid(), trackers=[spec.name for spec in specs])
+        run_report.add(
+            began=session, pid=os.getpid(), trackers=[spec.name for spec in specs], linger=self.settings.linger
+        )
         for spec in specs:
             twice = registry.find(spec.name).own_hook() if spec.class_path else None
             if twice is not None:
@@ -150,7 +151,10 @@ class Session:
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}
-        return msg.Open(run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics)
+        return msg.Open(
+            run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics,
+            linger=self.settings.linger,
+        )  # fmt: skip
 
     def _project_of(self, name: str) -> str | None:
         try:
@@ -332,13 +336,15 @@ class Session:
                 raise errors.DeliveryError("nothing was delivered; see the warning above", {})
             return
         deadline = self.settings.exit_timeout if timeout is None else timeout
-        states = self._drain(self._bus, msg.Close(status, deadline, at_exit))
+        states = self._drain(self._bus, msg.Close(status, deadline, at_exit, linger=self.settings.linger))
         owner.give_up()
         self._is_over = True
         try:
-            self._account(answered=states is not None)
+            account.tell(
+                self._bus, self._replies, self.id, answered=states is not None, strict=self.settings.strict, at_exit=at_exit
+            )
         finally:
-            if self.settings.ci:
+            if self.settings.ci and not (self._bus.lingers and run_report.is_read()):  # which tells the job later, and more
                 self._tell_job(self.status())
 
     def _drain(self, bus: Parts, message: msg.Close) -> dict[str, msg.BackendState] | None:
@@ -358,8 +364,9 @@ class Session:
         except KeyboardInterrupt:
             self._is_over = True
             bars.close()
-            goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {message.deadline:.0f} s"
-            remedy = self._remedy()
+            seconds = message.deadline + message.linger
+            goes_on = "" if self.hosts_trackers else f"; the relay goes on by itself, for up to {seconds:.0f} s"
+            remedy = account.remedy(bus)
             say(f"interrupted{goes_on}" + (f"; to deliver what is missing then: {remedy}" if remedy is not None else ""))
             raise
         finally:
@@ -376,25 +383,14 @@ class Session:
         """Take note of an event that was logged after the end; one line says so."""
         if not self.is_late:
             self.is_late = True
-            self._too_late("events are logged after the end of the session")
-
-    def _too_late(self, what: str) -> None:
-        """Say of events that they are in the event files only, and let a resumed delivery find them there."""
-        entries = self._bus.entries() if self._bus is not None else []
-        for session, root in entries:
-            problem = leave_open(session, root)
-            if problem is not None:
-                self._replies.warn(msg.Trouble(None, "ledger", problem))
-        remedy = resume_command(root for _, root in entries)
-        later = f"; to deliver them: {remedy}" if remedy is not None else ""
-        self._replies.warn(msg.Trouble(None, "late", f"{what}; they are in the event files only{later}"))
+            account.too_late(self._bus, self._replies, "events are logged after the end of the session")
 
     def _tell_job(self, states: Mapping[str, msg.BackendState]) -> None:
         """Tell the CI job, if there is one, what became of this session."""
         title = " / ".join(name for name in (self.settings.project, self.settings.exp_name) if name) or self.id
         opened = self._replies.opened
         urls = {name: opened[name].url for name in states if name in opened}
-        ci.tell(os.environ, title, urls, states, self._remedy(), quiet=self.settings.quiet)
+        ci.tell(os.environ, title, urls, states, account.remedy(self._bus), quiet=self.settings.quiet)
         for part in self._bus.ids if self._bus is not None else ():
             run_report.add(session=part, told=True)
 
@@ -408,33 +404,6 @@ class Session:
         if self._bus is None:
             run_report.add(unseen=text, pid=os.getpid())
         self._replies.warn(msg.Trouble(None, "unseen", text))
-
-    def _account(self, *, answered: bool) -> None:
-        """Say what did not arrive; raise under strict."""
-        late = self._bus.unsent() if self._bus is not None else 0
-        if answered and late:
-            intercept.flush_files()  # so that they are there for a resumed delivery, however the program goes on
-            self._too_late(f"{late} events were logged while the end waited, and came too late for the trackers")
-        elif not answered and not self._replies.in_doubt:  # a relay that stands still, or died
-            silent = "the relay did not answer at the end; what is missing is told as of its last report, and may be less"
-            self._replies.warn(msg.Trouble(None, "silent", silent))
-        states = self.status()
-        missing = {name: s.missing for name, s in states.items() if not s.complete}
-        for name in missing:
-            say(f"warning: {name}: {states[name].shortfall}")
-        remedy = self._remedy()
-        if remedy is not None:
-            say(f"what is missing is in the event files; to deliver it: {remedy}")
-        if self.settings.strict and (missing or self._replies.in_doubt):
-            names = ", ".join(f"{name}: {count or states[name].state}" for name, count in missing.items())
-            later = f"; to deliver it: {remedy}" if remedy is not None else ""
-            raise errors.DeliveryError(f"not everything was delivered ({names or 'see the warnings above'}){later}", missing)
-
-    def _remedy(self) -> str | None:
-        """Return the command that delivers what is missing; None if nothing is that it could deliver."""
-        if self._bus is None:
-            return None
-        return resume_command(self._bus.to_resume(), refused=any(state.refused for state in self.status().values()))
 
     def after_fork(self) -> None:
         """In a forked child: nothing of this session is ours."""

@@ -50,6 +50,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         root: directory that writers' log directories are relative to.
         delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one.
         exit_timeout: seconds that stopping may take.
+        linger: seconds that the relay process may go on by itself after that; 0: only after a program that was killed.
         memory: megabytes of event data that may be kept in memory; what is beyond is read again from the event files.
         accelerate: write TensorBoard's own event files, byte for byte the same, for less processor time.
         quiet: say nothing on the terminal but warnings.
@@ -73,6 +74,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     root: str | None = None
     delivery: Literal["process", "thread"] = "process"
     exit_timeout: float = 60.0
+    linger: float = 300.0
     memory: float = 256.0
     accelerate: bool = True
     quiet: bool = False
@@ -215,7 +217,10 @@ def _shown(value: Any) -> str:
 
 _LONGEST = 100
 _MOST = 1e9  # what an operating system can wait for has an end
-_LEAST = {"exit_timeout": (0.0, "seconds"), "memory": (0.0, "megabytes"), "system_metrics": (0.1, "seconds")}
+_LEAST = {
+    "exit_timeout": (0.0, "seconds"), "linger": (0.0, "seconds"), "memory": (0.0, "megabytes"),
+    "system_metrics": (0.1, "seconds"),
+}  # fmt: skip
 _WANTED = {
     "backend": "name of a tracker, and no list of names", "config": "table of names and values, and no object with fields",
     "tags": "table of names and texts, and no list of labels", "what_ran": "switch, and no list of parts", "root": "path",

@@ -154,6 +154,13 @@ class Comet(StandIn):
     def account(self, *_: Any) -> Answer:
         return 200, {"userName": WORKSPACE, "defaultWorkspaceName": WORKSPACE}
 
+    def asset_list(self, asked: Any, given: Any) -> Answer:
+        made = self.experiment(asked, given)
+        if made is None:
+            return 400, {"msg": "no such experiment", "code": 400}
+        names = (("assetId", "id"), ("fileName", "name"), ("type", "type"), ("step", "step"), ("fileSize", "size"))
+        return 200, {"assets": [{name: asset[ours] for name, ours in names} for asset in made["assets"]]}
+
     # -- data --------------------------------------------------------------------------------------------------------
 
     def metrics(self, asked: Any, given: Any) -> Answer:
@@ -199,7 +206,7 @@ class Comet(StandIn):
         made = self.experiment(asked, given)
         if made is None:
             return 400, {"msg": "no such experiment", "code": 400}
-        number = given.get("assetId") or asked.get("assetId") or uuid.uuid4().hex
+        number = given.get("assetId") or asked.get("assetId") or given.get("imageId") or asked.get("imageId") or uuid.uuid4().hex
         data = asked.get("file") or asked.get("assetItemContent")
         about = {k: v for k, v in {**asked, **given}.items() if not isinstance(v, bytes)}
         name = about.get("fileName") or about.get("figName") or about.get("userFileName") or number
@@ -222,6 +229,7 @@ ROUTES = [
     (r"/experiment/tags", "get_tags"),
     (r"/batch/logger/experiment/metric", "metrics"),
     (r"/experiment/metrics/get-metric", "get_metric"),
+    (r"/experiment/asset/list", "asset_list"),
     (r"/batch/logger/experiment/parameter", "parameters"),
     (r"/tags/add-tags-to-experiment", "tags"),
     (r"/(?:asset/upload|asset|asset/asset-item|visualizations/upload|git-patch/upload|asset/[^/]+/thumbnail)", "asset"),

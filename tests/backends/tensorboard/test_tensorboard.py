@@ -67,7 +67,7 @@ def file_events(file: str, count: int, *, writer: str = "", version: bool = True
 
 
 def framed(events: list[ev.Event]) -> bytes:
-    return b"".join(part for event in events for part in tfrecord.framed(event.source))
+    return tfrecord.joined(event.source for event in events)
 
 
 def events_of(root: Path) -> list[ev.Event]:

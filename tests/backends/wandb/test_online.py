@@ -45,15 +45,15 @@ def check_gone(pids: Sequence[int]) -> None:
     eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), 30)  # one that is not waited for has none
 
 
-@pytest.mark.parametrize("fault", ["403", "swallow", "500"])
+@pytest.mark.parametrize("fault", ["403", "swallow", "500", "200"])
 def test_rows_are_refused_for_a_while(train: Train, serve: Serve, fault: str) -> None:
-    """A 403, after which W&B's service uploads nothing more, a request that is swallowed, and errors: no row is lost, and none is
-    there twice."""
+    """A 403, after which W&B's service uploads nothing more, a request that is swallowed, errors, and a proxy's page, which that
+    service takes for an acknowledgement: no row is lost, and none is there twice."""
     server = serve("wandb")
     program = train(TWO_PARTS, env=server.env, exit_timeout=120)
     program.wait_for("first")
     server.wait_for_points(300)
-    server.misbehave(fault, count=1 if fault == "swallow" else 0)
+    server.misbehave(fault, count=1 if fault in ("swallow", "200") else 0, body="html" if fault == "200" else "json")
     program.go("ill")
     program.wait_for("second")
     server.wait_for_requests(1, fault=fault)

@@ -25,12 +25,13 @@ from tracelet_shim.backends.comet.long_metrics import LongMetrics
 from tracelet_shim.backends.comet.messages import Messages
 from tracelet_shim.backends.comet.probe import PROBE, own_hook
 from tracelet_shim.backends.comet.process import active, import_sdk
-from tracelet_shim.backends.comet.resume import StoredPoints, left_behind
+from tracelet_shim.backends.comet.resume import left_behind
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.comet.settings import is_offline, setting
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.options import Parser, switch
+from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import flat
@@ -68,8 +69,8 @@ class CometBackend(Backend):
         here="the message is in the offline archive's directory",
         server="the answer to the request: messages do not go through the SDK's queue, which drops what is refused",
         again=(
-            "the server is asked for the points that it has, before any are sent again; offline, the messages are"
-            " read"
+            "the server is asked for the points and files that it has, before any are sent again; offline, the messages "
+            "are read"
         ),
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
@@ -103,7 +104,7 @@ class CometBackend(Backend):
         self._labels = Names(ILLEGAL + _RESERVED, _MAX_NAME)  # of what stands among Comet's own "others"
         self._shortened = Shortened(self._names, self._labels, self._paths)
         self._trials: Trials[RunExperiment] = Trials(_OPEN_TRIALS, lambda trial: trial.end("finished", trial.latest))
-        self._stored = StoredPoints()
+        self._earlier = Seen()  # points at the end of a killed session's archive
         self._long = LongMetrics()
         self._patience = Patience()
         self._opened = False
@@ -165,7 +166,9 @@ class CometBackend(Backend):
             raise
         if run.resume or run.run_id:
             self._long.expect_earlier()
-        self._stored.doubtful = bool(run.resume) and self._run.own
+        self._run.stored.known = self._earlier
+        if run.resume and self._run.own:
+            self._run.doubt()
         self._opened = True
         return OpenedRun(str(self.handle.id), self._url())
 
@@ -174,8 +177,8 @@ class CometBackend(Backend):
         if not is_offline(self.given, default=run.offline):
             return None
         directory = archive_directory(self.given)
-        if run.resume and not self._stored.known:  # an earlier attempt to open may have packed it since
-            self._stored.known = left_behind(directory, run.resume)
+        if run.resume and not self._earlier:  # an earlier attempt to open may have packed it since
+            self._earlier = left_behind(directory, run.resume)
         pack_abandoned(directory)
         return directory
 
@@ -258,8 +261,8 @@ class CometBackend(Backend):
     def write(self, events: Sequence[ev.Event]) -> None:
         super().write(events)
         self._patience.reset()
-        self._stored.known.clear()  # only the first batch may be there already
         for run in (self._run, *self._trials):
+            run.stored.known.clear()  # only the first batch may be there already
             if run.line is not None:
                 run.line.done()
         self._publish_names()
@@ -269,7 +272,7 @@ class CometBackend(Backend):
         for start in range(0, len(events), size):
             some = events[start : start + size]
             messages = [self._messages.point(e.path, e.value, e) for e in some]
-            self._stored.send(messages, self._run.send, self._run.line)
+            self._run.send_points(messages)
             self._long.add((e.path, e.step, self.wall_time_ms(e), e.value) for e in some)
             self.written += len(some)  # the server has them, whatever becomes of the rest
 
@@ -277,7 +280,7 @@ class CometBackend(Backend):
         self._run.send([self._messages.asset(event, path, data)])
 
     def _attach_own(self, path: str, data: bytes) -> None:
-        self._run.send([self._messages.own_asset(path, data, math.nan)])
+        self._run.send([self._messages.own_asset(path, data, math.nan)], events=False)
 
     def _publish_names(self) -> None:
         """Attach the whole of each name that had to be cut."""
@@ -357,14 +360,15 @@ class CometBackend(Backend):
         run.latest = event.wall_time
         made = self._messages if trial is None else self._messages_of(run)
         messages = self._files(event, made) + made.params(event.params, event)
-        messages += [made.point(name, value, event) for name, value in event.metrics.items()]
-        run.send(messages)
+        run.send_points([made.point(name, value, event) for name, value in event.metrics.items()], messages)
         run.params |= event.params
 
     def _trial(self, trial: str, started: float) -> RunExperiment:
         """Return the experiment of a trial; one that had to be closed is continued."""
         parent = self.handle.id
         run = self._experiments.make(digest("trial", parent, trial))
+        if self._info.resume:
+            run.doubt()
         try:
             others = {"Name": trial, "group": self._info.group or parent}
             others |= {"tracelet.parent": parent, "tracelet.trial": trial}

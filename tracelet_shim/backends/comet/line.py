@@ -8,18 +8,21 @@ connection itself was lost, and nobody is told. So messages are handed to the co
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from tracelet_shim import errors
+from tracelet_shim.backends.shared.transient import Verdict, judge
 
 __all__ = ["CHUNK", "Line", "RefusedError", "point"]
 
+_log = logging.getLogger("tracelet_shim.relay")
+
 CHUNK = 500
 """Points of one request; the SDK sends up to 1,000."""
-_MOST_ASKED = 50  # metrics that the server is asked for, one request each
 
 
 class RefusedError(errors.BackendError):
@@ -34,12 +37,20 @@ class RefusedError(errors.BackendError):
         self.status, self.own = status, own
         super().__init__(f"Comet: {status} {message}")
 
+    @property
+    def may_be_done(self) -> bool:
+        """True if a proxy has given up, and the server may have gone on."""
+        return self.status >= 500 or self.status == 408
+
 
 class Line:
     """The line of an online experiment.
 
     Args:
         experiment: the SDK's object.
+
+    Attributes:
+        doubtful: the server may have the files of events that come first.
     """
 
     def __init__(self, experiment: Any) -> None:
@@ -55,13 +66,15 @@ class Line:
         self._connection, self._api = handler._connection, handler._rest_api_client
         self._multipart = {"multipart_options": uploads.s3_upload_options, "parts_pool": uploads._get_parts_pool}
         self._taken: set[str] = set()
+        self._unanswered: set[str] = set()  # files that the server may have taken, for it did not say so
+        self.doubtful = False
         for client in (self._connection._low_level_http_client, self._api.low_level_api_client):
             for session in (client.session, client.retry_session):
                 session.hooks["response"].append(_no_page)
 
-    def send(self, messages: Iterable[Any]) -> None:
+    def send(self, messages: Iterable[Any], *, events: bool = True) -> None:
         """Send messages, of `comet_ml.messages`, in order; raise for the first that the server does not take. Files that it has
-        taken are not sent again, until `done`."""
+        taken are not sent again, until `done`; where that is not known of the files of `events`, it is asked for them before."""
         from comet_ml.batch_utils import MessageBatchItem
         from comet_ml.messages import MetricMessage, ParameterMessage
 
@@ -73,21 +86,46 @@ class Line:
                     _answered(batches[kind], items[start : start + CHUNK], compress=self._handler.message_batch_compress)
                 continue
             for message in group:
-                asset = (getattr(message, "additional_params", None) or {}).get("assetId")
-                if asset is None or asset not in self._taken:
+                params = getattr(message, "additional_params", None) or {}
+                asset = params.get("assetId") or params.get("imageId")
+                if asset is None:
                     _answered(self._handler.handle, message, None)
-                    if asset is not None:
-                        self._taken.add(asset)
+                elif asset not in self._taken:
+                    self._send_file(asset, message, may_be_there=events and (self.doubtful or asset in self._unanswered))
+                    self._taken.add(asset)
+
+    def _send_file(self, asset: str, message: Any, *, may_be_there: bool) -> None:
+        if may_be_there:
+            if asset in self._files():
+                return
+            self.doubtful = False  # what comes behind one that was not there is not there either
+        try:
+            _answered(self._handler.handle, message, None)
+        except Exception as error:
+            if not isinstance(error, RefusedError) or error.may_be_done:
+                self._unanswered.add(asset)
+            raise
+        self._unanswered.discard(asset)
+
+    def _files(self) -> set[str]:
+        """Ask the server which files it has. One that cannot say that holds up nothing."""
+        try:
+            return {str(file.get("assetId")) for file in _answered(self._api.get_experiment_asset_list, self._key) or ()}
+        except RefusedError as error:
+            if judge(error.status, own=error.own) is Verdict.PASSES:
+                raise
+            _log.warning("comet: the server does not say which files it has; some may be there twice", exc_info=True)
+            return set()
 
     def done(self) -> None:
         """What was sent so far does not come again."""
         self._taken.clear()
 
     def points(self, messages: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Ask the server which points it has of the metrics in these messages."""
+        """Ask the server which points it has of the metrics in these messages, one request each."""
         names = dict.fromkeys(message.metric["metricName"] for message in messages)
         found = []
-        for name in list(names)[:_MOST_ASKED]:
+        for name in names:
             answer = _answered(self._api.get_experiment_metric, self._key, name)
             for entry in (answer or {}).get("metrics") or ():
                 step = entry.get("step")

@@ -2,7 +2,7 @@
 
 Offline, the last batch of a killed session is in its messages. Online, the server appends points and recognises none. So where
 it is not known whether a request has arrived (no answer, an experiment that is continued), it is asked for the points that it
-has before they are sent again.
+has before they are sent again. (`Line` does so for files.)
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StoredPoints:
         try:
             send(messages)
         except RefusedError as error:
-            self.doubtful = self.doubtful or error.status >= 500  # a proxy has given up, and the server may have gone on
+            self.doubtful = self.doubtful or error.may_be_done
             raise
         except OSError:
             self.doubtful = True

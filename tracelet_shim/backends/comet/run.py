@@ -15,6 +15,7 @@ from typing import Any
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import pack
 from tracelet_shim.backends.comet.line import Line
+from tracelet_shim.backends.comet.resume import StoredPoints
 from tracelet_shim.backends.run_info import Status
 
 __all__ = ["RunExperiment"]
@@ -27,6 +28,11 @@ class RunExperiment:
         experiment: the SDK's object.
         directory: its data directory if it is an offline one of ours.
         own: False for one that the user has opened.
+
+    Attributes:
+        params: the parameters that it has got.
+        stored: what is known of the points that it has.
+        line: the way to the server; None offline.
     """
 
     def __init__(self, experiment: Any, *, directory: str | None = None, own: bool = True) -> None:
@@ -37,15 +43,26 @@ class RunExperiment:
         self._directory = directory
         online = directory is None and hasattr(experiment.streamer, "online_streamer")
         self.line = Line(experiment) if online else None
+        self.stored = StoredPoints()
 
-    def send(self, messages: Sequence[Any]) -> None:
-        """Deliver messages: in an offline experiment of ours all or none."""
+    def doubt(self) -> None:
+        """What comes first may be there."""
+        self.stored.doubtful = True
+        if self.line is not None:
+            self.line.doubtful = True
+
+    def send_points(self, points: Sequence[Any], others: Sequence[Any] = ()) -> None:
+        """Deliver the messages of points, but for those that are there, behind others."""
+        self.stored.send(points, lambda left: self.send([*others, *left]), self.line)
+
+    def send(self, messages: Sequence[Any], *, events: bool = True) -> None:
+        """Deliver messages, of `events` or of the run itself: in an offline experiment of ours all or none."""
         if not self.experiment.alive:
             raise errors.BackendError(f"Comet: the experiment {self.experiment.id} has been ended")
         if self._directory is not None:
             self.experiment.streamer.put(messages)
         elif self.line is not None:
-            self.line.send(messages)
+            self.line.send(messages, events=events)
         else:  # the user's own offline experiment
             for message in messages:
                 self.experiment._enqueue_message(message)

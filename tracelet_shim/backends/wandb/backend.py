@@ -53,7 +53,9 @@ __all__ = ["WandbBackend"]
 _log = logging.getLogger(__name__)
 
 MAX_REOPENED = 3
-"""Times that the run is continued in a new service process after W&B's own has died."""
+"""Times that the run is continued at once in a new service process; then, until something arrives, after a pause."""
+REOPEN_SECONDS = 20.0
+"""That pause."""
 
 
 class WandbBackend(Backend):
@@ -108,6 +110,7 @@ class WandbBackend(Backend):
         self._refused: list[base.Refusal] = []
         self._ended = False
         self._reopened = 0
+        self._reopen_at = 0.0  # not before that (monotonic seconds)
         self._broken: str | None = None  # why the run is to be continued in a new service process, if that has not been done
         self._tmp: tempfile.TemporaryDirectory[str] | None = None
 
@@ -249,16 +252,23 @@ class WandbBackend(Backend):
             raise UnsettledLostError(why)
 
     def _reopen(self, why: str) -> bool:
-        """Continue the run in a new service process; return False if that was done too often. What was unsettled is lost then. An
-        error of `open` leaves it to the next call."""
+        """Continue the run in a new service process; return False if that cannot be done. What was unsettled is lost then. An
+        error of `open` leaves it to the next call.
+
+        Raises:
+            TimeoutError: it was done too often; it is to be done later.
+        """
         run, _ = self._opened()
         if self._broken is None:
-            if run.lent or self._info is None or self._reopened >= MAX_REOPENED:
+            if run.lent or self._info is None:
                 return False
             self._reopened += 1
+            self._reopen_at = time.monotonic() + (REOPEN_SECONDS if self._reopened > MAX_REOPENED else 0.0)
             self._broken = why
             restart_service()
             self._trials.forget()
+        if time.monotonic() < self._reopen_at:
+            raise TimeoutError(why)
         assert self._info is not None
         self.open(msgspec.structs.replace(self._info, resume=run.id))
         self._broken = None

@@ -99,6 +99,8 @@ class OnServer(Settling):
         return self._left
 
     def look(self, *, now: bool = False) -> int:
+        if self._entries:
+            self._service.look()
         if self._entries and (now or self._is_time()):
             self._ask()
             while self._entries and self._entries[0].rows <= self._known and self._are_done(self._entries[0].needs):

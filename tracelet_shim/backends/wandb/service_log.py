@@ -1,7 +1,8 @@
 """What W&B's service says of its uploads: in its own log, and nowhere else.
 
 It uploads rows (the *file stream*), files and artifacts by itself. What it gives up for good, it does not try again, nor tell the
-SDK; after some answers to the file stream (403, 404, ...) it uploads no row any more.
+SDK; after some answers to the file stream (403, 404, ...) it uploads no row any more. A 200 that is no answer of W&B's (the page
+of a proxy) it takes for an acknowledgement, and goes on with the rows behind those that nobody has stored.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class ServiceLog:
         path: where it is.
 
     Attributes:
-        fatal: why no row is uploaded any more; None if they are.
+        fatal: why no row is to be uploaded by this service any more; None if they are.
         acknowledged: how many rows the server has acknowledged, as far as this log has it.
         files: files that were given up since they were last taken from here, with the status that was answered; 0: none was.
         unnamed: the same for files that are not named, of parameters, and of artifacts.
@@ -35,7 +36,7 @@ class ServiceLog:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._read = self._offset = 0
+        self._read = self._offset = self._before = 0
         self.fatal: str | None = None
         self.acknowledged = 0
         self.files: dict[str, int] = {}
@@ -81,7 +82,10 @@ class ServiceLog:
         elif what == "sending request" and "history_offset" in said:
             self._offset = int(said["history_offset"]) + int(said.get("history_lines", 0))
         elif what == "request sent" and str(said.get("status")).startswith("2"):
-            self.acknowledged = max(self.acknowledged, self._offset)
+            self._before, self.acknowledged = self.acknowledged, max(self.acknowledged, self._offset)
+        elif what.startswith("json decode error") and not what.endswith(": EOF"):  # which is an empty answer
+            self.fatal = "rows were answered with something that is not W&B's"
+            self.acknowledged = self._before
 
 
 def _status(text: str) -> int:
