@@ -185,16 +185,18 @@ def scalar_method(original: FunctionType, noting: Callable[..., Any], file_write
             return noting(MethodType(original, writer), writer, args, kwargs)
         with source.lock:
             if not source.busy:
-                source.busy = True
+                source.busy, source.step = True, 1
                 try:
                     batch.append(data)
                     position = source.position
-                    source.position, source.step = position + source.step, 1
+                    source.position, source.step = position + source.step, 0
                     try:
                         sink.publish(Record(source.number, position, data, value if type(value) is float else float(value)))
                     except Exception as error:
                         sink.problem(error)
                 finally:
+                    while source.late:
+                        source.publish_late(sink)
                     source.busy = False
                 return None
         # A signal handler has come in the middle of another call.

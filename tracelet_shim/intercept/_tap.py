@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 import weakref
+from collections import deque
 from typing import Any, NamedTuple
 
 from tracelet_shim.bus.messages import Record
@@ -59,10 +60,12 @@ class _Source:
         lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
             of its own in the same place; this one may be taken again by a signal handler.
         busy: an event is just being written, and a call that finds it so is a handler's.
-        step: by how much `position` grows with the event that is being written: more than 1 if handlers have written behind it.
+        step: by how much `position` will grow with the event that is being written: more than 1 if handlers have written behind
+            it; 0 when it has.
+        late: what handlers have written, and is published behind what they have interrupted.
     """
 
-    __slots__ = ("batch", "busy", "lock", "logdir", "number", "path", "position", "ready", "runs", "sink", "step")
+    __slots__ = ("batch", "busy", "late", "lock", "logdir", "number", "path", "position", "ready", "runs", "sink", "step")
 
     def __init__(self, writer: Any, position: int | None) -> None:
         self.runs: tuple[Sink, ActiveRuns] | None = None
@@ -77,20 +80,29 @@ class _Source:
         self.ready: Sink | None = None
         self.busy = False
         self.step = 1
+        self.late: deque[Record] = deque()
 
     def interrupt(self) -> _Handler:
         """Begin to write an event of a signal handler, while another one is being written to the same file."""
-        expected = (self.position or 0) + self.step - 1
-        is_there = self.batch is not None and self.batch.count() > expected
-        return _Handler(expected + is_there, is_there, self.batch.last if self.batch is not None else b"")
+        position, last = self.position or 0, self.batch.last if self.batch is not None else b""
+        if not self.step:
+            return _Handler(position, True, last)
+        position += self.step - 1
+        is_there = self.batch is not None and self.batch.count() > position
+        return _Handler(position + is_there, is_there, last)
 
     def written_by(self, handler: _Handler) -> int:
         """Take note that it is written; return its position."""
-        if handler.is_behind:
+        if handler.is_behind and self.step:
             self.step += 1
         else:
             self.position = (self.position or 0) + 1
         return handler.position
+
+    def publish_late(self, sink: Sink) -> None:
+        """Publish what handlers have written, behind what they have interrupted: in the order of the file."""
+        while self.late:
+            sink.publish(self.late.popleft())
 
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
@@ -215,12 +227,13 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
                 sink.problem(error)
                 return wrapped(*args, **kwargs)
         handler = source.interrupt() if source.busy else None
-        source.busy = True
+        if handler is None:
+            source.busy, source.step = True, 1
         try:
             result = wrapped(*args, **kwargs)
             if handler is None:
                 position = source.position or 0
-                source.position, source.step = position + source.step, 1
+                source.position, source.step = position + source.step, 0
             else:
                 position = source.written_by(handler)
             try:
@@ -233,11 +246,17 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
                     except Exception as error:  # the event itself is still whole
                         sink.problem(error)
                 data = source.batch.last if source.batch is not None else event.SerializeToString()
-                sink.publish(Record(source.number, position, data, value, hint))
+                record = Record(source.number, position, data, value, hint)
+                if handler is None or not handler.is_behind:
+                    sink.publish(record)
+                else:
+                    source.late.append(record)
             except Exception as error:
                 sink.problem(error)
         finally:
             if handler is None:
+                while source.late:
+                    source.publish_late(sink)
                 source.busy = False
             elif source.batch is not None:
                 source.batch.last = handler.last
