@@ -64,6 +64,10 @@ def test_both_are_killed(run_python: RunPython, tmp_path: Path, before: str) -> 
     """Where the relay is killed too, before it has taken anything or in the middle, one resumed delivery brings every point that
     was published, with its float64 and what only the calls knew, into the same run."""
     assert run_python(LOG + BOTH.format(before=before) + KILL, check=False).returncode == -9
+    status = [sys.executable, "-m", "tracelet_shim", "status"]
+    said = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "cut off" in said
+    assert "to deliver what is missing: tracelet-shim replay" in said
     resume = [sys.executable, "-m", "tracelet_shim", "replay", "runs/x", "--resume"]
     done = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

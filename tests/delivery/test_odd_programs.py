@@ -19,6 +19,7 @@ from tests.delivery.programs import LOG, eventually, tensorboard_steps
 from tests.environment import warnings
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import OpenedRun, RunInfo
+from tracelet_shim.session import owner
 from tracelet_shim.testing import RecordingBackend
 
 pytestmark = pytest.mark.usefixtures("mlflow_store")
@@ -114,9 +115,53 @@ def test_a_submitted_job_is_nobodys_child(run_python: RunPython, tmp_path: Path)
     """A job that inherits the environment of a session on another machine has a run of its own."""
     run_python(
         'from torch.utils.tensorboard import SummaryWriter\nw = SummaryWriter("runs/x")\nw.add_scalar("loss", 1.0, 0)',
-        env={"TRACELET_BACKEND": "tensorboard", "_TRACELET_OWNER": "login-node:4242"},
+        env={"TRACELET_BACKEND": "tensorboard", owner.VARIABLE: "login-node:4242"},
     )
     assert tensorboard_steps(tmp_path) == [0]
+
+
+def test_nothing_of_a_session_is_seen_in_the_process(run_python: RunPython) -> None:
+    """Test suites of frameworks take variables and threads that are left for leaks."""
+    run_python(
+        TENSORBOARD
+        + """
+import threading
+before = dict(os.environ), threading.enumerate()
+s = session()
+w = log(50)
+assert (dict(os.environ), threading.enumerate()) == before
+assert s.flush(60)
+w.close()
+assert (dict(os.environ), threading.enumerate()) == before
+"""
+    )
+
+
+CHILD = """
+import subprocess, sys
+child = [sys.executable, "-c", '''
+from torch.utils.tensorboard import SummaryWriter
+with SummaryWriter("runs/child") as w:
+    w.add_scalar("other", 1.0, 1)
+open("done", "w").close()
+''']
+session()
+log(20)
+"""
+WAYS = {
+    "own environment": 'subprocess.run(child, check=True, env={**os.environ, "OTHER": "1"})',
+    "orphan": """subprocess.run(["sh", "-c", '"$@" &', "sh", *child], check=True)""",
+    "child of a fork": "if os.fork() == 0:\n    subprocess.run(child, check=True)\n    os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_children_open_no_run(run_python: RunPython, tmp_path: Path, way: str) -> None:
+    """Not those that are given an environment either, nor those that lose their parent, as long as the session is open."""
+    program = TENSORBOARD + CHILD + WAYS[way] + '\nwhile not os.path.exists("done"):\n    time.sleep(0.05)'
+    run_python(program, env={"TRACELET_BACKEND": "tensorboard"})
+    assert tensorboard_steps(tmp_path) == list(range(20))
+    assert not (tmp_path / "runs" / "child" / ".tracelet").exists()
 
 
 class FlakyBackend(RecordingBackend):

@@ -55,8 +55,10 @@ def status(
 
 
 def _state_directories(logdir: str | None) -> list[Path]:
-    """Return the directories that have a ledger: in the log directory and two levels below, and where the environment
-    says."""
+    """Return the directories that have a ledger, or a ring: in the log directory and two levels below, and where the
+    environment says."""
+    from tracelet_shim.replay.rings import any_rings
+
     tops = [Path(logdir)] if logdir is not None else [Path("runs"), Path()]
     candidates = []
     named = os.environ.get("TRACELET_STATE_DIR")
@@ -66,20 +68,24 @@ def _state_directories(logdir: str | None) -> list[Path]:
         for level in range(_LEVELS + 1):
             with contextlib.suppress(OSError):
                 candidates += sorted(top.glob("*/" * level + _STATE))
-    found = {path.resolve(): path.absolute() for path in reversed(candidates) if (path / "ledger.db").is_file()}
+    found = {
+        path.resolve(): path.absolute() for path in reversed(candidates) if (path / "ledger.db").is_file() or any_rings(path)
+    }
     return list(reversed(found.values()))
 
 
 def sessions(directory: Path, only: str | None = None) -> list[dict[str, Any]]:
     """Return the sessions in a state directory, the latest first, or only the one with this id, in the form of the JSON
-    output.
+    output. Those that were killed before their relay could note them are entered in the ledger.
 
     Raises:
         StateError: there is no ledger that can be read, or it has no session.
         OSError, sqlite3.Error: it cannot be read now.
     """
+    from tracelet_shim.replay.rings import adopt
     from tracelet_shim.state.ledger import Ledger
 
+    adopt(directory)
     ledger = Ledger(directory, existing=True)
     try:
         return [_about(ledger, session) for session in ledger.sessions() if only in (None, session.id)]
@@ -130,7 +136,8 @@ def _about(ledger: Ledger, session: SessionRow) -> dict[str, Any]:
         ],
         "lost": [
             {"backend": backend, "file": path, "events": events}
-            for backend, files in left.lost.items() for path, events in files.items()
+            for backend, files in left.lost.items()
+            for path, events in files.items()
         ],
         "set_aside": [
             dict(zip(("backend", "file", "position", "kind", "path", "step", "message"), refused, strict=True))

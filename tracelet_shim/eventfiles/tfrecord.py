@@ -21,6 +21,7 @@ __all__ = [
     "checked_records",
     "count_records",
     "framed",
+    "framing",
     "header",
     "joined",
     "masked_crc32c",
@@ -30,6 +31,7 @@ __all__ = [
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
+_pack_crc = _CRC.pack
 _HEADER = struct.Struct("<QI")
 _FRAME = _HEADER.size + 4
 _LONGEST = (1 << 31) - 1
@@ -141,11 +143,20 @@ def header(length: int) -> bytes:
 
 def framed(data: bytes) -> bytes:
     """Return a record as it stands in a file: header, data, checksum."""
+    return header(len(data)) + data + _pack_crc(masked_crc32c(data))
+
+
+def framing() -> Callable[[bytes], bytes]:
+    """Return `framed`, for the way of each call: the same with less."""
     value = _crc32c()
     if value is None:
-        return header(len(data)) + data + _CRC.pack(masked_crc32c(data))
-    crc = value(data)  # as in `masked_crc32c`: this is on the way of each call
-    return header(len(data)) + data + _CRC.pack((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
+        return framed
+
+    def framed_at_once(data: bytes, header: Callable[[int], bytes] = header, pack: Callable[[int], bytes] = _pack_crc) -> bytes:
+        crc = value(data)  # as in `masked_crc32c`
+        return header(len(data)) + data + pack((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
+
+    return framed_at_once
 
 
 def joined(records: Iterable[bytes]) -> bytes:

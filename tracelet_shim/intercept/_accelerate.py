@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from tracelet_shim.common.file_systems import is_local
 from tracelet_shim.eventfiles import tfrecord
-from tracelet_shim.eventfiles.tfrecord import framed
+from tracelet_shim.eventfiles.tfrecord import framed, framing
 
 __all__ = ["BatchWriter", "DirectWriter", "EventWriter", "accelerate", "use_fast_crc"]
 
@@ -104,6 +104,7 @@ class DirectWriter:
         self._closed = self._foreign = False
         self._error: Exception | None = None
         self.last = b""
+        self._framed = framing()
 
     def write(self, data: bytes) -> None:
         """Append a record to the file."""
@@ -118,7 +119,7 @@ class DirectWriter:
             self._append_slowly(data)
             return
         try:
-            record = framed(data)
+            record = self._framed(data)
             written = _os_write(fd, record)
             if written != len(record):  # the disk is nearly full
                 _write_all(fd, record[written:])
