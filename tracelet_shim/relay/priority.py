@@ -30,7 +30,7 @@ class Priority:
     def __init__(self) -> None:
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)
         self._leads = os.getpgrp() == os.getpid() and _may_return(self._usual)
-        self._has_group = _AUTOGROUP.exists()
+        self._has_group = os.getsid(0) == os.getpid() and _AUTOGROUP.exists()  # else it is the group of others, too
         self._is_back = False
 
     def step_back(self, *, back: bool) -> None:
