@@ -12,7 +12,7 @@ from typing import Any
 import wrapt
 
 from tracelet_shim.intercept import _calls, _tap
-from tracelet_shim.intercept._scalar import scalar_method
+from tracelet_shim.intercept._scalar import is_own, scalar_method
 from tracelet_shim.intercept._sink import current
 
 __all__ = ["Wrapper", "patch"]
@@ -66,7 +66,7 @@ def _scalar_wrapper(file_writer: type, summary_writer: type) -> type[Wrapper]:
         def __init__(self, wrapped: Any, wrapper: Any) -> None:
             nonlocal method
             super().__init__(wrapped, wrapper)
-            if type(wrapped) is FunctionType:  # else somebody else was here first
+            if is_own(wrapped, summary_writer.__module__):  # else somebody else was here first
                 method = scalar_method(wrapped, wrapper, file_writer, summary_writer)
 
         def __get__(self, instance: Any, owner: Any = None) -> Any:
