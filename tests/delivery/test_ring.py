@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tracelet_shim.bus.accounts import Accounts
 from tracelet_shim.bus.outbox import Outbox
 from tracelet_shim.bus.ring import Ring, RingError, RingReader, in_memory
 from tracelet_shim.events import Array
+from tracelet_shim.relay.leftovers import tidy
 
 SMALL = 1 << 16
 
@@ -227,3 +230,52 @@ def test_where_a_ring_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path.parent.parent.chmod(0o777)
     with pytest.raises(OSError, match="no place for a ring"):
         Ring(tmp_path / "state", "s", SMALL)
+
+
+def test_a_ring_takes_a_small_part_of_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container ``/dev/shm`` has 64 MB, which the workers of a DataLoader need; where there is too little, there is no
+    ring."""
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(ring_module, "_SHARE", free >> 20)
+    ring = Ring(tmp_path, "s", 32 << 20)
+    assert (1 << 19) < Path(ring.path).stat().st_size < (1 << 21)
+    ring.close(remove=True)
+    monkeypatch.setattr(ring_module, "_SHARE", 1 << 62)
+    with pytest.raises(OSError, match="No space left"):
+        Ring(tmp_path, "s", 32 << 20)
+
+
+def blocks(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def test_rings_that_nobody_comes_back_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay removes what killed sessions have left, where it has been taken, and else all but what is still to be read, at
+    either end of the ring. What somebody uses stays as it is."""
+    monkeypatch.setattr(ring_module, "_SHARED_MEMORY", str(tmp_path / "shm"))
+    with monkeypatch.context() as patched:
+        patched.setattr(ring_module, "keeps_space", lambda path: False)
+        rings = {name: Ring(tmp_path / "elsewhere", name, 1 << 20) for name in ("empty", "begun", "round", "used")}
+    size, data = 1 << 20, b"x" * 100_000
+    for name in ("empty", "begun", "round"):
+        reader = RingReader(rings[name].path)
+        for position in range({"empty": 3, "begun": 3, "round": 9}[name]):
+            assert rings[name].put(msg.Record(0, position, data))
+        everything(reader)
+        reader.close(remove=False)
+    assert rings["begun"].put(msg.Record(0, 3, b"last"))
+    assert all(rings["round"].put(msg.Record(0, position, data)) for position in (9, 10))
+    paths = {name: Path(ring.path) for name, ring in rings.items()}
+    for path in paths.values():
+        os.utime(path, (1, 1))
+    for name in ("empty", "begun", "round"):
+        rings[name].close()
+    mine = Ring(tmp_path / "state", "mine", SMALL)
+    tidy(mine.path)
+    assert not paths["empty"].exists()
+    assert blocks(paths["begun"]) < 20_000
+    assert 200_000 <= blocks(paths["round"]) < 300_000  # and what is left over at the end of the ring
+    assert blocks(paths["used"]) > size
+    assert Path(mine.path).exists()
+    assert records(everything(RingReader(paths["begun"]))) == [msg.Record(0, 3, b"last")]
+    assert records(everything(RingReader(paths["round"]))) == [msg.Record(0, position, data) for position in (9, 10)]

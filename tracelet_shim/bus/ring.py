@@ -11,6 +11,8 @@ piece, so that a frame is there as a whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import mmap
 import os
 import platform
@@ -24,7 +26,7 @@ from tracelet_shim.bus import wire
 from tracelet_shim.common.file_systems import keeps_space
 from tracelet_shim.common.private_files import make_directory, open_file
 
-__all__ = ["SUFFIX", "Ring", "RingError", "RingReader", "in_memory"]
+__all__ = ["SUFFIX", "Ring", "RingError", "RingReader", "all_in_memory", "in_memory"]
 
 SUFFIX = ".ring"
 _MAGIC = 0x31474E49525F5354  # in the file: TS_RING1
@@ -36,9 +38,11 @@ _RECORD, _MESSAGE, _PART, _LAST_PART, _PAD = range(1, 6)
 _KIND, _VALUED, _DATA = 0xFF, 0x100, 0x200
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - in a directory of the user's own
 
+_SMALLEST = 1 << 16
+_SHARE = 16
+"""A ring takes at most one part in so many of what is free where it is."""
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
-
 
 
 def _memory_fence() -> Callable[[], None] | None:
@@ -72,8 +76,12 @@ def in_memory(directory: str | os.PathLike[str]) -> str:
     """Return the directory for rings that cannot be in the state directory `directory`."""
     import hashlib
 
-    name = hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]
-    return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{os.getuid()}", name)
+    return os.path.join(all_in_memory(), hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16])
+
+
+def all_in_memory() -> str:
+    """Return the directory above all of those, of this user."""
+    return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{os.getuid()}")
 
 
 _fence = _memory_fence()
@@ -98,7 +106,7 @@ class Ring:
     """
 
     def __init__(self, directory: str | os.PathLike[str], session: str, capacity: int) -> None:
-        self._capacity = capacity = max(1 << 16, capacity) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._capacity = capacity = max(_SMALLEST, capacity) // mmap.PAGESIZE * mmap.PAGESIZE
         self.path = ""
         error: OSError | None = None
         memory = in_memory(directory)
@@ -109,6 +117,7 @@ class Ring:
                 make_directory(place)
                 if not may_be(place):
                     continue
+                capacity = self._capacity = _share(place, capacity)
                 self._map = self._made(os.path.join(place, session + SUFFIX), _HEADER + capacity)
                 self.path = os.path.join(place, session + SUFFIX)
                 break
@@ -128,6 +137,7 @@ class Ring:
     def _made(path: str, size: int) -> mmap.mmap:
         descriptor = open_file(path, os.O_RDWR | os.O_EXCL)
         try:
+            _hold(descriptor)
             os.posix_fallocate(descriptor, 0, size)  # a page for which the disk has no room would end the process
             return mmap.mmap(descriptor, size)
         except BaseException:
@@ -261,6 +271,7 @@ class RingReader:
         self.path = Path(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
+            _hold(descriptor)
             size = os.fstat(descriptor).st_size
             if size < _HEADER + mmap.PAGESIZE:
                 raise RingError(f"{path} is no ring")
@@ -376,6 +387,15 @@ class RingReader:
             _fence()
         self._words[_SLOT_AT] = 1 - now
 
+    def trim(self) -> None:
+        """Give back what a ring that nobody writes to any more takes of memory or disk, but for what is still to be read."""
+        begin, end = self._at % self._capacity, self._words[_WRITTEN_AT] % self._capacity
+        free = [(end, begin)] if end <= begin else [(0, begin), (end, self._capacity)]
+        for start, stop in free:
+            first, pages = -(-start // mmap.PAGESIZE), stop // mmap.PAGESIZE - -(-start // mmap.PAGESIZE)
+            if pages > 0:
+                self._map.madvise(mmap.MADV_REMOVE, _HEADER + first * mmap.PAGESIZE, pages * mmap.PAGESIZE)
+
     def close(self, *, remove: bool) -> None:
         """Let go of the ring; `remove` the file, and the directories that it was alone in."""
         self._words.release()
@@ -386,6 +406,26 @@ class RingReader:
                 if self.path.is_relative_to(_SHARED_MEMORY):
                     self.path.parent.rmdir()
                     self.path.parent.parent.rmdir()
+
+
+def _hold(descriptor: int) -> None:
+    """Show that the ring is in use, for as long as it is mapped: the map has a copy of the descriptor."""
+    with contextlib.suppress(OSError):  # no locks there, or somebody is just looking whether it is in use
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _share(place: str, capacity: int) -> int:
+    """Return how much of a file system a ring may take: in a container, ``/dev/shm`` may be as small as 64 MB, and is where the
+    workers of a DataLoader hand over their batches.
+
+    Raises:
+        OSError: there is too little.
+    """
+    found = os.statvfs(place)
+    share = min(capacity, found.f_bavail * found.f_frsize // _SHARE) // mmap.PAGESIZE * mmap.PAGESIZE
+    if share < _SMALLEST:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
+    return share
 
 
 def _freed(words: memoryview) -> tuple[int, int, int]:

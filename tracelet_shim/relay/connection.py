@@ -15,6 +15,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.bus.ring import RingError, RingReader
 from tracelet_shim.bus.wire import frames
+from tracelet_shim.relay.leftovers import tidy
 
 __all__ = ["Connection"]
 
@@ -103,6 +104,7 @@ class Connection:
     def use_ring(self, path: str) -> None:
         """Receive from this ring what is put into it."""
         self._ring = RingReader(path)
+        tidy(path)
 
     def go_on(self, records: int) -> int:
         """A restarted relay has so many records in its index: leave them out. Return how many others are lost."""
