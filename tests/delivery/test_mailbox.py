@@ -157,3 +157,27 @@ assert s.status()["mlflow"].delivered == 100
 """
     )
     assert mlflow_runs(tmp_path) == [("FINISHED", 100, 100)]
+
+
+@pytest.mark.parametrize("gone", ["os.unlink(ring)", "shutil.rmtree(os.path.dirname(ring))"])
+def test_the_rings_file_is_removed(run_python: RunPython, tmp_path: Path, gone: str) -> None:
+    """By who tidies up, or by systemd, which removes what a user has in ``/dev/shm`` when he logs out. A relay's successor finds
+    what is in it all the same."""
+    run_python(
+        LOG
+        + f"""
+import shutil
+s = session()
+w = log(100)
+assert s.flush(60)
+relay, ring = s._bus._parts[0].bus.relay_pid, s._bus._parts[0].bus._outbox.ring.path
+os.kill(relay, signal.SIGSTOP)
+log(100, w, 100)
+{gone}
+os.kill(relay, signal.SIGKILL)
+log(100, w, 200)
+assert s.flush(60)
+""",
+        env={"TRACELET_STATE_DIR": str(tmp_path / "state")},
+    )
+    assert tensorboard_steps(tmp_path) == list(range(300))

@@ -17,6 +17,7 @@ from tracelet_shim.bus import ring as ring_module
 from tracelet_shim.bus.accounts import Accounts
 from tracelet_shim.bus.outbox import Outbox
 from tracelet_shim.bus.ring import Ring, RingError, RingReader, in_memory
+from tracelet_shim.common import file_systems
 from tracelet_shim.events import Array
 from tracelet_shim.relay.leftovers import tidy
 
@@ -236,11 +237,11 @@ def test_a_ring_takes_a_small_part_of_what_is_free(tmp_path: Path, monkeypatch: 
     """In a container ``/dev/shm`` has 64 MB, which the workers of a DataLoader need; where there is too little, there is no
     ring."""
     free = shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr(ring_module, "_SHARE", free >> 20)
+    monkeypatch.setattr(file_systems, "_SHARE", free >> 20)
     ring = Ring(tmp_path, "s", 32 << 20)
     assert (1 << 19) < Path(ring.path).stat().st_size < (1 << 21)
     ring.close(remove=True)
-    monkeypatch.setattr(ring_module, "_SHARE", 1 << 62)
+    monkeypatch.setattr(file_systems, "_SHARE", 1 << 62)
     with pytest.raises(OSError, match="No space left"):
         Ring(tmp_path, "s", 32 << 20)
 

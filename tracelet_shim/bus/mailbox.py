@@ -261,11 +261,14 @@ class Mailbox:
         self._restarts.append(now)
         self._tell(f"the relay process died ({error}); starting it again")
         try:
+            self._outbox.begin_again()
             process = RelayProcess()
         except RelayDiedError as problem:
             self._retry = (problem, now + PAUSE * len(self._restarts))
             return
-        self._outbox.begin_again()
+        except OSError as problem:
+            self._over(problem)
+            return
         for message in list(self._told):
             again = msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message
             process.send(self._encoder.encode(again), again)

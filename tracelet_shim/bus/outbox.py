@@ -227,11 +227,16 @@ class Outbox:
                 self._putting = False
 
     def begin_again(self) -> None:
-        """The reader is gone, and nobody reads: let its successor have the whole of what it had taken in part."""
+        """The reader is gone, and nobody reads: let its successor find the ring, and the whole of what it had taken in part.
+
+        Raises:
+            OSError: somebody has removed the ring's file, and there is no place for another.
+        """
         with self._lock:
             ring = self.ring
             if ring is None:
                 return
+            ring.restore()
             under_way = [item for item in self._behind if isinstance(item, _Parts) and item.end is None][:1]
             for parts in [*under_way, *self._large]:
                 if parts.has_lost_its_beginning(ring):

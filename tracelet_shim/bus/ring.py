@@ -11,7 +11,6 @@ piece, so that a frame is there as a whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import mmap
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
-from tracelet_shim.common.file_systems import keeps_space
+from tracelet_shim.common.file_systems import keeps_space, share_of
 from tracelet_shim.common.private_files import make_directory, open_file
 
 __all__ = ["SUFFIX", "Ring", "RingError", "RingReader", "all_in_memory", "in_memory"]
@@ -39,8 +38,6 @@ _KIND, _VALUED, _DATA = 0xFF, 0x100, 0x200
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - in a directory of the user's own
 
 _SMALLEST = 1 << 16
-_SHARE = 16
-"""A ring takes at most one part in so many of what is free where it is."""
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
 
@@ -117,7 +114,7 @@ class Ring:
                 make_directory(place)
                 if not may_be(place):
                     continue
-                capacity = self._capacity = _share(place, capacity)
+                capacity = self._capacity = share_of(place, capacity, least=_SMALLEST) // mmap.PAGESIZE * mmap.PAGESIZE
                 self._map = self._made(os.path.join(place, session + SUFFIX), _HEADER + capacity)
                 self.path = os.path.join(place, session + SUFFIX)
                 break
@@ -230,6 +227,21 @@ class Ring:
         self._limit = self._at + max(total, min(to_end, free, self._capacity // 4))
         self.on_turn()
         return True
+
+    def restore(self) -> None:
+        """Make the file again if somebody has removed it; nobody else may have it mapped.
+
+        Raises:
+            OSError: there is no place for it any more.
+        """
+        if not os.path.exists(self.path):
+            make_directory(os.path.dirname(os.path.dirname(self.path)))
+            make_directory(os.path.dirname(self.path))
+            new = self._made(self.path, len(self._map))
+            new[:] = self._map[:]
+            self._words.release()
+            self._map.close()
+            self._map, self._words = new, memoryview(new).cast("Q")
 
     @property
     def written(self) -> int:
@@ -412,20 +424,6 @@ def _hold(descriptor: int) -> None:
     """Show that the ring is in use, for as long as it is mapped: the map has a copy of the descriptor."""
     with contextlib.suppress(OSError):  # no locks there, or somebody is just looking whether it is in use
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-def _share(place: str, capacity: int) -> int:
-    """Return how much of a file system a ring may take: in a container, ``/dev/shm`` may be as small as 64 MB, and is where the
-    workers of a DataLoader hand over their batches.
-
-    Raises:
-        OSError: there is too little.
-    """
-    found = os.statvfs(place)
-    share = min(capacity, found.f_bavail * found.f_frsize // _SHARE) // mmap.PAGESIZE * mmap.PAGESIZE
-    if share < _SMALLEST:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
-    return share
 
 
 def _freed(words: memoryview) -> tuple[int, int, int]:

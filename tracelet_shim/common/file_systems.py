@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 
-__all__ = ["is_local", "keeps_space"]
+__all__ = ["is_local", "keeps_space", "share_of"]
 
 _KEEP_SPACE = frozenset(["ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "xfs"])
 _LOCAL = _KEEP_SPACE | {"bcachefs", "btrfs", "zfs"}
@@ -22,6 +23,24 @@ def keeps_space(path: str | os.PathLike[str]) -> bool:
     """Return whether the file system is this machine's own, and what has been allocated of it can be written to, however full it
     is. Where writing makes a copy, as in btrfs and zfs, that is not so."""
     return _kind(path) in _KEEP_SPACE
+
+
+_SHARE = 16
+"""Of what is free, one part in so many may be taken."""
+
+
+def share_of(directory: str | os.PathLike[str], most: int, *, least: int) -> int:
+    """Return how many bytes of its file system may be taken, at most so many: in a container, ``/dev/shm`` may be as small as 64
+    MB, and is where the workers of a DataLoader hand over their batches.
+
+    Raises:
+        OSError: it is less than `least`.
+    """
+    found = os.statvfs(directory)
+    share = min(most, found.f_bavail * found.f_frsize // _SHARE)
+    if share < least:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(directory))
+    return share
 
 
 def _kind(path: str | os.PathLike[str]) -> str:
