@@ -122,7 +122,7 @@ def test_servers_are_ill_when_runs_begin_and_end(train: Train, serve: Serve) -> 
         server.misbehave("503", "", body="html")
     program = Program(train, servers, 2, exit_timeout=12)
     program.round()
-    for fault in ("503", "429"):
+    for fault in ("503", "403", "429"):
         for server in servers:
             server.misbehave(fault, "", body="html")
         everywhere(servers, lambda server, fault=fault: bool(server.requests("", fault)))  # type: ignore[misc]

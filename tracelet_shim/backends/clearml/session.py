@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import http.client
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracelet_shim import errors
-from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
+from tracelet_shim.backends.shared.transient import Patience, may_open
 
 __all__ = ["RefusedError", "UploadError", "bounded_like", "connect", "passes", "send_once"]
 
@@ -159,10 +160,11 @@ def passes(error: BaseException, patience: Patience | None) -> bool | None:
         return _doubt(patience, error.code) if error.code else _doubt(patience, 400, own=False)  # nobody knows who said it
     if isinstance(error, errors.BackendError) or type(error).__name__ == "LoginError":
         if found := _STATUS.search(str(error)):
-            return _doubt(patience, int(found[1]))
+            code = int(found[1])  # the SDK says what the service said, and else what the status is called
+            return _doubt(patience, code, own=not str(error).endswith(f": {http.client.responses.get(code)}"))
         return "Unrecognized Authentication Error" in str(error)
     return None
 
 
 def _doubt(patience: Patience | None, code: int, *, own: bool = True) -> bool:
-    return patience.passes(code, own=own) if patience else judge(code, own=own) is Verdict.PASSES
+    return patience.passes(code, own=own) if patience else may_open(code, own=own)

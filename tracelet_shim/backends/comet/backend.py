@@ -32,7 +32,7 @@ from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.seen import Seen
-from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
+from tracelet_shim.backends.shared.transient import Patience, may_open
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import flat
 from tracelet_shim.common.text import as_utf8
@@ -254,7 +254,7 @@ class CometBackend(Backend):
 
     def _passes(self, code: int, *, own: bool = True) -> bool:
         """Doubt a refusal that may pass, but not of the run: there it is the key that is wrong."""
-        return self._patience.passes(code, own=own) if self._opened else judge(code, own=own) is Verdict.PASSES
+        return self._patience.passes(code, own=own) if self._opened else may_open(code, own=own)
 
     # -- events -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable
 
-__all__ = ["Patience", "Verdict", "is_refusal", "judge"]
+__all__ = ["Patience", "Verdict", "is_refusal", "judge", "may_open"]
 
 _PASSES = frozenset({408, 425, 429})
 """Request timeout, too early, too many requests."""
@@ -45,6 +45,15 @@ def judge(status: int, *, own: bool = True) -> Verdict:
     if status in _LASTS:
         return Verdict.LASTS
     return Verdict.MAY_PASS if status in _MAY_PASS or not own else Verdict.LASTS
+
+
+def may_open(status: int, *, own: bool = True) -> bool:
+    """Return whether a run that could not be opened for this answer can be opened later; arguments as of `judge`.
+
+    There a service's own no is believed at once, so that whoever has the wrong key hears of it. A page that says the same comes
+    from a proxy, and does not: it may be gone in a minute, and training does not wait for it.
+    """
+    return judge(status, own=own) is Verdict.PASSES or (not own and status in _MAY_PASS)
 
 
 class Patience:

@@ -30,7 +30,7 @@ from tracelet_shim.backends.render.tables import node_page
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys
-from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.shared.transient import may_open
 from tracelet_shim.backends.shared.values import plain, utf8
 from tracelet_shim.backends.swanlab import charts, settings
 from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX_KEY, MAX_PARAM, PARAM
@@ -225,7 +225,7 @@ class SwanLabBackend(Backend):
         kinds = {c.__name__ for c in type(error).__mro__}  # importing the SDK's classes would import the SDK
         if "ApiError" in kinds:
             status = getattr(getattr(error, "response", None), "status_code", None)
-            return status is None or judge(status, own=getattr(error, "code", "") != "unknown code") is Verdict.PASSES
+            return status is None or may_open(status, own=getattr(error, "code", "") != "unknown code")
         if "RequestException" in kinds:
             return bool(kinds & {"ConnectionError", "Timeout", "ChunkedEncodingError", "RetryError"})
         return super().is_transient(error)

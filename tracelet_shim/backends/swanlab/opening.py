@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracelet_shim.backends.base import RunInfo
-from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.shared.transient import may_open
 from tracelet_shim.backends.swanlab.process import Quiet, apart, leave_alone, readable_environment
 from tracelet_shim.backends.swanlab.settings import fields_of, label, project_name
 from tracelet_shim.backends.swanlab.uploads import bound, no_pages
@@ -98,5 +98,5 @@ def _knock(host: str, key: str) -> None:
         answer = requests.post(f"{host}/api/login/api_key", headers={"authorization": key}, timeout=(5, 15))
     except requests.RequestException as error:
         raise ConnectionError(f"no answer from {host} ({type(error).__name__})") from None
-    if judge(answer.status_code, own="json" in answer.headers.get("Content-Type", "")) is Verdict.PASSES:
+    if may_open(answer.status_code, own="json" in answer.headers.get("Content-Type", "")):
         raise ConnectionError(f"{host} answers {answer.status_code}")

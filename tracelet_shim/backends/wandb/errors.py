@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from tracelet_shim.backends.shared.transient import Verdict, is_refusal, judge
+from tracelet_shim.backends.shared.transient import Verdict, is_refusal, judge, may_open
 
 __all__ = ["lost", "passes"]
 
+_PAGE = re.compile(r"(<|\\u003c)(html|!doctype)", re.IGNORECASE)
 _LASTING = re.compile("permission denied|not found", re.IGNORECASE)
 
 
@@ -27,8 +28,9 @@ def passes(error: BaseException) -> bool | None:
         return not _LASTING.search(str(error))
     if lost(error) or kinds & {"CommError", "ServicePollForTokenError"}:
         text = str(error)
-        refused = any(judge(int(status)) is not Verdict.PASSES for status in re.findall(r"\b4\d\d\b", text))
-        return not (refused or _LASTING.search(text) or is_refusal(text))
+        own = not _PAGE.search(text)
+        refused = any(not may_open(int(status), own=own) for status in re.findall(r"\b4\d\d\b", text))
+        return not (refused or (own and (_LASTING.search(text) or is_refusal(text))))
     return None
 
 
