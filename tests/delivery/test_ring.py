@@ -228,6 +228,8 @@ def test_where_a_ring_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert path.parent == Path(in_memory(tmp_path / "state"))
     assert [each.stat().st_mode & 0o777 for each in (path, path.parent, path.parent.parent)] == [0o600, 0o700, 0o700]
     ring.close(remove=True)
+    assert not path.parent.parent.exists()
+    path.parent.parent.mkdir()
     path.parent.parent.chmod(0o777)
     with pytest.raises(OSError, match="no place for a ring"):
         Ring(tmp_path / "state", "s", SMALL)

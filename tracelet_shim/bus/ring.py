@@ -121,6 +121,7 @@ class Ring:
             except OSError as problem:
                 error = problem
         if not self.path:
+            _remove(Path(memory, session + SUFFIX))  # the directories
             raise error or OSError(f"there is no place for a ring beside {os.fspath(directory)}")
         self._words = memoryview(self._map).cast("Q")
         self._words[_CAPACITY_AT] = capacity
@@ -254,13 +255,12 @@ class Ring:
         return _freed(self._words)[0]
 
     def close(self, *, remove: bool = False) -> None:
-        """Let go of the ring; `remove` the file."""
+        """Let go of the ring; `remove` the file, and the directories that it was alone in."""
         self._limit = 0
         self._words.release()
         self._map.close()
         if remove:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
+            _remove(Path(self.path))
 
 
 class RingReader:
@@ -413,11 +413,15 @@ class RingReader:
         self._words.release()
         self._map.close()
         if remove:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-                if self.path.is_relative_to(_SHARED_MEMORY):
-                    self.path.parent.rmdir()
-                    self.path.parent.parent.rmdir()
+            _remove(self.path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the other side has removed it, or there are more
+        path.unlink(missing_ok=True)
+        if path.is_relative_to(_SHARED_MEMORY):
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
 
 
 def _hold(descriptor: int) -> None:
