@@ -34,7 +34,7 @@ from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level
 from tracelet_shim.backends.render import plotly
 from tracelet_shim.backends.render.tables import pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
-from tracelet_shim.backends.shared.transient import may_open
+from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
 from tracelet_shim.common.text import as_utf8
@@ -245,7 +245,7 @@ class AimBackend(Backend):
     def _passes(self, status: int, *, own: bool) -> bool:
         """Tell whether an HTTP answer passes. A server that has taken the run and refuses now says nothing of the events: they
         are in the messages of an open connection."""
-        return self._opened or may_open(status, own=own)
+        return self._opened or judge(status, own=own) is Verdict.PASSES
 
     # -- names ------------------------------------------------------------------------------------------------------
 

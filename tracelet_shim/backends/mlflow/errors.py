@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 
-from tracelet_shim.backends.shared.transient import Patience, is_refusal, may_open
+from tracelet_shim.backends.shared.transient import Patience, Verdict, is_refusal, judge
 
 __all__ = ["passes", "refused_as"]
 
@@ -33,7 +33,7 @@ def passes(error: BaseException, patience: Patience | None) -> bool | None:
     refused = refused_as(error)
     if refused is not None:
         status, own = refused
-        return may_open(status, own=own) if patience is None else patience.passes(status, own=own)
+        return judge(status, own=own) is Verdict.PASSES if patience is None else patience.passes(status, own=own)
     code = getattr(error, "error_code", None)  # MlflowException; the codes are in mlflow/exceptions.py
     if isinstance(code, str):
         return code in _TRANSIENT_CODES or (code == "BAD_REQUEST" and _OF_THE_DATABASE.search(str(error)) is not None)

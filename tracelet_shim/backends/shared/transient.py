@@ -51,7 +51,8 @@ def may_open(status: int, *, own: bool = True) -> bool:
     """Return whether a run that could not be opened for this answer can be opened later; arguments as of `judge`.
 
     There a service's own no is believed at once, so that whoever has the wrong key hears of it. A page that says the same comes
-    from a proxy, and does not: it may be gone in a minute, and training does not wait for it.
+    from a proxy, and does not: it may be gone in a minute, and training does not wait for it. Not for services that leave it to a
+    proxy to ask for the password (MLflow, Aim, Trackio): what that says is their no.
     """
     return judge(status, own=own) is Verdict.PASSES or (not own and status in _MAY_PASS)
 

@@ -33,7 +33,7 @@ from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.tables import bucket_numbers, node_page
 from tracelet_shim.backends.shared.options import Parser, switch
-from tracelet_shim.backends.shared.transient import Patience, may_open
+from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 from tracelet_shim.backends.trackio import joined, log_ids, names, process
 from tracelet_shim.backends.trackio.answers import AnswerError, RefusedTokenError
 from tracelet_shim.backends.trackio.batch import Batch
@@ -230,7 +230,7 @@ class TrackioBackend(Backend):
         response: Any = getattr(error, "response", None)  # of the Hub's errors
         if isinstance(error, AnswerError) or response is not None:
             status, own = (error.status, error.own) if isinstance(error, AnswerError) else (int(response.status_code), True)
-            return self._patience.passes(status, own=own) if self._opened else may_open(status, own=own)
+            return self._patience.passes(status, own=own) if self._opened else judge(status, own=own) is Verdict.PASSES
         httpx = sys.modules.get("httpx")
         return (httpx is not None and isinstance(error, httpx.TransportError)) or super().is_transient(error)
 
