@@ -278,7 +278,7 @@ def test_a_directory_whose_name_is_no_utf8(run_python: RunPython, tmp_path: Path
     assert sorted(int(line.split()[1]) for file in files for line in file.read_text().splitlines()[1:]) == steps
     assert statuses(here) == ["finished"]
 
-    server = {"TRACELET_BACKEND": "mlflow", "TRACELET_EXIT_TIMEOUT": "3", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    server = {"TRACELET_BACKEND": "mlflow", "TRACELET_EXIT_TIMEOUT": "10", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     done = run_python(program, "runs/y", env={**environment, **server}, cwd=here)
     (command,) = [line.partition("deliver it: ")[2] for line in done.stderr.splitlines() if "to deliver it: " in line]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -98,5 +98,5 @@ def _knock(host: str, key: str) -> None:
         answer = requests.post(f"{host}/api/login/api_key", headers={"authorization": key}, timeout=(5, 15))
     except requests.RequestException as error:
         raise ConnectionError(f"no answer from {host} ({type(error).__name__})") from None
-    if may_open(answer.status_code, own="json" in answer.headers.get("Content-Type", "")):
+    if may_open(answer.status_code, own="html" not in answer.headers.get("Content-Type", "")):
         raise ConnectionError(f"{host} answers {answer.status_code}")
