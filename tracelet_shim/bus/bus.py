@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -18,7 +19,9 @@ from tracelet_shim.bus.accounts import Accounts
 from tracelet_shim.bus.channel import Channel
 from tracelet_shim.bus.gaps import Gap, Gaps, events_in, nested_in
 
-__all__ = ["LAST_WORDS", "Bus", "closing_message"]
+__all__ = ["LAST_WORDS", "Bus", "closing_message", "through_exits"]
+
+_Result = TypeVar("_Result")
 
 _POLL, _SHORT_POLL = 0.05, 0.005
 """Seconds between two looks at the channel; the short one while somebody waits for an answer."""
@@ -39,6 +42,17 @@ def closing_message(message: msg.Close) -> tuple[msg.Close, float]:
     share = message.deadline - min(2.0, 0.2 * message.deadline)
     closing = msgspec.structs.replace(message, deadline=share, since=now, ended=time.time())
     return closing, now + message.deadline + _SLACK
+
+
+def through_exits(wait: Callable[[], _Result], message: msg.Close) -> _Result:
+    """Wait for the end, again after a handler of the user's for one more SIGTERM: at the end of the program that has no other
+    meaning."""
+    while True:
+        try:
+            return wait()
+        except SystemExit:
+            if not message.at_exit:
+                raise
 
 
 class _Waiting:
@@ -195,13 +209,7 @@ class Bus:
             until: return None as soon as this is set: the end is waited for by another call.
         """
         self.begin_close(message)
-        while True:
-            try:
-                return self._wait_closed(self._close_until, progress, last_words, until)
-            except SystemExit:
-                # A handler of the user's, for one more SIGTERM: at the end of the program it has no other meaning.
-                if not message.at_exit:
-                    raise
+        return through_exits(lambda: self._wait_closed(self._close_until, progress, last_words, until), message)
 
     def _wait_closed(
         self, until: float, progress: Callable[[], None] | None, last_words: float, or_until: threading.Event | None

@@ -20,7 +20,7 @@ from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.bus.accounts import Accounts
-from tracelet_shim.bus.bus import LAST_WORDS, Bus, closing_message
+from tracelet_shim.bus.bus import LAST_WORDS, Bus, closing_message, through_exits
 from tracelet_shim.bus.channel import ThreadChannel
 from tracelet_shim.bus.launch import RelayDiedError
 from tracelet_shim.bus.outbox import Outbox
@@ -362,13 +362,7 @@ class Mailbox:
     ) -> dict[str, msg.BackendState] | None:
         """As `Bus.close`."""
         self.begin_close(message)
-        while True:
-            try:
-                return self._wait_closed(message, progress, last_words, until)
-            except SystemExit:
-                # A handler of the user's, for one more SIGTERM: at the end of the program it has no other meaning.
-                if not message.at_exit:
-                    raise
+        return through_exits(lambda: self._wait_closed(message, progress, last_words, until), message)
 
     def _wait_closed(
         self,

@@ -218,7 +218,7 @@ def scalar_method(original: FunctionType, noting: Callable[..., Any], file_write
                         sink.problem(error)
                 finally:
                     while source.late:
-                        source.publish_late(sink)
+                        sink.publish(source.late.popleft())
                     source.busy = False
                 return None
         # A signal handler has come in the middle of another call.

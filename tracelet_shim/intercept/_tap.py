@@ -99,11 +99,6 @@ class _Source:
             self.position = (self.position or 0) + 1
         return handler.position
 
-    def publish_late(self, sink: Sink) -> None:
-        """Publish what handlers have written, behind what they have interrupted: in the order of the file."""
-        while self.late:
-            sink.publish(self.late.popleft())
-
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
         if self.position is None:
@@ -152,11 +147,13 @@ def _new_runs(source: _Source, sink: Sink) -> ActiveRuns:
 
 
 def _after_fork() -> None:
-    """In a child: a thread of the parent's may hold any of the locks."""
+    """In a child: a thread of the parent's may hold any of the locks, in the middle of an event."""
     for writer in list(_live):
         source = _source(writer)
         if source is not None:
             source.lock = threading.RLock()
+            source.busy, source.step = False, 1
+            source.late.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -255,8 +252,8 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
                 sink.problem(error)
         finally:
             if handler is None:
-                while source.late:
-                    source.publish_late(sink)
+                while source.late:  # a handler may come between two of them, too
+                    sink.publish(source.late.popleft())
                 source.busy = False
             elif source.batch is not None:
                 source.batch.last = handler.last
