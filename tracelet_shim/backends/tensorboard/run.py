@@ -15,6 +15,7 @@ from tracelet_shim.backends.tensorboard.folders import EXTRA_FILES, Folders
 from tracelet_shim.backends.tensorboard.projector import write_embedding
 from tracelet_shim.backends.tensorboard.records import file_version, session_end
 from tracelet_shim.eventfiles import tfrecord
+from tracelet_shim.eventfiles.logdir import OWN_SUFFIX
 
 __all__ = ["Run"]
 
@@ -63,6 +64,7 @@ class Run:
         copy = self._copies.get(original)
         if copy is None:
             file = os.path.basename(original)
+            file = file.removesuffix(OWN_SUFFIX)
             name = file if "tfevents" in file else f"events.out.tfevents.{file}"  # TensorBoard reads no other names
             copy = self._copies[original] = Copy.at(os.path.join(self.directory, self._folders.of(event), name))
         return copy
