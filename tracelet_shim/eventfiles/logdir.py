@@ -22,13 +22,12 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.inside import is_below, is_inside, open_regular, read_regular
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.tfrecord import DamagedRecordError, checked_records
 from tracelet_shim.events import Array
 
 __all__ = [
     "CREATED",
-    "HANDLE",
-    "OWN_SUFFIX",
     "PROJECTOR",
     "STATE",
     "Damage",
@@ -36,17 +35,12 @@ __all__ = [
     "Projector",
     "elsewhere",
     "is_event_file",
-    "is_own",
     "projector_config",
     "run_directories",
     "walk",
 ]
 
 STATE = ".tracelet"
-OWN_SUFFIX = ".tracelet-records"
-"""How the names of event files of our own end. TensorBoard makes a run of what has ``tfevents`` in its name, wherever it lies."""
-HANDLE = "handle"
-"""The directory, beside the ledger, of what was logged through a session itself."""
 PROJECTOR = "projector_config.pbtxt"
 CREATED = re.compile(r"tfevents\.(\d{1,12})(?:\.(.*))?")
 """The second in which an event file was created, and what follows it: host and process id, where torch wrote it."""
@@ -400,11 +394,6 @@ def _is_copy(directory: str) -> bool:
 
 def is_event_file(name: str) -> bool:
     return ("tfevents" in name and not name.endswith(".profile-empty")) or is_own(name)
-
-
-def is_own(path: str) -> bool:
-    """Return whether this is an event file of ours, by its name. (The first versions had others, with ``tfevents``.)"""
-    return path.endswith(OWN_SUFFIX)
 
 
 def run_directories(

@@ -13,7 +13,6 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.inside import is_inside, refusal
 from tracelet_shim.eventfiles import add_scalars
 from tracelet_shim.eventfiles.logdir import (
-    HANDLE,
     PROJECTOR,
     STATE,
     Damage,
@@ -24,6 +23,7 @@ from tracelet_shim.eventfiles.logdir import (
     projector_config,
     walk,
 )
+from tracelet_shim.eventfiles.own_files import HANDLE
 from tracelet_shim.eventfiles.tfrecord import count_records
 from tracelet_shim.provenance.system_metrics import WRITER
 

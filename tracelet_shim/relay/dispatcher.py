@@ -18,6 +18,7 @@ from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common import run_report
 from tracelet_shim.eventfiles.decoder import Decoder
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.job import JobContinuation
@@ -133,6 +134,8 @@ class Relay:
             if message.id in self._sources:  # told again, after a restart
                 return
             self._sources.add(message.id)
+            if is_own(message.path) and self._names.root is None:  # there is no writer: this says what the root is
+                self._names.root = message.logdir
             self._log.add_source(message)
             self._files.append(message.path)
             self._add_writer(message.parent or message.logdir)

@@ -24,6 +24,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.mailbox import Mailbox
 from tracelet_shim.display.terminal import say
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.intercept import ActiveRuns
 from tracelet_shim.session import run_ends
 
@@ -164,7 +165,8 @@ class Parts:
             source = msg.Source(len(self._sources), path, logdir, parent)
             for part in self._join(runs):
                 part.bus.tell(source)
-            self._remember(parent or logdir, runs)
+            if not is_own(path):  # of which there is no writer
+                self._remember(parent or logdir, runs)
             self._sources.append((source, runs))
             self.routes.append(self._route(runs))
             return source.id
@@ -319,7 +321,7 @@ class Parts:
             return
         self._over.discard(key)
         part = self._open([key])
-        for logdir in self._writers[key]:  # in the same order, so that they get the same names
+        for logdir in self._writers.get(key, ()):  # in the same order, so that they get the same names
             part.bus.tell(msg.Writer(logdir))
         for source, runs in self._sources:
             if key in runs:

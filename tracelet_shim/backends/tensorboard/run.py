@@ -15,7 +15,7 @@ from tracelet_shim.backends.tensorboard.folders import EXTRA_FILES, Folders
 from tracelet_shim.backends.tensorboard.projector import write_embedding
 from tracelet_shim.backends.tensorboard.records import file_version, session_end
 from tracelet_shim.eventfiles import tfrecord
-from tracelet_shim.eventfiles.logdir import OWN_SUFFIX
+from tracelet_shim.eventfiles.own_files import OWN_SUFFIX
 
 __all__ = ["Run"]
 
