@@ -8,6 +8,7 @@ import os
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.files import RUN_FILE
+from tracelet_shim.eventfiles.own_files import is_own
 
 __all__ = ["EXTRA_FILES", "Folders", "inside", "normal"]
 
@@ -34,6 +35,8 @@ class Folders:
 
     def of(self, event: ev.Event) -> str:
         """Return where the event's directory lies, relative to the run's."""
+        if is_own(event.record.file):  # it shares the directory of the writer that it is of
+            return event.writer
         source = normal(os.path.dirname(event.record.file))
         if source not in self._places:
             parts = [part for part in self._wanted(source, event.writer).split("/") if part not in ("", ".", "..")]

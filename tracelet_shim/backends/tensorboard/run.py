@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim import events as ev
@@ -75,6 +77,23 @@ class Run:
 
     def write_embedding(self, event: ev.Embedding) -> None:
         write_embedding(os.path.join(self.directory, self._folders.of(event)), event)
+
+    def copy_file(self, path: str, file: str) -> None:
+        target = os.path.join(self.directory, EXTRA_FILES, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = f"{target}.{os.getpid()}.tmp"
+        shutil.copyfile(file, temporary)
+        os.replace(temporary, target)
+
+    def add_config(self, config: Mapping[str, Any]) -> None:
+        """Add parameters to those of the whole run."""
+        if config:
+            self._about["config"] = {**(self._about.get("config") or {}), **config}
+            self.begin()
+
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        self._about["tags"] = {**(self._about.get("tags") or {}), **tags}
+        self.begin()
 
     def write_file(self, path: str, data: bytes) -> None:
         target = os.path.join(self.directory, EXTRA_FILES, path)
