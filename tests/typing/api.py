@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import tracelet_shim as tracelet
-from tracelet_shim import Backend, Capability, Level, Session
+from tracelet_shim import Backend, Capability, Level, NoSession, Session
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import OpenedRun, RunInfo
 
@@ -46,7 +46,7 @@ def look(session: Session) -> None:
 
 def stop() -> None:
     with tracelet.start_logging() as session:
-        current: Session | None = tracelet.get_session()
+        current: Session | NoSession = tracelet.get_session()
         assert current is session
     try:
         tracelet.stop_logging("failed", timeout=5.0)

@@ -151,7 +151,7 @@ class Handle:
         on file systems that can clone files, less. At most half of what is free there is taken.
 
         Args:
-            path: the file or directory. Links to files are followed.
+            path: the file or directory; of a directory its regular files, and links to such.
             name: default: its own.
             type: what it is: ``"dataset"``, ``"config"``, ...
             aliases: names for this version, in trackers that keep versions. In others, a later artifact replaces one of its name.
