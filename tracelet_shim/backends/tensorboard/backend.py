@@ -107,9 +107,9 @@ class TensorBoardBackend(Backend):
         """Copy the records of `events`, one system call for all that follow each other in one event file."""
         self.written = 0
         for _, group in groupby(events, key=attrgetter("record.file")):
-            of_file = list(group)
+            of_file, before = list(group), self.written
             self._write_file(of_file)
-            self.written += len(of_file)
+            self.written = before + len(of_file)
         self._run.sync(self._flush_secs)
 
     def _write_file(self, events: list[ev.Event]) -> None:
