@@ -42,7 +42,7 @@ test-all: $(INSTALLED)  ## run all tests, those too that are for each night, and
 faults: $(INSTALLED)  ## only what breaks things under real trackers and looks what is left
 	$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
 
-bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for under three minutes
+bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for about five minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED)  ## look for mistakes and bad style

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import delivery, memory, peers, report, startup, training
+from benchmarks import delivery, ends, memory, peers, report, startup, training
 from benchmarks.harness import ROOT, Programs, Result
 from tests.backends import TRACKERS
 from tracelet_shim.backends import registry
@@ -21,6 +21,7 @@ from tracelet_shim.backends import registry
 SECTIONS: dict[str, Callable[..., Result]] = {
     "training": training.run,
     "delivery": delivery.run,
+    "ends": ends.run,
     "memory": memory.run,
     "startup": startup.run,
     "peers": peers.run,
@@ -39,7 +40,7 @@ def about(*, quick: bool) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller sizes: under three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller sizes: about five minutes")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="only this section; may be repeated")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench", help="where the results are written")
     parser.add_argument("--docs", action="store_true", help="keep the result in benchmarks/ and renew docs/performance.md")

@@ -15,9 +15,13 @@ BEGIN = "<!-- From here on made by `make bench ARGS=--docs`, from benchmarks/res
 END = "<!-- end -->\n"
 
 NAMES = {
-    "scalars_in_groups": "scalars, ten at a time, 5 ms between", "scalars": "scalars, back to back", "images": "images 3x64x64",
+    "scalars_in_groups": "scalars, paced: ten each 5 ms", "scalars": "scalars, back to back", "images": "images 3x64x64",
     "histograms": "histograms of 1,000", "audio": "audio, 1 s", "figures": "figures", "mixed": "mixed loop, 10 ms steps",
 }  # fmt: skip
+
+
+KILLED = {"at once": "5,000 scalars in a tight loop", "paced": "300 scalars, 10 ms between"}
+SCALARS = ("scalars_in_groups", "scalars")
 
 
 def as_json(results: Result) -> str:
@@ -84,13 +88,11 @@ def _training(found: Result) -> str:
         plain = data["plain"]
         for variant in _variants(found):
             ours = data[variant]
-            is_scalar = "scalars" in name
             if name != "mixed":
                 calls.append([
                     NAMES[name], variant, _to(plain, ours, "median"), shown(ours["above"]), shown(ours["median_ratio"], ".2f"),
                     _to(plain, ours, "mean"), _to(plain, ours, "p99"), shown(ours["p99_ratio"], ".2f"),
-                    verdict(ours["above"], 5.0) if is_scalar else verdict(ours["median_ratio"], 1.05),
-                    verdict(ours["p99_ratio"], 2.0),
+                    verdict(ours["median_ratio"], 1.0), verdict(ours["p99_ratio"], 2.0),
                 ])  # fmt: skip
             costs.append([
                 NAMES[name], variant, _to(plain, ours, "cpu"), shown(ours["cpu_ratio"], ".2f"), _to(plain, ours, "wall"),
@@ -103,17 +105,31 @@ def _training(found: Result) -> str:
     ]
     return "\n".join([
         "### A call on the training thread\n",
-        "Microseconds, plain TensorBoard → ours. Targets: the median of a scalar at most 5 above plain, that of other calls at",
-        "most 5 % above (ratio 1.05); p99 at most twice that of plain.\n",
+        "Microseconds, plain TensorBoard → ours. Targets: the median at most plain's (ratio 1.0), p99 at most twice plain's.\n",
         table(["call", "trackers", "median", "above plain", "ratio", "mean", "p99", "p99 ratio", "median met", "p99 met"], calls),
         "### Processor time and wall time of the training process\n",
         "Seconds, plain TensorBoard → ours, of the whole loop with `writer.flush()`. The steps' own work is a sleep: all that is",
-        "counted is logging. With us, processor time includes the sender thread's until everything is delivered; the relay",
-        "process has a column of its own. Target: both ratios below 1.\n",
+        "counted is logging. With us, processor time includes what is done here until everything is delivered; the relay process",
+        "has a column of its own. Target: both ratios below 1.\n",
         table(["loop", "trackers", "CPU", "ratio", "wall", "ratio", "relay's CPU", "CPU met", "wall met"], costs),
         "Besides, once a session, in seconds:\n",
         table(["trackers", "CPU to start", "CPU to end", "wall to end"], start),
+        *(_aside(found) if "threads" in found else ()),
     ])  # fmt: skip
+
+
+def _aside(found: Result) -> list[str]:
+    """What else there is in the training process. (Results of before the ring have nothing of it.)"""
+    rows = [
+        [variant, f"{data['threads']['median']:.0f}", f"{data['our_threads']['median']:.0f}"]
+        + [shown(found["workloads"][name][variant]["ring"]) if variant != "plain" else "" for name in SCALARS]
+        for variant, data in found["threads"].items()
+    ]
+    return [
+        "Threads of the training process after all these loops, those of ours among them (target: 0), and bytes that a scalar",
+        "takes in the memory that it shares with the relay:\n",
+        table(["trackers", "threads", "of ours", *(f"bytes: {NAMES[name]}" for name in SCALARS)], rows),
+    ]
 
 
 def _variants(found: Result) -> list[str]:
@@ -141,6 +157,38 @@ def _delivery(found: Result) -> str:
         "all are queued while the relay stands still; then the program ends. Timed is that end, until the run is closed. Target:",
         "at least 0.9 of the SDK's throughput.\n",
         table(["tracker", "direct, a second", "ours, a second", "ratio", "direct, s", "exit with the queue, s", "met"], rows),
+    ])  # fmt: skip
+
+
+def _ends(found: Result) -> str:
+    kept = []
+    for name, data in found["killed"].items():
+        plain, ours = data["runs"].get("plain"), {variant: runs for variant, runs in data["runs"].items() if "tracker" in runs}
+        for variant, runs in ours.items():
+            file, tracker = runs["file"], runs["tracker"]
+            met = plain is not None and file["low"] >= plain["file"]["high"] and tracker["low"] >= file["high"]
+            counts = [shown(count, ".0f") for count in (file, tracker)]
+            kept.append([
+                KILLED[name], variant, shown(plain["file"], ".0f") if plain else "", *counts, "yes" if met else "**no**"
+            ])  # fmt: skip
+    busy = found["busy"]
+    parts = [
+        "### Killed\n",
+        "A program is killed (SIGKILL) right after its last scalar, without a flush: how many are in the event file of plain",
+        "TensorBoard, in ours, and, without `replay`, in the tracker when the relay has ended. Targets: the file has no less",
+        "than plain's, and the tracker no less than the file.\n",
+        table(["program", "tracker", "plain's file", "our file", "tracker", "met"], kept),
+        "### A busy machine\n",
+    ]
+    if "error" in busy:
+        return "\n".join([*parts, f"Not measured: {busy['error']}\n"])
+    row = [*(shown(busy[key]) for key in ("direct", "ours")), shown(busy["ratio"], ".2f"), verdict(busy["ratio"], 1.2)]
+    return "\n".join([
+        *parts,
+        f"Five scalars into an MLflow whose store is not there yet, beside {busy['processes']} busy processes, each in a session",
+        "of its own: seconds until the run is closed and has them, with MLflow's SDK in the program, and with ours. Target: a",
+        "ratio of at most 1.2.\n",
+        table(["the SDK, s", "ours, s", "ratio", "met"], [row]),
     ])  # fmt: skip
 
 
@@ -207,7 +255,7 @@ def _peers(found: Result) -> str:
 
 
 SECTIONS = {
-    "training": _training, "delivery": _delivery, "memory": _memory, "startup": _startup, "peers": _peers,
+    "training": _training, "delivery": _delivery, "ends": _ends, "memory": _memory, "startup": _startup, "peers": _peers,
 }  # fmt: skip
 
 

@@ -29,7 +29,13 @@ def run(programs: Programs, *, quick: bool) -> Result:
             rounds.append(found)
     if not rounds:
         return {"error": "no round came through"}
-    return {"workloads": {name: _compare(rounds, name) for name in sizes}, "session": _session(rounds)}
+    return {
+        "workloads": {name: _compare(rounds, name) for name in sizes}, "session": _session(rounds),
+        "threads": {
+            variant: {key: Spread.of(found[variant][key] for found in rounds) for key in ("threads", "our_threads")}
+            for variant in rounds[0]
+        },
+    }  # fmt: skip
 
 
 def _compare(rounds: list[dict[str, Result]], workload: str) -> Result:
@@ -38,7 +44,7 @@ def _compare(rounds: list[dict[str, Result]], workload: str) -> Result:
     for variant in rounds[0]:
         ours = [found[variant][workload] for found in rounds]
         entry: Result = {key: Spread.of(r["calls"][key] for r in ours) for key in ("median", "mean", "p99")}
-        entry |= {key: Spread.of(r[key] for r in ours) for key in ("cpu", "wall", "relay_cpu")}
+        entry |= {key: Spread.of(r[key] for r in ours) for key in ("cpu", "wall", "relay_cpu", "ring")}
         if variant != "plain":
             entry["above"] = Spread.of(a["calls"]["median"] - b["calls"]["median"] for a, b in zip(ours, plain, strict=True))
             for key in ("median", "p99"):

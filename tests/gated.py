@@ -1,4 +1,5 @@
-"""A tracker of a third party that takes nothing until a file named ``gate`` is there: for tests of what waits at the end."""
+"""A tracker of a third party that takes nothing until a file named ``gate`` is there, and does not open as long as there is one
+named ``closed``: for tests of what waits."""
 
 from __future__ import annotations
 
@@ -14,6 +15,11 @@ from {module} import {base}
 class Gated({base}):
     name = "gated"
     batch_events = 50
+
+    def open(self, run):
+        while os.path.exists("closed"):
+            time.sleep(0.05)
+        return super().open(run)
 
     def write(self, events):
         while not os.path.exists("gate"):

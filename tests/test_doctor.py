@@ -16,7 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.replay.commands import environment, tracelet_shim
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRACELET_LINGER")
 
 
 def doctor(code: int = 0, **env: str) -> dict[str, Any]:

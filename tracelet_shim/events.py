@@ -102,6 +102,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type
         record: where it stands in the event file.
         suffix: ``"~2"`` and so on if another writer, tag or series already has this `path` (the root's tag
             ``train/loss`` beside the tag ``loss`` of the writer ``train``); else empty.
+        logdir: the writer's log directory, absolute where the program ran; empty if it is not known. What `add_scalars` and
+            `add_hparams` write lies in directories below it.
         source: the serialised ``tensorboard.Event`` proto that this event was decoded from. All events of one record
             share it. Empty where TensorBoard itself wrote no event (embeddings).
     """
@@ -114,6 +116,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type
     wall_time: float
     record: RecordId
     suffix: str = ""
+    logdir: str = ""
     source: bytes = b""
 
     @property

@@ -1,11 +1,14 @@
 """A training program: with plain TensorBoard (no trackers), or with these trackers behind it.
 
-Config: `trackers`, `sizes` (workload -> how many). Of each workload come the times of its calls, the processor time and
-the wall time. Before each, everything earlier has been delivered.
+Config: `trackers`, `sizes` (workload -> how many). Of each workload come the times of its calls, the processor time, the wall
+time, and the bytes a call that go into the ring. Before each, everything earlier has been delivered. At the end, threads are
+counted.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable
 from itertools import count
@@ -118,20 +121,27 @@ def measure(config: dict[str, Any]) -> dict[str, Any]:
         if session is not None:
             assert session.flush(600)
 
+    def written() -> int:
+        """Return how many bytes have gone into the ring."""
+        return session._bus._parts[0].bus._outbox.ring.written if session is not None else 0
+
     for name, number in config["sizes"].items():
         settle()
         time.sleep(0.2)
         timed = Calls()
         workloads = Workloads(writer, timed)
+        written_before = written()
         cpu_before, relay_before, began = cpu(), processor_time(relay), time.perf_counter()
         getattr(workloads, name)(number)
         writer.flush()
         wall = time.perf_counter() - began
-        settle()  # the sender's part of the work is ours too
+        settle()  # what is done at later calls is ours too
         results[name] = {
             "calls": timed.summary(), "number": len(timed.times), "wall": wall, "cpu": cpu() - cpu_before,
-            "relay_cpu": processor_time(relay) - relay_before,
+            "relay_cpu": processor_time(relay) - relay_before, "ring": (written() - written_before) / len(timed.times),
         }  # fmt: skip
+    results["threads"] = len(os.listdir("/proc/self/task"))
+    results["our_threads"] = sum(thread.name.startswith("tracelet") for thread in threading.enumerate())
     before_end, began = cpu(), time.perf_counter()
     writer.close()
     if session is not None:

@@ -68,6 +68,35 @@ def test_the_relay_goes_on(run_python: RunPython, tmp_path: Path, gate: dict[str
     assert "everything has been delivered" in tracelet_shim("replay", "runs/x", "--resume", **gate)
 
 
+def test_a_program_that_waits_for_nothing(run_python: RunPython, tmp_path: Path) -> None:
+    """Where the time is over before the relay is there, it still comes, delivers everything and ends the run."""
+    env = {"TRACELET_BACKEND": "tensorboard", "TRACELET_EXIT_TIMEOUT": "0", "TRACELET_LINGER": "300"}
+    done = run_python(LOG + "log(100)", env=env)
+    assert "the relay goes on by itself, for up to 300 s; how far it is: tracelet-shim status" in done.stderr
+    eventually(lambda: not relays(tmp_path))
+    assert tensorboard_steps(tmp_path) == list(range(100))
+    assert state_of() == ("finished", ("closed", 100, 0, 0, None))
+
+
+def test_a_relay_that_somebody_has_stopped(run_python: RunPython, tmp_path: Path) -> None:
+    """A relay that stands still does not go on, and nobody says so: it is ended, and a resumed delivery brings the rest."""
+    code = """
+session = tracelet.start_logging()
+log(50)
+assert session.flush(100)
+os.kill(session._bus._parts[0].bus.relay_pid, signal.SIGSTOP)
+log(50, 50)
+"""
+    env = {"TRACELET_BACKEND": "tensorboard", "TRACELET_EXIT_TIMEOUT": "0.5", "TRACELET_LINGER": "300"}
+    done = run_python(LOG + code, env=env)
+    assert "the relay did not answer at the end" in done.stderr
+    assert "goes on" not in done.stderr
+    assert not relays(tmp_path)
+    tracelet_shim("replay", "runs/x", "--resume", **env)
+    assert tensorboard_steps(tmp_path) == list(range(100))
+    assert state_of() == ("finished", ("closed", 100, 0, 0, None))
+
+
 def test_strict_does_not_wait_for_it(run_python: RunPython, tmp_path: Path, gate: dict[str, str]) -> None:
     """A strict program has exit code 3 if something is not there after `exit_timeout`; the relay goes on all the same."""
     done = run_python(LOG + "log(100)", env={**gate, "TRACELET_STRICT": "1"}, check=False)

@@ -119,3 +119,41 @@ assert s.flush(60)
     )
     assert mlflow_runs(tmp_path) == [("FINISHED", 600, 600)]
     assert tensorboard_steps(tmp_path) == list(range(600))
+
+
+def test_a_program_has_given_sigpipe_its_usual_meaning_back(run_python: RunPython, tmp_path: Path) -> None:
+    """As programs do whose output goes through ``head``. It lives when the relay does not."""
+    run_python(
+        LOG
+        + """
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+s = session()
+w = log(100)
+relay = s._bus._parts[0].bus._process
+relay._process.kill()
+relay._process.wait()
+relay.send(b"", None)
+assert not relay.write()  # nobody reads it any more, and nobody has looked
+relay.wake()
+log(100, w, 100)
+assert s.flush(60)
+"""
+    )
+    assert mlflow_runs(tmp_path) == [("FINISHED", 200, 200)]
+
+
+def test_a_program_has_more_than_1024_files_open(run_python: RunPython, tmp_path: Path) -> None:
+    """More than `select.select` can name."""
+    run_python(
+        LOG
+        + """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+held = [open(os.devnull) for _ in range(1100)]
+s = session()
+w = log(100)
+assert s.flush(60)
+assert s.status()["mlflow"].delivered == 100
+"""
+    )
+    assert mlflow_runs(tmp_path) == [("FINISHED", 100, 100)]

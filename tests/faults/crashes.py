@@ -307,6 +307,8 @@ def make_writers():
 during("start", start)
 writers = during("writer", make_writers)
 writer = writers[0]
+if RICH:  # the copy of the tensorboard backend has hyperparameters in the place of a root writer that has logged nothing before
+    writer.add_scalar("first", 0.5, 0)
 threads = [threading.Thread(target=run, args=(number,)) for number in range(1, PLAN["threads"])]
 for thread in threads:
     thread.start()
@@ -468,8 +470,8 @@ class Trial:
         return _Place(kind, self.plan.names[writer], tag, number), what
 
     def _compare(self, where: str, found: Mapping[_Place, list[Any]], returned: set[tuple[int, int]], *, float32: bool) -> None:
-        """What has returned is there once, exact; what was under way is there once, or not. Of what found no room in the ring,
-        the exact value dies with the program."""
+        """What has returned is there once, exact; what was under way is there once, or not. The exact value dies with the program
+        of what found no room in the ring, and of what a handler logged in the middle of a call before it ended the program."""
         wanted = dict(self._expected(*each) for each in returned if self._event(*each)[0] != "hparams")
         missing = sorted(wanted.keys() - found.keys())
         assert not missing, (where, f"{len(missing)} of {len(wanted)} are missing", missing[:5])
@@ -483,7 +485,8 @@ class Trial:
         wrong = []
         for place, (value,) in found.items():
             exact, rounded = wanted.get(place) or under_way[place]
-            right = [rounded] if float32 else [exact, rounded] if no_room or place in under_way else [exact]
+            inexact = no_room or place in under_way or place.tag[len(place.kind)] == str(_HANDLER)
+            right = [rounded] if float32 else [exact, rounded] if inexact else [exact]
             if value not in right:
                 wrong.append((place, value, exact))
         assert not wrong, (where, f"{len(wrong)} of {len(found)} have another value", wrong[:5])

@@ -13,6 +13,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 import tracelet_shim
+from tests.conftest import RunPython
 from tests.intercept import native
 from tracelet_shim.intercept import _accelerate
 from tracelet_shim.testing import RecordingBackend
@@ -61,6 +62,33 @@ def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
     writer.add_scalar("loss", 2, 2)
     with pytest.raises(FileNotFoundError):
         writer.add_scalar("loss", 3, 3)
+
+
+def test_a_program_closes_descriptors_that_it_does_not_know(run_python: RunPython, tmp_path: Path) -> None:
+    """And opens files of its own in their places. Its events go on into the event file, and nothing into those, which
+    stay open."""
+    run_python(
+        """
+        import os
+        import tracelet_shim
+        from torch.utils.tensorboard import SummaryWriter
+
+        tracelet_shim.start_logging("tensorboard")
+        writer = SummaryWriter("runs")
+        for step in range(10):
+            writer.add_scalar("loss", step, step)
+        os.closerange(3, 1024)
+        files = [open(f"{number}.txt", "wb", 0) for number in range(20)]
+        for step in range(10, 20):
+            writer.add_scalar("loss", step, step)
+        writer.flush()
+        writer.add_scalar("loss", 20, 20)
+        writer.close()
+        for file in files:
+            assert os.fstat(file.fileno()).st_size == 0, file.name
+        """
+    )
+    assert steps(native.only_event_file(tmp_path / "runs")) == list(range(21))
 
 
 def test_many_files_hold_few_descriptors(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard import writer as writer_module
 
 import tracelet_shim
+from tests.conftest import RunPython
 from tests.intercept import native
 from tracelet_shim.intercept import _scalar
 from tracelet_shim.testing import RecordingBackend
@@ -186,3 +187,45 @@ def test_a_subclass_goes_the_native_way(session: RecordingBackend, by_hand: Call
             writer.add_scalar("a", 0.5, step)
     assert by_hand() == 0
     assert len(native.records(native.only_event_file(tmp_path / "mine"))) == 4
+
+
+_PATCHES = """
+import sys
+import tracelet_shim
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from torch.utils.tensorboard import SummaryWriter, writer as module
+
+owner = {"scalar": module, "add_summary": module.FileWriter, "add_event": module.FileWriter, "_get_file_writer": SummaryWriter,
+         "write": EventFileWriter, "add_scalar": SummaryWriter}[sys.argv[1]]
+name = "add_event" if sys.argv[1] == "write" else sys.argv[1]
+seen = 0
+
+def patch():
+    native = getattr(owner, name)
+
+    def patched(*args, **kwargs):
+        global seen
+        seen += 1
+        return native(*args, **kwargs)
+
+    setattr(owner, name, patched)
+
+if sys.argv[2] == "before":
+    patch()
+tracelet_shim.start_logging("tensorboard", quiet=True)
+if sys.argv[2] == "after":
+    patch()
+with SummaryWriter("runs") as writer:
+    seen = 0
+    for step in range(10):
+        writer.add_scalar("loss", 0.5, step)
+    print(seen)
+tracelet_shim.stop_logging()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("what", ["scalar", "add_summary", "add_event", "_get_file_writer", "write", "add_scalar"])
+def test_who_has_patched_the_native_way_before_the_first_call_sees_all_of_it(run_python: RunPython, what: str, when: str) -> None:
+    """As autologging and ClearML do it, with plain functions, when the program begins."""
+    assert int(run_python(_PATCHES, what, when).stdout) >= 10

@@ -1,4 +1,9 @@
-"""The relay process, as the training process holds it: a pipe to it, a socket from it, and its end."""
+"""The relay process, as the training process holds it: a socket to it, one from it, and its end.
+
+Both are sockets, and are written to as such: writing to a pipe that nobody reads any more would kill a program that has given
+SIGPIPE its usual meaning back, and where a program closes descriptors that it does not know, and opens files of its own in their
+places, nothing is written into those.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,7 @@ from tracelet_shim.common import run_report
 __all__ = ["RelayProcess"]
 
 _LONGEST_REPLY = 1 << 20
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _LAST_WORDS = 2.5
 """Seconds that a relay may take to end after its last reply."""
 
@@ -44,6 +50,13 @@ def _is_stopped(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
     except OSError:
         return False
+
+
+def _is_ready(ours: socket.socket, wanted: int, seconds: float) -> bool:
+    """Wait, at most so many seconds; a program may have more descriptors open than `select.select` can name."""
+    poll = select.poll()
+    poll.register(ours, wanted)
+    return bool(poll.poll(seconds * 1000))
 
 
 class RelayProcess:
@@ -68,21 +81,23 @@ class RelayProcess:
         self._decoder: wire.Decoder[msg.Reply] = wire.Decoder(msg.Reply)
         try:
             self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - open as long as the relay may fail
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                self._process = self._start(theirs)
+            self._orders, orders = socket.socketpair()
+            with orders:
+                self._socket, replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with replies:
+                    self._process = self._start(orders, replies)
         except RelayDiedError:
             raise
         except Exception as error:  # no temporary directory, no descriptors left, ...: a thread will do
             raise RelayDiedError(f"{type(error).__name__}: {error}", started=False) from error
         self.pid = self._process.pid
 
-    def _start(self, replies: socket.socket) -> subprocess.Popen[bytes]:
+    def _start(self, orders: socket.socket, replies: socket.socket) -> subprocess.Popen[bytes]:
         term_read = sigterm_mark()
         try:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 relay_command(term_read),
-                stdin=subprocess.PIPE,
+                stdin=orders.fileno(),
                 stdout=replies.fileno(),
                 stderr=self._log,
                 env=relay_environment(os.environ),
@@ -91,8 +106,7 @@ class RelayProcess:
             )
         except OSError as error:
             raise RelayDiedError(f"{sys.executable!r} cannot be started: {error}", started=False) from error
-        assert process.stdin is not None
-        os.set_blocking(process.stdin.fileno(), False)
+        self._orders.setblocking(False)
         self._socket.setblocking(False)
         run_report.add(relay=process.pid, of=os.getpid())
         return process
@@ -101,7 +115,7 @@ class RelayProcess:
 
     @property
     def unwritten(self) -> int:
-        """Bytes that the pipe has not taken yet."""
+        """Bytes that the socket has not taken yet."""
         return len(self._outgoing)
 
     def send(self, data: bytes, message: msg.Message | None = None) -> None:
@@ -112,29 +126,24 @@ class RelayProcess:
         self._outgoing += data
 
     def wake(self) -> None:
-        """Have the relay look at its ring; if the pipe is full, it has something to look at."""
+        """Have the relay look at its ring; if the socket is full, it has something to look at."""
         if not self._outgoing:
             with contextlib.suppress(OSError):
-                os.write(self._stdin, wire.FRAME.pack(0))
+                self._orders.send(wire.FRAME.pack(0), _NO_SIGNAL)
 
     def write(self, wait: float = 0.0) -> bool:
-        """Write what the pipe takes; return whether it took anything."""
+        """Write what the socket takes; return whether it took anything."""
         try:
-            if not self._outgoing or not select.select([], [self._stdin], [], wait)[1]:
+            if not self._outgoing or not _is_ready(self._orders, select.POLLOUT, wait):
                 return False
-            written = os.write(self._stdin, memoryview(self._outgoing)[: 1 << 18])
+            written = self._orders.send(memoryview(self._outgoing)[: 1 << 18], _NO_SIGNAL)
         except BlockingIOError:
             return False
-        except OSError:  # `replies` will say so
+        except (OSError, ValueError):  # `replies` will say so
             self._outgoing.clear()
             return False
         del self._outgoing[:written]
         return True
-
-    @property
-    def _stdin(self) -> int:
-        assert self._process.stdin is not None
-        return self._process.stdin.fileno()
 
     # -- from the relay -----------------------------------------------------------------------------------------------
 
@@ -158,7 +167,7 @@ class RelayProcess:
     def wait(self, seconds: float) -> None:
         """Wait until a reply comes, at most so many seconds."""
         with contextlib.suppress(OSError, ValueError):  # it was let go
-            select.select([self._socket], [], [], seconds)
+            _is_ready(self._socket, select.POLLIN, seconds)
 
     def _note(self, reply: msg.Reply) -> None:
         if isinstance(reply, msg.Hello):
@@ -189,10 +198,9 @@ class RelayProcess:
 
     def release(self) -> None:
         """Close our ends; the relay, if it lives, finishes on its own."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        self._socket.close()
+        for each in (self._orders, self._socket):
+            with contextlib.suppress(OSError):  # closed by the program
+                each.close()
 
     def finish(self, seconds: float = _LAST_WORDS, *, lingers: bool = False) -> bool:
         """Wait for the process to be gone, so that it leaves no zombie; without a last reply it has stood still beyond its

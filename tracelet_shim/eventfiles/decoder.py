@@ -32,8 +32,8 @@ _DOUBLE = struct.Struct("<d")
 _TIME_KEY, _STEP_KEY, _VALUE_KEY = 0x09, 0x10, 0x15
 """Of an event's time and step, and of a summary value's number (``event.proto``, ``summary.proto``)."""
 
-_Curve = tuple[str, str, str, "str | None", str]
-"""What is the same for all values of a scalar: event file, writer, tag, series, suffix."""
+_Curve = tuple[str, str, str, "str | None", str, str]
+"""What is the same for all values of a scalar: event file, writer, tag, series, suffix, log directory."""
 
 _tuple = tuple.__new__  # RecordId's own takes three times as long
 
@@ -119,10 +119,11 @@ class Decoder:
                 events += others
                 count(len(others))
                 continue
-            file, writer, tag, series, suffix = curve
+            file, writer, tag, series, suffix, logdir = curve
             add(scalar(
                 writer=writer, tag=tag, step=step, wall_time=unpack(data, 1)[0],
-                record=_tuple(record_id, (file, record.position, 0)), suffix=suffix, source=data, value=value, series=series,
+                record=_tuple(record_id, (file, record.position, 0)), suffix=suffix, logdir=logdir, source=data, value=value,
+                series=series,
             ))  # fmt: skip
             count(1)
         return events, counts
@@ -132,7 +133,7 @@ class Decoder:
         hint = record.hint
         logdir = source.parent or source.logdir
         if isinstance(hint, msg.Embedded):
-            return (plugins.embedding(hint, self._names(logdir), ev.RecordId(source.path, record.position)),)
+            return (plugins.embedding(hint, self._names(logdir), logdir, ev.RecordId(source.path, record.position)),)
         data = record.data
         if data is None:
             return ()
@@ -140,12 +141,12 @@ class Decoder:
             event = _event_class().FromString(data)
         except Exception:  # protobuf's DecodeError has no stable import path across its implementations
             broken = ev.RecordId(source.path, record.position)
-            base = {"writer": self._names(logdir), "tag": "", "step": 0, "wall_time": 0.0}
+            base = {"writer": self._names(logdir), "logdir": logdir, "tag": "", "step": 0, "wall_time": 0.0}
             return (ev.Blob(**base, record=broken, source=data, data=data, name="damaged_event.pb"),)  # type: ignore[arg-type]
         if source.replay and record.position > 1:  # before, it is not known yet, and there is book-keeping only
             logdir = self._trials.home(source) or logdir
         writer = self._names(logdir)
-        events = tuple(self._paths.distinct(e) for e in self._events(record, event, source, writer, data))
+        events = tuple(self._paths.distinct(e) for e in self._events(record, event, source, writer, logdir, data))
         if record.value is not None and not source.replay and len(events) == 1 and isinstance(events[0], ev.Scalar):
             self._remember(record, event, events[0])
         return events
@@ -162,7 +163,7 @@ class Decoder:
             return
         if len(self._curves) >= _MOST_CURVES:  # a program that makes up tags
             self._curves.clear()
-        curve = scalar.record.file, scalar.writer, scalar.tag, scalar.series, scalar.suffix
+        curve = scalar.record.file, scalar.writer, scalar.tag, scalar.series, scalar.suffix, scalar.logdir
         self._curves[record.source, data[end:-4], scalar.series] = curve
 
     def _home(self, source: msg.Source) -> str | None:
@@ -180,12 +181,14 @@ class Decoder:
             directory = parent
         return directory
 
-    def _events(self, record: msg.Record, event: Any, source: msg.Source, writer: str, data: bytes) -> Iterator[ev.Event]:
+    def _events(
+        self, record: msg.Record, event: Any, source: msg.Source, writer: str, logdir: str, data: bytes
+    ) -> Iterator[ev.Event]:
         what = event.WhichOneof("what")
 
         def base(tag: str, index: int = 0) -> dict[str, Any]:
             return {
-                "writer": writer, "tag": tag, "step": event.step, "wall_time": event.wall_time,
+                "writer": writer, "tag": tag, "step": event.step, "wall_time": event.wall_time, "logdir": logdir,
                 "record": ev.RecordId(source.path, record.position, index), "source": data,
             }  # fmt: skip
 

@@ -177,13 +177,14 @@ def meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) -
             )  # fmt: skip
 
 
-def embedding(hint: msg.Embedded, writer: str, record: ev.RecordId) -> ev.Embedding:
+def embedding(hint: msg.Embedded, writer: str, logdir: str, record: ev.RecordId) -> ev.Embedding:
     sprite = size = None
     if hint.images is not None:
         with contextlib.suppress(Exception):  # the points are worth more than their pictures
             sprite, size = _sprite(hint.images.numpy())
     return ev.Embedding(
-        writer=writer, tag=hint.tag, step=hint.step, wall_time=hint.wall_time, record=record, matrix=hint.matrix,
+        writer=writer, tag=hint.tag, step=hint.step, wall_time=hint.wall_time, record=record, logdir=logdir,
+        matrix=hint.matrix,
         metadata=tuple(map(tuple, hint.metadata)) if hint.metadata is not None else None,
         metadata_header=tuple(hint.header) if hint.header else None, sprite=sprite, sprite_size=size,
     )  # fmt: skip

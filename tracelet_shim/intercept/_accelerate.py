@@ -14,7 +14,10 @@ events. A file of a relative path stays where it was made when the program chang
 from __future__ import annotations
 
 import atexit
+import errno
+import fcntl
 import os
+import resource
 import sys
 import threading
 import time
@@ -24,7 +27,7 @@ from typing import Any, Protocol
 
 from tracelet_shim.common.file_systems import is_local
 from tracelet_shim.eventfiles import tfrecord
-from tracelet_shim.eventfiles.tfrecord import framed, framing
+from tracelet_shim.eventfiles.tfrecord import count_records, framed, framing
 
 __all__ = ["BatchWriter", "DirectWriter", "EventWriter", "accelerate", "use_fast_crc"]
 
@@ -33,6 +36,8 @@ _os_write, _now = os.write, time.monotonic  # as they were, whatever a program p
 _MAX_BYTES = 32 << 20
 _MOST_OPEN = 64
 """Files that are kept open; beyond these, each record opens its file, as natively."""
+_FIRST = 512
+"""The lowest number of a descriptor that is held."""
 _LOOK_SECONDS = 1.0
 """Seconds between two looks whether the file is still the one at its path."""
 
@@ -50,6 +55,10 @@ class EventWriter(Protocol):
 
     def write(self, data: bytes) -> None: ...
     def append(self, data: bytes) -> None: ...
+
+    def count(self) -> int:
+        """Return how many records have been written."""
+
     def flush(self) -> None: ...
     def close(self) -> None: ...
 
@@ -100,6 +109,7 @@ class DirectWriter:
         self._path = path
         self.lock = threading.RLock()
         self._fd = -1
+        self._held: os.stat_result | None = None  # the file that is held
         self._look_at = 0.0
         self._closed = self._foreign = False
         self._error: Exception | None = None
@@ -124,7 +134,10 @@ class DirectWriter:
             if written != len(record):  # the disk is nearly full
                 _write_all(fd, record[written:])
         except Exception as error:
-            self._fail(error)
+            if isinstance(error, OSError) and error.errno == errno.EBADF:  # the program has closed it
+                self._append_slowly(data)
+            else:
+                self._fail(error)
 
     def _append_slowly(self, data: bytes) -> None:
         """Where no file is held, or it may be another one now."""
@@ -155,6 +168,10 @@ class DirectWriter:
         if self._closed:
             raise OSError("Writer is closed")
 
+    def count(self) -> int:
+        """Return how many records the file has."""
+        return count_records(os.fsdecode(self._path))
+
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
@@ -165,12 +182,14 @@ class DirectWriter:
             try:
                 if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
                     return
-            except FileNotFoundError:
-                pass
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EBADF):
+                    raise
             self._release()
         if _files.may_stay_open():
             try:
-                self._fd = self._opened()
+                self._fd = _moved_up(self._opened())
+                self._held = os.fstat(self._fd)
             except BaseException:
                 _files.is_closed()
                 raise
@@ -179,7 +198,12 @@ class DirectWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             _files.is_closed()
-            os.close(fd)
+            try:
+                is_ours = self._held is not None and os.path.samestat(os.fstat(fd), self._held)
+            except OSError:
+                is_ours = False  # a program may close all descriptors there are, and open files of its own
+            if is_ours:
+                os.close(fd)
 
     def forget(self) -> None:
         """In a forked child: the file is the parent's."""
@@ -204,6 +228,17 @@ class DirectWriter:
 
     def __del__(self) -> None:
         self._release()
+
+
+def _moved_up(fd: int) -> int:
+    """Give a descriptor another number, which is not soon given to a file of a program that closes all descriptors there are."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST if limit < 0 else min(_FIRST, limit // 2))
+    except OSError:  # there is none
+        return fd
+    os.close(fd)
+    return moved
 
 
 def _write_all(fd: int, record: bytes) -> None:
@@ -251,6 +286,11 @@ class BatchWriter:
             self.drain()
 
     append = write
+
+    def count(self) -> int:
+        """Return how many records the file has, and those that are pending."""
+        self.drain()
+        return count_records(os.fsdecode(self._file.filename))
 
     def drain(self) -> None:
         """Append what is pending to the file."""

@@ -115,15 +115,20 @@ class _HParams(Note):
     parameters = ("hparam_dict", "metric_dict", "hparam_domain_discrete", "run_name", "global_step")
 
     def contribution(self, event: Any, file_writer: Any) -> Contribution:
-        if not any(value.tag == "_hparams_/session_start_info" for value in event.summary.value):
-            return None, msg.Nested()
         import os.path
 
+        asked_for, own = self.argument("run_name"), str(self.writer.get_logdir())
+        logdir = str(file_writer.get_logdir())
+        run = logdir == os.path.join(own, asked_for) if asked_for else os.path.dirname(logdir) == own
+        if not run or file_writer is self.writer.file_writer:
+            return _NOTHING  # a signal handler's
+        if not any(value.tag == "_hparams_/session_start_info" for value in event.summary.value):
+            return None, msg.Nested()
         metrics = {}
         for name, metric in self.argument("metric_dict").items():
             with contextlib.suppress(Exception):  # the native code is about to raise the user's error for it
                 metrics[_text(name)] = exact(metric)
-        run_name = os.path.relpath(str(file_writer.get_logdir()), str(self.writer.get_logdir()))
+        run_name = os.path.relpath(logdir, own)
         domain = self.argument("hparam_domain_discrete") or {}
         return None, msg.Trial(
             run_name,

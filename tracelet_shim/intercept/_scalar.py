@@ -15,12 +15,14 @@ from struct import Struct
 from types import FunctionType, MethodType
 from typing import Any
 
+import wrapt
+
 from tracelet_shim.bus.messages import Record
-from tracelet_shim.intercept import _calls
+from tracelet_shim.intercept import _calls, _tap
 from tracelet_shim.intercept._sink import current
 from tracelet_shim.intercept._tap import ATTRIBUTE
 
-__all__ = ["encoded", "scalar_method"]
+__all__ = ["encoded", "is_own", "scalar_method"]
 
 _LARGEST = 3.4e38  # beyond float32 lie infinities, of which native code makes what it makes
 _SMALLEST = -_LARGEST
@@ -90,8 +92,19 @@ def _agrees() -> bool:
     )
 
 
+def is_own(function: Any, name: str) -> bool:
+    """Return whether a function is one of the module's of this name, and not what somebody has put in its place."""
+    module = sys.modules.get(name)
+    return type(function) is FunctionType and module is not None and function.__globals__ is vars(module)
+
+
 class _Native:
-    """What a native call would go through, as it was when it was patched."""
+    """What a native call would go through, as it is at the first one.
+
+    Attributes:
+        is_plain: all of it is torch's and TensorBoard's own, and serialises as we do. Others patch it too (autologging, ClearML),
+            mostly before the first call, and are to see their events.
+    """
 
     def __init__(self, file_writer: Any, summary_writer: Any) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -105,8 +118,17 @@ class _Native:
         self.add_summary = file_writer.add_summary
         self.add_event = file_writer.__dict__["add_event"]
         self.write = EventFileWriter.add_event
-        functions = (self.scalar, self.get, self.add_summary, self.write)
-        self.is_plain = all(type(function) is FunctionType for function in functions) and _agrees()
+        module = summary_writer.__module__
+        self.is_plain = (
+            is_own(self.scalar, module.rpartition(".")[0] + ".summary")
+            and is_own(self.get, module)
+            and is_own(self.add_summary, module)
+            and isinstance(self.add_event, wrapt.FunctionWrapper)
+            and self.add_event._self_wrapper is _tap.add_event
+            and is_own(self.add_event.__wrapped__, module)
+            and is_own(self.write, EventFileWriter.__module__)
+            and _agrees()
+        )
 
 
 def scalar_method(original: FunctionType, noting: Callable[..., Any], file_writer: Any, summary_writer: Any) -> FunctionType:
@@ -184,13 +206,22 @@ def scalar_method(original: FunctionType, noting: Callable[..., Any], file_write
         except (UnicodeEncodeError, TypeError):  # the tag; a clock that somebody has replaced
             return noting(MethodType(original, writer), writer, args, kwargs)
         with source.lock:
-            batch.append(data)
-            position = source.position
-            source.position = position + 1
-            try:
-                sink.publish(Record(source.number, position, data, value if type(value) is float else float(value)))
-            except Exception as error:
-                sink.problem(error)
-        return None
+            if not source.busy:
+                source.busy, source.step = True, 1
+                try:
+                    batch.append(data)
+                    position = source.position
+                    source.position, source.step = position + source.step, 0
+                    try:
+                        sink.publish(Record(source.number, position, data, value if type(value) is float else float(value)))
+                    except Exception as error:
+                        sink.problem(error)
+                finally:
+                    while source.late:
+                        source.publish_late(sink)
+                    source.busy = False
+                return None
+        # A signal handler has come in the middle of another call.
+        return noting(MethodType(original, writer), writer, args, kwargs)
 
     return add_scalar  # type: ignore[return-value]

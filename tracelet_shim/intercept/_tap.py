@@ -10,7 +10,8 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 from tracelet_shim.bus.messages import Record
 from tracelet_shim.eventfiles import tfrecord
@@ -33,6 +34,20 @@ making = _Making()
 """Set while a SummaryWriter is made in this thread."""
 
 
+class _Handler(NamedTuple):
+    """A signal handler that writes an event.
+
+    Attributes:
+        position: the event's.
+        is_behind: what it has interrupted is in the file already.
+        last: what that looks for, once it goes on.
+    """
+
+    position: int
+    is_behind: bool
+    last: bytes
+
+
 class _Source:
     """What we know of one FileWriter; kept on the object itself, so that it dies with it.
 
@@ -44,9 +59,13 @@ class _Source:
         runs: to which runs it belongs, and the sink that has said so; None if no sink was there when it was made.
         lock: held round the native call, so that positions are in the order of the file. The native writer holds a lock
             of its own in the same place; this one may be taken again by a signal handler.
+        busy: an event is just being written, and a call that finds it so is a handler's.
+        step: by how much `position` will grow with the event that is being written: more than 1 if handlers have written behind
+            it; 0 when it has.
+        late: what handlers have written, and is published behind what they have interrupted.
     """
 
-    __slots__ = ("batch", "lock", "logdir", "number", "path", "position", "ready", "runs", "sink")
+    __slots__ = ("batch", "busy", "late", "lock", "logdir", "number", "path", "position", "ready", "runs", "sink", "step")
 
     def __init__(self, writer: Any, position: int | None) -> None:
         self.runs: tuple[Sink, ActiveRuns] | None = None
@@ -59,6 +78,31 @@ class _Source:
         self.number = -1
         self.batch: EventWriter | None = None
         self.ready: Sink | None = None
+        self.busy = False
+        self.step = 1
+        self.late: deque[Record] = deque()
+
+    def interrupt(self) -> _Handler:
+        """Begin to write an event of a signal handler, while another one is being written to the same file."""
+        position, last = self.position or 0, self.batch.last if self.batch is not None else b""
+        if not self.step:
+            return _Handler(position, True, last)
+        position += self.step - 1
+        is_there = self.batch is not None and self.batch.count() > position
+        return _Handler(position + is_there, is_there, last)
+
+    def written_by(self, handler: _Handler) -> int:
+        """Take note that it is written; return its position."""
+        if handler.is_behind and self.step:
+            self.step += 1
+        else:
+            self.position = (self.position or 0) + 1
+        return handler.position
+
+    def publish_late(self, sink: Sink) -> None:
+        """Publish what handlers have written, behind what they have interrupted: in the order of the file."""
+        while self.late:
+            sink.publish(self.late.popleft())
 
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
@@ -182,22 +226,40 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
             except Exception as error:
                 sink.problem(error)
                 return wrapped(*args, **kwargs)
-        result = wrapped(*args, **kwargs)
+        handler = source.interrupt() if source.busy else None
+        if handler is None:
+            source.busy, source.step = True, 1
         try:
-            position = source.position or 0
-            source.position = position + 1
-            event = args[0] if args else kwargs["event"]
-            value = hint = None
-            call = _calls.now.call
-            if call is not None:
-                try:
-                    value, hint = call.contribution(event, writer)
-                except Exception as error:  # the event itself is still whole
-                    sink.problem(error)
-            data = source.batch.last if source.batch is not None else event.SerializeToString()
-            sink.publish(Record(source.number, position, data, value, hint))
-        except Exception as error:
-            sink.problem(error)
+            result = wrapped(*args, **kwargs)
+            if handler is None:
+                position = source.position or 0
+                source.position, source.step = position + source.step, 0
+            else:
+                position = source.written_by(handler)
+            try:
+                event = args[0] if args else kwargs["event"]
+                value = hint = None
+                call = _calls.now.call
+                if call is not None:
+                    try:
+                        value, hint = call.contribution(event, writer)
+                    except Exception as error:  # the event itself is still whole
+                        sink.problem(error)
+                data = source.batch.last if source.batch is not None else event.SerializeToString()
+                record = Record(source.number, position, data, value, hint)
+                if handler is None or not handler.is_behind:
+                    sink.publish(record)
+                else:
+                    source.late.append(record)
+            except Exception as error:
+                sink.problem(error)
+        finally:
+            if handler is None:
+                while source.late:
+                    source.publish_late(sink)
+                source.busy = False
+            elif source.batch is not None:
+                source.batch.last = handler.last
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os.path
+import sys
 import time
 from types import FunctionType, MethodType
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import wrapt
 
 from tracelet_shim.intercept import _calls, _tap
-from tracelet_shim.intercept._scalar import scalar_method
+from tracelet_shim.intercept._scalar import is_own, scalar_method
 from tracelet_shim.intercept._sink import current
 
 __all__ = ["Wrapper", "patch"]
+
+_BETWEEN = ("tracelet_shim.intercept.", "wrapt.")
 
 
 class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
@@ -63,7 +66,7 @@ def _scalar_wrapper(file_writer: type, summary_writer: type) -> type[Wrapper]:
         def __init__(self, wrapped: Any, wrapper: Any) -> None:
             nonlocal method
             super().__init__(wrapped, wrapper)
-            if type(wrapped) is FunctionType:  # else somebody else was here first
+            if is_own(wrapped, summary_writer.__module__):  # else somebody else was here first
                 method = scalar_method(wrapped, wrapper, file_writer, summary_writer)
 
         def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -90,7 +93,7 @@ def patch(file_writer: type, summary_writer: type) -> None:
         (summary_writer, "__init__"): _writer_created,
         (summary_writer, "flush"): _nudging,
         (summary_writer, "close"): _nudging,
-        **{(summary_writer, method): _noting(note) for method, note in _calls.NOTES.items()},
+        **{(summary_writer, method): _noting(note, summary_writer.__module__) for method, note in _calls.NOTES.items()},
         (summary_writer, "add_embedding"): _add_embedding,
     }
     for (owner, method), wrapper in wrap.items():
@@ -122,23 +125,33 @@ def _nudging(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:  # noqa:
     return result
 
 
-def _noting(note: Any) -> Any:
-    """Return a wrapper that notes the call while the native method runs.
+def _noting(note: Any, module: str) -> Any:
+    """Return a wrapper that notes the call while the native method runs. That may make such calls itself, from its `module`: they
+    are parts of it. Others in the middle of it are a signal handler's.
 
     wrapt knows no instance where ``self`` is passed by name, or is no SummaryWriter. Such a call goes without a note.
     """
     now = _calls.now
 
     def wrapper(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
-        if current.sink is None or writer is None or now.call is not None:
+        outer = now.call
+        if current.sink is None or writer is None or (outer is not None and _caller() == module):
             return wrapped(*args, **kwargs)
         now.call = note(writer, args, kwargs)
         try:
             return wrapped(*args, **kwargs)
         finally:
-            now.call = None
+            now.call = outer
 
     return wrapper
+
+
+def _caller() -> str:
+    """Return the name of the module that has called the wrapper that asks."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(_BETWEEN):
+        frame = frame.f_back
+    return str(frame.f_globals["__name__"])
 
 
 def _add_embedding(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:

@@ -25,6 +25,7 @@ from tracelet_shim.common.private_files import open_file
 from tracelet_shim.relay import said
 from tracelet_shim.relay.connection import Connection
 from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.relay.priority import Priority
 from tracelet_shim.relay.tail import take_tail
 
 _TICK = 0.1
@@ -34,7 +35,6 @@ _OPEN_SECONDS = 120.0
 """How long a tracker that makes its store may go on with that, after the end of all the rest."""
 _CLEAN_UP_SECONDS = 2.0
 _YOUNG_OBJECTS = 50_000
-_NICENESS = 5
 
 logger = logging.getLogger("tracelet_shim.relay")
 
@@ -52,7 +52,6 @@ def main() -> None:
     # What waits here are many small objects without cycles. At Python's own pace of 700, looking through them again and again
     # takes most of the time there is.
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
-    _step_back()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     said.listen()
     connection = Connection(read, write, parent, term)
@@ -73,15 +72,6 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
     os._exit(code)  # an SDK's own exit handlers may hang; every run has been closed, or given up with a message
-
-
-def _step_back() -> None:
-    """Let training come first where there are too few processors. Linux shares them out among sessions before it looks at the
-    processes in one (``man 7 sched``, the autogroup feature), and this process has a session of its own."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
-    with contextlib.suppress(OSError):  # no such feature, or not allowed
-        Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def _clean_up() -> None:
@@ -125,6 +115,7 @@ def _serve(connection: Connection, relay: Relay) -> None:
     next_tick = 0.0
     session, linger = "", 0.0
     log: _LogFile | None = None
+    priority = Priority()
     while not relay.closed:
         if log is None and relay.directory is not None:
             log = _LogFile()
@@ -145,6 +136,7 @@ def _serve(connection: Connection, relay: Relay) -> None:
             if isinstance(message, msg.Continue):
                 message.lost = connection.go_on(relay.records)
             relay.handle(message)
+        priority.step_back(back=opened and not connection.lost and not relay.is_waited_for)
         connection.done(indexed=relay.indexed)
         if connection.woken or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + _TICK

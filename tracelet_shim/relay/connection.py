@@ -25,10 +25,10 @@ logger = logging.getLogger("tracelet_shim.relay")
 
 
 class Connection:
-    """The pipe from the training process, the socket to it, and the ring.
+    """The socket from the training process, the one to it, and the ring.
 
     Args:
-        read, write: file descriptors of the pipe and of the socket.
+        read, write: file descriptors of the two.
         parent: pid of the training process.
         term: file descriptor on which the parent leaves a mark at SIGTERM.
 

@@ -118,6 +118,11 @@ class Relay:
         """True if a successor finds all of them, should this process be killed."""
         return self._log.safe == self._log.length
 
+    @property
+    def is_waited_for(self) -> bool:
+        """True if the program waits, or may do so: for the end, for a flush, or for a run to be open."""
+        return self.closing or bool(self._flushes) or any(worker.is_opening for worker in self.workers)
+
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):

@@ -162,6 +162,11 @@ class Worker:
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._ended
 
+    @property
+    def is_opening(self) -> bool:
+        """True until its run is open, or will not be."""
+        return self.alive and self.state.state == "opening"
+
     def report(self) -> msg.BackendState:
         """Return where this tracker stands. What it has been handed is pending until it has stored that. What was read again
         from event files is counted when it is there, so the pending may be too few, but are 0 only if nothing is missing."""

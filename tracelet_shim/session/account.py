@@ -68,7 +68,7 @@ def tell(parts: Parts, replies: Replies, session: str, *, answered: bool, strict
     at_work = {name for name, state in missing.items() if parts.lingers and state.state in _AT_WORK}
     for name, state in missing.items():
         say(f"warning: {name}: {_left(state) if name in at_work else state.shortfall}")
-    goes_on = _goes_on(parts) if at_work else ""
+    goes_on = _goes_on(parts, logged=any(state.missing for state in missing.values())) if at_work else ""
     if goes_on:
         say(goes_on)
     command = remedy(parts)
@@ -95,11 +95,13 @@ def _left(state: msg.BackendState) -> str:
     return text + (f" ({state.error})" if state.error else "")
 
 
-def _goes_on(parts: Parts) -> str:
+def _goes_on(parts: Parts, *, logged: bool) -> str:
     text = f"the relay goes on by itself, for up to {parts.lingers:.0f} s"
     if run_report.is_read():
         return f"{text}, and tracelet-shim run waits for it"
     directory = os.environ.get("TRACELET_STATE_DIR")
     state = f"TRACELET_STATE_DIR={quoted(os.path.abspath(directory))} " if directory else ""
-    roots = dict.fromkeys(root for _, root in parts.entries() if "://" not in root)
-    return "; ".join([text, *(f"how far it is: {state}tracelet-shim status {quoted(root)}" for root in roots)])
+    roots = dict.fromkeys(f" {quoted(root)}" for _, root in parts.entries() if "://" not in root)
+    if not roots and logged:  # the relay has not said yet where the ledger is
+        roots = {"": None}
+    return "; ".join([text, *(f"how far it is: {state}tracelet-shim status{root}" for root in roots)])

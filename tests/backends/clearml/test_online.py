@@ -187,3 +187,32 @@ def test_what_passes_is_sent_again(serve: Serve, status: int) -> None:
     assert server.points() == [("a", 1, 0.0), ("a", 2, 2.0), ("a/a ·2", 1, 1.0)]
     assert len(server.state["files"]) == 3
     server.check_understood()
+
+
+TRIALS = """
+session = begin("clearml", exit_timeout=60, strict=True, run_id="night-7")
+for lr in range(4):
+    writer.add_hparams({"lr": float(lr)}, {"acc": float(lr)}, run_name=f"trial{lr}")
+    writer.flush()
+reach("swept"); wait_for("end")
+"""
+
+
+def test_answers_to_the_making_of_tasks_are_lost(train: Train, serve: Serve) -> None:
+    """The server makes a task, of the run or of a trial, and its answer is lost: that task is found again, and no second one is
+    made."""
+    server = serve("clearml")
+    made = r"/tasks\.create$"
+    server.misbehave("lost", made, count=1)
+    program = train(TRIALS.replace("for lr", 'reach("opened"); wait_for("ill")\nfor lr'), env=server.env, exit_timeout=60)
+    program.wait_for("opened")
+    server.misbehave("lost", made, count=1)
+    program.go("ill")
+    program.wait_for("swept")
+    server.wait_for_requests(2, made, "lost")
+    program.go("end")
+    said = program.end(0)
+    assert "not delivered" not in said
+    assert server.trials() == [0.0, 1.0, 2.0, 3.0]
+    assert server.count_runs() == 4  # the first trial is the run itself
+    server.check_understood()

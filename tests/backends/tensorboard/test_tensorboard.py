@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.backends.tensorboard.reader import TensorBoardReader, tree
+from tests.conftest import RunPython
 from tests.sample_events import WALL, Maker, gif_frames, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
@@ -57,9 +58,7 @@ def file_events(file: str, count: int, *, writer: str = "", version: bool = True
     base: dict[str, Any] = {"writer": writer, "wall_time": WALL}
     made: list[ev.Event] = []
     if version:
-        made.append(
-            ev.Marker(**base, tag="", step=0, record=ev.RecordId(file, 0), source=version_source(), what="file_version")
-        )
+        made.append(ev.Marker(**base, tag="", step=0, record=ev.RecordId(file, 0), source=version_source(), what="file_version"))
     for i in range(1, count + 1):
         source = scalar_source("s", i / 2, i)
         made.append(ev.Scalar(**base, tag="s", step=i, record=ev.RecordId(file, i), source=source, value=i / 2))
@@ -77,8 +76,13 @@ def events_of(root: Path) -> list[ev.Event]:
         for position, proto in enumerate(TensorBoardReader.events_of_file(file)):
             made += [
                 ev.Marker(
-                    writer="", tag="", step=proto.step, wall_time=proto.wall_time, what="any",
-                    record=ev.RecordId(str(file), position, index), source=proto.SerializeToString(),
+                    writer="",
+                    tag="",
+                    step=proto.step,
+                    wall_time=proto.wall_time,
+                    what="any",
+                    record=ev.RecordId(str(file), position, index),
+                    source=proto.SerializeToString(),
                 )
                 for index in range(max(1, len(proto.summary.value)))
             ]
@@ -315,6 +319,29 @@ def test_places(tmp_path: Path, root: str | None, writers: dict[str, str]) -> No
         assert (Path(target.handle) / place / "events.out.tfevents.1").exists()
 
 
+@pytest.mark.parametrize(
+    "first",
+    ['add_hparams({"lr": 1}, {"acc": 0.1})', 'add_hparams({"lr": 1}, {}, run_name="a/b")', 'add_scalars("g/x", {"a": 1.0}, 1)'],
+)
+def test_what_is_below_a_writer_comes_first(run_python: RunPython, tmp_path: Path, first: str) -> None:
+    """Where the first call makes a directory of its own, that and the writer's have their places all the same."""
+    run_python(
+        f"""
+        import tracelet_shim
+        from torch.utils.tensorboard import SummaryWriter
+        tracelet_shim.start_logging(backend="tensorboard", project="p", exp_name="e", strict=True)
+        with SummaryWriter("runs/x") as writer:
+            writer.{first}
+            writer.add_scalar("loss", 1.0, 1)
+        """
+    )
+
+    def places(top: Path) -> list[str]:
+        return sorted(str(file.parent.relative_to(top)) for file in top.rglob("*tfevents*") if ".tracelet" not in file.parts)
+
+    assert places(tmp_path / "tracelet-runs/p/e") == places(tmp_path / "runs/x")
+
+
 def test_directories_never_share_a_place(tmp_path: Path) -> None:
     """Writers whose names would fall together, or onto our own files, are kept apart."""
     target = opened(tmp_path)
@@ -462,9 +489,7 @@ def test_open_files_are_bounded(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-@pytest.mark.parametrize(
-    "options", [{"flush_secs": "soon"}, {"flush_secs": -1}, {"logdir": "s3://bucket/x"}, {"log_dir": "x"}]
-)
+@pytest.mark.parametrize("options", [{"flush_secs": "soon"}, {"flush_secs": -1}, {"logdir": "s3://bucket/x"}, {"log_dir": "x"}])
 def test_bad_options(options: dict[str, Any]) -> None:
     """An option that cannot be right is an error at once."""
     with pytest.raises(errors.ConfigurationError):

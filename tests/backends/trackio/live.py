@@ -56,7 +56,10 @@ class TrackioServer(Live):
 
     def _reader(self) -> TrackioReader | None:
         reader = TrackioReader(self.store)
-        runs = reader.run_ids() if reader.databases() else []
+        # The server makes a project's tables one after the other, and this may look in between.
+        tables = "SELECT name FROM sqlite_master WHERE name IN ('metrics', 'configs')"
+        made = [len(reader.query(tables, database=database)) == 2 for database in reader.databases()]
+        runs = reader.run_ids() if made and all(made) else []
         assert len(runs) <= 1, runs
         return reader if runs else None
 

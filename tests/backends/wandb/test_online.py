@@ -118,6 +118,48 @@ def test_processes_are_killed(train: Train, serve: Serve, victim: str) -> None:
     server.check_understood()
 
 
+def test_a_server_that_says_late_what_it_has(train: Train, serve: Serve) -> None:
+    """W&B's server counts rows some seconds after it has got them: a run that ends is asked for again until it has said so; and
+    one that is continued meanwhile by another relay is opened again, until nothing is written over."""
+    server = serve("wandb")
+    (server.directory / "late").write_text("3")
+    program = Program(train, [server], 2)
+    program.round()
+    program.wait_until_there()
+    program.kill(training=False)
+    program.round()
+    said = program.end()
+    assert "not delivered" not in said
+    check_all([server], program.rounds)
+    assert "everything has been delivered" in program.replay()
+
+
+def test_everything_is_refused_while_the_program_goes_on(train: Train, serve: Serve) -> None:
+    """All that is asked is answered 403, and the program goes on logging: that the run cannot be continued says nothing of the
+    events that come meanwhile. None is set aside, and each is there, once, when that is over."""
+    server = serve("wandb")
+    program = Program(train, [server], 3)
+    program.round()
+    program.wait_until_told()
+    server.misbehave("403", "", body="html")
+    program.round()
+    server.wait_for_requests(1, fault="403")
+    eventually(lambda: "has stopped to upload" in str(program.status()["wandb"].error))
+    program.round()
+
+    def is_asked_to_write() -> bool:
+        state = program.status()["wandb"]
+        return state.failed > 0 or "cannot be continued yet" in str(state.error)
+
+    eventually(is_asked_to_write)
+    assert program.check_truth()["wandb"].failed == 0
+    server.recover()
+    program.wait_until_known()
+    said = program.end()
+    assert "refused" not in said
+    check_all([server], program.rounds)
+
+
 def test_wrong_key_fails_at_once(train: Train, serve: Serve) -> None:
     """A key that the server does not know is not tried again and again."""
     server = serve("wandb")

@@ -116,6 +116,7 @@ class ClearMLBackend(Backend):
         self._status: Status = "finished"  # of trials that end before the run does
         self._trials: Trials[RunTask] = Trials(_OPEN_TRIALS, lambda task: self._end(task, self._status))
         self._trial_ids: dict[str, str] = {}
+        self._trials_begun: set[str] = set()  # the server may have made a task for them, and not said so
         self._undo = contextlib.ExitStack()
         self._offline = False
         self._own = True
@@ -213,7 +214,8 @@ class ClearMLBackend(Backend):
         script = Path(run.program.script or run.program.module or "run").stem
         task = self._tasks.create(
             self._names.task(run.project or default), self._names.task(run.exp_name or script),
-            str(self.given.get("task_type") or "training"), run.session if run.run_id is None else None,
+            str(self.given.get("task_type") or "training"), session=run.session if run.run_id is None else None,
+            tag=f"tracelet.run_id:{run.run_id}",
         )  # fmt: skip
         self._made = str(task.id)
         return task
@@ -411,14 +413,18 @@ class ClearMLBackend(Backend):
         """Return the child task of a trial: the one of an earlier session of this run, or a new one."""
         parent = self._run.task
         tag = f"tracelet.trial:{parent.id}:{self._names.series(trial)}"
-        earlier = self._trial_ids.get(trial) or (self._tasks.find(tag) if self._resumed or self._again else None)
+        begun = self._resumed or self._again or trial in self._trials_begun
+        earlier = self._trial_ids.get(trial) or (self._tasks.find(tag) if begun else None)
+        self._trials_begun.add(trial)
         if earlier:
-            return RunTask(self._tasks.get(earlier), offline=self._offline)
-        name = self._names.task(f"{parent.name} · {trial}")
-        task = self._tasks.create(parent.get_project_name(), name, str(parent.task_type))
+            task = self._tasks.get(earlier)
+        else:
+            name = self._names.task(f"{parent.name} · {trial}")
+            task = self._tasks.create(parent.get_project_name(), name, str(parent.task_type), tag=tag)
         made = RunTask(task, offline=self._offline)
-        task.set_parent(parent.id)
-        task.add_tags([tag])
-        task.set_user_properties({"name": "tracelet.trial", "value": trial})
-        self._trial_ids[trial] = str(task.id)
+        if trial not in self._trial_ids:  # else it has been told this
+            task.set_parent(parent.id)
+            task.add_tags([tag])
+            task.set_user_properties({"name": "tracelet.trial", "value": trial})
+            self._trial_ids[trial] = str(task.id)
         return made

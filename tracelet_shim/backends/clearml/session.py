@@ -12,8 +12,9 @@ from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 
 __all__ = ["RefusedError", "UploadError", "bounded_like", "connect", "passes", "send_once"]
 
-_RETRIES = {"total": 2, "connect": 2, "read": 2, "redirect": 2, "status": 2, "backoff_factor": 0.2}
-"""Instead of 240 retries, up to two minutes apart (``api.http.retries``)."""
+_RETRIES = {"total": 2, "connect": 2, "read": 0, "redirect": 2, "status": 0, "backoff_factor": 0.2}
+"""Instead of 240 retries, up to two minutes apart (``api.http.retries``). What may have been done is not asked for again there:
+who asked has to look first, lest a task is made twice."""
 _TIMEOUT = (5.0, 20.0)
 """Seconds to connect, and to wait for an answer. The SDK's own are 10 and 300, and 300 where there is much to send."""
 _STATUS = re.compile(r"\((?:error )?(\d{3})\b")

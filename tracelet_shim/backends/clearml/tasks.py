@@ -47,14 +47,16 @@ def _task_class() -> Any:
         _send = staticmethod(send_once)
         tracelet_session: ClassVar[str | None] = None
         """The session whose task is being made: who goes on after a kill in the middle of that finds the task by this."""
+        tracelet_tag: ClassVar[str | None] = None
+        """The tag by which whoever does not know whether the task was made finds it."""
 
         def _auto_generate(self, *args: Any, **kwargs: Any) -> str:
             made = str(super()._auto_generate(*args, **kwargs))
             return _offline_id(self.tracelet_session) if self.tracelet_session and made.startswith("offline-") else made
 
         def send(self, req: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.tracelet_session and type(req).__name__ == "CreateRequest":
-                req.tags = [*(req.tags or ()), _session_tag(self.tracelet_session)]
+            if self.tracelet_tag and type(req).__name__ == "CreateRequest":
+                req.tags = [*(req.tags or ()), self.tracelet_tag]
             return super().send(req, *args, **kwargs)
 
     return BoundedTask
@@ -78,7 +80,7 @@ class Tasks:
     def __init__(self, *, offline: bool) -> None:
         self._offline = offline
 
-    def create(self, project: str, name: str, kind: str, session: str | None = None) -> Any:
+    def create(self, project: str, name: str, kind: str, *, session: str | None = None, tag: str | None = None) -> Any:
         """Return a new task.
 
         Args:
@@ -86,19 +88,20 @@ class Tasks:
             name: its name.
             kind: one of `Task.TaskTypes`.
             session: if given, `begun` will find it from its first moment on.
+            tag: if given, `find` will, at the server: it may have made a task whose answer was lost.
         """
         kinds = _task_class().TaskTypes
         if kind not in kinds.__members__:
             known = ", ".join(kinds.__members__)
             raise errors.ConfigurationError(f"backend 'clearml' has no task_type {kind!r}; it has {known}")
-        _task_class().tracelet_session = session
+        _task_class().tracelet_session, _task_class().tracelet_tag = session, _session_tag(session) if session else tag
         try:
             task = _task_class()._create(project_name=project, task_name=name, task_type=kinds[kind])
             if not self._offline:
                 task.started()
                 task.reload()
         finally:
-            _task_class().tracelet_session = None
+            _task_class().tracelet_session = _task_class().tracelet_tag = None
         return task
 
     def get(self, task_id: str) -> Any:

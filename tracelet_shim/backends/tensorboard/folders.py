@@ -38,8 +38,14 @@ class Folders:
         if is_own(event.record.file):  # it shares the directory of the writer that it is of
             return event.writer
         source = normal(os.path.dirname(event.record.file))
+        own = normal(event.logdir) if event.logdir else source
+        if own != source and source.startswith(f"{own}/"):  # the writer's own directory has its place before what is in it
+            self._place(own, event.writer)
+        return self._place(source, event.writer)
+
+    def _place(self, source: str, writer: str) -> str:
         if source not in self._places:
-            parts = [part for part in self._wanted(source, event.writer).split("/") if part not in ("", ".", "..")]
+            parts = [part for part in self._wanted(source, writer).split("/") if part not in ("", ".", "..")]
             place = "/".join(parts)
             itself = os.path.realpath(os.path.join(self._directory, place)) == os.path.realpath(source)
             if itself or place in self._taken or place.startswith((RUN_FILE, EXTRA_FILES)):

@@ -45,7 +45,7 @@ from tracelet_shim.backends.wandb.own_forms import OwnForms
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
 from tracelet_shim.backends.wandb.process import restart_service, unread_settings, wait_for_logs
 from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
-from tracelet_shim.backends.wandb.run import Run
+from tracelet_shim.backends.wandb.run import Run, rows_before, step_there
 from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, Settling, wait_for_service
 from tracelet_shim.backends.wandb.trials import TrialRuns
 
@@ -54,9 +54,8 @@ __all__ = ["WandbBackend"]
 _log = logging.getLogger(__name__)
 
 MAX_REOPENED = 3
-"""Times that the run is continued at once in a new service process; then, until something arrives, after a pause."""
+"""Times that the run is continued at once in a new service process; then, until something arrives, after `REOPEN_SECONDS`."""
 REOPEN_SECONDS = 20.0
-"""That pause."""
 
 
 class WandbBackend(OwnForms):
@@ -92,7 +91,6 @@ class WandbBackend(OwnForms):
         ev.Graph: Capability(Level.FILE, "saved with the run as .pbtxt and .pb"),
         ev.HParams: Capability(Level.NATIVE, "config and summary; a further trial is a run in the run's group"),
         ev.CustomScalars: Capability(Level.FILE, "saved with the run as .json"),
-        ev.Blob: Capability(Level.FILE, "saved with the run"),
         **own_forms.CAPABILITIES,
     }
 
@@ -155,12 +153,15 @@ class WandbBackend(OwnForms):
         joined = lent is not None and not lent._is_finished
         if run.borrowed and not joined:
             raise errors.BackendError(f"your W&B run {run.resume} has ended")
+        before = None
         if joined:
-            self._run = opened = Run(lent, lent=True)
+            self._run = Run(lent, lent=True)
             _log.warning("joined the active W&B run %s: what it logs with step= may be dropped by W&B", run.resume)
         else:
             self.check(offline=run.offline, options=self.given)  # W&B would ask for a key on a terminal, and wait
-            self._run = opened = Run(self._opener.session(run))
+            before = rows_before(self._run, run.resume)
+            self._run = Run(self._opener.session(run))
+        opened = self._run
         self._disabled = bool(opened.sdk.disabled)
         if self._disabled:
             return OpenedRun(opened.id, self._link(opened))
@@ -172,8 +173,9 @@ class WandbBackend(OwnForms):
         if not joined:
             with unread_settings():
                 opened.accelerate()
+            there = step_there(opened, before) if run.resume is not None or opened.sdk._local_step else None
             if run.resume is not None or (opened.id == run.session and opened.offline):
-                opened.there = end_of_logs(opened.folder, opened.id, opened.step_there(), MAX_UNSETTLED + self.batch_events)
+                opened.there = end_of_logs(opened.folder, opened.id, there, MAX_UNSETTLED + self.batch_events)
         self._refused += self._settling.take_refused()
         self._settling = settling
         if opened.id == run.session:
@@ -206,7 +208,7 @@ class WandbBackend(OwnForms):
         if self._run is None or self._settling is None or self._disabled or (self._run.lent and self._run.offline):
             return 0
         if self._ended:
-            return self._settling.left
+            return self._settling.look()
         if self._settling.left and (self._broken or self._opener.service_is_gone()):
             self._try_again(self._broken or "W&B's service has died")
         return self._look()
@@ -233,14 +235,10 @@ class WandbBackend(OwnForms):
     # -- a new service process in place of one that has died ----------------------------------------------------------
 
     def _try_again(self, why: str) -> None:
-        """Continue the run in a new service process, if that is possible now.
-
-        Raises:
-            UnsettledLostError: it is continued.
-        """
+        """Continue the run in a new service process, if that is possible now, and raise an UnsettledLostError."""
         try:
             continued = self._reopen(why)
-        except Exception:
+        except TimeoutError:
             _log.debug("the run cannot be continued yet", exc_info=True)
             return
         if continued:
@@ -253,11 +251,10 @@ class WandbBackend(OwnForms):
             raise UnsettledLostError(why)
 
     def _reopen(self, why: str) -> bool:
-        """Continue the run in a new service process; return False if that cannot be done. What was unsettled is lost then. An
-        error of `open` leaves it to the next call.
+        """Continue the run in a new service process; return False if that is impossible. What was unsettled is lost then.
 
         Raises:
-            TimeoutError: it was done too often; it is to be done later.
+            TimeoutError: it cannot be done yet, which says nothing of the events that wait; the next call tries again.
         """
         run, _ = self._opened()
         if self._broken is None:
@@ -271,7 +268,10 @@ class WandbBackend(OwnForms):
         if time.monotonic() < self._reopen_at:
             raise TimeoutError(why)
         assert self._info is not None
-        self.open(msgspec.structs.replace(self._info, resume=run.id))
+        try:
+            self.open(msgspec.structs.replace(self._info, resume=run.id))
+        except Exception as error:
+            raise TimeoutError(f"{why}, and the run cannot be continued yet: {error}") from error
         self._broken = None
         return True
 

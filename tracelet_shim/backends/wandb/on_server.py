@@ -30,7 +30,9 @@ _MOST_RUNS = 8
 """Runs of trials that are asked for at a time."""
 
 _MOST_ASKED = 3
-"""Times that the server is asked for what it has of a run that has ended, as long as it does not answer."""
+"""Times that the server is asked for what it has of the user's run that has ended, as long as it does not answer."""
+LAG_SECONDS = 10.0
+"""What the server says is what it had a while ago (wandb/wandb, pull request 12421: two to four seconds, on a quiet day)."""
 
 _log = logging.getLogger(__name__)
 
@@ -240,7 +242,8 @@ class OnServer(Settling):
         if rows_are_missing and self._server.problem is None and time.monotonic() - self._moved > STUCK_SECONDS:
             return f"no row has arrived for {STUCK_SECONDS:.0f} s, and the server answers"
         for need in self._entries[0].needs:
-            if need.run.answered_ended and (need.run is not self._run or need.failed is not None):
+            lasts = need.failed is not None if need.run is self._run else need.run.ended_for() > LAG_SECONDS
+            if need.run.answered_ended and lasts:
                 return f"{_said(need)}, and the run has ended"
         return None
 
@@ -257,9 +260,14 @@ class OnServer(Settling):
 
     @property
     def may_settle(self) -> bool:
-        """True if what is missing may still arrive without our doing: the user's run has not ended, or nobody has said since."""
-        known = self._asked_ended and (self._server.problem is None or self._asked_ended >= _MOST_ASKED)
-        return bool(self._entries) and self._run.lent and not known
+        """True if what is missing may still arrive without our doing: the user's run has not ended, or the server, which is some
+        seconds behind, has not said what it has in the end."""
+        if not self._entries or self.stuck() is not None:
+            return False
+        if self._server.problem is not None or not self._server.can_ask:
+            return self._run.lent and self._asked_ended < (_MOST_ASKED if self._server.can_ask else 1)
+        since = min(time.monotonic() - self._moved, self._run.ended_for())
+        return (self._run.lent or self._run.ended) and not (self._run.answered_ended and since > LAG_SECONDS)
 
 
 def _said(need: Need) -> str:

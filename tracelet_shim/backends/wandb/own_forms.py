@@ -29,6 +29,7 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Model: Capability(Level.CONVERTED, "Artifact of the type model; it is not linked to the registry"),
     ev.Tags: Capability(Level.CONVERTED, "labels `name=value`, and the config"),
     ev.Alert: Capability(Level.NATIVE, "alert; the first 64 characters of its title"),
+    ev.Blob: Capability(Level.FILE, "saved with the run"),
 }
 _NAME = r"[^\w.\-]"  # `sdk/artifacts/_validators.py`, `validate_artifact_name`
 _ALIAS = r"[/:\x00-\x1f\x7f\ud800-\udfff]|^v(?=\d+\Z)|^l(?=atest\Z)"

@@ -21,7 +21,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.rows import WALL_TOLERANCE
 from tracelet_shim.backends.shared.seen import Seen
 
-__all__ = ["Found", "There", "end_of_logs", "remove_begun"]
+__all__ = ["Found", "There", "end_of_logs", "logs_of", "remove_begun"]
 
 TAIL = 32 << 20
 """Bytes at the end of an earlier log that are looked through: as much as what is unsettled may take."""
@@ -130,7 +130,7 @@ def logs_of(folder: str, run_id: str) -> list[Path]:
     """Return the logs of a run on this machine, oldest first, without the one in `folder`."""
     own = os.path.join(folder, f"run-{run_id}.wandb")
     logs = [log for log in Path(folder).parent.glob(f"*run-*-{run_id}/run-{run_id}.wandb") if str(log) != own]
-    return sorted(logs, key=lambda log: log.stat().st_mtime_ns)
+    return sorted(logs, key=lambda log: (log.parent.name.removeprefix("offline-"), log.stat().st_mtime_ns))  # when it was begun
 
 
 class _Parts:

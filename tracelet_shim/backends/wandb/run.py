@@ -15,6 +15,7 @@ import glob
 import math
 import os
 import shlex
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,13 +27,16 @@ from tracelet_shim.backends.shared.values import plain
 from tracelet_shim.backends.wandb import fast
 from tracelet_shim.backends.wandb.media import table_of
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Rows
-from tracelet_shim.backends.wandb.resume import There
+from tracelet_shim.backends.wandb.process import restart_service
+from tracelet_shim.backends.wandb.resume import There, logs_of
 from tracelet_shim.backends.wandb.server import Server
 from tracelet_shim.backends.wandb.service_log import ServiceLog
 
-__all__ = ["Run", "Want"]
+__all__ = ["Run", "Want", "rows_before", "step_there"]
 
 _EXIT_CODES = {"finished": 0, "failed": 1, "killed": 255}  # 255 is what W&B itself sends after Ctrl-C (exit_hooks.py)
+LATELY_SECONDS = 60.0
+"""A server has taken in by then what it got: much more than it takes W&B's (wandb/wandb, pull request 12421: two to four)."""
 
 
 class Want(NamedTuple):
@@ -80,6 +84,7 @@ class Run:
         self.log = ServiceLog(sdk._settings.log_internal) if asks else None
         self.ahead = 0
         self.answered_ended = False
+        self._ended_at: float | None = None
         self._parent = parent
         self._wants: list[Want] = []
         self._defined: set[str] = set()
@@ -89,6 +94,13 @@ class Run:
     @property
     def ended(self) -> bool:
         return bool(self.sdk._is_finished)
+
+    def ended_for(self) -> float:
+        """Return for how many seconds it has been known here that it has ended."""
+        now = time.monotonic()
+        if self.ended and self._ended_at is None:
+            self._ended_at = now
+        return now - self._ended_at if self._ended_at is not None else 0.0
 
     @property
     def answers(self) -> bool:
@@ -117,17 +129,21 @@ class Run:
         assert self.fast is not None
         self.fast.publish([_row(first, values) for first, values in found])
 
-    def step_there(self) -> int | None:
+    def step_there(self, before: int | None = None) -> int | None:
         """At the beginning: return W&B's step behind that of the last row that the server has; None offline.
 
+        Args:
+            before: the rows that it had before the run was opened, if that is known.
+
         Raises:
-            ConnectionError: it does not say.
+            ConnectionError: it does not say, or has more by now. W&B's service was told how many there are when it opened the
+                run, and would write over what has come since.
         """
         if self.server is None:
             return None
-        held = self.server.ask(step=True)
-        if held is None:
-            raise ConnectionError(f"W&B's server does not say what it has of the run: {self.server.problem}")
+        held = self.server.there()
+        if before is not None and held.rows != before:
+            raise ConnectionError("W&B's server may still be taking in what it got before")
         self.ahead = self.sdk._local_step - held.rows
         return held.step
 
@@ -221,6 +237,28 @@ class Run:
         except TimeoutError:
             return shlex.quote(self.folder) if self.offline else None
         return None
+
+
+def rows_before(run: Run | None, resume: str | None) -> int | None:
+    """Return how many rows the server has, before `run` is opened once more; None if nobody knows.
+
+    Raises:
+        ConnectionError: it does not say.
+    """
+    return run.server.there().rows if run is not None and run.server is not None and resume in (None, run.id) else None
+
+
+def step_there(run: Run, before: int | None) -> int | None:
+    """As of `Run.step_there`, of a run of ours; if an earlier process has written lately, `before` has to be known. After an
+    error it is to be opened once more, by another service."""
+    written = [log.stat().st_mtime for log in logs_of(run.folder, run.id)]
+    if before is None and any(time.time() - when < LATELY_SECONDS for when in written):
+        before = -1
+    try:
+        return run.step_there(before)
+    except ConnectionError:
+        restart_service()
+        raise
 
 
 def _row(event: ev.Event, values: Mapping[str, Any]) -> dict[str, Any]:

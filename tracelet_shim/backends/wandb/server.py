@@ -110,6 +110,17 @@ class Server:
             return held
         return None
 
+    def there(self) -> Held:
+        """Return how many rows there are, and their last step.
+
+        Raises:
+            ConnectionError: the server does not say.
+        """
+        held = self.ask(step=True)
+        if held is None:
+            raise ConnectionError(f"W&B's server does not say what it has of the run: {self.problem}")
+        return held
+
     def _committed(self, clients: Sequence[str]) -> frozenset[str]:
         """Return which artifacts are whole, of those with these ids of ours: first the server's ids are asked for."""
         ids = self._each("clientIDMapping(clientID: ", "serverID", clients)
