@@ -159,3 +159,39 @@ def test_resumed_and_replayed(run_python: RunPython, tmp_path: Path) -> None:
     reader = MLflowReader(tmp_path)
     assert reader.params() == {"lr": "0.1", "model.depth": "3"}
     assert [(p.step, p.value) for p in reader.scalars("", "acc")] == [(i, i / 7) for i in range(5)]
+
+
+@pytest.mark.slow
+def test_runs_of_the_user(run_python: RunPython, tmp_path: Path) -> None:
+    """What is logged while a run of the user's is active goes into that, before or after its writer is made, or without one; and
+    changes the names of no tags."""
+    run_python(
+        """
+import mlflow
+import tracelet_shim as tracelet
+from torch.utils.tensorboard import SummaryWriter
+session = tracelet.start_logging("mlflow", project="own", strict=True)
+for fold in range(3):
+    with mlflow.start_run(run_name=f"fold{fold}"):
+        with open("a.txt", "w") as file:
+            file.write(f"fold {fold}")
+        session.log_params({"fold": fold})
+        session.log_artifact("a.txt")
+        if fold < 2:
+            with SummaryWriter(f"runs/fold{fold}") as writer:
+                writer.add_scalar("loss", fold, 1)
+                session.log_metrics({"acc": fold + 0.5}, step=3)
+session.log_params({"fold": "none"})
+"""
+    )
+    reader = MLflowReader(tmp_path)
+    runs = dict(reader.query("SELECT name, run_uuid FROM runs WHERE name LIKE 'fold%'"))
+    assert sorted(runs) == ["fold0", "fold1", "fold2"]
+    for fold, run in enumerate(runs[name] for name in sorted(runs)):
+        assert reader.params_of(run) == {"fold": str(fold)}
+        assert (reader.artifacts(run) / "artifacts" / "a.txt").read_text() == f"fold {fold}"
+        keys = {key for (key,) in reader.query("SELECT key FROM metrics WHERE run_uuid = ?", run)}
+        assert keys == ({"loss", "acc"} if fold < 2 else set())
+    (own,) = reader.query("SELECT run_uuid FROM runs WHERE name NOT LIKE 'fold%'")
+    assert reader.params_of(own[0]) == {"fold": "none"}
+    assert not list(tmp_path.rglob("*.files")), "no copy of a file is left"

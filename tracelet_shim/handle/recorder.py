@@ -1,10 +1,11 @@
 """Writes what a session's own methods make into event files of its own, and hands it over like any other record.
 
 A record's file and position are its identity, as everywhere; so index, ledger, retry, resume and replay know no difference. The
-files lie beside the ledger (`eventfiles.own_files.HANDLE`). Their place follows from the session's root, which the first writer
-tells. What describes a run is usually said before that: it waits in the state directory that the working directory would have,
-without an identity yet, and moves to its place then. What has a step does not wait: a program that logs such before it has a
-writer, or ends without one, has the working directory as its root. So the names of tags depend on the order of calls alone.
+files, one for the session and one for each run of the user's, lie beside the ledger (`eventfiles.own_files.HANDLE`). Their place
+follows from the root, which the first writer in the same run tells. What describes a run is usually said before that: it waits in
+the state directory that the working directory would have, without an identity yet, and moves to its place then. What has a step
+does not wait: a program that logs such before it has a writer, or ends without one, has the working directory as its root. So
+the names of tags depend on the order of calls alone.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Taker(Protocol):
     """The session, as far as it takes records."""
 
     def active_runs(self) -> Runs: ...
+    def join(self, runs: Runs) -> None: ...
     def add_source(self, path: str, logdir: str, parent: str | None, runs: Runs) -> int: ...
     def publish(self, record: msg.Record) -> None: ...
 
@@ -133,10 +135,7 @@ class Recorder:
         session: the session's id.
         place: root directory -> the state directory.
         tell: takes what cannot be taken: a kind, and a line.
-        root: the session's root directory, if that is known.
-
-    Attributes:
-        root: absolute, once it is known.
+        root: the session's root directory, absolute, if the user has named one.
     """
 
     def __init__(
@@ -146,7 +145,8 @@ class Recorder:
         self._session = session
         self._place = place
         self._tell = tell
-        self.root = root
+        self._root = root
+        self._roots: dict[Runs, str] = {}  # by runs, in the order in which they became known
         self._files: dict[Runs, RecordsFile] = {}
         self._made = 0
         self._lock = threading.RLock()
@@ -165,8 +165,8 @@ class Recorder:
         """
         try:
             runs = self._taker.active_runs()
-            if steps and self.root is None:
-                self.settle(os.getcwd())
+            if steps and self._root_of(runs) is None:
+                self._settle_somewhere(runs)
             made = list(make(self, runs))
             with self._lock:
                 self._queue.extend((runs, record) for record in made)
@@ -200,53 +200,64 @@ class Recorder:
                 store = self._file(runs).store
             return tuple(snapshots.keep(at, store, within) for within, at in found)
 
-    def settle(self, root: str) -> None:
-        """The root is known: what has waited for it goes to its place, and is handed over.
+    def settle(self, runs: Runs, root: str) -> None:
+        """The root is known, since a writer was made in these runs: what has waited for it goes to its place, and is handed over.
 
         Args:
+            runs: of the writer.
             root: absolute.
         """
+        if self._root_of(runs) is not None:
+            return
         with self._moving, self._lock:
-            if self.root is not None:
+            if self._root_of(runs) is not None:
                 return
-            self.root = root
-            directory = self._directory
-            for runs, file in list(self._files.items()):
-                try:
-                    if Path(file.path).parent != directory:
-                        file.move(directory)
-                    file.number = self._hand_over(runs, file)
-                    for position, data in enumerate(file.records()):
-                        if position:
-                            self._taker.publish(msg.Record(file.number, position, data))
-                except Exception as error:
-                    del self._files[runs]
-                    text = f"what was logged before the first writer could not be taken: {error}"
-                    self._tell(f"settle-{type(error).__name__}", text)
+            self._roots[runs] = root
+            file, directory = self._files.get(runs), self._place(root) / HANDLE
+            if file is None:
+                return
+            try:
+                if Path(file.path).parent != directory:
+                    file.move(directory)
+                file.number = self._taker.add_source(file.path, root, None, runs)
+                for position, data in enumerate(file.records()):
+                    if position:
+                        self._taker.publish(msg.Record(file.number, position, data))
+            except Exception as error:
+                del self._files[runs]
+                text = f"what was logged before the first writer could not be taken: {error}"
+                self._tell(f"settle-{type(error).__name__}", text)
 
-    def wait_no_longer(self) -> None:
-        """No writer has come: what waits for one is to go."""
-        if self._files:
-            self.settle(os.getcwd())
+    def wait_no_longer(self, tracker: str | None = None, run_id: str | None = None) -> None:
+        """No writer has come: what waits for one is to go; or what is for a run that the user is about to end."""
+        for runs, file in list(self._files.items()):
+            if file.number is None and (run_id is None or (tracker, run_id) in runs):
+                self._settle_somewhere(runs)
 
-    @property
-    def _directory(self) -> Path:
-        return self._place(self.root if self.root is not None else os.getcwd()) / HANDLE
+    def is_root(self, logdir: str) -> bool:
+        """Return whether this has become the root of some runs."""
+        return logdir in self._roots.values()
+
+    def _root_of(self, runs: Runs) -> str | None:
+        return self._root or self._roots.get(runs)
+
+    def _settle_somewhere(self, runs: Runs) -> None:
+        """Without a writer in these runs, their root is what the others have, else the working directory."""
+        self.settle(runs, next(iter(self._roots.values()), None) or os.getcwd())
 
     def _file(self, runs: Runs) -> RecordsFile:
         file = self._files.get(runs)
         if file is None:
             name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{self._session}.{self._made}"
-            file = RecordsFile(self._directory, name)
+            root = self._root_of(runs)
+            file = RecordsFile(self._place(os.getcwd() if root is None else root) / HANDLE, name)
             self._made += 1
             self._files[runs] = file
-            if self.root is not None:
-                file.number = self._hand_over(runs, file)
+            if root is not None:
+                file.number = self._taker.add_source(file.path, root, None, runs)
+            elif runs:  # so that the end of a run of the user's waits for what is logged into it
+                self._taker.join(runs)
         return file
-
-    def _hand_over(self, runs: Runs, file: RecordsFile) -> int:
-        assert self.root is not None
-        return self._taker.add_source(file.path, self.root, None, runs)
 
     def _write(self, runs: Runs, made: Made) -> None:
         file = self._file(runs)

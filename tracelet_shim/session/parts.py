@@ -44,6 +44,7 @@ class Plan(NamedTuple):
         open_message: (id, backends) -> the first message of a part.
         make_bus: (backends, on_reply) -> the way to what hosts them.
         opens: called when a part with these id and backends is about to be opened.
+        ends: called when the user is about to end a run: (tracker, id).
         on_reply: takes what parts have to say, the counters of all together; called from other threads.
         on_problem: takes an error of ours.
         exit_timeout: seconds that the end of a run of the user's may wait.
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     open_message: Callable[[str, list[msg.BackendSpec]], msg.Open]
     make_bus: Callable[[list[msg.BackendSpec], Callable[[msg.Reply], None]], Bus | Mailbox]
     opens: Callable[[str, list[msg.BackendSpec]], None]
+    ends: Callable[[str, str], None]
     on_reply: Callable[[msg.Reply], None]
     on_problem: Callable[[Exception], None]
     exit_timeout: float
@@ -235,6 +237,7 @@ class Parts:
         if self._pid != os.getpid():
             return _nothing
         key = (name, run_id)
+        self._plan.ends(name, run_id)
         with self._lock:
             mine = self._by_key.pop(key, None)
             part = mine or self._ending.get(key)

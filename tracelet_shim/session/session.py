@@ -118,7 +118,7 @@ class Session(Handle):
 
     def _start(self) -> Parts:
         plan = Plan(
-            self._open_message, self._make_bus, self._part_opens, self._replies.take, self.problem,
+            self._open_message, self._make_bus, self._part_opens, self._recorder.wait_no_longer, self._replies.take, self.problem,
             self.settings.exit_timeout, self.settings.quiet,
         )  # fmt: skip
         bus = Parts(self.id, self._specs, plan)
@@ -180,7 +180,8 @@ class Session(Handle):
 
     def _state_directory(self, logdir: str) -> str:
         """Return where the state is if this is the first log directory."""
-        return str(_place(self._recorder.root or root_of(logdir)))
+        root = intercept.absolute(self.settings.root) if self.settings.root is not None else None
+        return str(_place(root or (logdir if self._recorder.is_root(logdir) else root_of(logdir))))
 
     def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
@@ -209,11 +210,14 @@ class Session(Handle):
 
     def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
         self.begin().writer_created(logdir, runs)
-        self._recorder.settle(root_of(logdir))
+        self._recorder.settle(runs, root_of(logdir))
+
+    def join(self, runs: intercept.ActiveRuns) -> None:
+        self.begin().begin(runs)
 
     def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
         number = self.begin().add_source(path, logdir, parent, runs)
-        self._recorder.settle(root_of(parent or logdir))
+        self._recorder.settle(runs, root_of(parent or logdir))
         return number
 
     def publish(self, record: msg.Record) -> None:
