@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import sqlite3
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -195,3 +197,31 @@ session.log_params({"fold": "none"})
     (own,) = reader.query("SELECT run_uuid FROM runs WHERE name NOT LIKE 'fold%'")
     assert reader.params_of(own[0]) == {"fold": "none"}
     assert not list(tmp_path.rglob("*.files")), "no copy of a file is left"
+
+
+@pytest.mark.slow
+def test_other_trackers(run_python: RunPython, tmp_path: Path) -> None:
+    """The trackers that have no form of their own for it have everything as files, under their names and as they were."""
+    run_python(
+        LOG + "log(tracelet.start_logging(['clearml', 'comet', 'dvclive', 'swanlab'], project='p', exp_name='e', strict=True))",
+        env={"TRACELET_OFFLINE": "1", "CLEARML_CACHE_DIR": str(tmp_path / "clearml"), "COMET_OFFLINE_DIRECTORY": str(tmp_path)},
+    )
+    (dvclive,) = tmp_path.glob("dvclive/*/*/artifacts")
+    (swanlab,) = tmp_path.glob("swanlog/run-*/files/artifacts")
+    for kept in (dvclive, swanlab):
+        assert (kept / "last.pt").read_text() == "first"
+        assert (kept / "data" / "deep" / "m.bin").read_bytes() == b"\0" * 3_000_000
+    (archive,) = tmp_path.glob("clearml/offline/*.zip")
+    with zipfile.ZipFile(archive) as zipped:
+        artifacts = {a["key"]: a for a in json.loads(zipped.read("task.json"))["execution"]["artifacts"]}
+        assert set(artifacts) >= {"last.pt", "data/deep/m.bin"}
+        for name, content in (("last.pt", b"first"), ("data/deep/m.bin", b"\0" * 3_000_000)):
+            assert artifacts[name]["hash"] == hashlib.sha256(content).hexdigest()
+            assert content in [zipped.read(inside) for inside in zipped.namelist()]
+    (archive,) = tmp_path.glob("*.zip")
+    with zipfile.ZipFile(archive) as zipped:
+        messages = [json.loads(line) for line in zipped.read("messages.json").decode().splitlines()]
+        uploads = [message["payload"] for message in messages if message["type"] == "file_upload"]
+        files = {upload["additional_params"]["fileName"]: upload["file_path"] for upload in uploads}
+        assert zipped.read(files["artifacts/last.pt"]) == b"first"
+        assert zipped.read(files["artifacts/data/deep/m.bin"]) == b"\0" * 3_000_000

@@ -152,7 +152,7 @@ class Backend(ABC):
                 )
         self.given = self.parsed(given)
         self.written = 0
-        self._paths = file_names()
+        self._paths = self._artifact_paths = file_names()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -382,13 +382,11 @@ class Backend(ABC):
         self.attach_files(event)
 
     def log_artifact(self, event: ev.Artifact) -> None:
-        """Attach the files of `event` under the names that they have in it, in the folder ``artifacts``. A later artifact of that
-        name replaces it."""
+        """Attach the files of `event` under their names, in the folder ``artifacts``. A later artifact of a name replaces it."""
         folder = files.FOLDERS[ev.Artifact.kind]
         for file in event.files:
-            if not os.path.exists(file.at):
-                raise errors.EventRejectedError(f"{file.path} is kept no longer: every tracker of its session had it")
-            self.attach_path(f"{folder}/{self._paths(file.path)}", file.at, event)
+            self.check_kept(file)
+            self.attach_path(f"{folder}/{self._artifact_paths(file.path)}", file.at, event)
 
     def log_model(self, event: ev.Model) -> None:
         """As `log_artifact`. A tracker with a registry of models registers it as well."""
@@ -440,6 +438,11 @@ class Backend(ABC):
             return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
         except (ValueError, OverflowError, OSError):
             return None
+
+    @staticmethod
+    def check_kept(file: ev.ArtifactFile) -> None:
+        if not os.path.exists(file.at):
+            raise errors.EventRejectedError(f"{file.path} is kept no longer: every tracker of its session had it")
 
     @staticmethod
     def wall_time_ms(event: ev.Event) -> int:

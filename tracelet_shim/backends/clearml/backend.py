@@ -104,6 +104,8 @@ class ClearMLBackend(Backend):
             "hyperparameters, metrics as single values; a further trial is a child task (offline: its own session)",
         ),
         ev.CustomScalars: Capability(Level.CONVERTED, "configuration object (JSON); ClearML has no layouts of charts"),
+        ev.Artifact: Capability(Level.NATIVE, "artifacts, one a file; a later one of its name replaces it"),
+        ev.Model: Capability(Level.CONVERTED, "artifacts; it is no OutputModel"),
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
 
@@ -341,6 +343,11 @@ class ClearMLBackend(Backend):
             return
         variant = path.removeprefix(self.artifact_stem(event)).lstrip(".")
         self._media(event, _LABELS.get(event.kind, event.kind), f".{variant.rpartition('.')[2]}", data, variant)
+
+    def log_artifact(self, event: ev.Artifact) -> None:
+        for file in event.files:
+            self.check_kept(file)
+            self._run.add_file(self._artifact_paths(file.path), file.at, file.size, file.sha256)
 
     def _plot(self, event: ev.Event, figure: plotly.Figure) -> bool:
         """Report a plotly figure; return False, and report nothing, if it is too large."""

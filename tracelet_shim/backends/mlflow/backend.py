@@ -282,7 +282,7 @@ class MLflowBackend(Backend):
     def log_model(self, event: ev.Model) -> None:
         self.log_artifact(event)
         if event.register_as is not None:
-            register(self._client, self._run.run_id, f"artifacts/{self._paths(event.tag)}", event)
+            register(self._client, self._run.run_id, f"artifacts/{self._artifact_paths(event.tag)}", event)
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
         self._run.log_file(path, data)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.shared.files import RUN_FILE, replace
+from tracelet_shim.backends.shared.files import RUN_FILE, copy, replace
 from tracelet_shim.backends.tensorboard.about import file_name, records_of
 from tracelet_shim.backends.tensorboard.event_files import Copy, EventFiles
 from tracelet_shim.backends.tensorboard.folders import EXTRA_FILES, Folders
@@ -79,11 +78,7 @@ class Run:
         write_embedding(os.path.join(self.directory, self._folders.of(event)), event)
 
     def copy_file(self, path: str, file: str) -> None:
-        target = os.path.join(self.directory, EXTRA_FILES, path)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = f"{target}.{os.getpid()}.tmp"
-        shutil.copyfile(file, temporary)
-        os.replace(temporary, target)
+        copy(file, os.path.join(self.directory, EXTRA_FILES, path))
 
     def add_config(self, config: Mapping[str, Any]) -> None:
         """Add parameters to those of the whole run."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level
 from tracelet_shim.backends.shared.names import Names
@@ -53,8 +51,7 @@ class OwnForms(Backend):
         assert self._main is not None
         assert self._store is not None
         for file in event.files:
-            if not os.path.exists(file.at):
-                raise errors.EventRejectedError(f"{file.path} is kept no longer: every tracker of its session had it")
+            self.check_kept(file)
         alias, metadata = Names(_ALIAS, 128), {"name": event.tag, "wall_time": event.wall_time}
         self._store.files(
             [(file.path.removeprefix(f"{event.tag}/"), file) for file in event.files],

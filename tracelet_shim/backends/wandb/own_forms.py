@@ -6,11 +6,9 @@ version that is there, and W&B makes no other one of it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, RunInfo
 from tracelet_shim.backends.shared.names import Names
@@ -63,8 +61,7 @@ class OwnForms(Backend):
         run, _ = self._opened()
         artifact = wandb.Artifact(Names(_NAME, 128)(event.tag), type=event.category or "artifact")
         for file in event.files:
-            if not os.path.exists(file.at):
-                raise errors.EventRejectedError(f"{file.path} is kept no longer: every tracker of its session had it")
+            self.check_kept(file)
             artifact.add_file(file.at, name=file.path.removeprefix(f"{event.tag}/"))
         if run.server is not None:
             run.sdk._public_api()  # as for a table
