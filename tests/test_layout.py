@@ -23,7 +23,7 @@ KNOWS = {
     "bus": {"common", "backends", "relay"},  # relay: hosted in this process by `channel.ThreadChannel`
     "eventfiles": {"common", "bus"},
     "intercept": {"bus", "common", "eventfiles"},
-    "handle": {"bus", "common", "eventfiles"},
+    "handle": {"bus", "common", "eventfiles", "provenance"},
     "state": {"common", "backends", "bus"},
     "relay": {"common", "backends", "bus", "eventfiles", "provenance", "state"},
     "session": {"common", "display", "backends", "bus", "eventfiles", "handle", "intercept", "provenance", "state"},

@@ -79,6 +79,14 @@ def test_parameters(log: Log) -> None:
     assert (second.params, second.trial) == ({"batch": 32, "name": "é"}, None)
 
 
+def test_arguments_of_a_program(log: Log) -> None:
+    """They are parameters, but for what is called as a secret."""
+    arguments = argparse.Namespace(lr=0.1, api_key="hidden", db={"password": "hidden", "host": "h"}, sort_key="name")
+    (event,) = log(lambda session: session.watch_params(arguments))
+    assert isinstance(event, ev.HParams)
+    assert event.params == {"lr": 0.1, "api_key": "***", "db.password": "***", "db.host": "h", "sort_key": "name"}
+
+
 def test_metrics(log: Log) -> None:
     """Numbers are float64; a step that is not given is one more than the latest."""
 

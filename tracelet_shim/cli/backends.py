@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "embedding": ("add_embedding",),
     "tensor": ("add_tensor",),
     "graph": ("add_graph", "add_onnx_graph"),
-    "hparams": ("add_hparams", "session.log_params", "session.set_summary"),
+    "hparams": ("add_hparams", "session.log_params", "session.watch_params", "session.set_summary"),
     "custom_scalars": (
         "add_custom_scalars",
         "add_custom_scalars_multilinechart",

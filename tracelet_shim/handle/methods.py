@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +44,20 @@ class Handle:
             yield _own("log_params", ParamsContent(_flat(plain(named(params)))))
 
         self._take("log_params", make)
+
+    def watch_params(self, arguments: Any) -> None:
+        """Log the arguments of a program, or its configuration, as `log_params` does; what is called like a secret is masked."""
+
+        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+            from tracelet_shim.common.values import named, plain
+            from tracelet_shim.eventfiles.own_records import ParamsContent
+            from tracelet_shim.provenance.secrets import MASK, is_secret
+
+            found = _flat(plain(named(arguments)))
+            shown = {name: MASK if is_secret(name.rpartition(".")[2]) else value for name, value in found.items()}
+            yield _own("watch_params", ParamsContent(shown))
+
+        self._take("watch_params", make)
 
     def set_summary(self, values: Mapping[str, float]) -> None:
         """Set final metrics of the run; a name that it has gets the new value."""
@@ -160,30 +176,38 @@ class Handle:
 
     def log_model(
         self,
-        path: str | os.PathLike[str],
+        model: str | os.PathLike[str] | Any,
         name: str | None = None,
         *,
         register_as: str | None = None,
         aliases: Sequence[str] = (),
     ) -> None:
-        """Log the file or directory of a model, as `log_artifact` does.
+        """Log a model, as `log_artifact` does.
 
         Args:
-            path: the file or directory.
-            name: default: its own.
+            model: its file or directory; or a module of torch, which is pickled now, as a whole, as MLflow does it.
+            name: default: its own, or that of the module's class.
             register_as: the model of the tracker's registry whose next version this is.
             aliases: names for that version.
         """
         about = {"category": "model", "aliases": tuple(aliases), "model": True, "register_as": register_as}
-        self._artifact("log_model", path, name, about)
+        self._artifact("log_model", model, name, about)
 
-    def _artifact(self, what: str, path: str | os.PathLike[str], name: str | None, about: dict[str, Any]) -> None:
+    def _artifact(self, what: str, path: Any, name: str | None, about: dict[str, Any]) -> None:
         def make(recorder: Recorder, runs: Runs) -> Iterable[Made]:
             from tracelet_shim.eventfiles.own_records import ArtifactContent
+            from tracelet_shim.handle import models
 
-            place = os.path.abspath(os.fsdecode(path))
-            given = _name(name if name is not None else os.path.basename(place)).strip("/") or "artifact"
-            yield _own(given, ArtifactContent(recorder.keep(runs, place, given), **about))
+            with contextlib.ExitStack() as stack:
+                if about.get("model") and models.is_module(path):
+                    place = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracelet-"))
+                    models.write(path, place)
+                    default = path.__class__.__name__
+                else:
+                    place = os.path.abspath(os.fsdecode(path))
+                    default = os.path.basename(place)
+                given = _name(default if name is None else name).strip("/") or "artifact"
+                yield _own(given, ArtifactContent(recorder.keep(runs, place, given), **about))
 
         self._take(what, make)
 
