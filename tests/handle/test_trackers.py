@@ -257,3 +257,30 @@ def test_other_trackers(run_python: RunPython, tmp_path: Path) -> None:
         files = {upload["additional_params"]["fileName"]: upload["file_path"] for upload in uploads}
         assert zipped.read(files["artifacts/last.pt"]) == b"first"
         assert zipped.read(files["artifacts/data/deep/m.bin"]) == b"\0" * 3_000_000
+
+
+@pytest.mark.slow
+def test_a_relay_that_is_killed(run_python: RunPython, tmp_path: Path) -> None:
+    """Its successor has everything once, also of a program without a writer."""
+    run_python(
+        """
+import os, signal
+import tracelet_shim as tracelet
+session = tracelet.start_logging(["mlflow", "tensorboard"], project="p", exp_name="e", strict=True)
+for i in range(50):
+    session.log_metrics({"acc": i / 7})
+session.log_artifact(__file__, "first")
+assert session.flush(60)
+os.kill(session._bus._parts[0].bus.relay_pid, signal.SIGKILL)
+session.log_table("tab", {"a": [1, 2]})
+session.log_artifact(__file__, "second")
+for i in range(50, 100):
+    session.log_metrics({"acc": i / 7})
+"""
+    )
+    reader = MLflowReader(tmp_path)
+    assert [(p.step, p.value) for p in reader.scalars("", "acc")] == [(i, i / 7) for i in range(100)]
+    assert {path.parent.name for path in reader.artifacts().glob("artifacts/*/*")} == {"first", "second"}
+    copied = TensorBoardReader(tmp_path / "tracelet-runs")
+    assert [p.step for p in copied.scalars("", "acc")] == list(range(100))
+    assert copied.texts("", "tab") == [(0, "| a |\n| --- |\n| 1 |\n| 2 |")]

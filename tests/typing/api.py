@@ -44,6 +44,19 @@ def look(session: Session) -> None:
     print(delivered, native, tracelet.__version__)
 
 
+def log(session: Session, arguments: argparse.Namespace) -> None:
+    for handle in (session, tracelet.get_session()):
+        handle.log_params({"lr": 0.1})
+        handle.watch_params(arguments)
+        handle.log_metrics({"loss": 0.5})
+        handle.log_table("errors", {"a": [1, 2]}, step=3)
+        handle.log_artifact("last.pt", type="checkpoint", aliases=["best"])
+        handle.log_model("last.pt", "net", register_as="nets", aliases=("prod",))
+        handle.set_tags(["label"])
+        handle.alert("odd", "loss is NaN", "warning")
+    session.alert("odd", level="loud")  # type: ignore[arg-type]
+
+
 def stop() -> None:
     with tracelet.start_logging() as session:
         current: Session | NoSession = tracelet.get_session()
