@@ -26,7 +26,9 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Artifact: Capability(Level.NATIVE, "Artifact with its type and aliases; each call is a version"),
     ev.Model: Capability(Level.CONVERTED, "Artifact of the type model; it is not linked to the registry"),
     ev.Tags: Capability(Level.CONVERTED, "labels `name=value`, and the config"),
-    ev.Alert: Capability(Level.NATIVE, "alert; the first 64 characters of its title"),
+    ev.Alert: Capability(
+        Level.NATIVE, "alert, its title cut at 64 characters; and a file, since W&B does not say whether it has sent one"
+    ),
     ev.Blob: Capability(Level.FILE, "saved with the run"),
 }
 _NAME = r"[^\w.\-]"  # `sdk/artifacts/_validators.py`, `validate_artifact_name`
@@ -75,9 +77,11 @@ class OwnForms(Backend):
         tags = {**given, **run.about.get("tags", {}), **event.tags}
         before, new = set(labels({**given, **run.about.get("tags", {})})), labels(tags)
         run.sdk.tags = (*(tag for tag in run.sdk.tags or () if tag not in before), *new)
-        run.tell({}, tags=tags)
+        run.about["tags"] = tags
+        run.tell({"tracelet/tags": tags}, event)  # which is acknowledged
 
     def log_alert(self, event: ev.Alert) -> None:
         run, _ = self._opened()
         title, whole = event.tag[:_MOST_TITLE], len(event.tag) <= _MOST_TITLE
         run.sdk.alert(title or "alert", event.text if whole else f"{event.tag}\n\n{event.text}", _LEVELS[event.level])
+        self.attach_files(event)  # which is acknowledged
