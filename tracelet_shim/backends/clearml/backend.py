@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.clearml import own_forms, session
 from tracelet_shim.backends.clearml import run as door
-from tracelet_shim.backends.clearml import session
 from tracelet_shim.backends.clearml.names import TaskNames
+from tracelet_shim.backends.clearml.own_forms import OwnForms
 from tracelet_shim.backends.clearml.places import TaskPlaces, not_finite
 from tracelet_shim.backends.clearml.probe import PROBE, own_hook
 from tracelet_shim.backends.clearml.program import describe
@@ -46,7 +47,7 @@ _ARTIFACTS = frozenset({"graph", "blob", "hparams", "custom_scalars"})  # one a 
 _LABELS = {"pr_curve": "PR curve", "image": ""}  # behind the title; all other kinds by their own name
 
 
-class ClearMLBackend(Backend):
+class ClearMLBackend(OwnForms):
     """ClearML; see the package's modules for the mapping."""
 
     name = "clearml"
@@ -104,8 +105,7 @@ class ClearMLBackend(Backend):
             "hyperparameters, metrics as single values; a further trial is a child task (offline: its own session)",
         ),
         ev.CustomScalars: Capability(Level.CONVERTED, "configuration object (JSON); ClearML has no layouts of charts"),
-        ev.Artifact: Capability(Level.NATIVE, "artifacts, one a file; a later one of its name replaces it"),
-        ev.Model: Capability(Level.CONVERTED, "artifacts; it is no OutputModel"),
+        **own_forms.CAPABILITIES,
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
 
@@ -227,11 +227,11 @@ class ClearMLBackend(Backend):
 
     def _describe_run(self, run: RunInfo, program: dict[str, Any]) -> None:
         task = self._run.task
-        tags = [name for name, value in run.tags.items() if not value]
-        tags += [f"tracelet.{key}:{value}" for key, value in (("run_id", run.run_id), ("group", run.group)) if value]
+        self._label(run.tags)
+        tags = [f"tracelet.{key}:{value}" for key, value in (("run_id", run.run_id), ("group", run.group)) if value]
         if tags:
             task.add_tags(tags)
-        properties = {name: value for name, value in run.tags.items() if value}
+        properties: dict[str, Any] = {}
         if self._own:
             properties |= {"tracelet.session": run.session, "tracelet.command": shlex.join(run.program.argv)}
             if not self._resumed and (started := self.iso_time(run.started)):
@@ -239,7 +239,7 @@ class ClearMLBackend(Backend):
         for key, given in (("project", run.project), ("exp_name", run.exp_name)):
             if given is not None and given != self._names.task(given):
                 properties[f"tracelet.{key}"] = given
-        task.set_user_properties(*({"name": self._names.param(name), "value": value} for name, value in properties.items()))
+        self._label(properties)
         if run.notes:
             task.set_comment(run.notes)
         if run.config:
@@ -343,11 +343,6 @@ class ClearMLBackend(Backend):
             return
         variant = path.removeprefix(self.artifact_stem(event)).lstrip(".")
         self._media(event, _LABELS.get(event.kind, event.kind), f".{variant.rpartition('.')[2]}", data, variant)
-
-    def log_artifact(self, event: ev.Artifact) -> None:
-        for file in event.files:
-            self.check_kept(file)
-            self._run.add_file(self._artifact_paths(file.path), file.at, file.size, file.sha256)
 
     def _plot(self, event: ev.Event, figure: plotly.Figure) -> bool:
         """Report a plotly figure; return False, and report nothing, if it is too large."""
