@@ -227,11 +227,8 @@ class ClearMLBackend(OwnForms):
 
     def _describe_run(self, run: RunInfo, program: dict[str, Any]) -> None:
         task = self._run.task
-        self._label(run.tags)
-        tags = [f"tracelet.{key}:{value}" for key, value in (("run_id", run.run_id), ("group", run.group)) if value]
-        if tags:
-            task.add_tags(tags)
-        properties: dict[str, Any] = {}
+        labels = [f"tracelet.{key}:{value}" for key, value in (("run_id", run.run_id), ("group", run.group)) if value]
+        properties = self._set_tags(run.tags, labels)
         if self._own:
             properties |= {"tracelet.session": run.session, "tracelet.command": shlex.join(run.program.argv)}
             if not self._resumed and (started := self.iso_time(run.started)):
@@ -239,7 +236,7 @@ class ClearMLBackend(OwnForms):
         for key, given in (("project", run.project), ("exp_name", run.exp_name)):
             if given is not None and given != self._names.task(given):
                 properties[f"tracelet.{key}"] = given
-        self._label(properties)
+        self._set_properties(properties)
         if run.notes:
             task.set_comment(run.notes)
         if run.config:

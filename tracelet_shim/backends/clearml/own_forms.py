@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level
@@ -39,12 +40,15 @@ class OwnForms(Backend):
             self._run.add_file(self._artifact_paths(file.path), file.at, file.size, file.sha256)
 
     def log_tags(self, event: ev.Tags) -> None:
-        self._label(event.tags)
+        if properties := self._set_tags(event.tags):
+            self._set_properties(properties)
 
-    def _label(self, tags: Mapping[str, str]) -> None:
-        """Set labels as tags, and those with values as properties."""
-        if labels := [name for name, value in tags.items() if not value]:
+    def _set_tags(self, tags: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, Any]:
+        """Set labels, and return what has a value: that becomes properties."""
+        if labels := [*(name for name, value in tags.items() if not value), *more]:
             self._run.task.add_tags(labels)
-        properties = [{"name": self._names.param(name), "value": value} for name, value in tags.items() if value]
-        if properties:
-            self._run.task.set_user_properties(*properties)
+        return {name: value for name, value in tags.items() if value}
+
+    def _set_properties(self, properties: Mapping[str, Any]) -> None:
+        named = ({"name": self._names.param(name), "value": value} for name, value in properties.items())
+        self._run.task.set_user_properties(*named)
