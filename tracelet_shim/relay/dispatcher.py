@@ -401,7 +401,7 @@ class Relay:
             run_report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
         own = [path for path in self._files if is_own(path)]
         everything, retry, free = self._state.end(
-            everything, self._log.length, self._status, self.taken, own, cut_off=self._cut_off, behind=self._index_behind
+            everything, self._log.length, self._status, self.taken, cut_off=self._cut_off, behind=self._index_behind, own=own
         )
         self._log.close(remove=everything and not retry)  # what was refused can be offered again, as long as there is the index
         for path in free if everything and not retry else ():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -227,7 +227,15 @@ class SessionState:
         self._trouble("ledger", f"cannot write the ledger in {self.directory} ({error})")
 
     def end(
-        self, everything: bool, records: int, status: str, taken: dict[int, int], own: list[str], *, cut_off: bool, behind: bool
+        self,
+        everything: bool,
+        records: int,
+        status: str,
+        taken: dict[int, int],
+        *,
+        cut_off: bool,
+        behind: bool,
+        own: Sequence[str] = (),
     ) -> tuple[bool, bool, list[str]]:
         """Enter the end, and close the ledger.
 
@@ -236,9 +244,9 @@ class SessionState:
             records: how many there are.
             status: how the session ended.
             taken: by source, the position behind the last record.
-            own: event files of ours.
             cut_off: the event files may have more.
             behind: the index lacks records.
+            own: event files of ours.
 
         Returns:
             Whether the ledger has it that each tracker has everything; whether something that one has refused may be offered to
