@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 import wave
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
@@ -150,6 +152,37 @@ class Maker:
     def custom_scalars(self) -> ev.CustomScalars:
         layout = {"Losses": {"both": ("Multiline", ["train/loss", "val/loss"]), "band": ("Margin", ["m", "lo", "hi"])}}
         return ev.CustomScalars(**self._base("custom_scalars__config__", 0), layout=layout)
+
+    def table(self, tag: str, step: int = 0) -> ev.Table:
+        """A cell of each kind, and texts that a page or a CSV file could take for something else."""
+        rows = ((1, 0.1, "a|b", True), (2**40, float("nan"), 'x,"y"\n<i>', False), (None, -1e300, "é", None))
+        return ev.Table(**self._base(tag, step), columns=("n", "value", "te|xt", "ok"), rows=rows)
+
+    def artifact(self, name: str, folder: bool = False, **more: object) -> ev.Artifact:
+        """Files of the tests', which are there as long as these run."""
+        return ev.Artifact(**self._base(name, 0), **self._files(name, folder), **more)
+
+    def model(self, name: str, **more: object) -> ev.Model:
+        return ev.Model(**self._base(name, 0), **self._files(name, True), **more)
+
+    def _files(self, name: str, folder: bool) -> dict:
+        here = Path(__file__)
+        found = [here, here.with_name("launch.py")] if folder else [here]
+        paths = [f"{name}/{file.name}" if folder else name for file in found]
+        return {"category": "dataset", "files": tuple(
+            ev.ArtifactFile(path, file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest(), str(file))
+            for path, file in zip(paths, found, strict=True)
+        )}  # fmt: skip
+
+    def tags(self, **tags: str) -> ev.Tags:
+        return ev.Tags(**self._base("", 0), tags=tags)
+
+    def alert(self, title: str, text: str = "loss is **NaN**", level: str = "warning") -> ev.Alert:
+        return ev.Alert(**self._base(title, 0), text=text, level=level)
+
+    def of_the_handle(self) -> list[ev.Event]:
+        """Return one event of every type that only a session's own methods make."""
+        return [self.table("tab", 3), self.artifact("data.py"), self.model("net"), self.tags(stage="try"), self.alert("odd")]
 
     def blob(self) -> ev.Blob:
         return ev.Blob(**self._base("other", 0), data=b"\x00\x01blob", name="run_metadata.pb")

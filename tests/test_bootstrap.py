@@ -222,7 +222,7 @@ def test_an_unknown_tracker_ends_a_strict_program(run_python: RunPython, fake_to
 
 def test_a_program_that_makes_no_writer_opens_no_run(run_python: RunPython, tmp_path: Path) -> None:
     """Importing TensorBoard (Lightning does) is not logging. Here torch is the real one."""
-    script = "import torch.utils.tensorboard, tracelet_shim\nprint(tracelet_shim.get_session() is not None)"
+    script = "import torch.utils.tensorboard, tracelet_shim\nprint(bool(tracelet_shim.get_session()))"
     done = run_python(script, env={"TRACELET_BACKEND": "tensorboard"})
     assert (done.stdout, done.stderr) == ("True\n", "")
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]

@@ -19,6 +19,7 @@ from tracelet_shim.backends.mlflow.backend import MLflowBackend
 from tracelet_shim.cli import backends
 from tracelet_shim.cli.backends import METHODS
 from tracelet_shim.events import EVENT_TYPES, Histogram
+from tracelet_shim.handle.methods import Handle
 
 COMMAND = str(Path(sys.executable).parent / "tracelet-shim")
 
@@ -208,10 +209,12 @@ def test_backends_as_json() -> None:
 
 
 def test_every_method_makes_a_type_of_the_matrix() -> None:
-    """Each method of SummaryWriter that takes data is named in one row, and each event type has a row."""
+    """Each method of SummaryWriter that takes data is named in one row, and each of a session's; each event type has a row."""
     from torch.utils.tensorboard import SummaryWriter
 
-    named = [method for methods in METHODS.values() for method in methods]
+    named = [method for methods in METHODS.values() for method in methods if not method.startswith("session.")]
+    others = [method.removeprefix("session.") for methods in METHODS.values() for method in methods if method not in named]
+    assert sorted(others) == sorted(name for name in vars(Handle) if not name.startswith("_"))
     assert sorted(named) == sorted(name for name in vars(SummaryWriter) if name.startswith("add_"))
     assert list(METHODS) == [kind.kind for kind in EVENT_TYPES]
 

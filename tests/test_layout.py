@@ -23,9 +23,10 @@ KNOWS = {
     "bus": {"common", "backends", "relay"},  # relay: hosted in this process by `channel.ThreadChannel`
     "eventfiles": {"common", "bus"},
     "intercept": {"bus", "common", "eventfiles"},
+    "handle": {"bus", "common", "eventfiles", "provenance"},
     "state": {"common", "backends", "bus"},
     "relay": {"common", "backends", "bus", "eventfiles", "provenance", "state"},
-    "session": {"common", "display", "backends", "bus", "eventfiles", "intercept", "provenance", "state"},
+    "session": {"common", "display", "backends", "bus", "eventfiles", "handle", "intercept", "provenance", "state"},
     "replay": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
     "cli": {"bus", "common", "display", "backends", "provenance", "replay", "session", "state"},
     "testing": {"backends"},

@@ -48,7 +48,7 @@ def test_a_slip_in_the_call(arguments: dict[str, Any], meant: str) -> None:
     """It is an error, of an option of a tracker that is not used as well, and no session is there."""
     with pytest.raises((TypeError, errors.ConfigurationError), match=f"did you mean '{meant}'"):
         tracelet.start_logging(**arguments)
-    assert tracelet.get_session() is None
+    assert not tracelet.get_session()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_value_that_cannot_be_right(arguments: dict[str, Any], told: str) -> N
     with pytest.raises(errors.ConfigurationError, match=told) as raised:
         tracelet.start_logging(**{"backend": "tensorboard", **arguments})
     assert "Xqj7" not in str(raised.value)
-    assert tracelet.get_session() is None
+    assert not tracelet.get_session()
 
 
 def test_the_name_of_the_run_by_its_place() -> None:

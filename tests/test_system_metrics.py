@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing import io_wrapper
 
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays
@@ -60,7 +61,8 @@ def scalars(directory: Path) -> list[tuple[str, int]]:
 
     return [
         (value.tag, event.step)
-        for path in sorted(directory.glob("*tfevents*"))
+        for pattern in ("*tfevents*", "*.tracelet-records")
+        for path in sorted(directory.glob(pattern))
         for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
         for value in event.summary.value
     ]
@@ -144,7 +146,7 @@ assert s.flush(60), s.status()
     found = points(tmp_path)
     times = [milliseconds for *_, milliseconds in found["system/cpu.percent"]]
     assert times == sorted(set(times))
-    files = sorted((tmp_path / "runs" / "x" / ".tracelet" / "system").glob("*tfevents*"))
+    files = sorted((tmp_path / "runs" / "x" / ".tracelet" / "system").glob("*.tracelet-records"))
     assert len(files) == 2
     assert len(times) == sum(tag == "cpu.percent" for tag, _ in scalars(files[0].parent))
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
@@ -152,7 +154,8 @@ assert s.flush(60), s.status()
 
 
 def test_samples_are_resumed_and_replayed(run_python: RunPython, tmp_path: Path) -> None:
-    """What a tracker that was down has not got, `--resume` delivers; and a replay into another tracker has it too."""
+    """What a tracker that was down has not got, `--resume` delivers; and a replay into another tracker has it too. Meanwhile
+    it is kept where TensorBoard makes no run of it."""
     done = run_python(
         PROGRAM
         + """
@@ -163,6 +166,7 @@ while s.status()["tensorboard"].delivered < 100:
 """,
     )
     assert "replay" in done.stderr
+    assert set(io_wrapper.GetLogdirSubdirectories(str(tmp_path / "runs"))) == {str(tmp_path / "runs" / "x")}, "TensorBoard's runs"
     kept = scalars(tmp_path / "runs" / "x" / ".tracelet" / "system")
     assert len(kept) >= 50
     tracelet_shim("replay", str(tmp_path / "runs" / "x"), "--resume", TRACELET_MLFLOW_TRACKING_URI="sqlite:///mlflow.db")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TraceletError,
         UnknownBackendError,
     )
+    from tracelet_shim.handle.nothing import NoSession
     from tracelet_shim.session.api import get_session, start_logging, stop_logging
     from tracelet_shim.session.session import Session
 
@@ -37,6 +38,7 @@ __all__ = [
     "EventRejectedError",
     "InvalidBackendError",
     "Level",
+    "NoSession",
     "Session",
     "StateError",
     "TraceletError",
@@ -52,6 +54,7 @@ _HOMES = {
     "start_logging": "session.api",
     "stop_logging": "session.api",
     "Session": "session.session",
+    "NoSession": "handle.nothing",
     "Backend": "backends.base",
     "Capability": "backends.base",
     "Level": "backends.base",

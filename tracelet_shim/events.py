@@ -8,7 +8,7 @@ thousand images of one value of TensorFlow's: the first has the tag, the others 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Union
 
 import msgspec
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_TYPES",
+    "Alert",
     "Array",
+    "Artifact",
+    "ArtifactFile",
     "Audio",
     "Blob",
+    "Cell",
     "CustomScalars",
     "Embedding",
     "Event",
@@ -30,9 +34,12 @@ __all__ = [
     "Image",
     "Marker",
     "Mesh",
+    "Model",
     "PRCurve",
     "RecordId",
     "Scalar",
+    "Table",
+    "Tags",
     "Tensor",
     "Text",
     "Video",
@@ -301,7 +308,8 @@ class Graph(Event, frozen=True, kw_only=True):
 
 
 class HParams(Event, frozen=True, kw_only=True):
-    """`add_hparams`, and the hparams protos that Lightning, CleanRL and Stable-Baselines3 write.
+    """`add_hparams`, `Session.log_params` and `set_summary`, and the hparams protos that Lightning, CleanRL and
+    Stable-Baselines3 write.
 
     One trial may arrive in parts: an event with `params` and later ones with only `metrics`. Parts of one trial have
     the same `trial`.
@@ -333,6 +341,80 @@ class CustomScalars(Event, frozen=True, kw_only=True):
     layout: dict[str, dict[str, tuple[str, list[str]]]]
 
 
+Cell = Union[None, bool, int, float, str]  # noqa: UP007
+"""What a cell of a table may be. Integers are of 64 bits; NaN and infinities are kept."""
+
+
+class Table(Event, frozen=True, kw_only=True):
+    """`Session.log_table`: `rows` have as many cells as there are `columns`, whose names are unique."""
+
+    kind: ClassVar[str] = "table"
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+class ArtifactFile(msgspec.Struct, frozen=True):
+    """A file of an artifact.
+
+    Attributes:
+        path: relative, slashes between folders; begins with the artifact's name.
+        size: bytes.
+        sha256: of its content, 64 hex digits.
+        at: where the content is on this machine, absolute. It is gone when every tracker has it.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    at: str
+
+
+class Artifact(Event, frozen=True, kw_only=True):
+    """`Session.log_artifact`: files as they were at the time of the call. `tag` is the artifact's name.
+
+    Attributes:
+        category: what it is: ``"dataset"``, ``"model"``, ...; empty if nobody said.
+        files: at least one.
+        aliases: names that the version shall have, in trackers that keep versions.
+    """
+
+    kind: ClassVar[str] = "artifact"
+
+    category: str
+    files: tuple[ArtifactFile, ...]
+    aliases: tuple[str, ...] = ()
+
+
+class Model(Artifact, frozen=True, kw_only=True):
+    """`Session.log_model`.
+
+    Attributes:
+        register_as: the name under which it goes into the tracker's registry; None: not at all.
+    """
+
+    kind: ClassVar[str] = "model"
+
+    register_as: str | None = None
+
+
+class Tags(Event, frozen=True, kw_only=True):
+    """`Session.set_tags`: names and values, ``""`` for a bare label; a name that the run has gets the new value."""
+
+    kind: ClassVar[str] = "tags"
+
+    tags: dict[str, str]
+
+
+class Alert(Event, frozen=True, kw_only=True):
+    """`Session.alert`: `tag` is the title, `level` is ``"info"``, ``"warning"`` or ``"error"``."""
+
+    kind: ClassVar[str] = "alert"
+
+    text: str
+    level: str
+
+
 class Blob(Event, frozen=True, kw_only=True):
     """Anything else found in an event file: kept as bytes, so that nothing is dropped.
 
@@ -362,6 +444,7 @@ class Marker(Event, frozen=True, kw_only=True):
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (
-    Scalar, Histogram, Image, Video, Audio, Text, PRCurve, Mesh, Embedding, Tensor, Graph, HParams, CustomScalars, Blob
+    Scalar, Histogram, Image, Video, Audio, Text, PRCurve, Mesh, Embedding, Tensor, Graph, HParams, CustomScalars, Table,
+    Artifact, Model, Tags, Alert, Blob,
 )  # fmt: skip
 """The event types that carry user data, in the order in which tables show them."""

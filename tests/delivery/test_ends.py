@@ -84,7 +84,7 @@ def test_interrupted_while_delivering(run_python: RunPython, tmp_path: Path) -> 
 session(exit_timeout=60)
 log(300)
 def interrupt():
-    while not tracelet.get_session() is None:
+    while tracelet.get_session():
         time.sleep(0.05)
     time.sleep(2)
     os.kill(os.getpid(), signal.SIGINT)
@@ -110,7 +110,7 @@ signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))
 session(delivery={hosting!r})
 log(20000)
 def again():
-    while tracelet.get_session() is not None:
+    while tracelet.get_session():
         time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=again, daemon=True).start()
@@ -185,7 +185,7 @@ s = session()
 w = log(100)
 child = os.fork()
 if child == 0:
-    assert tracelet.get_session() is None
+    assert not tracelet.get_session()
     w.add_scalar("loss", 1.0, 5000)
     time.sleep(30)  # it holds no end of the relay's pipe
     os._exit(0)

@@ -148,7 +148,7 @@ def test_the_training_process_is_killed_while_it_waits(run_python: RunPython, tm
     code = """
 import threading
 def kill():
-    while tracelet.get_session() is not None:
+    while tracelet.get_session():
         time.sleep(0.01)
     time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -36,7 +36,7 @@ def reach(name):
 
 def wait_for(name):  # as a program that trains, it calls again and again: then it hears what the relay has to say
     while not os.path.exists(name):
-        if tracelet.get_session() is not None:
+        if tracelet.get_session():
             tracelet.get_session().status()
         time.sleep(0.01)
 

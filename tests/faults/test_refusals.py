@@ -19,7 +19,7 @@ try:
     tracelet.start_logging(backend={backend!r}, project="p", strict=True, exit_timeout=3600)
 except tracelet.BackendUnavailableError as error:
     print(error)
-assert tracelet.get_session() is None
+assert not tracelet.get_session()
 """
 
 class _Refuses(BaseHTTPRequestHandler):

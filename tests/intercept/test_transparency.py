@@ -748,7 +748,7 @@ def test_a_forked_child_is_inactive(run_python: RunPython) -> None:
         warnings.simplefilter("ignore")
         child = os.fork()
         if child == 0:
-            ok = tracelet_shim.get_session() is None and not session.active
+            ok = not tracelet_shim.get_session() and not session.active
             own = SummaryWriter("runs/child")
             own.add_scalar("child", 0.2, 1)
             own.add_hparams({"lr": 0.1}, {"m": 1})

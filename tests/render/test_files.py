@@ -79,8 +79,9 @@ def parse_ply(data: bytes) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | 
 def test_every_event_type_has_a_folder_and_a_file(make: Maker) -> None:
     """No event type is without a renderer, and none renders to nothing."""
     assert set(files.FOLDERS) == {kind.kind for kind in ev.EVENT_TYPES}
-    assert all(rendered(event) for event in make.one_of_each())
-    assert {type(event) for event in make.one_of_each()} == set(ev.EVENT_TYPES) - {ev.Marker}
+    events = [*make.one_of_each(), *make.of_the_handle()]
+    assert all(rendered(event) for event in events)
+    assert {type(event) for event in events} == set(ev.EVENT_TYPES) - {ev.Marker}
 
 
 def test_scalar(make: Maker) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.sample_events import run_info
-from tracelet_shim.backends.shared.files import RUN_FILE, about_run, load, replace
+from tracelet_shim.backends.shared.files import RUN_FILE, about_run, copy, load, replace
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +19,23 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         replace(str(path), b"second")
     assert path.read_bytes() == b"first"
+
+
+def test_a_file_is_copied_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy is in its place when it is whole; a reader sees the former content until then."""
+    source, target = tmp_path / "source", tmp_path / "deep" / "target"
+    source.write_bytes(b"first")
+    copy(str(source), str(target))
+    assert target.read_bytes() == b"first"
+    source.write_bytes(b"second")
+
+    def killed(*_: str) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(OSError, match="killed"):
+        copy(str(source), str(target))
+    assert target.read_bytes() == b"first"
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"[1]", b"\xff"])

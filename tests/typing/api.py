@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import tracelet_shim as tracelet
-from tracelet_shim import Backend, Capability, Level, Session
+from tracelet_shim import Backend, Capability, Level, NoSession, Session
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import OpenedRun, RunInfo
 
@@ -44,9 +44,22 @@ def look(session: Session) -> None:
     print(delivered, native, tracelet.__version__)
 
 
+def log(session: Session, arguments: argparse.Namespace) -> None:
+    for handle in (session, tracelet.get_session()):
+        handle.log_params({"lr": 0.1})
+        handle.watch_params(arguments)
+        handle.log_metrics({"loss": 0.5})
+        handle.log_table("errors", {"a": [1, 2]}, step=3)
+        handle.log_artifact("last.pt", type="checkpoint", aliases=["best"])
+        handle.log_model("last.pt", "net", register_as="nets", aliases=("prod",))
+        handle.set_tags(["label"])
+        handle.alert("odd", "loss is NaN", "warning")
+    session.alert("odd", level="loud")  # type: ignore[arg-type]
+
+
 def stop() -> None:
     with tracelet.start_logging() as session:
-        current: Session | None = tracelet.get_session()
+        current: Session | NoSession = tracelet.get_session()
         assert current is session
     try:
         tracelet.stop_logging("failed", timeout=5.0)

@@ -21,9 +21,10 @@ import errno
 import hashlib
 import importlib.util
 import math
+import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from itertools import groupby
@@ -32,7 +33,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.render import files
-from tracelet_shim.backends.run_info import WHAT_RAN, Job, OpenedRun, Part, Program, RunInfo, Status
+from tracelet_shim.backends.run_info import WHAT_RAN, Ending, Job, OpenedRun, Part, Program, RunInfo, Status
 from tracelet_shim.backends.shared.names import file_names
 from tracelet_shim.backends.shared.options import Parser, parse
 from tracelet_shim.backends.shared.probe import Probe
@@ -75,20 +76,6 @@ class Acknowledged(NamedTuple):
     here: str = "`write` has returned"
     server: str = ""
     again: str = ""
-
-
-class Ending(NamedTuple):
-    """A function of an SDK that ends a run.
-
-    Attributes:
-        owner: the class or module that has it.
-        function: its name there.
-        run_id: (self or None, args, kwargs) -> the id of the run that such a call ends, or None.
-    """
-
-    owner: Any
-    function: str
-    run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]
 
 
 class Refusal(NamedTuple):
@@ -165,7 +152,7 @@ class Backend(ABC):
                 )
         self.given = self.parsed(given)
         self.written = 0
-        self._paths = file_names()
+        self._paths = self._artifact_paths = file_names()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -347,6 +334,17 @@ class Backend(ABC):
             event: what it shows.
         """
 
+    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
+        """Attach a file that may be larger than memory: a tracker that takes files by their place overrides this.
+
+        Args:
+            path: as of `attach`.
+            file: where the content is, absolute. Its name says nothing; it may be gone when this has returned.
+            event: what it is a part of.
+        """
+        with open(file, "rb") as content:
+            self.attach(path, content.read(), event)
+
     def log_histogram(self, event: ev.Histogram) -> None:
         self.attach_files(event)
 
@@ -378,6 +376,26 @@ class Backend(ABC):
         self.attach_files(event)
 
     def log_custom_scalars(self, event: ev.CustomScalars) -> None:
+        self.attach_files(event)
+
+    def log_table(self, event: ev.Table) -> None:
+        self.attach_files(event)
+
+    def log_artifact(self, event: ev.Artifact) -> None:
+        """Attach the files of `event` under their names, in the folder ``artifacts``. A later artifact of a name replaces it."""
+        folder = files.FOLDERS[ev.Artifact.kind]
+        for file in event.files:
+            self.check_kept(file)
+            self.attach_path(f"{folder}/{self._artifact_paths(file.path)}", file.at, event)
+
+    def log_model(self, event: ev.Model) -> None:
+        """As `log_artifact`. A tracker with a registry of models registers it as well."""
+        self.log_artifact(event)
+
+    def log_tags(self, event: ev.Tags) -> None:
+        self.attach_files(event)
+
+    def log_alert(self, event: ev.Alert) -> None:
         self.attach_files(event)
 
     def log_blob(self, event: ev.Blob) -> None:
@@ -420,6 +438,11 @@ class Backend(ABC):
             return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
         except (ValueError, OverflowError, OSError):
             return None
+
+    @staticmethod
+    def check_kept(file: ev.ArtifactFile) -> None:
+        if not os.path.exists(file.at):
+            raise errors.EventRejectedError(f"{file.path} is kept no longer: every tracker of its session had it")
 
     @staticmethod
     def wall_time_ms(event: ev.Event) -> int:

@@ -3,13 +3,14 @@ import them from."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
 from tracelet_shim.common.text import as_utf8
 
-__all__ = ["WHAT_RAN", "Job", "OpenedRun", "Part", "Program", "RunInfo", "Status"]
+__all__ = ["WHAT_RAN", "Ending", "Job", "OpenedRun", "Part", "Program", "RunInfo", "Status"]
 
 Part = Literal["git", "diff", "command", "packages", "host", "gpus"]
 WHAT_RAN: tuple[Part, ...] = get_args(Part)
@@ -111,3 +112,17 @@ class OpenedRun(msgspec.Struct, frozen=True):
 
     run_id: str
     url: str | None = None
+
+
+class Ending(NamedTuple):
+    """A function of an SDK that ends a run.
+
+    Attributes:
+        owner: the class or module that has it.
+        function: its name there.
+        run_id: (self or None, args, kwargs) -> the id of the run that such a call ends, or None.
+    """
+
+    owner: Any
+    function: str
+    run_id: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], str | None]

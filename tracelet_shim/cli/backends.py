@@ -16,27 +16,35 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Row", "backends", "markdown", "markdown_how", "markdown_matrix", "markdown_table", "pip_line", "rows"]
 
 METHODS: dict[str, tuple[str, ...]] = {
-    "scalar": ("add_scalar", "add_scalars"),
+    "scalar": ("add_scalar", "add_scalars", "session.log_metrics"),
     "histogram": ("add_histogram", "add_histogram_raw"),
-    "image": ("add_image", "add_images", "add_image_with_boxes", "add_figure"),
+    "image": (
+        *("add_image", "add_images", "add_image_with_boxes", "add_figure"),
+        *("session.log_image", "session.log_figure"),
+    ),
     "video": ("add_video",),
     "audio": ("add_audio",),
-    "text": ("add_text",),
+    "text": ("add_text", "session.log_text"),
     "pr_curve": ("add_pr_curve", "add_pr_curve_raw"),
     "mesh": ("add_mesh",),
     "embedding": ("add_embedding",),
     "tensor": ("add_tensor",),
     "graph": ("add_graph", "add_onnx_graph"),
-    "hparams": ("add_hparams",),
+    "hparams": ("add_hparams", "session.log_params", "session.watch_params", "session.set_summary"),
     "custom_scalars": (
         "add_custom_scalars",
         "add_custom_scalars_multilinechart",
         "add_custom_scalars_marginchart",
     ),
+    "table": ("session.log_table",),
+    "artifact": ("session.log_artifact",),
+    "model": ("session.log_model",),
+    "tags": ("session.set_tags",),
+    "alert": ("session.alert",),
     "blob": (),
 }
-"""Event kind -> the methods of SummaryWriter that make it. A blob is what no other type holds: `add_graph` writes the
-run's metadata as one, other programs whatever they like."""
+"""Event kind -> the methods of SummaryWriter, and of a session, that make it. A blob is what no other type holds: `add_graph`
+writes the run's metadata as one, other programs whatever they like."""
 
 LEVELS = {
     "native": "the tracker's own type for this data",

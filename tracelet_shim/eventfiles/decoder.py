@@ -19,7 +19,7 @@ from typing import Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfiles import add_scalars, plugins
+from tracelet_shim.eventfiles import add_scalars, own_records, plugins
 from tracelet_shim.eventfiles.paths import Paths
 from tracelet_shim.eventfiles.tensors import array_of, texts_of
 from tracelet_shim.eventfiles.trials import Trials
@@ -258,6 +258,8 @@ class Decoder:
             return plugins.video(hint, base)
         form = value.WhichOneof("value")
         plugin = value.metadata.plugin_data.plugin_name
+        if plugin == own_records.PLUGIN:
+            return own_records.event(value.metadata.plugin_data.content, base)
         if plugin:
             self._plugins[record.source, value.tag] = plugin
         elif form == "tensor":

@@ -22,6 +22,7 @@ import numpy as np
 from tracelet_shim import errors
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.inside import is_below, is_inside, open_regular, read_regular
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.tfrecord import DamagedRecordError, checked_records
 from tracelet_shim.events import Array
 
@@ -392,7 +393,7 @@ def _is_copy(directory: str) -> bool:
 
 
 def is_event_file(name: str) -> bool:
-    return "tfevents" in name and not name.endswith(".profile-empty")
+    return ("tfevents" in name and not name.endswith(".profile-empty")) or is_own(name)
 
 
 def run_directories(

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, open_file
+from tracelet_shim.eventfiles.own_files import OWN_SUFFIX
 from tracelet_shim.eventfiles.tfrecord import joined
 from tracelet_shim.provenance.gpus import Gpus
 
@@ -172,7 +173,7 @@ class SampleFile:
     def __init__(self, directory: Path, run: RunInfo, root: str, source: int) -> None:
         make_directory(directory)
         number = source - msg.OWN_SOURCES
-        name = f"events.out.tfevents.{int(time.time()):010d}.{run.program.host}.{run.program.pid}.{run.session}.{number}"
+        name = f"{int(time.time()):010d}.{run.program.host}.{run.program.pid}.{run.session}.{number}{OWN_SUFFIX}"
         path = directory / name
         self.source = msg.Source(source, str(path), f"{root.rstrip('/')}/{WRITER}")
         self._started = run.started

@@ -23,6 +23,7 @@ from tracelet_shim.eventfiles.logdir import (
     projector_config,
     walk,
 )
+from tracelet_shim.eventfiles.own_files import HANDLE
 from tracelet_shim.eventfiles.tfrecord import count_records
 from tracelet_shim.provenance.system_metrics import WRITER
 
@@ -135,15 +136,16 @@ class Directory:
         return refusal(path, self._top)
 
     def _places(self) -> Iterator[tuple[str, str, list[str]]]:
-        """Yield (directory, log directory, names of files); the two differ for system metrics, which lie with our state."""
+        """Yield (directory, log directory, names of files); the two differ for event files of ours, which lie with our state."""
         if self._top is None:
             return
         for directory, names in walk(self._top, recursive=self._recursive, refused=self._refused.__setitem__):
             yield directory, directory, names
-            system = os.path.join(directory, STATE, WRITER)
-            if self._recursive and os.path.isdir(system):
-                with contextlib.suppress(OSError):  # of another user's session
-                    yield system, os.path.join(directory, WRITER), os.listdir(system)
+            for name, logdir in ((HANDLE, directory), (WRITER, os.path.join(directory, WRITER))):
+                own = os.path.join(directory, STATE, name)
+                if self._recursive and os.path.isdir(own):
+                    with contextlib.suppress(OSError):  # of another user's session
+                        yield own, logdir, os.listdir(own)
 
     def read(self) -> int:
         """Hand over what is new in the files; return the number of records."""

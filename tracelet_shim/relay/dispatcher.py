@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common import run_report
 from tracelet_shim.eventfiles.decoder import Decoder
+from tracelet_shim.eventfiles.own_files import is_own, store_of
 from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.job import JobContinuation
@@ -138,6 +140,8 @@ class Relay:
             if message.id in self._sources:  # told again, after a restart
                 return
             self._sources.add(message.id)
+            if is_own(message.path) and self._names.root is None:  # there is no writer: this says what the root is
+                self._names.root = message.logdir
             self._log.add_source(message)
             self._files.append(message.path)
             self._add_writer(message.parent or message.logdir)
@@ -395,10 +399,13 @@ class Relay:
         self.clean = everything and all(state.complete for state in states.values())
         if self._session is not None and not self._state.is_kept:
             run_report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
-        everything, retry = self._state.end(
-            everything, self._log.length, self._status, self.taken, cut_off=self._cut_off, behind=self._index_behind
+        own = [path for path in self._files if is_own(path)]
+        everything, retry, free = self._state.end(
+            everything, self._log.length, self._status, self.taken, cut_off=self._cut_off, behind=self._index_behind, own=own
         )
         self._log.close(remove=everything and not retry)  # what was refused can be offered again, as long as there is the index
+        for path in free if everything and not retry else ():
+            shutil.rmtree(store_of(path), ignore_errors=True)
         if self._metrics is not None:
             self._metrics.close()
         if everything and self.directory is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from operator import attrgetter
 
 from tracelet_shim import events as ev
@@ -66,6 +67,10 @@ def _size(event: ev.Event) -> int:
         return len(event.value.data)
     if isinstance(event, ev.Embedding):
         return len(event.matrix.data) + len(event.sprite or b"") + 100 * len(event.metadata or ())
+    if isinstance(event, ev.Table):
+        return sum(map(sys.getsizeof, chain.from_iterable(event.rows))) + 60 * len(event.rows)
+    if isinstance(event, ev.Artifact):
+        return 500 * len(event.files)
     if isinstance(event, ev.Mesh):
         return sum(len(part.data) for part in (event.vertices, event.faces, event.colors) if part is not None)
     return 0

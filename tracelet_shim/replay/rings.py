@@ -10,6 +10,7 @@ from pathlib import Path
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.ring import SUFFIX, RingError, RingReader, in_memory
 from tracelet_shim.common.run_report import is_alive
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.writer_names import root_of
 from tracelet_shim.provenance.what_ran import with_tags
 from tracelet_shim.state.ledger import Ledger
@@ -75,5 +76,6 @@ def adopt(directory: Path) -> None:
             continue
         logdir = first.logdir if isinstance(first, msg.Writer) or first.parent is None else first.parent
         with contextlib.closing(Ledger(directory)) as ledger:
-            root, trackers = opened.root or root_of(logdir), [spec.name for spec in opened.backends]
+            is_root = isinstance(first, msg.Source) and is_own(first.path)
+            root, trackers = opened.root or (logdir if is_root else root_of(logdir)), [spec.name for spec in opened.backends]
             ledger.begin(with_tags(opened.run, opened.found), root, trackers)

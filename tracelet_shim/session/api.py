@@ -15,6 +15,7 @@ from tracelet_shim.session import exit_code
 
 if TYPE_CHECKING:
     from tracelet_shim.backends.base import Backend
+    from tracelet_shim.handle.nothing import NoSession
     from tracelet_shim.session.session import Session
 
 __all__ = ["activate_from_environment", "get_session", "start_logging", "stop_logging", "tell_missed_at_exit"]
@@ -176,9 +177,13 @@ def _stop_for_good(session: Session, status: str) -> None:
         return
 
 
-def get_session() -> Session | None:
-    """Return the active session, or None."""
-    return _session
+def get_session() -> Session | NoSession:
+    """Return the active session, or one that does nothing and is false, so that code that logs need not ask."""
+    if _session is not None:
+        return _session
+    from tracelet_shim.handle.nothing import NoSession
+
+    return NoSession()
 
 
 def activate_from_environment(*, ending: bool = False) -> None:

@@ -24,6 +24,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.mailbox import Mailbox
 from tracelet_shim.display.terminal import say
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.intercept import ActiveRuns
 from tracelet_shim.session import run_ends
 
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
         open_message: (id, backends) -> the first message of a part.
         make_bus: (backends, on_reply) -> the way to what hosts them.
         opens: called when a part with these id and backends is about to be opened.
+        ends: called when the user is about to end a run: (tracker, id).
         on_reply: takes what parts have to say, the counters of all together; called from other threads.
         on_problem: takes an error of ours.
         exit_timeout: seconds that the end of a run of the user's may wait.
@@ -52,6 +54,7 @@ class Plan(NamedTuple):
     open_message: Callable[[str, list[msg.BackendSpec]], msg.Open]
     make_bus: Callable[[list[msg.BackendSpec], Callable[[msg.Reply], None]], Bus | Mailbox]
     opens: Callable[[str, list[msg.BackendSpec]], None]
+    ends: Callable[[str, str], None]
     on_reply: Callable[[msg.Reply], None]
     on_problem: Callable[[Exception], None]
     exit_timeout: float
@@ -164,7 +167,8 @@ class Parts:
             source = msg.Source(len(self._sources), path, logdir, parent)
             for part in self._join(runs):
                 part.bus.tell(source)
-            self._remember(parent or logdir, runs)
+            if not is_own(path):  # of which there is no writer
+                self._remember(parent or logdir, runs)
             self._sources.append((source, runs))
             self.routes.append(self._route(runs))
             return source.id
@@ -233,6 +237,7 @@ class Parts:
         if self._pid != os.getpid():
             return _nothing
         key = (name, run_id)
+        self._plan.ends(name, run_id)
         with self._lock:
             mine = self._by_key.pop(key, None)
             part = mine or self._ending.get(key)
@@ -319,7 +324,7 @@ class Parts:
             return
         self._over.discard(key)
         part = self._open([key])
-        for logdir in self._writers[key]:  # in the same order, so that they get the same names
+        for logdir in self._writers.get(key, ()):  # in the same order, so that they get the same names
             part.bus.tell(msg.Writer(logdir))
         for source, runs in self._sources:
             if key in runs:

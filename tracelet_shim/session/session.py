@@ -9,8 +9,9 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +27,8 @@ from tracelet_shim.common import run_report
 from tracelet_shim.display.notebook import html_table
 from tracelet_shim.display.terminal import Drain, say
 from tracelet_shim.eventfiles.writer_names import root_of
+from tracelet_shim.handle.methods import Handle
+from tracelet_shim.handle.recorder import Recorder
 from tracelet_shim.provenance import ci
 from tracelet_shim.session import account, owner
 from tracelet_shim.session.exit_watch import ExitWatch
@@ -37,12 +40,15 @@ from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
 from tracelet_shim.state.place import state_directory
 
+if TYPE_CHECKING:
+    from tracelet_shim.handle.methods import Make
+
 __all__ = ["Session"]
 
 logger = logging.getLogger("tracelet_shim")
 
 
-class Session:
+class Session(Handle):
     """A running session. Made by `start_logging`; a context manager that stops at its end.
 
     Attributes:
@@ -83,6 +89,8 @@ class Session:
         self._is_over = False  # what was left has been delivered, or will not be waited for
         self.is_late = False
         self.exit_watch = ExitWatch()
+        root = intercept.absolute(settings.root) if settings.root is not None else None
+        self._recorder = Recorder(self, self.id, _place, self._untaken, root)
 
     # -- begin --------------------------------------------------------------------------------------------------------
 
@@ -110,7 +118,7 @@ class Session:
 
     def _start(self) -> Parts:
         plan = Plan(
-            self._open_message, self._make_bus, self._part_opens, self._replies.take, self.problem,
+            self._open_message, self._make_bus, self._part_opens, self._recorder.wait_no_longer, self._replies.take, self.problem,
             self.settings.exit_timeout, self.settings.quiet,
         )  # fmt: skip
         bus = Parts(self.id, self._specs, plan)
@@ -172,8 +180,8 @@ class Session:
 
     def _state_directory(self, logdir: str) -> str:
         """Return where the state is if this is the first log directory."""
-        root = intercept.absolute(self.settings.root) if self.settings.root is not None else root_of(logdir)
-        return str(state_directory(root, os.environ))
+        root = intercept.absolute(self.settings.root) if self.settings.root is not None else None
+        return str(_place(root or (logdir if self._recorder.is_root(logdir) else root_of(logdir))))
 
     def _make_channel(self, specs: list[msg.BackendSpec]) -> Channel:
         """Choose the hosting: a process of its own, this one for backends that must live here, or both."""
@@ -202,9 +210,15 @@ class Session:
 
     def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
         self.begin().writer_created(logdir, runs)
+        self._recorder.settle(runs, root_of(logdir))
+
+    def join(self, runs: intercept.ActiveRuns) -> None:
+        self.begin().begin(runs)
 
     def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
-        return self.begin().add_source(path, logdir, parent, runs)
+        number = self.begin().add_source(path, logdir, parent, runs)
+        self._recorder.settle(runs, root_of(parent or logdir))
+        return number
 
     def publish(self, record: msg.Record) -> None:
         if self.exit_watch.code is not None:
@@ -220,6 +234,15 @@ class Session:
         logger.debug("interception failed", exc_info=error)
         self._replies.warn(msg.Trouble(None, f"intercept-{type(error).__name__}", f"a call could not be observed: {error!r}"))
 
+    # -- what is logged through the session itself ---------------------------------------------------------------------
+
+    def _take(self, what: str, make: Make, *, steps: bool = False) -> None:
+        if self.active:
+            self._recorder.take(what, make, steps=steps)
+
+    def _untaken(self, kind: str, text: str) -> None:
+        self._replies.warn(msg.Trouble(None, f"handle-{kind}", text))
+
     # -- for the user -------------------------------------------------------------------------------------------------
 
     def flush(self, timeout: float = 60.0) -> bool:
@@ -231,6 +254,7 @@ class Session:
         Returns:
             False if the time ran out, delivery to a tracker has failed for good, or one has refused an event.
         """
+        self._recorder.wait_no_longer()
         if self._bus is None:
             return True
         return self._bus.flush(timeout) and not any(s.state == "failed" or s.failed for s in self.status().values())
@@ -329,6 +353,7 @@ class Session:
         reason = intercept.missed()
         if reason is not None:
             self.nothing_seen(reason)
+        self._recorder.wait_no_longer()
         if self._bus is None:
             self._is_over = True
             self._let_go(at_exit=at_exit)
@@ -413,3 +438,7 @@ class Session:
         self._bus = None
         self._routes = []
         self._stopped_as, self._is_over = "forked", True
+
+
+def _place(root: str) -> Path:
+    return state_directory(root, os.environ)

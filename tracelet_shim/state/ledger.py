@@ -300,6 +300,15 @@ class Ledger:
         """Return the event files of all sessions."""
         return {path for (path,) in self._db.execute("SELECT DISTINCT path FROM sources")}
 
+    def is_waited_for(self, path: str, session: str) -> bool:
+        """Return whether another session than this one has still to deliver something of an event file, or may do so again."""
+        query = (
+            "SELECT 1 FROM sources JOIN sessions s ON s.id = sources.session WHERE path = ? AND s.id != ? AND (s.ended IS NULL"
+            " OR s.cut_off OR EXISTS (SELECT 1 FROM set_aside a WHERE a.session = s.id) OR EXISTS (SELECT 1 FROM runs r"
+            " WHERE r.session = s.id AND (r.cursor < s.records OR r.state != 'closed'))) LIMIT 1"
+        )
+        return self._db.execute(query, (path, session)).fetchone() is not None
+
     def writers(self, session: str) -> list[str]:
         rows = self._db.execute("SELECT logdir FROM writers WHERE session = ? ORDER BY number", (session,))
         return [logdir for (logdir,) in rows]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -227,8 +227,16 @@ class SessionState:
         self._trouble("ledger", f"cannot write the ledger in {self.directory} ({error})")
 
     def end(
-        self, everything: bool, records: int, status: str, taken: dict[int, int], *, cut_off: bool, behind: bool
-    ) -> tuple[bool, bool]:
+        self,
+        everything: bool,
+        records: int,
+        status: str,
+        taken: dict[int, int],
+        *,
+        cut_off: bool,
+        behind: bool,
+        own: Sequence[str] = (),
+    ) -> tuple[bool, bool, list[str]]:
         """Enter the end, and close the ledger.
 
         Args:
@@ -238,23 +246,25 @@ class SessionState:
             taken: by source, the position behind the last record.
             cut_off: the event files may have more.
             behind: the index lacks records.
+            own: event files of ours.
 
         Returns:
-            Whether the ledger has it that each tracker has everything, and whether something that one has refused may be
-            offered to it again.
+            Whether the ledger has it that each tracker has everything; whether something that one has refused may be offered to
+            it again; and which of those files no other session has still to deliver something of.
         """
-        retry = False
+        retry, free = False, list[str]()
         ledger, session = self._ledger, self._session
         if ledger is None:
-            return everything, retry
+            return everything, retry, free
         with self._using:
             try:
                 everything = everything and all(row.cursor >= records for row in ledger.runs(session))
                 retry = bool(ledger.count_refused(session))
                 lost = behind and not everything  # then the event files have more than the index, as after a crash
                 ledger.end(session, status, cut_off=cut_off or lost, taken={} if lost else taken)
+                free = [path for path in own if not ledger.is_waited_for(path, session)]
             except sqlite3.Error as error:
                 self._cannot_write(error)
             self._ledger = None  # a tracker that was left behind may still come
             ledger.close()
-        return everything, retry
+        return everything, retry, free

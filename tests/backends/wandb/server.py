@@ -42,7 +42,7 @@ class Wandb(StandIn):
         super().__init__(port, folder)
 
     def empty(self) -> dict[str, Any]:
-        return {"runs": {}, "artifacts": {}, "unknown": [], "upserts": []}
+        return {"runs": {}, "artifacts": {}, "alerts": [], "unknown": [], "upserts": []}
 
     def answer(self, method: str, path: str, query: Query, body: bytes, headers: Message) -> Answer:
         if path.startswith("/storage/") and method == "PUT":
@@ -257,6 +257,10 @@ class Wandb(StandIn):
 
     def on_CreateCustomChart(self, _: Any, __: str) -> Any:
         return {"createCustomChart": {"chart": {"id": "chart1"}}}
+
+    def on_NotifyScriptableRunAlert(self, given: dict[str, Any], _: str) -> Any:
+        self.state["alerts"].append(given)
+        return {"notifyScriptableRunAlert": {"success": True}}
 
     # -- artifacts ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import RunPython
 from tests.faults.conftest import Train
 from tests.faults.harness import Training, eventually, losses
 from tests.online.rounds import Program, check_all
@@ -352,3 +353,29 @@ def test_uploads_and_questions_pass_through_errors(train: Train, serve: Serve) -
     assert "not delivered" not in said
     check_all([server], program.rounds)
     assert "everything has been delivered" in program.replay()
+
+
+def test_what_is_logged_through_the_session(run_python: RunPython, serve: Serve) -> None:
+    """An artifact is delivered when the server has it whole, with its file; tags and alerts go as well, and nothing is left."""
+    server = serve("wandb")
+    program = """
+import tracelet_shim as tracelet
+session = tracelet.start_logging("wandb", project="p", exp_name="e", strict=True, exit_timeout=60)
+with open("a.txt", "w") as file:
+    file.write("a")
+session.log_artifact("a.txt", type="dataset", aliases=["best"])
+session.log_table("tab", {"a": [1, 2]}, step=3)
+session.set_tags({"stage": "done"})
+session.alert("odd", "loss is NaN")
+session.log_params({"lr": 0.5})
+"""
+    run_python(program, env={name: value for name, value in server.env.items() if value is not None} | {"WANDB_MODE": "online"})
+    found = {a["name"]: a for a in server.state["artifacts"].values()}
+    assert (found["a.txt"]["type"], found["a.txt"]["state"]) == ("dataset", "COMMITTED")
+    assert [a["type"] for name, a in found.items() if name != "a.txt"] == ["run_table"]
+    assert server.run()["config"]["lr"] == {"value": 0.5}
+    assert server.run()["tags"] == ["stage=done"]
+    (alert,) = server.state["alerts"]
+    assert (alert["title"], alert["text"], alert["severity"]) == ("odd", "loss is NaN", "INFO")
+    assert [name for name in server.run()["files"] if name.startswith("alerts/odd/")]
+    server.check_understood()

@@ -32,7 +32,7 @@ from tracelet_shim.backends.aim.repository import Repository, find
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import plotly
-from tracelet_shim.backends.render.tables import pr_curve_columns
+from tracelet_shim.backends.render.tables import markdown, pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
@@ -43,6 +43,7 @@ __all__ = ["AimBackend"]
 
 _FIGURE_POINTS = 5_000  # of an embedding; a browser draws no more at ease
 _FIGURE_VERTICES = 200_000
+_TEXT_ROWS = 500
 _SURROGATES = "[\ud800-\udfff]"  # the only characters that Aim cannot store: it encodes to UTF-8
 
 
@@ -86,6 +87,11 @@ class AimBackend(Backend):
         ev.Graph: Capability(Level.FILE, "artifact, GraphDef as text and binary"),
         ev.HParams: Capability(Level.NATIVE, "run['hparams'], run['summary'] and metrics; a trial is a run of its own"),
         ev.CustomScalars: Capability(Level.FILE, "artifact, JSON; Aim has no stored layouts"),
+        ev.Table: Capability(Level.CONVERTED, "Text, a Markdown table of up to 500 rows; CSV and JSON as artifacts"),
+        ev.Artifact: Capability(Level.NATIVE, "artifacts; a later one of its name replaces it"),
+        ev.Model: Capability(Level.CONVERTED, "artifacts; Aim has no registry"),
+        ev.Tags: Capability(Level.CONVERTED, "tags `name=value`"),
+        ev.Alert: Capability(Level.CONVERTED, "Text"),
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
 
@@ -385,7 +391,30 @@ class AimBackend(Backend):
         else:
             self._put(event, value, event.kind)
 
+    # -- what is logged through the session itself ------------------------------------------------------------------
+
+    def log_table(self, event: ev.Table) -> None:
+        self.attach_files(event)  # exactly
+        self._put(event, objects.text(utf8(markdown(event, _TEXT_ROWS))), event.kind)
+
+    def log_alert(self, event: ev.Alert) -> None:
+        self._put(event, objects.text(utf8(f"**{event.level}**: {event.text}")), event.kind)
+
+    def log_tags(self, event: ev.Tags) -> None:
+        assert self._run is not None
+        self._run.set_tags(event.tags)
+        self._acknowledge(event)
+
     # -- files ------------------------------------------------------------------------------------------------------
+
+    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
+        assert self._run is not None
+        if self._run.files_at is None:
+            super().attach_path(path, file, event)
+            return
+        self._say_whole_names()
+        self._run.attach_file(path, file)
+        self._acknowledge()
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
         assert self._run is not None

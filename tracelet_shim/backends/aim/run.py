@@ -89,6 +89,16 @@ class Run:
         if tag not in self.native.tags:
             self.native.add_tag(tag)
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags with values; those of these names that the run has go."""
+        for name, value in tags.items():
+            tag = self._names(f"{name}={value}" if value else name)
+            for old in list(self.native.tags):
+                if old != tag and (old == self._names(name) or old.startswith(self._names(name) + "=")):
+                    self.native.remove_tag(old)
+            self.tag(tag)
+            self.native["tracelet", "tags", self._names(name)] = self.plain(value)
+
     def untag(self, tag: str) -> None:
         if tag in self.native.tags:
             self.native.remove_tag(tag)
@@ -141,6 +151,11 @@ class Run:
             file.write_bytes(data)
             self.native.log_artifact(str(file), name=path, block=True)
         # Aim's page shows where a file came from; ours was a temporary one.
+        self.native.meta_run_tree.subtree("artifacts").subtree(path)["path"] = path
+
+    def attach_file(self, path: str, file: str) -> None:
+        """Attach a file by its place, which Aim copies from."""
+        self.native.log_artifact(file, name=path, block=True)
         self.native.meta_run_tree.subtree("artifacts").subtree(path)["path"] = path
 
     # -- the end ----------------------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.clearml import own_forms, session
 from tracelet_shim.backends.clearml import run as door
-from tracelet_shim.backends.clearml import session
 from tracelet_shim.backends.clearml.names import TaskNames
+from tracelet_shim.backends.clearml.own_forms import OwnForms
 from tracelet_shim.backends.clearml.places import TaskPlaces, not_finite
 from tracelet_shim.backends.clearml.probe import PROBE, own_hook
 from tracelet_shim.backends.clearml.program import describe
@@ -46,7 +47,7 @@ _ARTIFACTS = frozenset({"graph", "blob", "hparams", "custom_scalars"})  # one a 
 _LABELS = {"pr_curve": "PR curve", "image": ""}  # behind the title; all other kinds by their own name
 
 
-class ClearMLBackend(Backend):
+class ClearMLBackend(OwnForms):
     """ClearML; see the package's modules for the mapping."""
 
     name = "clearml"
@@ -104,6 +105,7 @@ class ClearMLBackend(Backend):
             "hyperparameters, metrics as single values; a further trial is a child task (offline: its own session)",
         ),
         ev.CustomScalars: Capability(Level.CONVERTED, "configuration object (JSON); ClearML has no layouts of charts"),
+        **own_forms.CAPABILITIES,
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
 
@@ -225,11 +227,8 @@ class ClearMLBackend(Backend):
 
     def _describe_run(self, run: RunInfo, program: dict[str, Any]) -> None:
         task = self._run.task
-        tags = [name for name, value in run.tags.items() if not value]
-        tags += [f"tracelet.{key}:{value}" for key, value in (("run_id", run.run_id), ("group", run.group)) if value]
-        if tags:
-            task.add_tags(tags)
-        properties = {name: value for name, value in run.tags.items() if value}
+        labels = [f"tracelet.{key}:{value}" for key, value in (("run_id", run.run_id), ("group", run.group)) if value]
+        properties = self._set_tags(run.tags, labels)
         if self._own:
             properties |= {"tracelet.session": run.session, "tracelet.command": shlex.join(run.program.argv)}
             if not self._resumed and (started := self.iso_time(run.started)):
@@ -237,7 +236,7 @@ class ClearMLBackend(Backend):
         for key, given in (("project", run.project), ("exp_name", run.exp_name)):
             if given is not None and given != self._names.task(given):
                 properties[f"tracelet.{key}"] = given
-        task.set_user_properties(*({"name": self._names.param(name), "value": value} for name, value in properties.items()))
+        self._set_properties(properties)
         if run.notes:
             task.set_comment(run.notes)
         if run.config:

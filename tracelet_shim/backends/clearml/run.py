@@ -26,6 +26,7 @@ from tracelet_shim.backends.shared.values import cut, utf8
 
 __all__ = ["RunTask", "media", "plot", "scalar"]
 
+_PREVIEW = 3000  # bytes of an artifact
 _TEXT_LENGTH = 8_000  # of a parameter: the server keeps all of them in one document of at most 16 MB
 
 
@@ -95,23 +96,32 @@ class RunTask:
 
     def add_artifact(self, name: str, data: bytes) -> None:
         """Upload `data` as the artifact `name`: `Artifacts.upload_artifact`, but in this thread and with its errors."""
+        self._upload(name, {"image_data": io.BytesIO(data)}, data[:_PREVIEW], len(data), hashlib.sha256(data).hexdigest())
+
+    def add_file(self, name: str, file: str, size: int, sha256: str) -> None:
+        """As `add_artifact`, of a file that is not read into memory."""
+        with open(file, "rb") as content:
+            head = content.read(_PREVIEW)
+        self._upload(name, {"image_data": None, "local_image_path": file}, head, size, sha256)
+
+    def _upload(self, name: str, content: Mapping[str, Any], head: bytes, size: int, sha256: str) -> None:
         from clearml.backend_api.services import tasks
         from clearml.backend_interface.metrics.events import UploadEvent
 
         folder, _, file = name.rpartition("/")
         stem, dot, suffix = file.rpartition(".")
         upload = UploadEvent(
-            metric="artifacts", variant=folder, image_data=io.BytesIO(data), iter=0, file_history_size=-1,
+            metric="artifacts", variant=folder, **content, iter=0, file_history_size=-1,
             upload_uri=self.task.output_uri or None, override_storage_key_prefix=self._prefix,
             override_filename=file_name(stem), override_filename_ext=dot + suffix,
         )  # fmt: skip
         upload._replace_slash = file_name
         upload.retries = 1
         self.deliver([upload])
-        text = data[:3000].decode("utf-8", "ignore") if b"\0" not in data[:3000] else f"{len(data)} bytes"
+        text = head.decode("utf-8", "ignore") if b"\0" not in head else f"{size} bytes"
         self.task._add_artifacts([
             tasks.Artifact(
-                key=name, type="custom", uri=upload._url, content_size=len(data), hash=hashlib.sha256(data).hexdigest(),
+                key=name, type="custom", uri=upload._url, content_size=size, hash=sha256,
                 timestamp=int(time.time()), type_data=tasks.ArtifactTypeData(preview=text),
             )
         ])  # fmt: skip

@@ -71,6 +71,8 @@ class DVCLiveBackend(Backend):
             Level.NATIVE, "params.yaml and metrics.json, a trial's in a directory of its own; types and domains as JSON"
         ),
         ev.CustomScalars: Capability(Level.CONVERTED, "plots of several metrics in dvc.yaml; whole as JSON in media/"),
+        ev.Artifact: Capability(Level.CONVERTED, "in artifacts/, as `Live.log_artifact` copies them; not added to DVC"),
+        ev.Model: Capability(Level.CONVERTED, "in artifacts/; not in a registry, where versions are tags of your repository"),
         ev.Blob: Capability(Level.FILE, "the bytes, under media/"),
     }
 
@@ -179,6 +181,9 @@ class DVCLiveBackend(Backend):
         self.attach_files(event)  # with types, domains and step; params.yaml has only the latest value of each
         self._run.log_params(event.params)
         self._run.log_latest({self._paths(name): value for name, value in event.metrics.items()})
+
+    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
+        self._run.copy_artifact(path, file)
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
         self._run.write_media(path, data)

@@ -17,7 +17,7 @@ from tracelet_shim.backends.dvclive.files import NAMES_FILE, content, write_json
 from tracelet_shim.backends.dvclive.live import note_image, save_experiment, tell_studio, write_report
 from tracelet_shim.backends.dvclive.summary import flatten, nest, yaml_value
 from tracelet_shim.backends.dvclive.tables import Tables
-from tracelet_shim.backends.shared.files import RUN_FILE, about_run, load, replace
+from tracelet_shim.backends.shared.files import RUN_FILE, about_run, copy, load, replace
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.values import finite
 
@@ -100,6 +100,10 @@ class Run:
 
     def write_media(self, path: str, data: bytes) -> None:
         replace(self._path("media", path), data)
+
+    def copy_artifact(self, path: str, file: str) -> None:
+        """Keep a file where `Live.log_artifact` would copy it to: ``artifacts/...``."""
+        copy(file, self._path(path))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         known = self.live._params

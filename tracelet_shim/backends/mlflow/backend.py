@@ -32,9 +32,11 @@ from tracelet_shim.backends.mlflow import limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
 from tracelet_shim.backends.mlflow.pictures import picture
 from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
+from tracelet_shim.backends.mlflow.registry import register
 from tracelet_shim.backends.mlflow.resume import experiment_of, find
 from tracelet_shim.backends.mlflow.run import Rules, Run, create
 from tracelet_shim.backends.mlflow.store import connect, one_at_a_time
+from tracelet_shim.backends.mlflow.tables import table_file
 from tracelet_shim.backends.mlflow.tags import origin, tags_of
 from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.mlflow.trials import Trials
@@ -88,6 +90,13 @@ class MLflowBackend(Backend):
         ev.Graph: Capability(Level.FILE, "pbtxt, shown as text, and pb"),
         ev.HParams: Capability(Level.NATIVE, "params and metrics, a trial as nested run; types and domains as JSON"),
         ev.CustomScalars: Capability(Level.FILE, "JSON; MLflow has no chart layout in its API"),
+        ev.Table: Capability(Level.NATIVE, "table of the evaluation view, which `load_table` reads; exactly as CSV"),
+        ev.Artifact: Capability(Level.NATIVE, "artifact of the run, in `artifacts`; a later one of its name replaces it"),
+        ev.Model: Capability(
+            Level.NATIVE, "artifact of the run; registered as a version of `register_as`, with the aliases"
+        ),
+        ev.Tags: Capability(Level.NATIVE, "tags"),
+        ev.Alert: Capability(Level.FILE, "Markdown file; MLflow has no alerts"),
         ev.Blob: Capability(Level.FILE, "the bytes"),
     }
 
@@ -261,5 +270,22 @@ class MLflowBackend(Backend):
         if event.trial is not None:
             run.end("FINISHED", when)
 
+    def log_table(self, event: ev.Table) -> None:
+        self.attach_files(event)
+        path = self.artifact_stem(event) + ".json"
+        self._run.log_file(path, table_file(event))  # in place of the other JSON: what `load_table` reads
+        self._run.tell_table(path)
+
+    def log_tags(self, event: ev.Tags) -> None:
+        self._run.set_tags({self._run.key(name): value for name, value in event.tags.items()})
+
+    def log_model(self, event: ev.Model) -> None:
+        self.log_artifact(event)
+        if event.register_as is not None:
+            register(self._client, self._run.run_id, f"artifacts/{self._artifact_paths(event.tag)}", event)
+
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
         self._run.log_file(path, data)
+
+    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
+        self._run.copy_file(path, file)

@@ -22,6 +22,8 @@ from tracelet_shim.backends.shared.names import Names
 
 __all__ = ["Rules", "Run", "create"]
 
+_TABLES = "mlflow.loggedArtifacts"  # `MlflowClient.log_table`
+
 
 class Rules(NamedTuple):
     """What all runs of a session have in common.
@@ -135,6 +137,26 @@ class Run:
             with open(file, "wb") as out:
                 out.write(data)
             self._client.log_artifact(self.run_id, file, folder or None)
+
+    def copy_file(self, path: str, file: str) -> None:
+        """Store a file as an artifact, whatever it is called here."""
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="tracelet-") as directory:
+            os.symlink(file, os.path.join(directory, name))
+            self._client.log_artifact(self.run_id, os.path.join(directory, name), folder or None)
+
+    def key(self, name: str) -> str:
+        """Return the key of a tag."""
+        return self._rules.keys(name)
+
+    def tell_table(self, path: str) -> None:
+        """Add an artifact to those that MLflow's page shows as tables: the latest, as many as fit into a tag."""
+        told = json.loads(self._client.get_run(self.run_id).data.tags.get(_TABLES) or "[]")
+        mine = {"path": path, "type": "table"}
+        told = [*(one for one in told if one != mine), mine]
+        while len(json.dumps(told)) > MAX_TAG:
+            told.pop(0)
+        self.set_tags({_TABLES: json.dumps(told)})
 
     def end(self, status: str, end_time: int | None) -> None:
         """End the run. `set_terminated` prints a link on standard output, on servers; it is kept quiet for this call."""

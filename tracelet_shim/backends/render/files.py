@@ -32,6 +32,11 @@ FOLDERS: dict[str, str] = {
     "graph": "graphs",
     "hparams": "hparams",
     "custom_scalars": "custom_scalars",
+    "table": "tables",
+    "artifact": "artifacts",
+    "model": "models",
+    "tags": "tags",
+    "alert": "alerts",
     "blob": "other",
 }
 """The folder of each event kind among a run's files."""
@@ -140,6 +145,29 @@ def _custom_scalars(e: ev.CustomScalars) -> Iterator[tuple[str, bytes]]:
     yield ".json", _json(e.layout)
 
 
+def _table(e: ev.Table) -> Iterator[tuple[str, bytes]]:
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(e.columns)
+    rows.writerows(e.rows)
+    yield ".csv", out.getvalue().encode("utf-8", "surrogatepass")
+    yield ".json", _json({"columns": e.columns, "data": e.rows})  # in which a text is not a number, and None not empty
+
+
+def _artifact(e: ev.Artifact) -> Iterator[tuple[str, bytes]]:
+    """List the files, which may be larger than memory; `Backend.log_artifact` attaches them."""
+    files = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in e.files]
+    yield ".json", _json({"name": e.tag, "type": e.category, "aliases": e.aliases, "files": files})
+
+
+def _tags(e: ev.Tags) -> Iterator[tuple[str, bytes]]:
+    yield ".json", _json(e.tags)
+
+
+def _alert(e: ev.Alert) -> Iterator[tuple[str, bytes]]:
+    yield ".md", f"**{e.level}: {e.tag}**\n\n{e.text}\n".encode("utf-8", "surrogatepass")
+
+
 def _blob(e: ev.Blob) -> Iterator[tuple[str, bytes]]:
     # The name may come from a foreign event file: it must not lead out of the folder, nor be too long for one.
     yield "." + re.sub(r"[^A-Za-z0-9._-]", "_", e.name)[-80:], e.data
@@ -159,5 +187,10 @@ _RENDER: dict[str, Callable[[Any], Iterator[tuple[str, bytes]]]] = {
     "graph": _graph,
     "hparams": _hparams,
     "custom_scalars": _custom_scalars,
+    "table": _table,
+    "artifact": _artifact,
+    "model": _artifact,
+    "tags": _tags,
+    "alert": _alert,
     "blob": _blob,
 }

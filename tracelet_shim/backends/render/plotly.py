@@ -1,6 +1,6 @@
 """Curves, meshes and embeddings as figures in Plotly's JSON, for trackers that show such. Needs no Plotly.
 
-JSON has no NaN and no infinities: what is not finite is None, a gap in the figure.
+JSON has no NaN and no infinities: what is not finite is None, a gap in the figure, or a text in a table.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from typing import Any
 from tracelet_shim import events as ev
 from tracelet_shim.backends.render.projection import principal_axes
 from tracelet_shim.backends.render.tables import COUNTS, pr_curve_columns
+from tracelet_shim.backends.shared.values import finite
 
-__all__ = ["Figure", "embedding", "mesh", "pr_curve"]
+__all__ = ["Figure", "embedding", "mesh", "pr_curve", "table"]
 
 Figure = tuple[list[dict[str, Any]], dict[str, Any]]
 """Traces and layout."""
+
+
+def table(event: ev.Table) -> Figure:
+    """Return a table; NaN and infinities are texts in it."""
+    rows = [[finite(cell) if isinstance(cell, float) else cell for cell in row] for row in event.rows]
+    cells = {"values": [list(column) for column in zip(*rows, strict=True)] or [[] for _ in event.columns]}
+    return [{"type": "table", "header": {"values": list(event.columns)}, "cells": cells}], {}
 
 
 def pr_curve(event: ev.PRCurve) -> Figure:

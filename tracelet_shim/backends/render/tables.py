@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tracelet_shim import events as ev
 
-__all__ = ["COUNTS", "bucket_numbers", "graph_nodes", "node_page", "pr_curve_columns"]
+__all__ = ["COUNTS", "bucket_numbers", "graph_nodes", "markdown", "node_page", "pr_curve_columns"]
 
 COUNTS = ("true_positives", "false_positives", "true_negatives", "false_negatives")
 """The counts of a PR curve, in the order in which TensorBoard has them."""
@@ -22,6 +22,18 @@ def pr_curve_columns(event: ev.PRCurve) -> dict[str, tuple[float, ...]]:
         "precision": event.precision,
         "recall": event.recall,
     }
+
+
+def markdown(event: ev.Table, most_rows: int) -> str:
+    """Return a table as Markdown, which says how many rows it lacks beyond `most_rows`."""
+    lines = [_line(event.columns), _line(["---"] * len(event.columns)), *map(_line, event.rows[:most_rows])]
+    left = len(event.rows) - most_rows
+    return "\n".join([*lines, *(["", f"... and {left:,} more rows"] if left > 0 else [])])
+
+
+def _line(cells: Iterable[ev.Cell]) -> str:
+    texts = ("" if cell is None else "<br>".join(str(cell).replace("|", "\\|").splitlines()) for cell in cells)
+    return f"| {' | '.join(texts)} |"
 
 
 def bucket_numbers(event: ev.Histogram) -> dict[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim.backends.run_info import RunInfo
 from tracelet_shim.common.text import as_utf8
 
-__all__ = ["RUN_FILE", "about_run", "load", "replace"]
+__all__ = ["RUN_FILE", "about_run", "copy", "load", "replace"]
 
 RUN_FILE = "run.json"
 
@@ -48,6 +49,14 @@ def load(directory: str, name: str = RUN_FILE) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def copy(file: str, path: str) -> None:
+    """As `replace`, with the content of another file, which is not read into memory."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    shutil.copyfile(file, temporary)
+    os.replace(temporary, path)
 
 
 def replace(path: str | os.PathLike[str], data: bytes) -> None:

@@ -350,6 +350,11 @@ class SwanLabBackend(Backend):
         with run.of(event) if self._writing else contextlib.nullcontext():  # what ran is no event
             run.save(path, data)
 
+    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
+        run = self._opened()[0]
+        with run.of(event):
+            run.save_copy(path, file)
+
     def _set_params(self, run: Run, params: Mapping[str, Any]) -> None:
         """Set parameters, and what else the config has; attach the whole text of one that is too long."""
         result: dict[str, Any] = {}

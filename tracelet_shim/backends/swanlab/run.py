@@ -31,6 +31,7 @@ from typing import Any
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Program, Status
+from tracelet_shim.backends.shared.files import copy
 from tracelet_shim.backends.shared.places import Places
 from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.swanlab.limits import MAX_STEP, REPEATS
@@ -271,6 +272,12 @@ class Run:
         target = self.dir / "files" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+        self._record_file(path, target, "now")
+
+    def save_copy(self, path: str, file: str) -> None:
+        """As `save`, of a file that is not read into memory."""
+        target = self.dir / "files" / path
+        copy(file, str(target))
         self._record_file(path, target, "now")
 
     def append(self, path: str, data: bytes) -> None:

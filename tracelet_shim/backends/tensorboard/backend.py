@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.render.tables import markdown
 from tracelet_shim.backends.shared.files import about_run, load
 from tracelet_shim.backends.shared.options import Parser, directory, seconds
 from tracelet_shim.backends.tensorboard import records
@@ -35,6 +36,7 @@ from tracelet_shim.common.text import quoted
 
 __all__ = ["TensorBoardBackend"]
 
+_TEXT_ROWS = 500
 _COPIED = Capability(Level.NATIVE, "the same record in the second event file, byte for byte")
 
 
@@ -58,7 +60,15 @@ class TensorBoardBackend(Backend):
         ev.Scalar: Capability(Level.NATIVE, "the same record, byte for byte; TensorBoard itself rounds to float32"),
         ev.Video: Capability(Level.NATIVE, "the same record; the GIF as an image where TensorBoard wrote it empty"),
         ev.Embedding: Capability(Level.NATIVE, "the projector's files and its projector_config.pbtxt"),
-        ev.HParams: Capability(Level.NATIVE, "the same records, trials in their own directories, in the HPARAMS tab"),
+        ev.HParams: Capability(
+            Level.NATIVE,
+            "the same records, trials in their own directories, in the HPARAMS tab; `log_params` as those of the run",
+        ),
+        ev.Table: Capability(Level.CONVERTED, "text with a table, up to 500 rows; CSV and JSON beside"),
+        ev.Artifact: Capability(Level.FILE, "in `tracelet-files/artifacts`"),
+        ev.Model: Capability(Level.FILE, "in `tracelet-files/artifacts`; TensorBoard has no registry"),
+        ev.Tags: Capability(Level.CONVERTED, "text, and run.json"),
+        ev.Alert: Capability(Level.CONVERTED, "text under `tracelet/alerts`"),
     }
     mirrors_event_files = True
 
@@ -97,17 +107,17 @@ class TensorBoardBackend(Backend):
         """Copy the records of `events`, one system call for all that follow each other in one event file."""
         self.written = 0
         for _, group in groupby(events, key=attrgetter("record.file")):
-            of_file = list(group)
+            of_file, before = list(group), self.written
             self._write_file(of_file)
-            self.written += len(of_file)
+            self.written = before + len(of_file)
         self._run.sync(self._flush_secs)
 
     def _write_file(self, events: list[ev.Event]) -> None:
         """Copy the records of events of one event file."""
         copy = self._run.copy_of(events[0])
-        last = copy.last
+        last, before = copy.last, self.written
         added: list[bytes] = []
-        for event in events:
+        for number, event in enumerate(events):
             position = event.record.position
             if event.source or isinstance(event, ev.Marker):
                 empty = event if isinstance(event, ev.Video) and records.is_empty(event) else None
@@ -122,8 +132,11 @@ class TensorBoardBackend(Backend):
                     added.append(records.video(empty))
             elif isinstance(event, ev.Embedding):
                 self._run.write_embedding(event)
-            else:  # no other event lacks its record; nothing is dropped if one does
-                self.attach_files(event)
+            else:  # logged through the session itself, or of a type that nobody knows here: what it becomes may be refused
+                self._run.append(copy, added)
+                copy.last, self.written, added = last, before + number, []
+                form = getattr(self, f"log_{event.kind}", self.attach_files)
+                self._run.append(copy, form(event) or [])
         self._run.append(copy, added)
         copy.last = last
 
@@ -133,5 +146,22 @@ class TensorBoardBackend(Backend):
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         self.write(events)
 
-    def log_hparams(self, event: ev.HParams) -> None:
-        self.write([event])
+    # -- what has no record of TensorBoard's; each method may return some -----------------------------------------------
+
+    def log_hparams(self, event: ev.HParams) -> list[bytes]:  # type: ignore[override]
+        self._run.add_config(event.params)
+        return [records.numbers(event.metrics, event.step, event.wall_time)] if event.metrics else []
+
+    def log_table(self, event: ev.Table) -> list[bytes]:  # type: ignore[override]
+        self.attach_files(event)  # exactly
+        return [records.note(event.path, markdown(event, _TEXT_ROWS), event.wall_time, event.step)]
+
+    def log_tags(self, event: ev.Tags) -> None:
+        self._run.add_tags(event.tags)
+
+    def log_alert(self, event: ev.Alert) -> list[bytes]:  # type: ignore[override]
+        text = f"**{event.level}: {event.tag}**\n\n{event.text}"
+        return [records.note(f"tracelet/alerts/{event.tag}", text, event.wall_time, event.step)]
+
+    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
+        self._run.copy_file(path, file)

@@ -8,6 +8,7 @@ import os
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.files import RUN_FILE
+from tracelet_shim.eventfiles.own_files import is_own
 
 __all__ = ["EXTRA_FILES", "Folders", "inside", "normal"]
 
@@ -34,6 +35,8 @@ class Folders:
 
     def of(self, event: ev.Event) -> str:
         """Return where the event's directory lies, relative to the run's."""
+        if is_own(event.record.file):  # it shares the directory of the writer that it is of
+            return event.writer
         source = normal(os.path.dirname(event.record.file))
         own = normal(event.logdir) if event.logdir else source
         if own != source and source.startswith(f"{own}/"):  # the writer's own directory has its place before what is in it

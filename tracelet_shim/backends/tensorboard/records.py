@@ -9,7 +9,7 @@ from typing import Any
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.values import utf8
 
-__all__ = ["declared_image", "file_version", "is_empty", "note", "session_end", "session_start", "video"]
+__all__ = ["declared_image", "file_version", "is_empty", "note", "numbers", "session_end", "session_start", "video"]
 
 
 def _event(wall_time: float, **what: Any) -> bytes:
@@ -52,7 +52,7 @@ def video(event: ev.Video) -> bytes:
     return _event(event.wall_time, step=event.step, summary=summary)
 
 
-def note(tag: str, text: str, wall_time: float) -> bytes:
+def note(tag: str, text: str, wall_time: float, step: int = 0) -> bytes:
     """Return a record with a text."""
     from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2
 
@@ -61,7 +61,15 @@ def note(tag: str, text: str, wall_time: float) -> bytes:
     tensor = tensor_pb2.TensorProto(dtype="DT_STRING", string_val=[utf8(text).encode()], tensor_shape=shape)
     metadata = summary_pb2.SummaryMetadata(plugin_data=plugin)
     value = summary_pb2.Summary.Value(tag=f"{tag}/text_summary", metadata=metadata, tensor=tensor)
-    return _event(wall_time, summary=summary_pb2.Summary(value=[value]))
+    return _event(wall_time, step=step, summary=summary_pb2.Summary(value=[value]))
+
+
+def numbers(values: Mapping[str, float], step: int, wall_time: float) -> bytes:
+    """Return a record of scalars."""
+    from tensorboard.compat.proto import summary_pb2
+
+    found = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    return _event(wall_time, step=step, summary=summary_pb2.Summary(value=found))
 
 
 def _hparams(tag: str, wall_time: float, **data: Any) -> bytes:

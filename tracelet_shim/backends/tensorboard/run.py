@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.shared.files import RUN_FILE, replace
+from tracelet_shim.backends.shared.files import RUN_FILE, copy, replace
 from tracelet_shim.backends.tensorboard.about import file_name, records_of
 from tracelet_shim.backends.tensorboard.event_files import Copy, EventFiles
 from tracelet_shim.backends.tensorboard.folders import EXTRA_FILES, Folders
 from tracelet_shim.backends.tensorboard.projector import write_embedding
 from tracelet_shim.backends.tensorboard.records import file_version, session_end
 from tracelet_shim.eventfiles import tfrecord
+from tracelet_shim.eventfiles.own_files import OWN_SUFFIX
 
 __all__ = ["Run"]
 
@@ -63,6 +65,7 @@ class Run:
         copy = self._copies.get(original)
         if copy is None:
             file = os.path.basename(original)
+            file = file.removesuffix(OWN_SUFFIX)
             name = file if "tfevents" in file else f"events.out.tfevents.{file}"  # TensorBoard reads no other names
             copy = self._copies[original] = Copy.at(os.path.join(self.directory, self._folders.of(event), name))
         return copy
@@ -73,6 +76,19 @@ class Run:
 
     def write_embedding(self, event: ev.Embedding) -> None:
         write_embedding(os.path.join(self.directory, self._folders.of(event)), event)
+
+    def copy_file(self, path: str, file: str) -> None:
+        copy(file, os.path.join(self.directory, EXTRA_FILES, path))
+
+    def add_config(self, config: Mapping[str, Any]) -> None:
+        """Add parameters to those of the whole run."""
+        if config:
+            self._about["config"] = {**(self._about.get("config") or {}), **config}
+            self.begin()
+
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        self._about["tags"] = {**(self._about.get("tags") or {}), **tags}
+        self.begin()
 
     def write_file(self, path: str, data: bytes) -> None:
         target = os.path.join(self.directory, EXTRA_FILES, path)

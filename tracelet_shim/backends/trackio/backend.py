@@ -28,18 +28,19 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.tables import bucket_numbers, node_page
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
-from tracelet_shim.backends.trackio import joined, log_ids, names, process
+from tracelet_shim.backends.trackio import joined, log_ids, names, own_forms, process
 from tracelet_shim.backends.trackio.answers import AnswerError, RefusedTokenError
 from tracelet_shim.backends.trackio.batch import Batch
 from tracelet_shim.backends.trackio.joined import UsersRun
 from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.names import OWN
+from tracelet_shim.backends.trackio.own_forms import OwnForms
 from tracelet_shim.backends.trackio.probe import PROBE
 from tracelet_shim.backends.trackio.resume import Stored
 from tracelet_shim.backends.trackio.run import Run
@@ -56,7 +57,7 @@ _BATCH, _BATCH_OF_SCALARS = 1000, 20_000
 """Events of a batch, and of one that follows a batch of nothing but scalars: `bulk_log` costs 4 ms, whatever it is given."""
 
 
-class TrackioBackend(Backend):
+class TrackioBackend(OwnForms):
     name = "trackio"
     module = "trackio"
     distribution = "trackio"
@@ -104,6 +105,7 @@ class TrackioBackend(Backend):
         ev.HParams: Capability(Level.NATIVE, "config and metrics; a trial as a run of the same group"),
         ev.CustomScalars: Capability(Level.FILE, "JSON in an artifact; Trackio has no chart layout in its API"),
         ev.Blob: Capability(Level.FILE, "the bytes, in an artifact"),
+        **own_forms.CAPABILITIES,
     }
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.files import replace
 from tracelet_shim.backends.trackio.process import on_stderr
-from tracelet_shim.backends.trackio.store import manifest_of, media_value
+from tracelet_shim.backends.trackio.store import manifest_of, manifest_of_files, media_value
 
 __all__ = ["Local"]
 
@@ -105,6 +106,21 @@ class Local:
         for entry, (_, data) in zip(manifest, contents, strict=True):
             cas.stage_blob_from_chunks([data], entry["digest"], cas.blob_path(self._project, entry["digest"]))
         SQLiteStorage.commit_artifact_version(project=self._project, manifest=manifest, **about)
+
+    def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> None:
+        from trackio import cas
+        from trackio.sqlite_storage import SQLiteStorage
+
+        for _, file in files:
+            cas.stage_blob_from_file(Path(file.at), cas.validate_digest(file.sha256), cas.blob_path(self._project, file.sha256))
+        SQLiteStorage.commit_artifact_version(project=self._project, manifest=manifest_of_files(files), **about)
+
+    def alert(self, alert: dict[str, Any]) -> None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        run, run_id = alert.pop("run"), alert.pop("run_id")
+        each = {f"{name}s": [value] for name, value in alert.items()}
+        SQLiteStorage.bulk_alert(project=self._project, run=run, run_id=run_id, **each)
 
     def url(self) -> str:
         place = os.environ.get("TRACKIO_DIR")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from tracelet_shim import events as ev
 from tracelet_shim.backends.trackio.answers import no_answer, understood
 from tracelet_shim.backends.trackio.process import on_stderr
-from tracelet_shim.backends.trackio.store import manifest_of, media_value
+from tracelet_shim.backends.trackio.store import manifest_of, manifest_of_files, media_value
 
 __all__ = ["Server", "make_space"]
 
@@ -106,6 +107,20 @@ class Server:
                 self._call("/bulk_upload_artifact_blob", project=self._project, uploads=[upload])
         if not isinstance(self._call("/artifact_log", project=self._project, manifest=manifest, **about), dict):
             raise no_answer()
+
+    def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> None:
+        for _, file in files:
+            upload = {"project": self._project, "digest": file.sha256, "uploaded_file": _upload(Path(file.at))}
+            self._call("/bulk_upload_artifact_blob", project=self._project, uploads=[upload])
+        manifest = manifest_of_files(files)
+        if not isinstance(self._call("/artifact_log", project=self._project, manifest=manifest, **about), dict):
+            raise no_answer()
+
+    def alert(self, alert: dict[str, Any]) -> None:
+        self._call("/bulk_alert", alerts=[{"project": self._project, **alert}])
+        query = f"SELECT alert_id FROM alerts WHERE alert_id = '{alert['alert_id']}'"  # noqa: S608 - a digest
+        if not self._ask("/query_project", dict, query=query).get("rows"):
+            raise ConnectionError("the Trackio server has said yes and stored nothing")
 
     def url(self) -> str:
         base = self._server or f"https://huggingface.co/spaces/{self._space}"

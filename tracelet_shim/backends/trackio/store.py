@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Store", "manifest_of", "media_value"]
+from tracelet_shim import events as ev
+
+__all__ = ["Store", "manifest_of", "manifest_of_files", "media_value"]
 
 
 class Store(Protocol):
@@ -27,12 +29,19 @@ class Store(Protocol):
     def log(self, rows: list[dict[str, Any]]) -> None: ...
     def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any: ...
     def artifact(self, contents: Sequence[tuple[str, bytes]], **about: Any) -> None: ...
+    def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> None: ...
+    def alert(self, alert: dict[str, Any]) -> None: ...
     def url(self) -> str: ...
     def handle(self) -> dict[str, Any]: ...
 
 
 def manifest_of(contents: Iterable[tuple[str, bytes]]) -> list[dict[str, Any]]:
     return [{"path": path, "digest": hashlib.sha256(data).hexdigest(), "size": len(data)} for path, data in contents]
+
+
+def manifest_of_files(files: Iterable[tuple[str, ev.ArtifactFile]]) -> list[dict[str, Any]]:
+    """As `manifest_of`, of files that are not read for it: (path, file)."""
+    return [{"path": path, "digest": file.sha256, "size": file.size} for path, file in files]
 
 
 def media_value(kind: type[Any], path: Path, stored: Path, caption: str | None) -> Any:

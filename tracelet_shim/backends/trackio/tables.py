@@ -8,9 +8,9 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.render.tables import COUNTS, pr_curve_columns
 
-__all__ = ["embedding_rows", "pr_curve_page", "pr_curve_rows"]
+__all__ = ["MOST_CELLS", "embedding_rows", "pr_curve_page", "pr_curve_rows"]
 
-_CELLS = 20_000  # a table is part of the row, and the dashboard loads all rows
+MOST_CELLS = 20_000  # a table is part of the row, and the dashboard loads all rows
 
 
 def pr_curve_rows(event: ev.PRCurve) -> list[dict[str, Any]]:
@@ -32,5 +32,5 @@ def embedding_rows(event: ev.Embedding) -> list[dict[str, Any]]:
     header = event.metadata_header or ("label",) * bool(event.metadata)
     columns = [*header, *(f"d{i}" for i in range(matrix.shape[1]))]
     columns = [name if columns.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(columns)]
-    head = zip(labels, matrix[: max(1, _CELLS // max(1, len(columns)))].tolist(), strict=False)
+    head = zip(labels, matrix[: max(1, MOST_CELLS // max(1, len(columns)))].tolist(), strict=False)
     return [dict(zip(columns, (*cells, *values), strict=False)) for cells, values in head]

@@ -32,15 +32,16 @@ import msgspec
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends import base
-from tracelet_shim.backends.base import Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status, UnsettledLostError
+from tracelet_shim.backends.base import Capability, Ending, Level, OpenedRun, RunInfo, Status, UnsettledLostError
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys, rows
-from tracelet_shim.backends.wandb import media, settings
+from tracelet_shim.backends.wandb import media, own_forms, settings
 from tracelet_shim.backends.wandb.errors import lost, passes
 from tracelet_shim.backends.wandb.names import RunNames
 from tracelet_shim.backends.wandb.on_server import OnServer
 from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS, Opener
+from tracelet_shim.backends.wandb.own_forms import OwnForms
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
 from tracelet_shim.backends.wandb.process import restart_service, unread_settings, wait_for_logs
 from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
@@ -57,15 +58,14 @@ MAX_REOPENED = 3
 REOPEN_SECONDS = 20.0
 
 
-class WandbBackend(Backend):
+class WandbBackend(OwnForms):
     name = "wandb"
     module = "wandb"
     distribution = "wandb"
     probe = PROBE
     own_hook = staticmethod(own_hook)
     credentials = (
-        "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with "
-        "WANDB_MODE=offline"
+        "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with WANDB_MODE=offline"
     )
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
@@ -91,7 +91,7 @@ class WandbBackend(Backend):
         ev.Graph: Capability(Level.FILE, "saved with the run as .pbtxt and .pb"),
         ev.HParams: Capability(Level.NATIVE, "config and summary; a further trial is a run in the run's group"),
         ev.CustomScalars: Capability(Level.FILE, "saved with the run as .json"),
-        ev.Blob: Capability(Level.FILE, "saved with the run"),
+        **own_forms.CAPABILITIES,
     }
 
     _lent: ClassVar[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()

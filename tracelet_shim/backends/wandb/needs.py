@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -126,20 +126,20 @@ class File(Need):
 
 
 class Artifact(Need):
-    """An artifact, in which W&B has a table.
+    """An artifact: the user's, or one in which W&B has a table.
 
     Args:
         run: of which run.
-        key: of the table.
-        client: the id that the SDK has given it; the row has it.
-        make: returns the SDK's object, to hand it over again.
+        key: the user's name of either.
+        client: the id that the SDK has given it; the row of a table has it.
+        make: returns the SDK's object, to hand it over again, and its aliases.
         known: False if it was an earlier process of ours that handed it over.
     """
 
     kind = "artifact"
 
-    def __init__(self, run: Run, key: str, client: str, make: Callable[[], Any], *, known: bool) -> None:
-        super().__init__(run, f"of table {key}")
+    def __init__(self, run: Run, key: str, client: str, make: Callable[[], tuple[Any, Sequence[str]]], *, known: bool) -> None:
+        super().__init__(run, f"of {key}")
         self.client = client
         self._make = make
         if not known:
@@ -150,7 +150,7 @@ class Artifact(Need):
 
     def again(self) -> None:
         super().again()
-        self.run.log_artifact(self._make())
+        self.run.log_artifact(*self._make())
 
 
 class Params(Need):

@@ -16,7 +16,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,7 +176,7 @@ class Run:
                 self.want(event, File(self, name, found.folder / name))
             if table is not None:
                 for client in found.artifacts:
-                    self.want(event, Artifact(self, table.key, client, partial(table.artifact, self.id, client), known=False))
+                    self.want(event, Artifact(self, table.key, client, partial(_again, table, self.id, client), known=False))
         return found is not None
 
     # -- what must be on the server -----------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Run:
             if path is not None and (inside := os.path.relpath(path, self.sdk.dir)) and not inside.startswith(".."):
                 self.want(event, File(self, inside.replace(os.sep, "/")))
             if target is not None:
-                make = partial(getattr, target, "artifact")
+                make = partial(_of_table, target)
                 self.want(event, Artifact(self, event.path, target.artifact._client_id, make, known=True))
 
     # -- everything else --------------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ class Run:
         """Have a file uploaded that is in the run's directory."""
         self.sdk.save(glob.escape(str(target)), base_path=self.sdk.dir, policy="now")
 
-    def log_artifact(self, artifact: Any) -> None:
-        self.sdk.log_artifact(artifact)
+    def log_artifact(self, artifact: Any, aliases: Sequence[str] = ()) -> None:
+        self.sdk.log_artifact(artifact, aliases=list(aliases) or None)
 
     def tell(self, params: Mapping[str, Any], event: ev.Event | None = None, **about: Any) -> None:
         """Set parameters, of an event, and what is worth knowing of the run."""
@@ -266,6 +266,14 @@ def _row(event: ev.Event, values: Mapping[str, Any]) -> dict[str, Any]:
     if math.isfinite(event.wall_time):
         row["_timestamp"] = event.wall_time
     return row
+
+
+def _of_table(target: Any) -> tuple[Any, Sequence[str]]:
+    return target.artifact, ()
+
+
+def _again(table: Any, run_id: str, client: str) -> tuple[Any, Sequence[str]]:
+    return table.artifact(run_id, client), ()
 
 
 def _parts(value: Any) -> Iterator[Any]:

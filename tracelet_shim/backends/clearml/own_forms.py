@@ -1,0 +1,54 @@
+"""What is logged through a session itself: tables, artifacts, tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Backend, Capability, Level
+from tracelet_shim.backends.clearml.names import TaskNames
+from tracelet_shim.backends.clearml.run import RunTask
+from tracelet_shim.backends.render import plotly
+
+__all__ = ["CAPABILITIES", "OwnForms"]
+
+CAPABILITIES: Mapping[type[ev.Event], Capability] = {
+    ev.Table: Capability(Level.NATIVE, "table, a plot at its step; a very large one as CSV and JSON"),
+    ev.Artifact: Capability(Level.NATIVE, "artifacts, one a file; a later one of its name replaces it"),
+    ev.Model: Capability(Level.CONVERTED, "artifacts; it is no OutputModel"),
+    ev.Tags: Capability(Level.NATIVE, "tags, and user properties for those with values"),
+}
+
+
+class OwnForms(Backend):
+    """The part of the backend that shows them."""
+
+    _run: RunTask
+    _names: TaskNames
+
+    def _plot(self, event: ev.Event, figure: plotly.Figure) -> bool:
+        raise NotImplementedError
+
+    def log_table(self, event: ev.Table) -> None:
+        if not self._plot(event, plotly.table(event)):
+            self.attach_files(event)
+
+    def log_artifact(self, event: ev.Artifact) -> None:
+        for file in event.files:
+            self.check_kept(file)
+            self._run.add_file(self._artifact_paths(file.path), file.at, file.size, file.sha256)
+
+    def log_tags(self, event: ev.Tags) -> None:
+        if properties := self._set_tags(event.tags):
+            self._set_properties(properties)
+
+    def _set_tags(self, tags: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, Any]:
+        """Set labels, and return what has a value: that becomes properties."""
+        if labels := [*(name for name, value in tags.items() if not value), *more]:
+            self._run.task.add_tags(labels)
+        return {name: value for name, value in tags.items() if value}
+
+    def _set_properties(self, properties: Mapping[str, Any]) -> None:
+        named = ({"name": self._names.param(name), "value": value} for name, value in properties.items())
+        self._run.task.set_user_properties(*named)

@@ -1,0 +1,87 @@
+"""What is logged through a session itself: artifacts, tables, tags, alerts.
+
+An artifact is copied by the SDK when a file is added to it. One that is handed over again after a kill has the content of the
+version that is there, and W&B makes no other one of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Backend, Capability, Level, RunInfo
+from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.wandb.limits import labels
+from tracelet_shim.backends.wandb.needs import Artifact
+
+if TYPE_CHECKING:
+    from tracelet_shim.backends.wandb.run import Run
+    from tracelet_shim.backends.wandb.settling import Settling
+
+__all__ = ["CAPABILITIES", "OwnForms"]
+
+CAPABILITIES: Mapping[type[ev.Event], Capability] = {
+    ev.Table: Capability(Level.NATIVE, "wandb.Table; its first 10,000 rows, and all of a longer one as CSV and JSON"),
+    ev.Artifact: Capability(Level.NATIVE, "Artifact with its type and aliases; each call is a version"),
+    ev.Model: Capability(Level.CONVERTED, "Artifact of the type model; it is not linked to the registry"),
+    ev.Tags: Capability(Level.CONVERTED, "labels `name=value`, and the config"),
+    ev.Alert: Capability(
+        Level.NATIVE, "alert, its title cut at 64 characters; and a file, since W&B does not say whether it has sent one"
+    ),
+    ev.Blob: Capability(Level.FILE, "saved with the run"),
+}
+_NAME = r"[^\w.\-]"  # `sdk/artifacts/_validators.py`, `validate_artifact_name`
+_ALIAS = r"[/:\x00-\x1f\x7f\ud800-\udfff]|^v(?=\d+\Z)|^l(?=atest\Z)"
+_MOST_TITLE = 64
+_LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
+
+
+class OwnForms(Backend):
+    """The part of the backend that shows them."""
+
+    _info: RunInfo | None
+
+    def _opened(self) -> tuple[Run, Settling]:
+        raise NotImplementedError
+
+    def _row(self, event: ev.Event, value: Any, *, table: bool = False) -> None:
+        raise NotImplementedError
+
+    def log_table(self, event: ev.Table) -> None:
+        import wandb
+
+        most = wandb.Table.MAX_ROWS
+        data = [list(row) for row in event.rows[:most]]
+        self._row(event, wandb.Table(columns=list(event.columns), data=data, allow_mixed_types=True), table=True)
+        if len(event.rows) > most:
+            self.attach_files(event)
+
+    def log_artifact(self, event: ev.Artifact) -> None:
+        import wandb
+
+        run, _ = self._opened()
+        artifact = wandb.Artifact(Names(_NAME, 128)(event.tag), type=event.category or "artifact")
+        for file in event.files:
+            self.check_kept(file)
+            artifact.add_file(file.at, name=file.path.removeprefix(f"{event.tag}/"))
+        if run.server is not None:
+            run.sdk._public_api()  # as for a table
+        aliases = [Names(_ALIAS, 128)(alias) for alias in event.aliases]
+        run.log_artifact(artifact, aliases)
+        run.want(event, Artifact(run, event.tag, artifact._client_id, lambda: (artifact, aliases), known=True))
+
+    def log_tags(self, event: ev.Tags) -> None:
+        run, _ = self._opened()
+        given = self._info.tags if self._info is not None else {}
+        tags = {**given, **run.about.get("tags", {}), **event.tags}
+        before, new = set(labels({**given, **run.about.get("tags", {})})), labels(tags)
+        run.sdk.tags = (*(tag for tag in run.sdk.tags or () if tag not in before), *new)
+        run.about["tags"] = tags
+        run.tell({"tracelet/tags": tags}, event)  # which is acknowledged
+
+    def log_alert(self, event: ev.Alert) -> None:
+        run, _ = self._opened()
+        title, whole = event.tag[:_MOST_TITLE], len(event.tag) <= _MOST_TITLE
+        run.sdk.alert(title or "alert", event.text if whole else f"{event.tag}\n\n{event.text}", _LEVELS[event.level])
+        self.attach_files(event)  # which is acknowledged
