@@ -347,6 +347,14 @@ def _on_sigterm(number: int, frame: Any) -> None:
 
 
 def _at_exit() -> None:
+    try:
+        _stop_at_exit()
+        exit_code.let_imports_end()
+    except KeyboardInterrupt:
+        return  # said by the session; a traceback of ours would tell nobody anything
+
+
+def _stop_at_exit() -> None:
     from tracelet_shim import errors
     from tracelet_shim.display.terminal import say
 
@@ -358,8 +366,6 @@ def _at_exit() -> None:
         _stop_for_good(session, status)
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             exit_code.interrupted_after_all()
-    except KeyboardInterrupt:
-        return  # said by the session; a traceback of ours would tell nobody anything
     except errors.DeliveryError as error:
         exit_code.verdict.undelivered = status == "finished"  # a program that failed by itself keeps its exit code
         say(f"error: {error}")
