@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 
@@ -239,6 +240,23 @@ class MLflowReader(Reader):
             "notes": tags.get("mlflow.note.content"),
             "run_id": original(run_id) if run_id else None,
         }
+
+    # -- what is logged through the session itself --------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        root = self.artifacts()
+        attached = ((file.relative_to(root).as_posix(), file.read_bytes()) for file in root.rglob("*") if file.is_file())
+        return files_of(attached, kind, _path(writer, tag), self.named)
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        """Return those that the run's tag names, which the page of evaluations shows."""
+        found = []
+        for told in json.loads(self.tags().get("mlflow.loggedArtifacts", "[]")):
+            folder, _, name = told["path"].rpartition("/")
+            if told["type"] == "table" and self.named(folder.removeprefix("tables/")) == _path(writer, tag):
+                content = json.loads((self.artifacts() / told["path"]).read_text())
+                found.append((int(name.removeprefix("step=").rpartition("_")[0]), content["columns"], content["data"]))
+        return found
 
 
 def _ply(file: Path) -> tuple[NDArray, NDArray | None, NDArray | None]:
