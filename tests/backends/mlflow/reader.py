@@ -258,6 +258,22 @@ class MLflowReader(Reader):
                 found.append((int(name.removeprefix("step=").rpartition("_")[0]), content["columns"], content["data"]))
         return found
 
+    def model(self, name: str) -> dict[str, bytes]:
+        """Return the files of the latest logged model of this name that is an output of the run."""
+        sql = (
+            "SELECT m.artifact_location FROM logged_models m JOIN inputs i ON i.destination_id = m.model_id"
+            " WHERE m.name = ? AND m.status = 2 AND i.source_id = ? AND i.destination_type = 'MODEL_OUTPUT'"
+            " ORDER BY m.creation_timestamp_ms"
+        )
+        (*_, (location,)) = self.query(sql, name, self.run)
+        root = Path(unquote(urlsplit(location).path))
+        return {f"{name}/{path.relative_to(root)}": path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        told = json.loads(self.tags().get("tracelet.alerts", "[]"))
+        assert all((self.artifacts() / one["file"]).is_file() for one in told)
+        return [(one["title"], one["text"], one["level"]) for one in told]
+
 
 def _ply(file: Path) -> tuple[NDArray, NDArray | None, NDArray | None]:
     """Return vertices, faces and colours of an ASCII PLY file."""
