@@ -218,6 +218,21 @@ class ClearMLReader(Reader):
         stored = self.session().task.get("configuration", {})
         return [json.loads(item["value"]) for name, item in stored.items() if wanted.fullmatch(name)]
 
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        shown = self._find("training_debug_image", writer, tag, kind)
+        return [(item.step, f".{item.part}", self.file(item.event)) for item in shown]
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        return {path: data for path, data in self.artifacts().items() if path == name or path.startswith(f"{name}/")}
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        found = []
+        for step, (trace,) in self._figures(writer, tag, "table"):
+            assert trace["type"] == "table"
+            columns, values = trace["header"]["values"], trace["cells"]["values"]
+            found.append((step, columns, [list(row) for row in zip(*values, strict=True)]))
+        return found
+
     def params(self) -> dict[str, Any]:
         session = self.session()
         return {_text(k): v for name in ("General", "hparams") for k, v in session.section(name).items()}
