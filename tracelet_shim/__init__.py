@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tracelet_shim.backends.base import Backend, Capability, Level
     from tracelet_shim.errors import (
+        ArtifactError,
         BackendError,
         BackendUnavailableError,
         ConfigurationError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tracelet_shim.session.session import Session
 
 __all__ = [
+    "ArtifactError",
     "Backend",
     "BackendError",
     "BackendUnavailableError",

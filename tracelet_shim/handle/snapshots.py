@@ -21,7 +21,7 @@ from tracelet_shim.common.inside import open_regular
 from tracelet_shim.common.private_files import make_directory, open_file
 from tracelet_shim.eventfiles.own_records import StoredFile
 
-__all__ = ["MOST_FILES", "files_of", "keep"]
+__all__ = ["MOST_FILES", "copy", "files_of", "keep"]
 
 MOST_FILES = 10_000
 """Files of one artifact."""
@@ -89,6 +89,17 @@ def keep(path: str, store: str, name: str) -> StoredFile:
                 os.unlink(temporary)
             raise
     return StoredFile(name, size, digest.hexdigest())
+
+
+def copy(path: str, target: str) -> None:
+    """Copy a file that was kept to a place where there is none.
+
+    Raises:
+        OSError: it is kept no longer, or there is no room.
+    """
+    with contextlib.closing(open_regular(path)) as source, open(target, "xb") as made:
+        if not _clone(source, made):
+            shutil.copyfileobj(source, made, _PIECE)
 
 
 def _clone(source: BinaryIO, copy: BinaryIO) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 
 from tracelet_shim import errors, intercept
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.base import Backend
+from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
@@ -30,7 +30,7 @@ from tracelet_shim.eventfiles.writer_names import root_of
 from tracelet_shim.handle.methods import Handle
 from tracelet_shim.handle.recorder import Recorder
 from tracelet_shim.provenance import ci
-from tracelet_shim.session import account, owner
+from tracelet_shim.session import account, fetching, owner
 from tracelet_shim.session.exit_watch import ExitWatch
 from tracelet_shim.session.late import Late
 from tracelet_shim.session.native import Native
@@ -58,6 +58,7 @@ class Session(Handle):
         objects: the backends that were given as objects, by name.
         from_environment: True if no call asked for it: it begins with the first writer.
         is_late: True if something was logged after the end of the program had ended the session.
+        opened_as: what its runs are opened with; None before it has begun.
         on_hosting: called when a tracker's SDK is about to be used in this process, which was not to be expected.
     """
 
@@ -80,6 +81,7 @@ class Session(Handle):
         self._bus: Parts | None = None
         self._routes: list[Route] = []
         self._hosts_a_run = False
+        self.opened_as: RunInfo | None = None
         self._classes: dict[str, type[Backend]] = {}
         self.on_hosting: Callable[[], None] = lambda: None
         self._begin_lock = threading.Lock()
@@ -156,6 +158,7 @@ class Session(Handle):
 
     def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
         run = run_info(session, self.settings, self._job)
+        self.opened_as = self.opened_as or run
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}
@@ -242,6 +245,9 @@ class Session(Handle):
 
     def _untaken(self, kind: str, text: str) -> None:
         self._replies.warn(msg.Trouble(None, f"handle-{kind}", text))
+
+    def use_artifact(self, name: str, *, from_: str | None = None, timeout: float = 600.0) -> Path:
+        return fetching.use(self, self._recorder, name, from_, timeout)
 
     # -- for the user -------------------------------------------------------------------------------------------------
 
