@@ -228,6 +228,63 @@ else:
     assert run_python(again.replace("{0}", "False")).stdout.split() == ["x"]
 
 
+LOCAL = """
+import sys
+import tracelet_shim as tracelet
+session = tracelet.start_logging("TRACKER", project="p", exp_name="e", strict=True, quiet=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["aim", "tensorboard", "dvclive"])
+def test_trackers_of_this_machine(run_python: RunPython, tmp_path: Path, tracker: str) -> None:
+    """Artifacts of another run come back as they were logged, and of the session's own run by their name alone, while it goes on;
+    the tracker's store says what was used."""
+    start = LOCAL.replace("TRACKER", tracker)
+    first = run_python(
+        start
+        + """
+import os
+os.makedirs("d/deep"); open("d/deep/m.bin", "wb").write(b"m" * 9); open("d/é", "w").write("x")
+session.log_artifact("d", "data")
+open("one.pt", "w").write("1"); session.log_artifact("one.pt", "a name é")
+session.flush()
+print(session.use_artifact("data", from_="TRACKER").joinpath("deep/m.bin").read_bytes())
+print("id", session.run_ids["TRACKER"])
+""".replace("TRACKER", tracker)
+    )
+    assert "b'mmmmmmmmm'" in first.stdout
+    run_id = first.stdout.split("id ")[-1].strip()
+    second = run_python(
+        start.replace('"e"', '"f"')
+        + f"""
+folder = session.use_artifact("{run_id}/data")
+print(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
+print((folder / "deep" / "m.bin").read_bytes())
+print(session.use_artifact("{run_id}/a name é").joinpath("one.pt").read_text())
+for name in ("data", "{run_id}/../data", "{run_id}/nothing"):
+    try:
+        print("found", session.use_artifact(name))
+    except tracelet.ArtifactError as error:
+        print(error)
+print("id", session.run_ids["{tracker}"])
+"""
+    )
+    lines = second.stdout.splitlines()
+    assert lines[:3] == ["['_xe9_', 'deep/m.bin']", "b'mmmmmmmmm'", "1"]
+    assert [line for line in lines[3:-1] if "has no artifact" not in line and "there is no artifact" not in line] == []
+    own = lines[-1].removeprefix("id ")
+    if tracker == "aim":
+        from aim import Repo
+
+        said = Repo(str(tmp_path)).get_run(own)["tracelet"]["used"]
+        assert [one["identity"] for one in said] == [f"{run_id}/data", f"{run_id}/a name é"]
+    else:
+        wanted = b"tracelet/used/" if tracker == "tensorboard" else b'"identity"'
+        files = [path for path in Path(own).rglob("*") if path.is_file() and wanted in path.read_bytes()]
+        assert len(files) == (1 if tracker == "tensorboard" else 2)
+
+
 def test_the_process_goes_with_its_parent(tmp_path: Path) -> None:
     """It is killed with what it has started when the time is over; nothing of it is left."""
     program = tmp_path / "slow.py"
