@@ -8,6 +8,8 @@ Importing this package imports neither torch nor any tracker; what is public is 
 
 from __future__ import annotations
 
+from os import environ as _environment
+
 TYPE_CHECKING = False  # `typing` takes longer to import than all that happens before the first use
 if TYPE_CHECKING:
     from typing import Any
@@ -75,6 +77,12 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
+
+
+if "TRACELET_AUTOLOG" in _environment:
+    from tracelet_shim._bootstrap import watch_arguments
+
+    watch_arguments()
 
 
 def __dir__() -> list[str]:

@@ -49,16 +49,21 @@ class Handle:
         self._take("log_params", make)
 
     def watch_params(self, arguments: Any) -> None:
-        """Log the arguments of a program, or its configuration, as `log_params` does; what is called like a secret is masked."""
+        """Log the arguments of a program, or its configuration, as `log_params` does; what is called like a secret, or
+        looks like one, is masked."""
 
         def make(_: Recorder, __: Runs) -> Iterable[Made]:
             from tracelet_shim.common.values import named, plain
             from tracelet_shim.eventfiles.own_records import ParamsContent
-            from tracelet_shim.provenance.secrets import MASK, is_secret
+            from tracelet_shim.provenance.secrets import MASK, is_secret, mask_text
+
+            def shown(name: str, value: Any) -> Any:
+                if is_secret(name.rpartition(".")[2]):
+                    return MASK
+                return mask_text(value) if isinstance(value, str) else value
 
             found = _flat(plain(named(arguments)))
-            shown = {name: MASK if is_secret(name.rpartition(".")[2]) else value for name, value in found.items()}
-            yield _own("watch_params", ParamsContent(shown))
+            yield _own("watch_params", ParamsContent({name: shown(name, value) for name, value in found.items()}))
 
         self._take("watch_params", make)
 

@@ -39,7 +39,7 @@ def files_of(path: str, name: str) -> list[tuple[str, str]]:
     """
     if not stat.S_ISDIR(os.stat(path).st_mode):
         base = os.path.basename(os.path.abspath(path))
-        return [(name if name == base else f"{name}/{base}", path)]
+        return [(name if f"/{name}".endswith(f"/{base}") else f"{name}/{base}", path)]
     found = []
     for directory, folders, names in os.walk(path, onerror=_raise):
         folders.sort()

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -26,29 +26,27 @@ from tracelet_shim.bus.process import RelayChannel
 from tracelet_shim.common import run_report
 from tracelet_shim.display.notebook import html_table
 from tracelet_shim.display.terminal import Drain, say
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.writer_names import root_of
-from tracelet_shim.handle.methods import Handle
 from tracelet_shim.handle.recorder import Recorder
 from tracelet_shim.provenance import ci
-from tracelet_shim.session import account, fetching, owner
+from tracelet_shim.session import account, owner
 from tracelet_shim.session.exit_watch import ExitWatch
 from tracelet_shim.session.late import Late
 from tracelet_shim.session.native import Native
+from tracelet_shim.session.own_methods import OwnMethods
 from tracelet_shim.session.parts import Parts, Plan, Route
 from tracelet_shim.session.replies import Replies
 from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
 from tracelet_shim.state.place import state_directory
 
-if TYPE_CHECKING:
-    from tracelet_shim.handle.methods import Make
-
 __all__ = ["Session"]
 
 logger = logging.getLogger("tracelet_shim")
 
 
-class Session(Handle):
+class Session(OwnMethods):
     """A running session. Made by `start_logging`; a context manager that stops at its end.
 
     Attributes:
@@ -80,6 +78,7 @@ class Session(Handle):
         self.objects = dict(objects)
         self._bus: Parts | None = None
         self._routes: list[Route] = []
+        self._logdirs = set[str]()
         self._hosts_a_run = False
         self.opened_as: RunInfo | None = None
         self._classes: dict[str, type[Backend]] = {}
@@ -115,6 +114,8 @@ class Session(Handle):
                 bus = self._start()
                 self._routes = bus.routes
                 self._bus = bus
+        if bus is not None:
+            self._describe()
         assert self._bus is not None
         return self._bus
 
@@ -213,6 +214,7 @@ class Session(Handle):
 
     def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
         self.begin().writer_created(logdir, runs)
+        self._logdirs.add(logdir)
         self._recorder.settle(runs, root_of(logdir))
 
     def join(self, runs: intercept.ActiveRuns) -> None:
@@ -220,6 +222,8 @@ class Session(Handle):
 
     def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
         number = self.begin().add_source(path, logdir, parent, runs)
+        if not is_own(path):
+            self._logdirs.add(parent or logdir)
         self._recorder.settle(runs, root_of(parent or logdir))
         return number
 
@@ -236,18 +240,6 @@ class Session(Handle):
     def problem(self, error: Exception) -> None:
         logger.debug("interception failed", exc_info=error)
         self._replies.warn(msg.Trouble(None, f"intercept-{type(error).__name__}", f"a call could not be observed: {error!r}"))
-
-    # -- what is logged through the session itself ---------------------------------------------------------------------
-
-    def _take(self, what: str, make: Make, *, steps: bool = False) -> None:
-        if self.active:
-            self._recorder.take(what, make, steps=steps)
-
-    def _untaken(self, kind: str, text: str) -> None:
-        self._replies.warn(msg.Trouble(None, f"handle-{kind}", text))
-
-    def use_artifact(self, name: str, *, from_: str | None = None, timeout: float = 600.0) -> Path:
-        return fetching.use(self, self._recorder, name, from_, timeout)
 
     # -- for the user -------------------------------------------------------------------------------------------------
 
