@@ -177,6 +177,7 @@ def value_of(name: str) -> str:
     kind = FIELDS[name].type
     special = {"tags": "`nightly,seed=3`", "config": "table", "options": "", "root": "path", "backend": "`mlflow,aim`"}
     special |= {"what_ran": "`git,command`, or 0", "system_metrics": "number"}
+    special |= {"autolog": "`params,models`, or 0", "autolog_dir": "path"}
     if name in special:
         return special[name]
     if typing.get_origin(kind) is typing.Literal:

@@ -8,12 +8,15 @@ Importing this package imports neither torch nor any tracker; what is public is 
 
 from __future__ import annotations
 
+from os import environ as _environment
+
 TYPE_CHECKING = False  # `typing` takes longer to import than all that happens before the first use
 if TYPE_CHECKING:
     from typing import Any
 
     from tracelet_shim.backends.base import Backend, Capability, Level
     from tracelet_shim.errors import (
+        ArtifactError,
         BackendError,
         BackendUnavailableError,
         ConfigurationError,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from tracelet_shim.session.session import Session
 
 __all__ = [
+    "ArtifactError",
     "Backend",
     "BackendError",
     "BackendUnavailableError",
@@ -73,6 +77,12 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
+
+
+if "TRACELET_AUTOLOG" in _environment:
+    from tracelet_shim._bootstrap import watch_arguments
+
+    watch_arguments()
 
 
 def __dir__() -> list[str]:

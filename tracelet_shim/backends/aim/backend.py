@@ -27,6 +27,7 @@ import numpy as np
 from tracelet_shim import events as ev
 from tracelet_shim.backends.aim import objects
 from tracelet_shim.backends.aim.connection import AnswerError
+from tracelet_shim.backends.aim.fetching import fetch
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
@@ -54,6 +55,7 @@ class AimBackend(Backend):
     module = "aim"
     distribution = "aim"
     probe = PROBE
+    fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {
         "repo": "directory of the repository (the one that holds .aim), or aim://host:port; default: as Aim finds it",
         "artifacts_uri": "where files go, file:///dir or s3://bucket/path; default: .aim/artifacts in the repository",
@@ -92,6 +94,7 @@ class AimBackend(Backend):
         ev.Model: Capability(Level.CONVERTED, "artifacts; Aim has no registry"),
         ev.Tags: Capability(Level.CONVERTED, "tags `name=value`"),
         ev.Alert: Capability(Level.CONVERTED, "Text"),
+        ev.Used: Capability(Level.CONVERTED, 'the run\'s parameters, `run["tracelet"]["used"]`'),
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
 
@@ -403,6 +406,11 @@ class AimBackend(Backend):
     def log_tags(self, event: ev.Tags) -> None:
         assert self._run is not None
         self._run.set_tags(event.tags)
+        self._acknowledge(event)
+
+    def log_used(self, event: ev.Used) -> None:
+        assert self._run is not None
+        self._run.say_used(event)
         self._acknowledge(event)
 
     # -- files ------------------------------------------------------------------------------------------------------

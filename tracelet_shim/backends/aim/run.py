@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim import events as ev
 from tracelet_shim.backends.aim.fast import Ends
 from tracelet_shim.backends.aim.points import Points
 from tracelet_shim.backends.base import RunInfo, Status
@@ -112,6 +113,13 @@ class Run:
         """Keep the whole of names that had to be cut: name in the store -> whole name."""
         for name, tag in whole.items():
             self.native["tracelet", "names", name] = self.plain(tag)
+
+    def say_used(self, event: ev.Used) -> None:
+        """Say which artifact the run has used; the same one comes once."""
+        said = {"name": event.tag, "from": event.tracker, "identity": event.identity, "sha256": event.digest}
+        before = self.native.get(("tracelet", "used")) or []
+        if self.plain(said) not in before:
+            self.native["tracelet", "used"] = [*before, self.plain(said)]
 
     def set(self, key: str, value: Any) -> None:
         self.native[key] = self.plain(value)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.dvclive.fetching import fetch
 from tracelet_shim.backends.dvclive.limits import COMPONENT, MAX_NAME, PATH
 from tracelet_shim.backends.dvclive.live import open_live, undisturbed
 from tracelet_shim.backends.dvclive.plots import histogram_rows, pr_curve_rows
@@ -44,6 +45,7 @@ class DVCLiveBackend(Backend):
     module = "dvclive"
     distribution = "dvclive"
     probe = PROBE
+    fetch = staticmethod(fetch)
     batch_events = 2000
     options = OPTIONS
     parsers = PARSERS

@@ -30,6 +30,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.mlflow import limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
+from tracelet_shim.backends.mlflow.fetching import fetch
 from tracelet_shim.backends.mlflow.models import log_model, register
 from tracelet_shim.backends.mlflow.pictures import picture
 from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
@@ -60,6 +61,7 @@ class MLflowBackend(Backend):
     distribution = "mlflow"
     probe = PROBE
     own_hook = staticmethod(own_hook)
+    fetch = staticmethod(fetch)
     credentials = (
         "check user, password or token (MLFLOW_TRACKING_USERNAME and _PASSWORD, MLFLOW_TRACKING_TOKEN, "
         "DATABRICKS_HOST and _TOKEN, or in the tracking URI)"
@@ -100,6 +102,7 @@ class MLflowBackend(Backend):
         ),
         ev.Tags: Capability(Level.NATIVE, "tags"),
         ev.Alert: Capability(Level.CONVERTED, "tag `tracelet.alerts`, the latest of them; each as a Markdown file"),
+        ev.Used: Capability(Level.NATIVE, "input dataset of the run"),
         ev.Blob: Capability(Level.FILE, "the bytes"),
     }
 
@@ -281,6 +284,9 @@ class MLflowBackend(Backend):
 
     def log_tags(self, event: ev.Tags) -> None:
         self._run.set_tags({self._run.key(name): value for name, value in event.tags.items()})
+
+    def log_used(self, event: ev.Used) -> None:
+        self._run.log_input(event)
 
     def log_model(self, event: ev.Model) -> None:
         for file in event.files:

@@ -25,6 +25,7 @@ __all__ = ["ONCE", "Rules", "Run", "create"]
 ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 """Variables for a request that makes something new. If the answer is lost, the server may have done it: MLflow's HTTP client
 would have a second one made by trying again. Who asked looks for the first one before he does."""
+_MAX_DATASET, _MAX_DIGEST, _MAX_SOURCE = 500, 36, 10_000  # `mlflow/utils/validation.py`; of the source more, but in JSON
 
 
 class Rules(NamedTuple):
@@ -157,6 +158,16 @@ class Run:
         while len(json.dumps(told)) > MAX_TAG:
             told.pop(0)
         self.set_tags({tag: json.dumps(told)})
+
+    def log_input(self, event: ev.Used) -> None:
+        """Log an artifact as an input, for which MLflow has datasets. One of this name and content stays as it is."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name, identity = event.tag[:_MAX_DATASET], event.identity or f"artifact {event.tag} of this run"
+        source = json.dumps({"uri": identity[:_MAX_SOURCE]})
+        dataset = Dataset(name or "artifact", event.digest[:_MAX_DIGEST], event.tracker or "tracelet", source)
+        context = InputTag("mlflow.data.context", "input")
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
 
     def end(self, status: str, end_time: int | None) -> None:
         """End the run. `set_terminated` prints a link on standard output, on servers; it is kept quiet for this call."""

@@ -30,6 +30,7 @@ from tracelet_shim.backends.render.tables import markdown
 from tracelet_shim.backends.shared.files import about_run, load
 from tracelet_shim.backends.shared.options import Parser, directory, seconds
 from tracelet_shim.backends.tensorboard import records
+from tracelet_shim.backends.tensorboard.fetching import fetch
 from tracelet_shim.backends.tensorboard.folders import normal
 from tracelet_shim.backends.tensorboard.resume import choose_directory
 from tracelet_shim.backends.tensorboard.run import Run
@@ -48,6 +49,7 @@ class TensorBoardBackend(Backend):
     name = "tensorboard"
     module = "tensorboard"
     distribution = "tensorboard"
+    fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {
         "logdir": "directory that gets a directory for each run, <project>/<exp_name>; default: ./tracelet-runs",
         "flush_secs": "how often the copy is forced to disk, in seconds; default: 120, and at every flush",
@@ -73,6 +75,7 @@ class TensorBoardBackend(Backend):
         ev.Model: Capability(Level.FILE, "in `tracelet-files/artifacts`; TensorBoard has no registry"),
         ev.Tags: Capability(Level.CONVERTED, "text, and run.json"),
         ev.Alert: Capability(Level.CONVERTED, "text under `tracelet/alerts`"),
+        ev.Used: Capability(Level.CONVERTED, "text under `tracelet/used`"),
     }
     mirrors_event_files = True
 
@@ -166,6 +169,10 @@ class TensorBoardBackend(Backend):
     def log_alert(self, event: ev.Alert) -> list[bytes]:  # type: ignore[override]
         text = f"**{event.level}: {event.tag}**\n\n{event.text}"
         return [records.note(f"tracelet/alerts/{event.tag}", text, event.wall_time, event.step)]
+
+    def log_used(self, event: ev.Used) -> list[bytes]:  # type: ignore[override]
+        text = f"{event.identity or event.tag} ({event.tracker or 'logged here'})\n\nSHA-256 {event.digest}"
+        return [records.note(f"tracelet/used/{event.tag}", text, event.wall_time, event.step)]
 
     def attach_path(self, path: str, file: str, event: ev.Event) -> None:
         self._run.copy_file(path, file)
