@@ -205,6 +205,32 @@ class DVCLiveReader(Reader):
             )
         return found
 
+    # -- what is logged through the session itself --------------------------------------------------------------------
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        whole = self.media("tables", writer, tag, ".csv")
+        heads = {step: next(csv.reader(file.open(encoding="utf-8", newline=""))) for step, file in whole}
+        return [
+            (step, heads[step], [[row[name] for name in heads[step]] for row in rows])
+            for step, rows in self.plots("tables", writer, tag)
+        ]
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        """Return the files of what dvc.yaml lists as the artifact."""
+        listed = self.yaml(self.run / "dvc.yaml")["artifacts"]
+        (about,) = (each for key, each in listed.items() if each.get("desc", key) == name)
+        place = self.run / about["path"]
+        files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+        return {path.relative_to(self.run / "artifacts").as_posix(): path.read_bytes() for path in files}
+
+    def model(self, name: str) -> dict[str, bytes]:
+        listed = self.yaml(self.run / "dvc.yaml")["artifacts"]
+        assert {each.get("type") for key, each in listed.items() if each.get("desc", key) == name} == {"model"}
+        return self.artifact(name)
+
+    def tags(self) -> dict[str, str]:
+        return dict(self.params()["tracelet"]["tags"])
+
     def status(self) -> str:
         return self.json("run.json")["status"]
 

@@ -300,6 +300,23 @@ class SwanLabReader(Reader):
         mine.sort(key=lambda run: run.start.started_at.ToNanoseconds())
         return [Trial(run.params(), run.metrics()) for run in mine]
 
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        found = []
+        for step, shown in self.charts("table", writer, tag):
+            assert shown["_swanLab"] == "table"
+            columns = [column["field"] for column in shown["colDefs"]]
+            found.append((step, columns, [[row[name] for name in columns] for row in shown["rowData"]]))
+        return found
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        entries = [(title, entry) for (title, kind), found in self.run.entries.items() if kind == "alert" for entry in found]
+        told = []
+        for title, entry in entries:
+            head, _, text = entry.value[0][1].decode().partition("\n\n")
+            level = head.removeprefix("**").removesuffix(f": {title}**")
+            told.append((title, text, level))
+        return told
+
     def status(self) -> str:
         from swanlab.proto.swanlab.run.v1.run_pb2 import RunState
 
