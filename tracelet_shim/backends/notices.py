@@ -1,4 +1,4 @@
-"""What a tracker has not done of what was asked, and the user hears of: a part of the contract in `tracelet_shim.backends.base`."""
+"""What a tracker has not done of what was asked, and the user hears of: part of the contract in `tracelet_shim.backends.base`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ one, which takes some seconds to count them, it may say which rows it has later 
 `late` in DIR, it says what it had so many questions ago.
 
 State: `runs`: "<entity>/<project>/<run>" -> what UpsertBucket said, `history` (line number -> row), `summary`, `files`
-(names uploaded), `exitcode`, `complete`; `artifacts`: id -> name, type, files, state. Files are in DIR/files.
+(names uploaded), `exitcode`, `complete`; `artifacts`: id -> name, type, files, aliases, state, and the ids that clients gave it;
+`links`: "<entity>/<project>/<collection>" -> the linked artifacts, in order, and which has an alias. Of registries, that of the
+name `model` exists. Files are in DIR/files.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Wandb(StandIn):
         super().__init__(port, folder)
 
     def empty(self) -> dict[str, Any]:
-        return {"runs": {}, "artifacts": {}, "alerts": [], "unknown": [], "upserts": []}
+        return {"runs": {}, "artifacts": {}, "links": {}, "alerts": [], "unknown": [], "upserts": []}
 
     def answer(self, method: str, path: str, query: Query, body: bytes, headers: Message) -> Answer:
         if path.startswith("/storage/") and method == "PUT":
@@ -236,7 +238,7 @@ class Wandb(StandIn):
 
     def on_TraceletServerID(self, given: dict[str, Any], _: str) -> Any:
         """``a0: clientIDMapping(clientID: $v0) { serverID }`` and so on."""
-        by_client = {artifact["client"]: number for number, artifact in self.state["artifacts"].items()}
+        by_client = {client: number for number, artifact in self.state["artifacts"].items() for client in artifact["clients"]}
         return {f"a{k[1:]}": {"serverID": by_client[v]} if v in by_client else None for k, v in given.items()}
 
     def on_TraceletState(self, given: dict[str, Any], _: str) -> Any:
@@ -268,9 +270,16 @@ class Wandb(StandIn):
         made = given["input"]
         number = f"artifact{len(self.state['artifacts']) + 1}"
         kind, name = made.get("artifactTypeName"), made.get("artifactCollectionName")
+        aliases = [alias["alias"] for alias in made.get("aliases") or []]
+        for known, artifact in self.state["artifacts"].items():
+            same = (artifact["name"], artifact["digest"]) == (name, made.get("digest"))
+            if same and artifact["state"] == "COMMITTED":  # no other version is made of what is there
+                artifact["clients"].append(made.get("clientID"))
+                artifact["aliases"] = sorted({*artifact["aliases"], *aliases})
+                return {"createArtifact": {"artifact": {"id": known, "state": "COMMITTED", "artifactSequence": None}}}
         self.state["artifacts"][number] = {
-            "type": kind, "name": name, "run": made.get("runName"), "state": "PENDING", "files": [],
-            "client": made.get("clientID"),
+            "type": kind, "name": name, "run": made.get("runName"), "state": "PENDING", "files": [], "aliases": sorted(aliases),
+            "client": made.get("clientID"), "clients": [made.get("clientID")], "digest": made.get("digest"),
         }  # fmt: skip
         return {"createArtifact": {"artifact": {"id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}}
 
@@ -302,6 +311,25 @@ class Wandb(StandIn):
         self.state["artifacts"][given["artifactID"]]["state"] = "COMMITTED"
         return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
 
+    def on_TraceletOrganization(self, given: Any, _: str) -> Any:
+        return {"entity": {"organization": {"name": "org", "orgEntity": {"name": "org-entity"}}, "user": None}}
+
+    def on_TraceletLink(self, given: dict[str, Any], _: str) -> Any:
+        """As `linkArtifact`: a version is in a collection once, and an alias belongs to one of its versions."""
+        made = given["input"]
+        entity, project, name = made["entityName"], made["projectName"], made["artifactPortfolioName"]
+        artifact = self.state["artifacts"][made["artifactID"]]
+        if artifact["state"] != "COMMITTED":
+            raise ValueError("what is not committed cannot be linked")
+        if project.startswith("wandb-registry-") and (entity, project) != ("org-entity", "wandb-registry-model"):
+            return 404, {"errors": [{"message": f"project {entity}/{project} not found"}], "data": {"linkArtifact": None}}
+        collection = self.state["links"].setdefault(f"{entity}/{project}/{name}", {"versions": [], "aliases": {}})
+        if made["artifactID"] not in collection["versions"]:
+            collection["versions"].append(made["artifactID"])
+        for alias in made["aliases"]:
+            collection["aliases"][alias["alias"]] = made["artifactID"]
+        return {"linkArtifact": {"versionIndex": collection["versions"].index(made["artifactID"])}}
+
     def on_UpdateArtifact(self, given: dict[str, Any], _: str) -> Any:
         return {"updateArtifact": {"artifact": {"id": given["artifactID"]}}}
 
@@ -310,7 +338,7 @@ class Wandb(StandIn):
 
     def on_ClientIDMapping(self, given: dict[str, Any], _: str) -> Any:
         for number, artifact in self.state["artifacts"].items():
-            if artifact["client"] == given["clientID"]:
+            if given["clientID"] in artifact["clients"]:
                 return {"clientIDMapping": {"serverID": number}}
         return {"clientIDMapping": None}
 

@@ -12,7 +12,13 @@ import pytest
 
 from tests.backends.wandb.reader import WandbReader, _log_records
 from tests.backends.wandb.test_wandb import directory, session  # noqa: F401
+from tests.conftest import RunPython
+from tests.faults.conftest import Train
 from tests.sample_events import Maker
+from tests.servers.fixtures import Serve
+from tests.servers.harness import Server
+from tracelet_shim.backends.wandb.backend import WandbBackend
+from tracelet_shim.backends.wandb.links import Target
 
 pytestmark = pytest.mark.usefixtures("directory")
 
@@ -69,3 +75,121 @@ def test_tags_and_alerts(tmp_path: Path) -> None:
     first, second = records(tmp_path / "w", "alert")
     assert (first.title, first.level, first.text) == ("t" * 64, "WARN", f"{'t' * 70}\n\nloss is **NaN**")
     assert (second.title, second.level, second.text) == ("odd", "ERROR", "loss is **NaN**")
+
+
+def test_no_registry_offline() -> None:
+    """The model is there with its aliases, and that it is not linked is said, once."""
+    make, said = Maker(), []
+
+    def log(backend: WandbBackend) -> None:
+        backend.write([make.model("net", register_as="nets", aliases=("prod",)), make.model("net", register_as="nets")])
+        said.append(dict(backend.take_notices()))
+
+    session(log)
+    ((kind, text),) = said[0].items()
+    assert kind == "registry"
+    assert text.startswith("a model is an artifact with its aliases, but not linked to wandb-registry-model/nets: W&B links")
+
+
+@pytest.mark.parametrize(
+    ("register_as", "registry", "target"),
+    [
+        ("nets", None, ("nets", "wandb-registry-model", None)), ("my nets", "team", ("my_x20_nets", "wandb-registry-team", None)),
+        ("nets", "wandb-registry-team", ("nets", "wandb-registry-team", None)), ("mine/best", "team", ("best", "mine", None)),
+        ("org/wandb-registry-x/nets", None, ("nets", "wandb-registry-x", "org")), ("e/p/n", None, ("n", "p", "e")),
+    ],
+)  # fmt: skip
+def test_where_models_are_registered(register_as: str, registry: str | None, target: tuple[str, str, str | None]) -> None:
+    """A plain name is one in the registry of the option; else it is a path, as W&B has them."""
+    assert Target.of(register_as, registry) == target
+
+
+# -- at a server ----------------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, signal
+import tracelet_shim as tracelet
+session = tracelet.start_logging("wandb", project="own", strict=True, exit_timeout=120, delivery={hosting!r})
+def model(content, **how):
+    open("w.pt", "w").write(content)
+    session.log_model("w.pt", "net", **how)
+model("first", register_as="nets", aliases=["prod"])
+session.alert("before", "the end", "error")
+assert session.flush(60)
+if {hosting!r} == "process":
+    os.kill(session._bus._parts[0].bus.relay_pid, signal.SIGKILL)
+model("second", register_as="nets", aliases=["prod", "best"])
+model("second", register_as="own/portfolio")
+model("third", register_as="wandb-registry-nowhere/nets")
+session.log_artifact("w.pt", "data", aliases=["mine"])
+session.log_table("tab", [[n, n / 7] for n in range(10_001)])
+session.set_tags({{"stage": "try", "label": ""}})
+session.set_summary({{"best": 0.9}})
+"""
+
+
+def contents(server: Server, artifact: str, name: str = "w.pt") -> str:
+    return (server.directory / "files" / "artifacts" / artifact / name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosting", ["process", "thread"])
+def test_the_whole_way(run_python: RunPython, serve: Serve, hosting: str) -> None:
+    """A program's calls arrive once, whichever process hosts the tracker, and though a relay is killed meanwhile; what no
+    registry takes is said once, and is no error."""
+    server = serve("wandb")
+    env = {name: value for name, value in server.env.items() if value is not None}
+    done = run_python(PROGRAM.format(hosting=hosting), env={**env, "WANDB_MODE": "online"})
+    assert done.stderr.count("not linked to wandb-registry-nowhere/nets: W&B's server answers 404") == 1
+    state, run = server.state, server.run()
+    models = {number: made for number, made in state["artifacts"].items() if made["name"] == "net"}
+    assert [(made["type"], made["state"]) for made in models.values()] == [("model", "COMMITTED")] * 3
+    assert [contents(server, number) for number in models] == ["first", "second", "third"]
+    first, second, _ = models
+    assert state["links"] == {
+        "org-entity/wandb-registry-model/nets": {"versions": [first, second], "aliases": {"prod": second, "best": second}},
+        "standin/own/portfolio": {"versions": [second], "aliases": {}},
+    }
+    (data,) = [made for made in state["artifacts"].values() if made["name"] == "data"]
+    assert (data["type"], data["aliases"]) == ("artifact", ["latest", "mine"])
+    assert [alert["title"] for alert in state["alerts"]] == ["before"]
+    assert set(run["tags"]) == {"stage=try", "label"}
+    rows = [json.loads(line) for line in run["history"].values()]
+    assert [row["best"] for row in rows if "best" in row] == [0.9]
+    (shown,) = [row["tab"] for row in rows if "tab" in row]
+    assert shown["nrows"] == 10_000
+    whole = [name for name in run["files"] if name.startswith("tables/tab/")]
+    assert sorted(Path(name).suffix for name in whole) == [".csv", ".json"]
+    (csv,) = [name for name in whole if name.endswith(".csv")]
+    key = next(iter(state["runs"]))
+    assert len((server.directory / "files" / "runs" / key / csv).read_text().splitlines()) == 10_002
+    server.check_understood()
+
+
+def test_a_link_that_passes_later(train: Train, serve: Serve) -> None:
+    """The server answers nothing but errors for a while: the model is pending, and then it is linked, once."""
+    server = serve("wandb")
+    code = """
+session = begin("wandb", exit_timeout=120, strict=True)
+log(0, 10)
+reach("first"); wait_for("ill")
+open("w.pt", "w").write("weights")
+session.log_model("w.pt", "net", register_as="nets", aliases=["prod"])
+reach("second"); wait_for("well")
+"""
+    program = train(code, env=server.env, exit_timeout=120)
+    program.wait_for("first")
+    server.wait_for_points(10)
+    server.misbehave("500", "^/graphql", body="html")
+    program.go("ill")
+    program.wait_for("second")
+    server.wait_for_requests(3, "^/graphql", "500")
+    assert server.state["links"] == {}
+    server.recover()
+    program.go("well")
+    said = program.end(10)
+    assert "not linked" not in said
+    (linked,) = server.state["links"].values()
+    (model,) = server.state["artifacts"]
+    assert linked == {"versions": [model], "aliases": {"prod": model}}
+    server.check_understood()

@@ -129,7 +129,7 @@ class Server:
         return int(made["version"])
 
     def link(self, **_: Any) -> str | None:
-        return "beside a server or a Space, Trackio has registries in a bucket of Hugging Face only; tracelet-shim links into none"
+        return "beside a server or a Space, Trackio has registries in a bucket of Hugging Face only; it is linked into none"
 
     def alert(self, alert: dict[str, Any]) -> None:
         self._call("/bulk_alert", alerts=[{"project": self._project, **alert}])

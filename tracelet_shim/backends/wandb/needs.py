@@ -52,6 +52,9 @@ class Need(ABC):
     def is_there(self, held: Held) -> bool:
         """True if it is among what the server has of its run."""
 
+    def go_on(self, held: Held) -> None:  # noqa: B027 - of most, W&B's service does the rest
+        """Do what can be done now that the server has this."""
+
     def again(self) -> None:
         """Hand it to W&B's service once more."""
         self.tries += 1

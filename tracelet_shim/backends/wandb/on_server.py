@@ -12,6 +12,7 @@ from typing import NamedTuple
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
+from tracelet_shim.backends.wandb.links import Link
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params
 from tracelet_shim.backends.wandb.run import Run
 from tracelet_shim.backends.wandb.server import MOST_NAMES
@@ -152,8 +153,9 @@ class OnServer(Settling):
         """Ask what the server has of a run, and tell off what it has of that."""
         assert run.server is not None
         mine, ended = [need for need in needs if need.run is run], run.ended
+        clients = dict.fromkeys(need.client for need in mine if isinstance(need, (Artifact, Link)))
         held = run.server.ask(
-            [need.name for need in mine if isinstance(need, File)], [need.client for need in mine if isinstance(need, Artifact)],
+            [need.name for need in mine if isinstance(need, File)], list(clients),
             params=any(isinstance(need, Params) for need in mine), step=run.lent,
         )  # fmt: skip
         if held is None:
@@ -165,6 +167,8 @@ class OnServer(Settling):
             if known != self._known:
                 self._moved = time.monotonic()
             self._known = known
+        for need in mine:
+            need.go_on(held)
         there = {id(need) for need in mine if need.is_there(held)}
         if there:
             self._patience.reset()

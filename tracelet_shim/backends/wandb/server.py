@@ -6,7 +6,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tracelet_shim.backends.wandb.links import Target
 
 __all__ = ["MOST_NAMES", "Held", "Server", "same_value"]
 
@@ -28,6 +31,16 @@ query TraceletRun($entity: String!, $project: String!, $run: String!, $names: [S
 }
 """
 """`apis/public/runs.py`, RUN_FRAGMENT; `apis/public/files.py`, FILE_FRAGMENT; and what the service asks when a run is resumed."""
+_LINK = "mutation TraceletLink($input: LinkArtifactInput!) { linkArtifact(input: $input) { versionIndex } }"
+_ORGANIZATION = """
+query TraceletOrganization($entity: String!) {
+  entity(name: $entity) {
+    organization { name orgEntity { name } }
+    user { organizations { name orgEntity { name } } }
+  }
+}
+"""
+"""`sdk/artifacts/_generated/operations.py`, LINK_ARTIFACT_GQL and FETCH_ORG_INFO_FROM_ENTITY_GQL."""
 
 
 class Held(NamedTuple):
@@ -67,6 +80,7 @@ class Server:
         self._credentials = Path(settings.credentials_file) if settings.identity_token_file else None
         self._verify = not settings.insecure_disable_ssl
         self._proxies = {scheme: proxy for scheme in ("http", "https") if (proxy := getattr(settings, f"{scheme}_proxy"))}
+        self._ids: dict[str, str] = {}  # the server's, of artifacts, by that of the client
         self.can_ask = bool(self._key or self._credentials)
         self.problem: str | None = None
 
@@ -125,8 +139,46 @@ class Server:
         """Return which artifacts are whole, of those with these ids of ours: first the server's ids are asked for."""
         ids = self._each("clientIDMapping(clientID: ", "serverID", clients)
         known = {client: found["serverID"] for client, found in ids.items() if found and found.get("serverID")}
+        self._ids |= known
         states = self._each("artifact(id: ", "state", list(known.values()))
         return frozenset(client for client, number in known.items() if (states.get(number) or {}).get("state") == "COMMITTED")
+
+    def link(self, client: str, target: Target, aliases: Sequence[str]) -> None:
+        """Link an artifact that is whole, with its aliases, into a collection, which is made if need be. One that is there is not
+        linked again.
+
+        Args:
+            client: the id that the SDK has given it.
+            target: the collection.
+            aliases: what its version there is called.
+
+        Raises:
+            RequestException: there was no answer, or one with an error of HTTP.
+            ValueError: the server does not do it.
+        """
+        entity, project = target.entity or self._where["entity"], target.project or self._where["project"]
+        if target.is_registry:
+            entity = self._organization(target.entity)
+        given = {
+            "artifactID": self._ids[client], "artifactPortfolioName": target.name, "entityName": entity, "projectName": project,
+            "aliases": [{"artifactCollectionName": target.name, "alias": alias} for alias in aliases],
+        }  # fmt: skip
+        self._query("TraceletLink", _LINK, {"input": given})
+
+    def _organization(self, wanted: str | None) -> str:
+        """Return the entity of the organization whose registries are meant (`sdk/artifacts/_gqlutils.py`, `_resolve_org_info`).
+
+        Raises:
+            ValueError: there is none, or several and none is named.
+        """
+        about = self._query("TraceletOrganization", _ORGANIZATION, {"entity": self._where["entity"]})["entity"] or {}
+        every = [about.get("organization"), *((about.get("user") or {}).get("organizations") or ())]
+        found = {each["orgEntity"]["name"]: each["name"] for each in every if each and each.get("orgEntity")}
+        names = [str(entity) for entity, name in found.items() if wanted in (None, entity, name)]
+        if len(names) != 1:
+            who = f"of {self._where['entity']}" + (f" called {wanted}" if wanted else "")
+            raise ValueError(f"there is no organization {who}" if not names else f"which organization {who} is not said")
+        return names[0]
 
     def _each(self, call: str, field: str, ids: Sequence[str]) -> dict[str, Any]:
         """Ask the same of each id, in one request."""
