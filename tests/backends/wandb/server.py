@@ -40,7 +40,7 @@ def refusal(message: str) -> Any:
 
 class Wandb(StandIn):
     def __init__(self, port: int, folder: Path) -> None:
-        self._past: dict[str, list[int]] = {}  # how many rows of a run there were at each question
+        self._past: dict[str, list[tuple[int, int]]] = {}  # how many rows and samples of a run there were at each question
         super().__init__(port, folder)
 
     def empty(self) -> dict[str, Any]:
@@ -122,11 +122,11 @@ class Wandb(StandIn):
         """Return a run with the rows that the server says it has."""
         run, late = self.state["runs"][key], self.folder / "late"
         past = self._past.setdefault(key, [])
-        past.append(len(run["history"]))
+        past.append((len(run["history"]), len(run["events"])))
         if not late.exists():
             return run  # type: ignore[no-any-return]
-        rows = past[max(0, len(past) - 1 - int(late.read_text()))]
-        return {**run, "history": {at: run["history"][at] for at in sorted(run["history"], key=int)[:rows]}}
+        known = zip(("history", "events"), past[max(0, len(past) - 1 - int(late.read_text()))], strict=True)
+        return {**run, **{what: {at: run[what][at] for at in sorted(run[what], key=int)[:lines]} for what, lines in known}}
 
     def _bucket(self, key: str) -> dict[str, Any]:
         run = self._said(key)
@@ -204,8 +204,8 @@ class Wandb(StandIn):
             asked["config"] = json.dumps(run["config"])
         if given["files"]:
             asked["files"] = self._files(key, given["names"])
-        tail = {"model": {"bucket": {"historyTail": self._tail(run, "history")}}} if given["tail"] else {}
-        return {"project": {"run": asked}, **tail}
+        bucket = {"historyTail": self._tail(run, "history"), "eventsLineCount": len(run["events"])}
+        return {"project": {"run": asked}, **({"model": {"bucket": bucket}} if given["tail"] else {})}
 
     def on_Run(self, given: dict[str, Any], _: str) -> Any:
         run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['name']}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,12 @@ from tests.backends.wandb.reader import WandbReader, _log_records
 from tests.backends.wandb.test_wandb import directory, session  # noqa: F401
 from tests.conftest import RunPython
 from tests.faults.conftest import Train
-from tests.sample_events import Maker
+from tests.faults.harness import eventually
+from tests.sample_events import WALL, Maker
 from tests.servers.fixtures import Serve
 from tests.servers.harness import Server
+from tests.test_system_metrics import scalars
+from tracelet_shim import events as ev
 from tracelet_shim.backends.wandb.backend import WandbBackend
 from tracelet_shim.backends.wandb.links import Target
 
@@ -102,6 +108,45 @@ def test_no_registry_offline() -> None:
 def test_where_models_are_registered(register_as: str, registry: str | None, target: tuple[str, str, str | None]) -> None:
     """A plain name is one in the registry of the option; else it is a path, as W&B has them."""
     assert Target.of(register_as, registry) == target
+
+
+SAMPLES = "/logs/.tracelet/system/1.host.2.x.0.tracelet-records"
+NAMES = ("cpu.percent", "process.memory.mb", "gpu.0.celsius")
+
+
+def samples() -> list[ev.Scalar]:
+    """Three samples of three values each."""
+    make = Maker("system", SAMPLES)
+    return [make.scalar(tag, at + n / 8, at, WALL + at) for at in range(3) for n, tag in enumerate(NAMES)]
+
+
+def held(records: list[Any]) -> list[tuple[float, str, float]]:
+    """Return (time, name, value) of all samples in records of W&B's monitor."""
+    values = [(record.timestamp, item) for record in records for item in record.item]
+    return sorted((time.ToNanoseconds() / 1e9, item.key, json.loads(item.value_json)) for time, item in values)
+
+
+EXPECTED = sorted((WALL + at, name, at + n / 8) for at in range(3) for n, name in enumerate(NAMES))
+
+
+def test_system_metrics(tmp_path: Path) -> None:
+    """They are samples of W&B's monitor, at their true times, each once, though some come again behind a kill; a writer that is
+    called like theirs is a writer."""
+    every = samples()
+    writer = Maker("system", "/logs/system/events.out.tfevents.1").scalar("cpu.percent", 1.0, 1)
+    session(lambda backend: backend.write([*every[:5], writer, every[5]]), resume="again")
+    session(lambda backend: [backend.write(every[2:7]), backend.write(every[7:])], resume="again")
+    assert held(records(tmp_path / "w", "stats")) == EXPECTED
+    (run,) = WandbReader(tmp_path / "w").runs().values()
+    assert [row["system/cpu.percent"] for row, _ in run.rows if "system/cpu.percent" in row] == [1.0]
+
+
+def test_system_metrics_beside_the_monitor(tmp_path: Path) -> None:
+    """Where the user has switched W&B's own monitor on, they are rows."""
+    session(lambda backend: backend.write(samples()), options={"settings": {"x_disable_stats": False}})
+    (run,) = WandbReader(tmp_path / "w").runs().values()
+    assert [row["system/cpu.percent"] for row, _ in run.rows if "system/cpu.percent" in row] == [0.0, 1.0, 2.0]
+    assert not [item.key for record in records(tmp_path / "w", "stats") for item in record.item if item.key in NAMES]
 
 
 # -- at a server ----------------------------------------------------------------------------------------------------------------
@@ -192,4 +237,51 @@ reach("second"); wait_for("well")
     (linked,) = server.state["links"].values()
     (model,) = server.state["artifacts"]
     assert linked == {"versions": [model], "aliases": {"prod": model}}
+    server.check_understood()
+
+
+MEASURED = """
+session = begin("wandb", exit_timeout=120, strict=True, system_metrics=0.1)
+log(0, 10)
+reach("first"); wait_for("then")
+log(10, 20)
+reach("second"); wait_for("end")
+"""
+
+
+def sampled(server: Server) -> list[tuple[float, str]]:
+    """Return (time, name) of all system metrics that the server has of the run."""
+    lines = [json.loads(line) for line in server.run()["events"].values()]
+    return [(line["_timestamp"], key) for line in lines for key in line if key.startswith("system.")]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_samples_behind_a_kill(train: Train, serve: Serve, late: bool) -> None:
+    """The relay is killed with samples on their way, which its successor has again: each is there once, all of those that were
+    written down are there, and none in the rows; also where the server counts some seconds late."""
+    server = serve("wandb")
+    if late:
+        (server.directory / "late").write_text("3")
+    program = train(MEASURED, env=server.env, exit_timeout=120)
+    program.wait_for("first")
+    server.wait_for_points(10)
+    eventually(lambda: len(sampled(server)) >= 20, 60)
+    server.misbehave("hang")
+    server.wait_for_requests(1, fault="hang")
+    for pid in program.relays:
+        os.kill(pid, signal.SIGKILL)
+    server.recover()
+    program.go("then")
+    program.wait_for("second")
+    before = len(sampled(server))
+    eventually(lambda: len(sampled(server)) >= before + 20, 120)
+    program.go("end")
+    said = program.end(20)
+    assert "not delivered" not in said
+    found = sampled(server)
+    assert len(found) == len(set(found))
+    written = [tag for tag, _ in scalars(program.directory / "runs" / "x" / ".tracelet" / "system")]
+    assert Counter(name.removeprefix("system.") for _, name in found) == Counter(written)
+    assert server.run()["overwritten"] == 0
+    assert {key for row in map(json.loads, server.run()["history"].values()) for key in row if key.startswith("system")} == set()
     server.check_understood()

@@ -27,7 +27,9 @@ query TraceletRun($entity: String!, $project: String!, $run: String!, $names: [S
       files(names: $names, first: $first) @include(if: $files) { edges { node { name sizeBytes md5 } } }
     }
   }
-  model(name: $project, entityName: $entity) @include(if: $tail) { bucket(name: $run, missingOk: true) { historyTail } }
+  model(name: $project, entityName: $entity) @include(if: $tail) {
+    bucket(name: $run, missingOk: true) { historyTail eventsLineCount }
+  }
 }
 """
 """`apis/public/runs.py`, RUN_FRAGMENT; `apis/public/files.py`, FILE_FRAGMENT; and what the service asks when a run is resumed."""
@@ -49,6 +51,7 @@ class Held(NamedTuple):
     Attributes:
         rows: how many rows.
         step: W&B's step behind that of the last row, if that was asked for: not the same where the user leaves out steps.
+        samples: how many lines of system metrics, if that was asked for.
         files: of the files that were asked for, those that are there: (bytes, MD5 in base 64).
         params: the config, if that was asked for.
         artifacts: of the artifacts that were asked for, those that are there: the ids that the client gave them.
@@ -56,6 +59,7 @@ class Held(NamedTuple):
 
     rows: int
     step: int
+    samples: int
     files: Mapping[str, tuple[int, str]]
     params: Mapping[str, Any]
     artifacts: frozenset[str]
@@ -85,7 +89,7 @@ class Server:
         self.problem: str | None = None
 
     def ask(
-        self, files: Sequence[str] = (), artifacts: Sequence[str] = (), *, params: bool = False, step: bool = False
+        self, files: Sequence[str] = (), artifacts: Sequence[str] = (), *, params: bool = False, tail: bool = False
     ) -> Held | None:
         """Return what is there; None if that is not said (`problem`).
 
@@ -93,7 +97,7 @@ class Server:
             files: names that are asked for, at most `MOST_NAMES`.
             artifacts: ids that are asked for.
             params: ask for the config, too.
-            step: ask for the step of the last row, too.
+            tail: ask for the step of the last row and for the number of samples, too.
         """
         import requests
 
@@ -102,14 +106,15 @@ class Server:
             found = self._query(
                 "TraceletRun", _RUN,
                 {**self._where, "names": names, "first": max(len(names), 1), "params": params, "files": bool(names),
-                 "tail": step},
+                 "tail": tail},
             )  # fmt: skip
             run = found["project"]["run"]
             edges = (run.get("files") or {"edges": []})["edges"]
             there = {node["name"]: (int(node["sizeBytes"] or 0), str(node["md5"])) for node in (edge["node"] for edge in edges)}
             held = Held(
                 int(run["historyLineCount"]),
-                _behind_last(found["model"]["bucket"]) if step else 0,
+                _behind_last(found["model"]["bucket"]) if tail else 0,
+                int(found["model"]["bucket"]["eventsLineCount"] or 0) if tail else 0,
                 {name: about for name, about in there.items() if about[1] != "0"},  # the SDK's sign of one that is not there
                 json.loads(run.get("config") or "{}"),
                 self._committed(artifacts[:_MOST_ARTIFACTS]) if artifacts else frozenset(),
@@ -125,12 +130,12 @@ class Server:
         return None
 
     def there(self) -> Held:
-        """Return how many rows there are, and their last step.
+        """Return how many rows there are, and their last step, and how many samples.
 
         Raises:
             ConnectionError: the server does not say.
         """
-        held = self.ask(step=True)
+        held = self.ask(tail=True)
         if held is None:
             raise ConnectionError(f"W&B's server does not say what it has of the run: {self.problem}")
         return held
