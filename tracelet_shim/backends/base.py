@@ -33,6 +33,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.fetching import Fetched, Fetches, NoSuchArtifactError
+from tracelet_shim.backends.notices import Notices
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.run_info import WHAT_RAN, Ending, Job, OpenedRun, Part, Program, RunInfo, Status
 from tracelet_shim.backends.shared.names import file_names
@@ -104,7 +105,7 @@ class UnsettledLostError(Exception):
     are to be written again, and `write` recognises what has been stored all the same."""
 
 
-class Backend(Fetches, ABC):
+class Backend(Fetches, Notices, ABC):
     """Base of all backends.
 
     Class attributes:

@@ -104,6 +104,8 @@ class ClearMLReader(Reader):
             return "" if key == "_x_" else re.sub("_x([0-9a-f]+)_", lambda m: chr(int(m[1], 16)), key)
 
         for event in session.events():
+            if event["type"] == "log":
+                continue
             title, *labels = event["metric"].split(" · ")
             leaf, *rest = event["variant"].split(" ·")
             writer = next((whole(text[1:]) for text in rest if text.startswith(" ")), "")
@@ -270,6 +272,8 @@ def _text(key: str) -> str:
 def _summary(session: _Session) -> dict[str, float]:
     found = {}
     for event in session.events():
+        if event["type"] == "log":
+            continue
         title, _, label = event["metric"].partition(" · ")
         if title == "Summary" and event.get("iter") == -(2**31):
             found[_text(event["variant"])] = float(label) if label else event["value"]
