@@ -8,6 +8,8 @@ Importing this package imports neither torch nor any tracker; what is public is 
 
 from __future__ import annotations
 
+import os as _os
+
 TYPE_CHECKING = False  # `typing` takes longer to import than all that happens before the first use
 if TYPE_CHECKING:
     from typing import Any
@@ -48,6 +50,11 @@ __all__ = [
     "start_logging",
     "stop_logging",
 ]
+
+try:
+    _began_at: str | None = _os.getcwd()
+except OSError:  # it was deleted
+    _began_at = None
 
 _HOMES = {
     "get_session": "session.api",

@@ -155,7 +155,7 @@ class Session(Handle):
             self.on_hosting()
 
     def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
-        run = run_info(session, self.settings, self._job)
+        run = run_info(session, self.settings, self._job, borrowed=specs[0].borrowed)
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}

@@ -18,6 +18,7 @@ import msgspec
 
 from tracelet_shim.backends.base import WHAT_RAN, Part
 from tracelet_shim.backends.shared.options import switched
+from tracelet_shim.common.began import began_at, working_directory
 from tracelet_shim.common.suggestions import did_you_mean, slip_of, unknown_variable
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.common.values import named, plain
@@ -291,6 +292,8 @@ def from_file(environment: Mapping[str, str], known: list[str], problems: list[P
     """
     named = environment.get(PREFIX + "CONFIG")
     path = Path(named or FILE)
+    if (began := began_at()) != working_directory():
+        path = Path(began, path)
     if not path.is_file():
         if named:
             raise ConfigurationError(f"{PREFIX}CONFIG names {named!r}, which is no file")
