@@ -49,6 +49,7 @@ def start_logging(
     project: str | None = None,
     exp_name: str | None = None,
     run_id: str | None = None,
+    group: str | None = None,
     tags: Mapping[str, str] | Iterable[str] | None = None,
     notes: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -77,6 +78,7 @@ def start_logging(
         project: MLflow's experiment, W&B's and ClearML's project, Aim's experiment.
         exp_name: display name of the run.
         run_id: an id of your own. A second session with the same one continues the run, on trackers that can.
+        group: name that joins several runs, as the trials of a sweep; each tracker keeps it where it keeps such.
         tags: ``{"name": "value"}`` or a list of labels.
         notes: free text.
         config: parameters known at the start.
@@ -110,9 +112,9 @@ def start_logging(
         TypeError: there is no such argument.
     """
     arguments = {
-        "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
-        "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
-        "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
+        "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "group": group, "tags": tags,
+        "notes": notes, "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root,
+        "delivery": delivery, "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
         "what_ran": what_ran, "system_metrics": system_metrics, "options": options,
     }  # fmt: skip
     for name in unknown:

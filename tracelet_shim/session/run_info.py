@@ -25,9 +25,9 @@ def run_info(session: str, s: Settings, job: Job | None, *, borrowed: bool = Fal
         borrowed: it is a run of the user's.
     """
     name, tags = s.exp_name, dict(s.tags)
-    group = None
+    group = s.group
     if s.ranks == "all":
-        group = world_group() or s.exp_name
+        group = group or world_group() or s.exp_name
         tags["rank"] = str(rank())
         name = f"{name}-rank{rank()}" if name else name
     root = intercept.absolute(s.root) if s.root is not None else None

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     Attributes:
         backend: names of the trackers; empty means ``mlflow``.
         project, exp_name, run_id, notes: for all trackers; None leaves it to each tracker.
+        group: name that joins several runs, as the trials of a sweep.
         tags: name -> value; a bare label has the value ``""``.
         config: parameters known at the start.
         offline: use no network, on trackers that have an offline mode.
@@ -66,6 +67,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     project: str | None = None
     exp_name: str | None = None
     run_id: str | None = None
+    group: str | None = None
     tags: dict[str, str] = {}
     notes: str | None = None
     config: dict[str, Any] = {}
