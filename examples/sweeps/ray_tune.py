@@ -2,8 +2,8 @@
 
     python examples/sweeps/ray_tune.py
 
-Ray has each trial in a process and a directory of its own, which do not begin where this program does. So the stores of MLflow
-and Aim are named in full.
+Ray has each trial in a process and a directory of its own. The trackers' stores are where this program began all the same, one
+for all trials. On a cluster, where the machines do not share that directory, name a server for each tracker (`options=`).
 """
 
 from pathlib import Path
@@ -29,10 +29,7 @@ def trial(config):
     import tracelet_shim as tracelet
 
     name = tune.get_context().get_trial_name()
-    stores = {"mlflow": {"tracking_uri": f"sqlite:///{HERE}/mlflow.db"}, "aim": {"repo": str(HERE)}}
-    with tracelet.start_logging(
-        backend=["mlflow", "aim", "trackio"], options=stores, project="sweeps", group="ray", exp_name=name
-    ) as session:
+    with tracelet.start_logging(backend=["mlflow", "aim", "trackio"], project="sweeps", group="ray", exp_name=name) as session:
         session.log_params(config)
         with SummaryWriter(str(HERE / "runs" / name)) as writer:
             loss = train(**config, writer=writer)
@@ -41,7 +38,7 @@ def trial(config):
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")  # this machine alone
     tuner = tune.Tuner(
         trial,
         param_space={"lr": tune.grid_search([0.1, 0.01]), "layers": tune.grid_search([2, 3])},
