@@ -71,5 +71,6 @@ def trial():
             session.set_summary({"final_loss": loss})
 
 
-with LocalController(lr=[0.1, 0.01], layers=[2]):
-    wandb.agent("sweep", function=trial, project="sweeps")
+if __name__ == "__main__":
+    with LocalController(lr=[0.1, 0.01], layers=[2]):
+        wandb.agent("sweep", function=trial, project="sweeps")

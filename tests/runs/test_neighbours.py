@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -168,5 +169,64 @@ def test_what_the_session_takes_itself(name: str, run_python: RunPython, tmp_pat
     assert points(name, tmp_path, run) == points(name, tmp_path, own) == logged(0, 60)
 
 
-def test_a_run_in_each_thread(run_python: RunPython, tmp_path: Path) -> None:
-    pass
+IN_THREADS = """
+import threading
+
+meet, found, one_at_a_time = threading.Barrier(3, timeout=100), {}, threading.Lock()
+
+def in_a_thread(name, points):
+    with one_at_a_time:  # Aim's repository is made with the first
+        run = begin(name)
+    found[name] = RUN_ID
+    meet.wait()
+    writer = log(name, points=points)
+    meet.wait()
+    log(name, points, 20, writer)
+    END
+
+threads = [threading.Thread(target=in_a_thread, args=(f"thread{k}", 10 * k + 10)) for k in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+log("own")
+print("ids", json.dumps([found[f"thread{k}"] for k in range(3)]))
+"""
+
+
+@pytest.mark.parametrize("name", ["mlflow", "aim", "trackio"])
+def test_a_run_in_each_thread(name: str, run_python: RunPython, tmp_path: Path) -> None:
+    """Where each thread can have a run, each run has its own thread's points, and what is logged outside of them its own run."""
+    done = run_python(program(name, IN_THREADS), env=environment(name, tmp_path), timeout=400)
+    runs = ids(done.stdout)
+    assert [points(name, tmp_path, run) for run in runs] == [logged(0, 30 + 10 * k) for k in range(3)]
+    (own,) = set(TRACKERS[name].reader(tmp_path).run_ids()) - set(runs)
+    assert points(name, tmp_path, own) == logged(0, 60)
+
+
+AGENT = """
+sys.path.insert(0, sys.argv[1])
+from wandb_agent import LocalController  # the stand-in of the recipe
+
+def train():
+    with wandb.init() as run:
+        print("lr", run.id, run.config.lr)
+        log(run.id)
+        if run.config.lr == 0.2:
+            raise RuntimeError("of the program")
+
+with LocalController(lr=[0.1, 0.2, 0.3]):
+    wandb.agent("sweep", function=train, project="p")
+"""
+
+
+def test_an_agent(run_python: RunPython, tmp_path: Path) -> None:
+    """W&B's agent, which ends the service and begins another one for each trial: each has its points, and the one that fails has
+    W&B's word for it."""
+    recipes = Path(__file__).resolve().parents[2] / "examples" / "sweeps"
+    done = run_python(program("wandb", AGENT), str(recipes), env=environment("wandb", tmp_path), timeout=400)
+    trials = dict(re.findall(r"^lr (\S+) (\S+)$", done.stdout, re.MULTILINE))
+    assert trials == {"trial0": "0.1", "trial1": "0.2", "trial2": "0.3"}
+    assert [points("wandb", tmp_path, run) for run in trials] == [logged(0, 60)] * 3
+    reader = TRACKERS["wandb"].reader
+    assert {run: reader(tmp_path, run).status() for run in reader(tmp_path).run_ids()} == {
+        "trial0": "finished", "trial1": "failed", "trial2": "finished"
+    }  # fmt: skip

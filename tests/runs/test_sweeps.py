@@ -1,10 +1,12 @@
-"""The recipes in examples/sweeps/, run as their readers would run them; what each tracker has is read from its own store."""
+"""The recipes in examples/sweeps/, run by the commands of docs/sweeps.md; what each tracker has is read from its own store."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -18,9 +20,9 @@ import pytest
 
 from tests.environment import warnings
 
-RECIPES = Path(__file__).resolve().parents[2] / "examples" / "sweeps"
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "examples" / "sweeps"
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("mlflow_store")]
 
 
 class Trial(NamedTuple):
@@ -32,10 +34,23 @@ class Trial(NamedTuple):
     points: dict[int, float]
 
 
-def run(recipe: str, *args: str, **variables: str) -> str:
+def commands() -> dict[str, list[str]]:
+    """Return the arguments of each recipe, as the page has them."""
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    lines = re.findall(r"^ {4}python examples/sweeps/(\S+)(.*)$", page, re.MULTILINE)
+    return {name: shlex.split(rest) for name, rest in lines}
+
+
+def test_the_page_has_every_recipe_and_its_command() -> None:
+    assert set(commands()) == {path.name for path in RECIPES.glob("*.py")}
+    for name, arguments in commands().items():
+        assert f"    {shlex.join(['python', f'examples/sweeps/{name}', *arguments])}\n" in (RECIPES / name).read_text()
+
+
+def run(recipe: str, **variables: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"TRACKIO_DIR": os.path.abspath("trackio"), "TRACELET_STRICT": "1", **variables}
-    command = [sys.executable, str(RECIPES / recipe), *args]
+    command = [sys.executable, str(RECIPES / recipe), *commands()[recipe]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
     assert [line for line in warnings(done.stderr) if "tracelet-shim" in line] == []
@@ -104,6 +119,8 @@ def needs(*modules: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)} (it is in the extra dev)")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_store")
 @needs("optuna")
 def test_optuna() -> None:
     printed = run("optuna_study.py")
@@ -119,10 +136,12 @@ def _as_printed(params: Mapping[str, float]) -> dict[str, float]:
     return {"lr": params["lr"], "layers": int(params["layers"])}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_store")
 @needs("hydra")
 def test_hydra() -> None:
     """Each job has a directory of its own, with the event files; the stores are where the program began."""
-    run("hydra_multirun.py", "--multirun", "lr=0.1,0.01", "layers=2,3", "hydra.job.chdir=true")
+    run("hydra_multirun.py")
     grid = [{"lr": lr, "layers": layers} for lr in (0.1, 0.01) for layers in (2, 3)]
     check({f"hydra-{n}": params for n, params in enumerate(grid)}, "hydra")
     for n in range(4):
@@ -138,6 +157,8 @@ def ray_directory() -> Iterator[str]:
     shutil.rmtree(directory)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_store")
 @needs("ray")
 def test_ray(ray_directory: str) -> None:
     """Trials beside each other, each in a process and a directory of its own."""
@@ -152,6 +173,8 @@ def _floats(params: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in params.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_store")
 def test_wandb_agent() -> None:
     """The W&B runs of the agent are joined by the sessions, and the other three trackers have the same trials."""
     from tests.backends.wandb.reader import WandbReader

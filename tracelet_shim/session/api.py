@@ -71,7 +71,7 @@ def start_logging(
     """Send everything that goes to a `SummaryWriter` to these trackers too, from now until `stop_logging` or the end.
 
     Returns at once, unless `strict`; the runs open in the background. An argument that is not given comes from its ``TRACELET_*``
-    environment variable, else from ``tracelet.toml`` in the working directory, else it has its default.
+    environment variable, else from ``tracelet.toml`` where the program began, else it has its default.
 
     Args:
         backend: a name, a Backend object, or a list of them. Default: ``"mlflow"``, into a local SQLite file.

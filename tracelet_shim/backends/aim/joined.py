@@ -20,10 +20,15 @@ _SECONDS = 20.0
 
 
 class _Made:
-    """A run of the user's, and the thread that has made it."""
+    """A run of the user's, and the thread that has made it; None as long as that is not known."""
 
-    def __init__(self, run: Any, thread: int | None) -> None:
+    def __init__(self, run: Any, thread: int | None = None) -> None:
         self.run, self.thread = weakref.ref(run), thread
+
+    def maker(self, run: Any, here: int) -> int | None:
+        if self.thread is None and getattr(getattr(run._lock, "_sf_lock", None), "is_locked", False):
+            self.thread = here  # a lock of `filelock` knows only in the thread that has taken it that it is
+        return self.thread
 
 
 _made: list[_Made] = []
@@ -50,10 +55,12 @@ def active() -> str | None:
         run = made.run()
         if run is None or not _is_open(run):
             _forget(made)
-        elif made.thread == here:
+            continue
+        maker = made.maker(run, here)
+        if maker == here:
             found = run
             break
-        elif made.thread == main and found is None:
+        if found is None and (maker == main or (maker is None and here != main)):
             found = run
     if found is None:
         return None
@@ -106,7 +113,7 @@ def _double(run: Any) -> Any:
 
 
 def _watch(module: Any) -> None:
-    """Note who makes runs, from now on; those that are there already are counted to the main thread."""
+    """Note who makes runs, from now on. Those that are there already are the main thread's, as far as nothing else is known."""
     resources = module.BasicRunAutoClean
     if hasattr(resources.__init__, "_notes"):
         return
@@ -121,6 +128,5 @@ def _watch(module: Any) -> None:
 
     init._notes = True  # type: ignore[attr-defined]
     resources.__init__ = init
-    main = threading.main_thread().ident
     there = [item for item in list(resources._finalizers) if isinstance(item, module.BasicRun)]
-    _made.extend(_Made(run, main) for run in there if not run.read_only and str(run.hash) not in _ours)
+    _made.extend(_Made(run) for run in there if not run.read_only and str(run.hash) not in _ours)
