@@ -200,17 +200,13 @@ class Backend(Fetches, Notices, ABC):
 
     @classmethod
     def own_hook(cls) -> str | None:
-        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process: with it, the
-        tracker gets everything twice. Must not import the SDK: look in `sys.modules`."""
+        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process. As `borrowed`."""
         return None
 
     @classmethod
     def borrowed(cls) -> str | None:
-        """Return the id of a run that the user has active in *this* process, or None.
-
-        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`, and each time that
-        a writer is made, in its thread: it must take no noticeable time.
-        """
+        """Return the id of a run that the user has active in *this* process, or None. Must not import the SDK: look in
+        `sys.modules`. Called at `start_logging`, and when a writer is made, in its thread: must take no noticeable time."""
         return None
 
     @classmethod
@@ -223,6 +219,11 @@ class Backend(Fetches, Notices, ABC):
     def borrowed_project(cls) -> str | None:
         """Return the project of that run, where its id alone does not find it again; None elsewhere."""
         return None
+
+    @classmethod
+    def borrowed_options(cls) -> Mapping[str, Any]:
+        """Return the options by which another process finds that run; the session's may lead elsewhere."""
+        return {}
 
     @classmethod
     def joins_from_outside(cls) -> bool:
@@ -266,8 +267,7 @@ class Backend(Fetches, Notices, ABC):
         return False
 
     def take_refused(self) -> list[Refusal]:
-        """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set
-        aside, and must be told of at the latest when it is not `unsettled` any more."""
+        """Return what was refused after `write` had returned, since the last time, at the latest when it is not `unsettled`."""
         return []
 
     @property

@@ -158,7 +158,7 @@ class Session(OwnMethods):
             self.on_hosting()
 
     def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
-        run = run_info(session, self.settings, self._job)
+        run = run_info(session, self.settings, self._job, borrowed=specs[0].borrowed)
         self.opened_as = self.opened_as or run
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)

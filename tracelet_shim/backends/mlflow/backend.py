@@ -46,6 +46,7 @@ from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Patience
 from tracelet_shim.backends.shared.values import cut
+from tracelet_shim.common.began import working_directory
 
 __all__ = ["MLflowBackend"]
 
@@ -134,6 +135,10 @@ class MLflowBackend(Backend):
         return str(active.info.run_id)
 
     @classmethod
+    def borrowed_options(cls) -> Mapping[str, Any]:
+        return {"tracking_uri": settings.users_uri()}
+
+    @classmethod
     def joins_from_outside(cls) -> bool:
         return True
 
@@ -166,15 +171,17 @@ class MLflowBackend(Backend):
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo) -> OpenedRun:
+        cwd = run.program.cwd
         if run.program.pid != os.getpid():
             settings.prepare_relay()
-        self._uri = uri = settings.tracking_uri(self.given)
+            cwd = working_directory()  # as good, unless the program has moved
+        self._uri = uri = settings.tracking_uri(self.given, cwd)
         # In files a key is a file and its slashes are folders: "a" and "a/b" exclude each other.
         in_files = settings.is_file_store(uri)
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
         rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem)
         self._shortened = Shortened(keys, self._image_keys, self._paths)
-        with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts():
+        with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts(cwd):
             self._client = self._client or connect(uri, alone=alone)
             if self._entity is None:
                 self._entity, self._joined = find(self._client, run, self.given, keys)
