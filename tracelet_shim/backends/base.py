@@ -423,10 +423,9 @@ class Backend(Fetches, Notices, ABC):
 
         ``=`` never stands in a mapped tag, so no tag can take the place of another tag's file or folder.
         """
-        name = self._paths(event.path)
         record = f"{event.record.file}\0{event.record.position}\0{event.record.index}"
         digest = hashlib.blake2s(record.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-        return f"{files.FOLDERS[event.kind]}/{name}/step={event.step:08d}_{digest}"
+        return f"{files.FOLDERS[event.kind]}/{self._paths(event.path)}/step={event.step:08d}_{digest}"
 
     def ended_at(self) -> float:
         """Return when the run ended, in seconds since the epoch."""
