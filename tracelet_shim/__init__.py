@@ -8,7 +8,7 @@ Importing this package imports neither torch nor any tracker; what is public is 
 
 from __future__ import annotations
 
-from os import environ as _environment
+import os as _os
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all that happens before the first use
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ __all__ = [
     "stop_logging",
 ]
 
+try:
+    _began_at: str | None = _os.getcwd()
+except OSError:  # it was deleted
+    _began_at = None
+
 _HOMES = {
     "get_session": "session.api",
     "start_logging": "session.api",
@@ -79,7 +84,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-if "TRACELET_AUTOLOG" in _environment:
+if "TRACELET_AUTOLOG" in _os.environ:
     from tracelet_shim._bootstrap import watch_arguments
 
     watch_arguments()

@@ -33,6 +33,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.fetching import Fetched, Fetches, NoSuchArtifactError
+from tracelet_shim.backends.notices import Notices
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.run_info import WHAT_RAN, Ending, Job, OpenedRun, Part, Program, RunInfo, Status
 from tracelet_shim.backends.shared.names import file_names
@@ -104,7 +105,7 @@ class UnsettledLostError(Exception):
     are to be written again, and `write` recognises what has been stored all the same."""
 
 
-class Backend(Fetches, ABC):
+class Backend(Fetches, Notices, ABC):
     """Base of all backends.
 
     Class attributes:
@@ -199,17 +200,13 @@ class Backend(Fetches, ABC):
 
     @classmethod
     def own_hook(cls) -> str | None:
-        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process: with it, the
-        tracker gets everything twice. Must not import the SDK: look in `sys.modules`."""
+        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process. As `borrowed`."""
         return None
 
     @classmethod
     def borrowed(cls) -> str | None:
-        """Return the id of a run that the user has active in *this* process, or None.
-
-        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`, and each time that
-        a writer is made, in its thread: it must take no noticeable time.
-        """
+        """Return the id of a run that the user has active in *this* process, or None. Must not import the SDK: look in
+        `sys.modules`. Called at `start_logging`, and when a writer is made, in its thread: must take no noticeable time."""
         return None
 
     @classmethod
@@ -222,6 +219,11 @@ class Backend(Fetches, ABC):
     def borrowed_project(cls) -> str | None:
         """Return the project of that run, where its id alone does not find it again; None elsewhere."""
         return None
+
+    @classmethod
+    def borrowed_options(cls) -> Mapping[str, Any]:
+        """Return the options by which another process finds that run; the session's may lead elsewhere."""
+        return {}
 
     @classmethod
     def joins_from_outside(cls) -> bool:
@@ -265,8 +267,7 @@ class Backend(Fetches, ABC):
         return False
 
     def take_refused(self) -> list[Refusal]:
-        """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set
-        aside, and must be told of at the latest when it is not `unsettled` any more."""
+        """Return what was refused after `write` had returned, since the last time, at the latest when it is not `unsettled`."""
         return []
 
     @property

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tracelet_shim.common.began import began_at
+
 __all__ = ["RelayDiedError", "module_command", "relay_command", "relay_environment", "sigterm_mark"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -100,6 +102,8 @@ def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
     new = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")}
     if "PYTHONHOME" in environment:
         new["PYTHONHOME"] = environment["PYTHONHOME"]
+    if new.get("TRACELET_STATE_DIR"):  # the relay begins where the program is now
+        new["TRACELET_STATE_DIR"] = os.path.join(began_at(), new["TRACELET_STATE_DIR"])
     entries: list[Any] = list(sys.path)
     path = [entry or _cwd() for entry in entries if isinstance(entry, str)]  # Python itself passes over what is no str
     own = _own_directory()

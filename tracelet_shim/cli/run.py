@@ -43,6 +43,7 @@ def run(
     project: Annotated[str | None, typer.Option("--project", "-p", help="Project (MLflow: experiment).")] = None,
     exp_name: Annotated[str | None, typer.Option("--exp-name", "-n", help="Display name of the run.")] = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run, to resume it under later.")] = None,
+    group: Annotated[str | None, typer.Option("--group", help="Name that joins several runs.")] = None,
     tags: Annotated[str | None, typer.Option("--tags", help="Tags, comma separated: nightly,seed=3.")] = None,
     notes: Annotated[str | None, typer.Option("--notes", help="Free text.")] = None,
     offline: Annotated[
@@ -96,6 +97,7 @@ def run(
             PROJECT=project,
             EXP_NAME=exp_name,
             RUN_ID=run_id,
+            GROUP=group,
             TAGS=tags,
             NOTES=notes,
             OFFLINE=offline,

@@ -51,6 +51,7 @@ def start_logging(
     project: str | None = None,
     exp_name: str | None = None,
     run_id: str | None = None,
+    group: str | None = None,
     tags: Mapping[str, str] | Iterable[str] | None = None,
     notes: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -74,13 +75,14 @@ def start_logging(
     """Send everything that goes to a `SummaryWriter` to these trackers too, from now until `stop_logging` or the end.
 
     Returns at once, unless `strict`; the runs open in the background. An argument that is not given comes from its ``TRACELET_*``
-    environment variable, else from ``tracelet.toml`` in the working directory, else it has its default.
+    environment variable, else from ``tracelet.toml`` where the program began, else it has its default.
 
     Args:
         backend: a name, a Backend object, or a list of them. Default: ``"mlflow"``, into a local SQLite file.
         project: MLflow's experiment, W&B's and ClearML's project, Aim's experiment.
         exp_name: display name of the run.
         run_id: an id of your own. A second session with the same one continues the run, on trackers that can.
+        group: name that joins several runs, as the trials of a sweep; each tracker keeps it where it keeps such.
         tags: ``{"name": "value"}`` or a list of labels.
         notes: free text.
         config: parameters known at the start.
@@ -119,9 +121,9 @@ def start_logging(
         TypeError: there is no such argument.
     """
     arguments = {
-        "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
-        "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "delivery": delivery,
-        "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
+        "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "group": group, "tags": tags,
+        "notes": notes, "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root,
+        "delivery": delivery, "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
         "what_ran": what_ran, "system_metrics": system_metrics, "autolog": autolog,
         "autolog_dir": autolog_dir, "options": options,
     }  # fmt: skip
@@ -372,6 +374,14 @@ def _on_sigterm(number: int, frame: Any) -> None:
 
 
 def _at_exit() -> None:
+    try:
+        _stop_at_exit()
+        exit_code.let_imports_end()
+    except KeyboardInterrupt:
+        return  # said by the session; a traceback of ours would tell nobody anything
+
+
+def _stop_at_exit() -> None:
     from tracelet_shim import errors
     from tracelet_shim.display.terminal import say
 
@@ -383,8 +393,6 @@ def _at_exit() -> None:
         _stop_for_good(session, status)
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             exit_code.interrupted_after_all()
-    except KeyboardInterrupt:
-        return  # said by the session; a traceback of ours would tell nobody anything
     except errors.DeliveryError as error:
         exit_code.verdict.undelivered = status == "finished"  # a program that failed by itself keeps its exit code
         say(f"error: {error}")

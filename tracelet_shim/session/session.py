@@ -163,7 +163,7 @@ class Session(OwnMethods):
         return message
 
     def _would_open(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
-        run = run_info(session, self.settings, self._job)
+        run = run_info(session, self.settings, self._job, borrowed=specs[0].borrowed)
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}

@@ -18,6 +18,7 @@ import msgspec
 
 from tracelet_shim.backends.base import WHAT_RAN, Part
 from tracelet_shim.backends.shared.options import switched
+from tracelet_shim.common.began import began_at, working_directory
 from tracelet_shim.common.suggestions import did_you_mean, slip_of, unknown_variable
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.common.values import named, plain
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     Attributes:
         backend: names of the trackers; empty means ``mlflow``.
         project, exp_name, run_id, notes: for all trackers; None leaves it to each tracker.
+        group: name that joins several runs, as the trials of a sweep.
         tags: name -> value; a bare label has the value ``""``.
         config: parameters known at the start.
         offline: use no network, on trackers that have an offline mode.
@@ -73,6 +75,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     project: str | None = None
     exp_name: str | None = None
     run_id: str | None = None
+    group: str | None = None
     tags: dict[str, str] = {}
     notes: str | None = None
     config: dict[str, Any] = {}
@@ -303,6 +306,8 @@ def from_file(environment: Mapping[str, str], known: list[str], problems: list[P
     """
     named = environment.get(PREFIX + "CONFIG")
     path = Path(named or FILE)
+    if (began := began_at()) != working_directory():
+        path = Path(began, path)
     if not path.is_file():
         if named:
             raise ConfigurationError(f"{PREFIX}CONFIG names {named!r}, which is no file")

@@ -49,6 +49,7 @@ class Run:
         native: the `aim.Run`.
         names: the rule for keys.
         fast: True to store scalars many at a time, if the installed Aim stores them in the known way.
+        is_users: the user has it open, and ends it.
 
     Attributes:
         native: see above.
@@ -56,11 +57,13 @@ class Run:
         resumed: True if it was there before.
         points: where its points are written to.
         ends: what writes many of them at once, or None.
+        is_users: see above.
         outcome, ended: of a trial: how and when it has ended, as far as is known.
     """
 
-    def __init__(self, native: Any, names: Names, *, fast: bool = False) -> None:
+    def __init__(self, native: Any, names: Names, *, fast: bool = False, is_users: bool = False) -> None:
         self.native = native
+        self.is_users = is_users
         self.hash = str(native.hash)
         self.resumed = native.get("tracelet") is not None
         self._names = names

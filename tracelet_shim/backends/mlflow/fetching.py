@@ -24,7 +24,7 @@ def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -
     """As `Backend.fetch`."""
     if run.program.pid != os.getpid():
         settings.prepare_relay()
-    uri = settings.tracking_uri(options)
+    uri = settings.tracking_uri(options, run.program.cwd)
     file = path_of(uri)
     if file is not None and not file.exists():  # a client would make it
         raise NoSuchArtifactError(f"there is no store {file}")

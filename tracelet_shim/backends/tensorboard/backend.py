@@ -1,7 +1,8 @@
 """TensorBoard: a second log directory, record for record the same as the first.
 
 A record is copied, not made again: the serialised event goes unchanged into an event file of the same name. So every plugin,
-known or not, shows in the copy what it shows in the original.
+known or not, shows in the copy what it shows in the original. (But for float64 scalars of the session's, which TensorBoard's
+data server would not show.)
 
 * A run is one directory, ``<logdir>/<project>/<exp_name>``, with the session's id behind it where another run has that
   name; its absolute path is the run's id. An event file lies in it where the original lies under the session's root, or
@@ -34,6 +35,7 @@ from tracelet_shim.backends.tensorboard.folders import normal
 from tracelet_shim.backends.tensorboard.resume import choose_directory
 from tracelet_shim.backends.tensorboard.run import Run
 from tracelet_shim.common.text import quoted
+from tracelet_shim.eventfiles.own_files import is_own
 
 __all__ = ["TensorBoardBackend"]
 
@@ -59,7 +61,9 @@ class TensorBoardBackend(Backend):
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         **dict.fromkeys(ev.EVENT_TYPES, _COPIED),
-        ev.Scalar: Capability(Level.NATIVE, "the same record, byte for byte; TensorBoard itself rounds to float32"),
+        ev.Scalar: Capability(
+            Level.NATIVE, "the same record, byte for byte; TensorBoard itself, and here `log_metrics`, rounds to float32"
+        ),
         ev.Video: Capability(Level.NATIVE, "the same record; the GIF as an image where TensorBoard wrote it empty"),
         ev.Embedding: Capability(Level.NATIVE, "the projector's files and its projector_config.pbtxt"),
         ev.HParams: Capability(
@@ -129,7 +133,7 @@ class TensorBoardBackend(Backend):
                         added.append(records.file_version(event.wall_time))
                     if empty is not None:
                         added.append(records.declared_image(empty))
-                    added.append(event.source)
+                    added.append(records.rounded(event.source) if is_own(event.record.file) else event.source)
                     last = position
                 if empty is not None:
                     added.append(records.video(empty))
