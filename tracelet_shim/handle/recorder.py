@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, open_file
-from tracelet_shim.eventfiles import tfrecord
+from tracelet_shim.eventfiles import tfrecord, waiting
 from tracelet_shim.eventfiles.own_files import HANDLE, OWN_SUFFIX, store_of
 from tracelet_shim.eventfiles.own_records import ArtifactContent, StoredFile
 from tracelet_shim.handle import downloads, records, snapshots
@@ -45,6 +45,7 @@ class Taker(Protocol):
     """The session, as far as it takes records."""
 
     def active_runs(self) -> Runs: ...
+    def opening(self) -> msg.Open: ...
     def join(self, runs: Runs) -> None: ...
     def add_source(self, path: str, logdir: str, parent: str | None, runs: Runs) -> int: ...
     def publish(self, record: msg.Record) -> None: ...
@@ -116,7 +117,7 @@ class RecordsFile:
         """
         make_directory(directory.parent)
         make_directory(directory)
-        for path in (self.store, self.path):
+        for path in (self.store, waiting.told_at(self.path), self.path):
             if os.path.exists(path):
                 shutil.move(path, directory / os.path.basename(path))
         left = Path(self.path).parent
@@ -242,6 +243,7 @@ class Recorder:
                 for position, data in enumerate(file.records()):
                     if position:
                         self._taker.publish(msg.Record(file.number, position, data))
+                waiting.forget(file.path)
             except Exception as error:
                 del self._files[runs]
                 text = f"what was logged before the first writer could not be taken: {error}"
@@ -274,7 +276,9 @@ class Recorder:
             self._files[runs] = file
             if root is not None:
                 file.number = self._taker.add_source(file.path, root, None, runs)
-            elif runs:  # so that the end of a run of the user's waits for what is logged into it
+            elif not runs:
+                waiting.tell(file.path, self._taker.opening(), os.getcwd())
+            else:  # so that the end of a run of the user's waits for what is logged into it
                 self._taker.join(runs)
         return file
 
