@@ -19,6 +19,7 @@ from tests.sample_events import Maker
 from tests.servers.fixtures import Serve
 from tests.servers.harness import Server
 from tracelet_shim import events as ev
+from tracelet_shim.backends.comet.process import OFF
 
 HERE = Path(__file__).parents[2]
 
@@ -135,6 +136,50 @@ def test_samples_of_the_machine_are_where_comet_shows_them(store: Path) -> None:
     assert [(metric["metricName"], metric["metricValue"]) for metric in metrics] == [
         ("sys.cpu.percent.avg", 3.0), ("sys.process.memory.mb", 4.0), ("system/cpu.percent", 5.0),
     ]  # fmt: skip
+
+
+def test_in_an_experiment_of_the_users(store: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Files are kept until the SDK's own thread reads them, though ours may be gone by then."""
+    import comet_ml
+
+    theirs = comet_ml.OfflineExperiment(project_name="p", offline_directory=str(store), **OFF)
+    backend = opened(resume=theirs.id, borrowed=True)
+    events = []
+    for event in everything(Maker()):
+        if isinstance(event, ev.Artifact):
+            files = []
+            for file in event.files:
+                copy = tmp_path / file.path.replace("/", "-")
+                copy.write_bytes(Path(file.at).read_bytes())
+                files.append(msgspec.structs.replace(file, at=str(copy)))
+            event = msgspec.structs.replace(event, files=tuple(files))  # noqa: PLW2901
+        events.append(event)
+    backend.write(events)
+    backend.close("finished")
+    for copy in tmp_path.glob("*.py"):
+        copy.unlink()
+    theirs.end()
+    check_archives(CometReader(store))
+
+
+def test_samples_of_a_session(train: Train, tmp_path: Path) -> None:
+    """The session's own samples are told by their file from what a writer called `system` logs."""
+    program = train(
+        """
+import glob
+session = begin("comet", exit_timeout=60, strict=True, system_metrics=0.1)
+with SummaryWriter("runs/x/system") as users:
+    users.add_scalar("cpu.percent", 5.0, 1)
+while sum(map(os.path.getsize, glob.glob("runs/x/.tracelet/system/*.tracelet-records"))) < 2000:
+    time.sleep(0.05)
+""",
+        env={"COMET_OFFLINE_DIRECTORY": str(tmp_path / "comet")},
+    )
+    program.end(0)
+    metrics = [message["metric"] for message in CometReader(tmp_path / "comet").messages("metric_msg")]
+    names = {metric["metricName"] for metric in metrics}
+    assert names >= {"sys.cpu.percent.avg", "sys.ram.percent.used", "sys.disk.free.gb", "system/cpu.percent"}
+    assert [metric["metricValue"] for metric in metrics if metric["metricName"] == "system/cpu.percent"] == [5.0]
 
 
 # -- on a server ------------------------------------------------------------------------------------------------------
