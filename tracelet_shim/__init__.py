@@ -8,12 +8,15 @@ Importing this package imports neither torch nor any tracker; what is public is 
 
 from __future__ import annotations
 
+import os as _os
+
 TYPE_CHECKING = False  # `typing` takes longer to import than all that happens before the first use
 if TYPE_CHECKING:
     from typing import Any
 
     from tracelet_shim.backends.base import Backend, Capability, Level
     from tracelet_shim.errors import (
+        ArtifactError,
         BackendError,
         BackendUnavailableError,
         ConfigurationError,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from tracelet_shim.session.session import Session
 
 __all__ = [
+    "ArtifactError",
     "Backend",
     "BackendError",
     "BackendUnavailableError",
@@ -48,6 +52,11 @@ __all__ = [
     "start_logging",
     "stop_logging",
 ]
+
+try:
+    _began_at: str | None = _os.getcwd()
+except OSError:  # it was deleted
+    _began_at = None
 
 _HOMES = {
     "get_session": "session.api",
@@ -73,6 +82,12 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
+
+
+if "TRACELET_AUTOLOG" in _os.environ:
+    from tracelet_shim._bootstrap import watch_arguments
+
+    watch_arguments()
 
 
 def __dir__() -> list[str]:

@@ -24,6 +24,8 @@ class UsersRun:
         begin, run_id, end: open it as ``run``; its id; end it.
         outlives_program: it lives in the program, and can be continued when that was killed.
         keeps_back: the SDK keeps for some seconds what it is given, and a kill takes that away.
+        begin_next: opens the next one as `begin` does, and ends by that the one that is open; None if the SDK does not.
+        is_context: it is a context manager, which knows of an exception that leaves it.
         check_resumed: looks, in the directory that the reader was given, whether what continued it knows it well.
     """
 
@@ -32,6 +34,8 @@ class UsersRun:
     end: str
     outlives_program: bool = False
     keeps_back: bool = False
+    begin_next: str | None = None
+    is_context: bool = False
     check_resumed: Callable[[Path], None] | None = None
 
 

@@ -17,6 +17,7 @@ def start(arguments: argparse.Namespace) -> Session:
         backend=["mlflow", "wandb"],
         project="comparison",
         exp_name="first",
+        group="sweep",
         tags={"stage": "try"},
         notes="free text",
         config={"lr": 0.1, "layers": [64, 64]},

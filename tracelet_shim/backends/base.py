@@ -32,6 +32,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim.backends.fetching import Fetched, Fetches, NoSuchArtifactError
+from tracelet_shim.backends.notices import Notices
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.run_info import WHAT_RAN, Ending, Job, OpenedRun, Part, Program, RunInfo, Status
 from tracelet_shim.backends.shared.names import file_names
@@ -41,8 +43,8 @@ from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
-    "WHAT_RAN", "Acknowledged", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal",
-    "RunInfo", "Status", "UnsettledLostError",
+    "WHAT_RAN", "Acknowledged", "Backend", "Capability", "Ending", "Fetched", "Job", "Level", "NoSuchArtifactError", "OpenedRun",
+    "Part", "Program", "Refusal", "RunInfo", "Status", "UnsettledLostError",
 ]  # fmt: skip
 
 class Level(str, enum.Enum):
@@ -103,7 +105,7 @@ class UnsettledLostError(Exception):
     are to be written again, and `write` recognises what has been stored all the same."""
 
 
-class Backend(ABC):
+class Backend(Fetches, Notices, ABC):
     """Base of all backends.
 
     Class attributes:
@@ -112,8 +114,7 @@ class Backend(ABC):
         distribution: the SDK's name on PyPI, for the version and the installation hint.
         capabilities: event type -> `Capability`; what of `tracelet_shim.events.EVENT_TYPES` is not named becomes files.
         mirrors_event_files: True for a backend that wants every record, `Marker` events included.
-        batch_events, batch_seconds: a batch is written when it has so many events, or when its first event is so old. A
-            backend may change its own between two batches.
+        batch_events, batch_seconds: a batch is written when it has so many events, or its first is so old; may change meanwhile.
 
     Args:
         options: the user's ``options={"<name>": {...}}``. An unknown option is a ConfigurationError.
@@ -199,17 +200,13 @@ class Backend(ABC):
 
     @classmethod
     def own_hook(cls) -> str | None:
-        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process: with it, the
-        tracker gets everything twice. Must not import the SDK: look in `sys.modules`."""
+        """Return how to switch off the tracker's own TensorBoard hook, or None if it is not on in this process. As `borrowed`."""
         return None
 
     @classmethod
     def borrowed(cls) -> str | None:
-        """Return the id of a run that the user has active in *this* process, or None.
-
-        Must not import the SDK: look in `sys.modules`. Called in the training process at `start_logging`, and each time that
-        a writer is made, in its thread: it must take no noticeable time.
-        """
+        """Return the id of a run that the user has active in *this* process, or None. Must not import the SDK: look in
+        `sys.modules`. Called at `start_logging`, and when a writer is made, in its thread: must take no noticeable time."""
         return None
 
     @classmethod
@@ -224,6 +221,11 @@ class Backend(ABC):
         return None
 
     @classmethod
+    def borrowed_options(cls) -> Mapping[str, Any]:
+        """Return the options by which another process finds that run; the session's may lead elsewhere."""
+        return {}
+
+    @classmethod
     def joins_from_outside(cls) -> bool:
         """True if a run that is active in the training process can be written to from another process by its id."""
         return False
@@ -234,7 +236,7 @@ class Backend(ABC):
     def open(self, run: RunInfo) -> OpenedRun:
         """Open, resume or join the tracker's run."""
 
-    def abandon(self) -> None:  # noqa: B027 - most trackers make a store of their own, and have to come to an end with that
+    def abandon(self) -> None:  # most trackers make a store of their own, and have to come to an end with that
         """The process ends, and `open` has not returned. Called from another thread, once: end what would go on opening the
         run beside whoever resumes it, unless something half made would stay. `open` is waited for after that."""
 
@@ -242,7 +244,7 @@ class Backend(ABC):
     def close(self, status: Status) -> None:
         """Flush and end the run with this status; a borrowed run is flushed and left open."""
 
-    def flush(self) -> None:  # noqa: B027 - most trackers have nothing to flush
+    def flush(self) -> None:  # most trackers have nothing to flush
         """Hand everything that was written to the tracker's storage or server."""
 
     def unsettled(self) -> int:
@@ -265,8 +267,7 @@ class Backend(ABC):
         return False
 
     def take_refused(self) -> list[Refusal]:
-        """Return what has been refused for good after `write` had returned, since the last time; each event once. It is set
-        aside, and must be told of at the latest when it is not `unsettled` any more."""
+        """Return what was refused after `write` had returned, since the last time, at the latest when it is not `unsettled`."""
         return []
 
     @property
@@ -401,7 +402,7 @@ class Backend(ABC):
     def log_blob(self, event: ev.Blob) -> None:
         self.attach_files(event)
 
-    def log_marker(self, event: ev.Marker) -> None:  # noqa: B027
+    def log_marker(self, event: ev.Marker) -> None:
         """TensorBoard's own book-keeping; only a backend with `mirrors_event_files` gets it."""
 
     # -- help for backends ------------------------------------------------------------------------------------------

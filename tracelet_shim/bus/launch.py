@@ -11,7 +11,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["RelayDiedError", "relay_command", "relay_environment", "sigterm_mark"]
+from tracelet_shim.common.began import began_at
+
+__all__ = ["RelayDiedError", "module_command", "relay_command", "relay_environment", "sigterm_mark"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FLAGS = {"I": "isolated", "E": "ignore_environment", "s": "no_user_site"}
@@ -75,11 +77,20 @@ def _unmark() -> None:
 
 def relay_command(term_read: int) -> list[str]:
     """Return the command line of the relay."""
+    return module_command("tracelet_shim.relay", str(os.getpid()), str(term_read))
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line of a module of ours, in a process that imports as this one does.
+
+    Raises:
+        RelayDiedError: there is nothing to run it with.
+    """
     if not sys.executable or getattr(sys, "frozen", False) or not os.access(sys.executable, os.X_OK):
         raise RelayDiedError(f"no Python interpreter to start it with (sys.executable is {sys.executable!r})", started=False)
     flags = [f"-{flag}" for flag, name in _FLAGS.items() if getattr(sys.flags, name)]
     start = os.path.join(_PACKAGE, "relay", "_start.py")
-    return [sys.executable, *flags, start, "-m", "tracelet_shim.relay", str(os.getpid()), str(term_read)]
+    return [sys.executable, *flags, start, "-m", module, *arguments]
 
 
 def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -91,6 +102,8 @@ def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:
     new = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")}
     if "PYTHONHOME" in environment:
         new["PYTHONHOME"] = environment["PYTHONHOME"]
+    if new.get("TRACELET_STATE_DIR"):  # the relay begins where the program is now
+        new["TRACELET_STATE_DIR"] = os.path.join(began_at(), new["TRACELET_STATE_DIR"])
     entries: list[Any] = list(sys.path)
     path = [entry or _cwd() for entry in entries if isinstance(entry, str)]  # Python itself passes over what is no str
     own = _own_directory()

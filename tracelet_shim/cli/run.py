@@ -43,6 +43,7 @@ def run(
     project: Annotated[str | None, typer.Option("--project", "-p", help="Project (MLflow: experiment).")] = None,
     exp_name: Annotated[str | None, typer.Option("--exp-name", "-n", help="Display name of the run.")] = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run, to resume it under later.")] = None,
+    group: Annotated[str | None, typer.Option("--group", help="Name that joins several runs.")] = None,
     tags: Annotated[str | None, typer.Option("--tags", help="Tags, comma separated: nightly,seed=3.")] = None,
     notes: Annotated[str | None, typer.Option("--notes", help="Free text.")] = None,
     offline: Annotated[
@@ -76,6 +77,12 @@ def run(
     system_metrics: Annotated[
         float | None, typer.Option("--system-metrics", help="Seconds between samples of processor, memory, GPUs, ...")
     ] = None,
+    autolog: Annotated[
+        str | None, typer.Option("--autolog", help="params: the program's arguments; models: what it saves; or both, or 0.")
+    ] = None,
+    autolog_dir: Annotated[
+        str | None, typer.Option("--autolog-dir", help="Where models are looked for, besides the log directories.")
+    ] = None,
 ) -> None:
     """Run COMMAND with every SummaryWriter in it, and in its children, connected to the trackers.
 
@@ -90,6 +97,7 @@ def run(
             PROJECT=project,
             EXP_NAME=exp_name,
             RUN_ID=run_id,
+            GROUP=group,
             TAGS=tags,
             NOTES=notes,
             OFFLINE=offline,
@@ -104,6 +112,8 @@ def run(
             CI=ci,
             WHAT_RAN=what_ran,
             SYSTEM_METRICS=system_metrics,
+            AUTOLOG=autolog,
+            AUTOLOG_DIR=None if autolog_dir is None else str(Path(autolog_dir).absolute()),
         )
     )
     name_near_misses()

@@ -111,6 +111,7 @@ def _run_info(settings: Settings, logdir: str, root: str, *, recursive: bool) ->
     return RunInfo(
         session=uuid.uuid4().hex[:16], program=program, started=started if math.isfinite(started) else time.time(),
         project=settings.project, exp_name=settings.exp_name or as_utf8(os.path.basename(logdir)), run_id=settings.run_id,
+        group=settings.group,
         tags=settings.tags, notes=settings.notes, config=settings.config, offline=settings.offline, root=root,
         what_ran=(),
     )  # fmt: skip

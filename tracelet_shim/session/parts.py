@@ -213,7 +213,13 @@ class Parts:
         spec = self._specs[name]
         if run_id is None:
             return spec
-        return msgspec.structs.replace(spec, resume=run_id, borrowed=True, here=not _takes_ids(name))
+        options, outside = spec.options, _takes_ids(name)
+        if outside:
+            try:
+                options = {**options, **registry.find(name).borrowed_options()}
+            except Exception as error:  # an SDK that has changed: its run is looked for where the session's are
+                self.on_problem(error)
+        return msgspec.structs.replace(spec, options=options, resume=run_id, borrowed=True, here=not outside)
 
     def _route(self, runs: ActiveRuns) -> Route:
         routes: list[Route] = [part.bus for part in self._join(runs)]

@@ -15,22 +15,23 @@ from tracelet_shim.session.settings import Settings
 __all__ = ["job_of", "run_info"]
 
 
-def run_info(session: str, s: Settings, job: Job | None) -> RunInfo:
+def run_info(session: str, s: Settings, job: Job | None, *, borrowed: bool = False) -> RunInfo:
     """Return what the settings and the program say of a run.
 
     Args:
         session: the session's id, or that of its part.
         s: the session's settings.
         job: the scheduler's job that it may continue.
+        borrowed: it is a run of the user's.
     """
     name, tags = s.exp_name, dict(s.tags)
-    group = None
+    group = s.group
     if s.ranks == "all":
-        group = world_group() or s.exp_name
+        group = group or world_group() or s.exp_name
         tags["rank"] = str(rank())
         name = f"{name}-rank{rank()}" if name else name
     root = intercept.absolute(s.root) if s.root is not None else None
-    program = describe()
+    program = describe(here=borrowed)
     if "command" not in s.what_ran:
         program = msgspec.structs.replace(program, argv=program.argv[:1])
     return RunInfo(

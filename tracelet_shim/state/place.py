@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tracelet_shim.common.began import began_at
 from tracelet_shim.common.text import quoted
 
 __all__ = ["new_run", "state_directory"]
@@ -15,7 +16,7 @@ def state_directory(root: str, environment: Mapping[str, str]) -> Path:
     """Return where a session with this root keeps its state."""
     named = environment.get("TRACELET_STATE_DIR")
     if named:
-        return Path(named).absolute()
+        return Path(began_at(), named)
     if "://" in root:
         base = environment.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
         return Path(base, "tracelet-shim")

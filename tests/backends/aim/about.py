@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.backends.about import About
+from tests.backends.about import About, UsersRun
 from tests.backends.aim.reader import AimReader
 
 
@@ -18,5 +18,9 @@ def times(here: Path, _home: Path) -> tuple[float, float]:
 ABOUT = About(
     reader=AimReader,
     opening={".aim/run_metadata.sqlite": {}, ".aim/meta/chunks/*": {}, ".aim/seqs/chunks/*/CURRENT": {}},
+    users_run=UsersRun(
+        begin="aim.Run(experiment=name, system_tracking_interval=None, capture_terminal_logs=False)", run_id="run.hash",
+        end="run.close()", outlives_program=True,
+    ),
     times=times,
 )

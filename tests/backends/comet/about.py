@@ -25,7 +25,7 @@ ABOUT = About(
     users_run=UsersRun(
         begin="comet_ml.OfflineExperiment(project_name='p', log_code=False, parse_args=False, auto_output_logging=False,"
         " log_env_details=False, auto_metric_logging=False)",
-        run_id="run.id", end="run.end()",
+        run_id="run.id", end="run.end()", begin_next="begin(name)",
     ),
     draws_at_import=True,
     own_hook=True,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 _OWN = ("Name", "offline_experiment", "group", "notes")
@@ -263,6 +264,10 @@ class CometReader(Reader):
     def custom_scalars(self, writer: str = "") -> list[dict[str, Any]]:
         files = self.files("custom_scalars", _path(writer, "custom_scalars__config__"), ".json")
         return [json.loads(data) for _, data in files]
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        attached = ((params["fileName"], data) for params, _, data in self.uploads("asset"))
+        return files_of(attached, kind, _path(writer, tag), self.named)
 
     def params_of(self, key: str) -> dict[str, Any]:
         found = [message["param"] for message in self.messages("parameter_msg", key)]

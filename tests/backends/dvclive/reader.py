@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 
@@ -175,6 +176,11 @@ class DVCLiveReader(Reader):
             for file in sorted(base.rglob("*.json"))
             if self.named(file.parent.relative_to(base).as_posix()) == _path(writer, "custom_scalars__config__")
         ]
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        paths = {path.relative_to(self.run): path for path in self.run.rglob("*") if path.is_file()}
+        attached = ((name.as_posix().removeprefix("media/"), path.read_bytes()) for name, path in paths.items())
+        return files_of(attached, kind, _path(writer, tag), self.named)
 
     def params(self) -> dict[str, Any]:
         return self.yaml(self.run / "params.yaml")

@@ -20,6 +20,8 @@ ABOUT = About(
     reader=MLflowReader,
     opening={"*mlflow.db*": {}},
     times=times,
-    users_run=UsersRun(begin="mlflow.start_run(run_name=name)", run_id="run.info.run_id", end="mlflow.end_run()"),
+    users_run=UsersRun(
+        begin="mlflow.start_run(run_name=name)", run_id="run.info.run_id", end="mlflow.end_run()", is_context=True
+    ),
     own_hook=True,
 )

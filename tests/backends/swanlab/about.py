@@ -19,7 +19,8 @@ ABOUT = About(
     own_places=("run-*",),
     times=times,
     users_run=UsersRun(
-        begin="swanlab.init(project='p', experiment_name=name)", run_id="run.id", end="swanlab.finish()", outlives_program=True
+        begin="swanlab.init(project='p', experiment_name=name)", run_id="run.id", end="swanlab.finish()", outlives_program=True,
+        begin_next="swanlab.init(project='p', experiment_name=name, reinit=True)", is_context=True,
     ),
     draws_at_import=True,
     own_hook=True,

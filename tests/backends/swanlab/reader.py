@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 _REPEAT = re.compile(r"(.*) \((?:repeat (\d)|(more)|(more: step)|(more: rest)|(infinity))\)", re.DOTALL)
@@ -276,6 +277,13 @@ class SwanLabReader(Reader):
     def custom_scalars(self, writer: str = "") -> list[dict[str, Any]]:
         path = f"{writer}/custom_scalars__config__" if writer else "custom_scalars__config__"
         return [json.loads(data) for _, data in self.files("custom_scalars", path, ".json")]
+
+    # -- what is logged through the session itself ------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        places = [(name, [log.parent / "files" / name for log in self.run.logs]) for name in self.run.saved]
+        attached = ((name, next(place for place in found if place.exists()).read_bytes()) for name, found in places)
+        return files_of(attached, kind, f"{writer}/{tag}" if writer else tag, self.run.whole)
 
     # -- the run ----------------------------------------------------------------------------------------------------
 

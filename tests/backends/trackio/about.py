@@ -24,6 +24,6 @@ ABOUT = About(
     times=times,
     users_run=UsersRun(
         begin="trackio.init('p', name=name, auto_log_cpu=False, auto_log_gpu=False, embed=False)", run_id="run.id",
-        end="trackio.finish()", outlives_program=True,
+        end="trackio.finish()", outlives_program=True, begin_next="begin(name)",
     ),
 )  # fmt: skip

@@ -26,6 +26,7 @@ ABOUT = About(
     users_run=UsersRun(
         begin="wandb.init(project='p', name=name)", run_id="run.id", end="run.finish()",
         outlives_program=True, keeps_back=True, check_resumed=check_resumed,
+        begin_next="wandb.init(project='p', name=name, reinit='finish_previous')", is_context=True,
     ),
     own_hook=True,
 )  # fmt: skip

@@ -19,18 +19,21 @@ How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29)
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
+from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.aim import objects
+from tracelet_shim.backends.aim import joined, objects
 from tracelet_shim.backends.aim.connection import AnswerError
+from tracelet_shim.backends.aim.fetching import fetch
 from tracelet_shim.backends.aim.probe import PROBE
-from tracelet_shim.backends.aim.repository import Repository, find
+from tracelet_shim.backends.aim.repository import Repository, find, place_of
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import plotly
 from tracelet_shim.backends.render.tables import markdown, pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -54,6 +57,7 @@ class AimBackend(Backend):
     module = "aim"
     distribution = "aim"
     probe = PROBE
+    fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {
         "repo": "directory of the repository (the one that holds .aim), or aim://host:port; default: as Aim finds it",
         "artifacts_uri": "where files go, file:///dir or s3://bucket/path; default: .aim/artifacts in the repository",
@@ -92,6 +96,7 @@ class AimBackend(Backend):
         ev.Model: Capability(Level.CONVERTED, "artifacts; Aim has no registry"),
         ev.Tags: Capability(Level.CONVERTED, "tags `name=value`"),
         ev.Alert: Capability(Level.CONVERTED, "Text"),
+        ev.Used: Capability(Level.CONVERTED, 'the run\'s parameters, `run["tracelet"]["used"]`'),
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
 
@@ -112,13 +117,23 @@ class AimBackend(Backend):
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def borrowed(cls) -> str | None:
+        return joined.active()
+
+    @classmethod
+    def ends(cls) -> Sequence[Ending]:
+        """What `close` calls, and the end of the last reference to a run, and Aim's handler at exit, before they end it."""
+        resources = sys.modules["aim.sdk.run"].BasicRunAutoClean
+        return [Ending(resources, "empty_rpc_queue", lambda run, *_: str(run.hash))]
+
     def open(self, run: RunInfo) -> OpenedRun:
         try:
             return self._open(run)
         except BaseException:  # a half opened run must not keep its lock from the next attempt
             if self._repository is not None and self._repository.is_remote:
                 self._repository.abandon()
-            elif self._run is not None:
+            elif self._run is not None and not self._run.is_users:
                 self._run.end(run.started)
             self._run = self._repository = None
             gc.collect()
@@ -126,10 +141,17 @@ class AimBackend(Backend):
 
     def _open(self, run: RunInfo) -> OpenedRun:
         self._info = run
-        self._repository = repository = Repository(find(run.program.cwd, str(self.given.get("repo") or "")), self.is_transient)
-        name = self._names(run.exp_name) if run.exp_name else None
-        self._run = started = self._start(hash_of(run), name, run.started, fast=not repository.is_remote)
-        if run.notes:
+        theirs = joined.seen(run.resume) if run.borrowed and run.resume else None
+        if run.borrowed and theirs is None:
+            raise errors.BackendError(f"your Aim run {run.resume} has ended")
+        where = find(run.program.cwd, str(self.given.get("repo") or "")) if theirs is None else place_of(theirs.repo)
+        self._repository = repository = Repository(where, self.is_transient, theirs)
+        if theirs is None:
+            name = self._names(run.exp_name) if run.exp_name else None
+            self._run = started = self._start(hash_of(run), name, run.started, fast=not repository.is_remote)
+        else:
+            self._run = started = Run(theirs, self._names, fast=not repository.is_remote, is_users=True)
+        if run.notes and not (theirs is not None and started.native.description):
             started.describe(run.notes)
         for key, value in run.tags.items():
             started.tag(f"{key}={value}" if value else key)
@@ -144,7 +166,8 @@ class AimBackend(Backend):
             "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
         })  # fmt: skip
         started.set_params(run.config)
-        started.set("status", "running")
+        if theirs is None:
+            started.set("status", "running")
         if place := self.given.get("artifacts_uri"):
             started.keep_files_at(str(place))
         elif started.files_at is None and (place := repository.artifacts_uri()):
@@ -217,14 +240,16 @@ class AimBackend(Backend):
             for trial in self._trials:
                 trial.outcome = status
             self._trials.end_all()
-            if status != "finished":
-                self._run.tag(status)
-            self._run.end(self.ended_at(), status)
+            if not self._run.is_users:
+                if status != "finished":
+                    self._run.tag(status)
+                self._run.end(self.ended_at(), status)
         except BaseException:
             if self._repository.is_remote:  # whoever drops it must not wait for the server
                 self._repository.abandon()
             raise
         self._run = None
+        joined.let_go(run_hash)
         try:
             self._repository.index(run_hash)
         finally:
@@ -403,6 +428,11 @@ class AimBackend(Backend):
     def log_tags(self, event: ev.Tags) -> None:
         assert self._run is not None
         self._run.set_tags(event.tags)
+        self._acknowledge(event)
+
+    def log_used(self, event: ev.Used) -> None:
+        assert self._run is not None
+        self._run.say_used(event)
         self._acknowledge(event)
 
     # -- files ------------------------------------------------------------------------------------------------------

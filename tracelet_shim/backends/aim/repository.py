@@ -11,12 +11,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tracelet_shim import errors
+from tracelet_shim.backends.aim import joined
 from tracelet_shim.backends.aim.connection import connection_class
 from tracelet_shim.backends.aim.process import disown
 from tracelet_shim.common.private_files import locked
 from tracelet_shim.common.text import usable
 
-__all__ = ["Repository", "find"]
+__all__ = ["Repository", "find", "place_of"]
 
 
 def find(cwd: str, option: str) -> str:
@@ -35,6 +36,11 @@ def find(cwd: str, option: str) -> str:
     return str(found or here)
 
 
+def place_of(repo: Any) -> str:
+    """Return where an `aim.Repo` is, as of `find`."""
+    return str(repo.path if repo.is_remote_repo else repo.root_path)
+
+
 class Repository:
     """A repository, made where there is none. The object is ours alone, not `Repo`'s shared one for the path, so that its end
     is in our hands.
@@ -42,14 +48,15 @@ class Repository:
     Args:
         where: as of `find`.
         is_transient: whether an error passes.
+        theirs: a run of the user's in it that is written to; None if there is none.
 
     Attributes:
         native: the `aim.Repo`.
         is_remote: True for one on a server.
     """
 
-    def __init__(self, where: str, is_transient: Callable[[BaseException], bool]) -> None:
-        self._where, self._is_transient = where, is_transient
+    def __init__(self, where: str, is_transient: Callable[[BaseException], bool], theirs: Any = None) -> None:
+        self._where, self._is_transient, self._theirs = where, is_transient, theirs
         self.native = open_repo(where)
         self.is_remote = bool(self.native.is_remote_repo)
         self._finalizers: list[Any] = []
@@ -75,6 +82,7 @@ class Repository:
         """
         import aim
 
+        joined.is_ours(run_hash)
         settings = {"repo": self.native, "system_tracking_interval": None, "capture_terminal_logs": False}
         try:
             if not self.is_remote and (created := _naive_utc(started)):
@@ -98,6 +106,8 @@ class Repository:
         ``connection.py``."""
         if self.is_remote:
             self.native._client.send()
+            if self._theirs is not None:
+                joined.wait_for_server(self._theirs)
 
     def forget(self) -> None:
         """What the Aim server refuses for good is not to be sent again."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim import events as ev
 from tracelet_shim.backends.aim.fast import Ends
 from tracelet_shim.backends.aim.points import Points
 from tracelet_shim.backends.base import RunInfo, Status
@@ -48,6 +49,7 @@ class Run:
         native: the `aim.Run`.
         names: the rule for keys.
         fast: True to store scalars many at a time, if the installed Aim stores them in the known way.
+        is_users: the user has it open, and ends it.
 
     Attributes:
         native: see above.
@@ -55,11 +57,13 @@ class Run:
         resumed: True if it was there before.
         points: where its points are written to.
         ends: what writes many of them at once, or None.
+        is_users: see above.
         outcome, ended: of a trial: how and when it has ended, as far as is known.
     """
 
-    def __init__(self, native: Any, names: Names, *, fast: bool = False) -> None:
+    def __init__(self, native: Any, names: Names, *, fast: bool = False, is_users: bool = False) -> None:
         self.native = native
+        self.is_users = is_users
         self.hash = str(native.hash)
         self.resumed = native.get("tracelet") is not None
         self._names = names
@@ -112,6 +116,13 @@ class Run:
         """Keep the whole of names that had to be cut: name in the store -> whole name."""
         for name, tag in whole.items():
             self.native["tracelet", "names", name] = self.plain(tag)
+
+    def say_used(self, event: ev.Used) -> None:
+        """Say which artifact the run has used; the same one comes once."""
+        said = {"name": event.tag, "from": event.tracker, "identity": event.identity, "sha256": event.digest}
+        before = self.native.get(("tracelet", "used")) or []
+        if self.plain(said) not in before:
+            self.native["tracelet", "used"] = [*before, self.plain(said)]
 
     def set(self, key: str, value: Any) -> None:
         self.native[key] = self.plain(value)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Capability, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.dvclive import own_forms
+from tracelet_shim.backends.dvclive.fetching import fetch
 from tracelet_shim.backends.dvclive.limits import COMPONENT, MAX_NAME, PATH
 from tracelet_shim.backends.dvclive.live import open_live, undisturbed
 from tracelet_shim.backends.dvclive.own_forms import OwnForms
@@ -46,6 +47,7 @@ class DVCLiveBackend(OwnForms):
     module = "dvclive"
     distribution = "dvclive"
     probe = PROBE
+    fetch = staticmethod(fetch)
     batch_events = 2000
     options = OPTIONS
     parsers = PARSERS

@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tracelet_shim.backends.shared.environment import variables
+from tracelet_shim.common.began import working_directory
 from tracelet_shim.common.text import second_name, usable
 
 __all__ = [
     "absolute", "is_file_store", "link", "missing_login", "named_artifacts", "prepare_relay", "readable_errors",
-    "tracking_uri",
+    "tracking_uri", "users_uri",
 ]  # fmt: skip
 
 _ADVICE = re.compile(r"\(raised as a result of Query-invoked autoflush;[^)]*\)\s*")
@@ -46,29 +47,52 @@ def missing_login(uri: str) -> str | None:
     )
 
 
-def tracking_uri(given: Mapping[str, Any]) -> str:
-    """Return where to log: the option's store, else where MLflow itself would log."""
-    return absolute(str(given.get("tracking_uri") or _default_uri()))
+def tracking_uri(given: Mapping[str, Any], cwd: str) -> str:
+    """Return where to log: the option's store, else where MLflow itself would log.
+
+    Args:
+        given: the options.
+        cwd: what a relative path is relative to.
+    """
+    return absolute(str(given.get("tracking_uri") or _default_uri(cwd)), cwd)
 
 
-def _default_uri() -> str:
+def users_uri() -> str:
+    """Return where the user's own runs are. A relative path was resolved when MLflow opened the store, and may lead elsewhere
+    by now."""
+    from mlflow.tracking._tracking_service import utils
+
+    uri = _default_uri(working_directory())
+    if absolute(uri) == uri or not uri.startswith("sqlite:"):
+        return absolute(uri)
+    with utils._get_store().engine.connect() as connection:
+        files = {name: file for _, name, file in connection.exec_driver_sql("PRAGMA database_list")}
+    return f"sqlite:///{files['main']}"
+
+
+def _default_uri(cwd: str) -> str:
     import mlflow
 
     try:
-        return str(mlflow.get_tracking_uri())
+        uri = str(mlflow.get_tracking_uri())
     except UnicodeEncodeError:  # that is in the working directory, which MLflow cannot name
         return "sqlite:///mlflow.db"
+    here = working_directory()
+    if cwd != here and not mlflow.is_tracking_uri_set():  # what MLflow takes then is in the present one
+        return uri.replace(here, cwd, 1)
+    return uri
 
 
-def absolute(uri: str) -> str:
-    """Return a local store's URI with an absolute path, so that a later ``os.chdir`` cannot move the store."""
+def absolute(uri: str, cwd: str | None = None) -> str:
+    """Return a local store's URI with an absolute path, so that an ``os.chdir`` cannot move the store."""
+    cwd = working_directory() if cwd is None else cwd
     path = uri.removeprefix("sqlite:///")
     if path != uri and path and not path.startswith(("/", ":", "file:")):
-        return "sqlite:///" + os.path.join(usable(os.getcwd()), path)
+        return "sqlite:///" + os.path.join(usable(cwd), path)
     if not urlsplit(uri).scheme and is_file_store(uri):
         from mlflow.utils.file_utils import path_to_local_file_uri
 
-        return str(path_to_local_file_uri(os.path.join(usable(os.getcwd()), uri)))
+        return str(path_to_local_file_uri(os.path.join(usable(cwd), uri)))
     return uri
 
 
@@ -89,9 +113,13 @@ def link(uri: str, experiment_id: str, run_id: str) -> str | None:
 
 
 @contextlib.contextmanager
-def named_artifacts() -> Iterator[None]:
-    """Let MLflow put the files of a database beside it where it cannot name the working directory."""
-    here = second_name()
+def named_artifacts(cwd: str) -> Iterator[None]:
+    """Let MLflow put the files of a database beside it where it cannot name the working directory, or the program has left it.
+
+    Args:
+        cwd: as of `tracking_uri`.
+    """
+    here = second_name() if cwd == working_directory() else cwd
     if here is None:
         yield
         return
