@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import tracelet_shim as tracelet
 from tests.backends.comet.reader import CometReader
 from tests.backends.comet.test_comet import opened, store  # noqa: F401
 from tests.faults.conftest import Train
@@ -307,3 +308,65 @@ def test_a_notification(train: Train, serve: Serve) -> None:
     (key,) = server.state["experiments"]
     assert told == {"title": "odd", "status": "error", "experiment_key": key, "additional_data": {"text": "loss is NaN"}}
 
+
+
+LOGGED = """
+session = begin("comet", exit_timeout=60, strict=True)
+for number in range(2):
+    with open("a.txt", "w") as file:
+        file.write(str(number))
+    session.log_artifact("a.txt")
+os.makedirs("folder/deep")
+for name in ("folder/a.txt", "folder/deep/b.txt"):
+    with open(name, "w") as file:
+        file.write(name)
+session.log_artifact("folder", "my data", aliases=["best"])
+"""
+USED = """
+import json
+session = begin("comet", exit_timeout=60, strict=True, delivery=os.environ["HOSTING"])
+found = {}
+for name in ("a.txt", "a.txt:1.0.0", "my data", "my data:best", "standin/my data:1.0.0"):
+    path = session.use_artifact(name)
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    found[name] = {str(each.relative_to(path.parent)): each.read_text() for each in files}
+for name in ("nothing", "my data:worst", "elsewhere/my data"):
+    try:
+        session.use_artifact(name)
+    except tracelet.ArtifactError as error:
+        found[name] = str(error)
+with open("found.json", "w") as file:
+    json.dump(found, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosting", ["process", "thread"])
+def test_an_artifact_is_used(train: Train, serve: Serve, hosting: str) -> None:
+    """What one run has logged another one gets, by its name, its version or alias; Comet knows which has used it."""
+    server = serve("comet")
+    train(LOGGED, env=server.env).end(0)
+    directory = server.directory / "other"
+    directory.mkdir()
+    said = train(USED, env={**server.env, "HOSTING": hosting}, directory=directory).end(0, memory=100e6)
+    assert "not delivered" not in said
+    found = json.loads((directory / "found.json").read_text())
+    assert found["a.txt"] == {"a.txt": "1"}
+    assert found["a.txt:1.0.0"] == {"a.txt": "0"}
+    data = {"my data/a.txt": "folder/a.txt", "my data/deep/b.txt": "folder/deep/b.txt"}
+    assert found["my data"] == found["my data:best"] == found["standin/my data:1.0.0"] == data
+    for name in ("nothing", "my data:worst", "elsewhere/my data"):
+        assert "Comet has no artifact" in found[name]
+    first, second = server.state["experiments"]
+    for artifact in server.state["artifacts"].values():
+        assert [version.get("used by") for version in artifact["versions"]] == [[second]] * len(artifact["versions"])
+    told = [asset for asset in server.state["experiments"][second]["assets"] if asset["name"].startswith("used/")]
+    assert len(told) == 5
+    assert not [asset for asset in server.state["experiments"][first]["assets"] if asset["name"].startswith("used/")]
+    server.check_understood()
+
+
+def test_an_archive_gives_nothing_back(store: Path) -> None:  # noqa: F811
+    with tracelet.start_logging("comet", root=str(store), quiet=True) as session, pytest.raises(tracelet.ArtifactError) as caught:
+        session.use_artifact("data")
+    assert "an archive gives nothing back" in str(caught.value)
