@@ -25,7 +25,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 OTHER_VARIABLES = {
     "DISABLED": ("1 or 0", "1 switches everything off, `start_logging` included"),
-    "CONFIG": ("path", "the file to read instead of `tracelet.toml` [where the program began](activation.md#which-directory); it has to exist"),
+    "CONFIG": ("path", "the file to read instead of [`tracelet.toml`](activation.md#which-directory); it has to exist"),
     "STATE_DIR": ("path", "where the ledger is kept; default: `.tracelet` in the session's root directory"),
 }
 """Variables that are no settings: the switch, and two paths."""

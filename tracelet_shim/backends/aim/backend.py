@@ -245,8 +245,8 @@ class AimBackend(Backend):
             if self._repository.is_remote:  # whoever drops it must not wait for the server
                 self._repository.abandon()
             raise
+        joined.let_go(self._run.native)
         self._run = None
-        joined.let_go(run_hash)
         try:
             self._repository.index(run_hash)
         finally:
