@@ -25,7 +25,10 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 OTHER_VARIABLES = {
     "DISABLED": ("1 or 0", "1 switches everything off, `start_logging` included"),
-    "CONFIG": ("path", "the file to read instead of [`tracelet.toml`](activation.md#which-directory); it has to exist"),
+    "CONFIG": (
+        "path",
+        "the file to read instead of `tracelet.toml` [where the program began](activation.md#which-directory); it has to exist",
+    ),
     "STATE_DIR": ("path", "where the ledger is kept; default: `.tracelet` in the session's root directory"),
 }
 """Variables that are no settings: the switch, and two paths."""
@@ -177,6 +180,7 @@ def value_of(name: str) -> str:
     kind = FIELDS[name].type
     special = {"tags": "`nightly,seed=3`", "config": "table", "options": "", "root": "path", "backend": "`mlflow,aim`"}
     special |= {"what_ran": "`git,command`, or 0", "system_metrics": "number"}
+    special |= {"autolog": "`params,models`, or 0", "autolog_dir": "path"}
     if name in special:
         return special[name]
     if typing.get_origin(kind) is typing.Literal:

@@ -180,9 +180,15 @@ class Maker:
     def alert(self, title: str, text: str = "loss is **NaN**", level: str = "warning") -> ev.Alert:
         return ev.Alert(**self._base(title, 0), text=text, level=level)
 
+    def used(self, name: str, tracker: str = "mlflow", identity: str = "runs:/0a1b/artifacts/data.py") -> ev.Used:
+        return ev.Used(**self._base(name, 0), tracker=tracker, identity=identity, digest="0" * 64)
+
     def of_the_handle(self) -> list[ev.Event]:
         """Return one event of every type that only a session's own methods make."""
-        return [self.table("tab", 3), self.artifact("data.py"), self.model("net"), self.tags(stage="try"), self.alert("odd")]
+        return [
+            self.table("tab", 3), self.artifact("data.py"), self.model("net"), self.tags(stage="try"), self.alert("odd"),
+            self.used("data.py"),
+        ]  # fmt: skip
 
     def blob(self) -> ev.Blob:
         return ev.Blob(**self._base("other", 0), data=b"\x00\x01blob", name="run_metadata.pb")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tracelet_shim.backends.base import Backend, Capability, Level
     from tracelet_shim.errors import (
+        ArtifactError,
         BackendError,
         BackendUnavailableError,
         ConfigurationError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tracelet_shim.session.session import Session
 
 __all__ = [
+    "ArtifactError",
     "Backend",
     "BackendError",
     "BackendUnavailableError",
@@ -80,6 +82,12 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
+
+
+if "TRACELET_AUTOLOG" in _os.environ:
+    from tracelet_shim._bootstrap import watch_arguments
+
+    watch_arguments()
 
 
 def __dir__() -> list[str]:

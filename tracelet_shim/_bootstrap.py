@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
-__all__ = ["Lookout", "activate", "is_set", "name_near_misses", "start"]
+__all__ = ["Lookout", "activate", "activate_now", "is_set", "name_near_misses", "start"]
 
 _TARGET = "torch.utils.tensorboard"
 _NAMED = "_TRACELET_NAMED"
 """Environment variable: near misses have been named, so the children of this process need not do it again."""
+
+_PARSERS = ("argparse", "jsonargparse", "hydra")
+"""A program may parse its arguments before it comes to TensorBoard."""
 
 _decided = False
 """True once the package knows that the program uses TensorBoard, and what becomes of it is decided."""
@@ -52,10 +55,37 @@ def activate() -> None:
 
         _finder = _Finder()
         atexit.register(_at_exit, os.getpid())
+    if any(name in sys.modules for name in _PARSERS):
+        watch_arguments()
     if _is_loaded():
         _finder.connect()
     else:
         _finder.post()
+
+
+def watch_arguments() -> None:
+    """If the program's arguments are to become parameters, have the package look at what parses them, now or as soon as it is
+    imported. Nothing that goes wrong here is lost: the session says it again."""
+    if not os.environ.get("TRACELET_AUTOLOG") or is_set("TRACELET_DISABLED"):
+        return
+    try:
+        from tracelet_shim import intercept
+
+        intercept.install_autolog()
+    except Exception as error:
+        _say(error)
+
+
+def activate_now() -> None:
+    """Activate if the environment asks for it, in a program that asks for its session by itself: it may have no use for
+    ``torch.utils.tensorboard``."""
+    global _decided
+    if _decided or not os.environ.get("TRACELET_BACKEND") or is_set("TRACELET_DISABLED"):
+        return
+    _connect()
+    _decided = True
+    if _finder is not None:
+        _finder.leave()
 
 
 class _Loaded:
@@ -136,6 +166,13 @@ class _Finder(Lookout):
     def look(self, fullname: str) -> bool:
         if self.connecting or _decided:
             return False
+        if fullname in _PARSERS:
+            self.connecting = True
+            try:
+                watch_arguments()
+            finally:
+                self.connecting = False
+            return True  # wrapt has put a finder of its own in front, and is to see this very import
         if fullname != _TARGET and not fullname.startswith(_TARGET + ".") and not _is_loaded():
             return False
         self.connect()

@@ -8,17 +8,19 @@
     ├── BackendUnavailableError       the tracker is not installed, or a credential is missing
     ├── BackendError                  the tracker refused or failed
     │   └── EventRejectedError        one event the tracker will never take; the rest goes on
+    ├── ArtifactError                 `use_artifact` got none; says what each tracker that was asked has to say
     └── DeliveryError                 events that did not arrive (raised at stop, under strict)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tracelet_shim.common.suggestions import did_you_mean
 from tracelet_shim.display.printable import printable
 
 __all__ = [
+    "ArtifactError",
     "BackendError",
     "BackendUnavailableError",
     "ConfigurationError",
@@ -90,6 +92,21 @@ class BackendError(TraceletError):
 
 class EventRejectedError(BackendError):
     """An event that this tracker will never take. It is set aside with the message; the rest goes on."""
+
+
+class ArtifactError(TraceletError):
+    """No tracker gave an artifact that `Session.use_artifact` asked for.
+
+    Attributes:
+        name: what was asked for.
+        problems: why not, by tracker, in the order in which they were asked.
+    """
+
+    def __init__(self, name: str, problems: Mapping[str, str], remedy: str) -> None:
+        self.name = name
+        self.problems = dict(problems)
+        said = "; ".join(f"{tracker}: {problem}" for tracker, problem in problems.items())
+        super().__init__(f"use_artifact({name!r}): {said}; remedy: {remedy}")
 
 
 class DeliveryError(TraceletError):

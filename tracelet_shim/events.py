@@ -17,33 +17,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
-    "EVENT_TYPES",
-    "Alert",
-    "Array",
-    "Artifact",
-    "ArtifactFile",
-    "Audio",
-    "Blob",
-    "Cell",
-    "CustomScalars",
-    "Embedding",
-    "Event",
-    "Graph",
-    "HParams",
-    "Histogram",
-    "Image",
-    "Marker",
-    "Mesh",
-    "Model",
-    "PRCurve",
-    "RecordId",
-    "Scalar",
-    "Table",
-    "Tags",
-    "Tensor",
-    "Text",
-    "Video",
-]
+    "EVENT_TYPES", "Alert", "Array", "Artifact", "ArtifactFile", "Audio", "Blob", "Cell", "CustomScalars", "Embedding",
+    "Event", "Graph", "HParams", "Histogram", "Image", "Marker", "Mesh", "Model", "PRCurve", "RecordId", "Scalar",
+    "Table", "Tags", "Tensor", "Text", "Used", "Video",
+]  # fmt: skip
 
 
 class RecordId(NamedTuple):
@@ -415,6 +392,22 @@ class Alert(Event, frozen=True, kw_only=True):
     level: str
 
 
+class Used(Event, frozen=True, kw_only=True):
+    """`Session.use_artifact`: the run has used an artifact. `tag` is the name that it was asked for by.
+
+    Attributes:
+        tracker: the one that gave it; empty: this session had logged it itself.
+        identity: what exactly it was, in the words of that tracker: ``runs:/<id>/artifacts/data``, ``team/project/data:v3``, ...
+        digest: 64 hex digits: the SHA-256 of the file, or of the lines that ``sha256sum`` prints of the files of a directory.
+    """
+
+    kind: ClassVar[str] = "used"
+
+    tracker: str
+    identity: str
+    digest: str
+
+
 class Blob(Event, frozen=True, kw_only=True):
     """Anything else found in an event file: kept as bytes, so that nothing is dropped.
 
@@ -445,6 +438,6 @@ class Marker(Event, frozen=True, kw_only=True):
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     Scalar, Histogram, Image, Video, Audio, Text, PRCurve, Mesh, Embedding, Tensor, Graph, HParams, CustomScalars, Table,
-    Artifact, Model, Tags, Alert, Blob,
+    Artifact, Model, Tags, Alert, Used, Blob,
 )  # fmt: skip
 """The event types that carry user data, in the order in which tables show them."""

@@ -29,7 +29,7 @@ class JsonLinesBackend(Backend):
     options: ClassVar[Mapping[str, str]] = {"dir": "directory that gets a directory for each run; default: jsonlines"}
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         **dict.fromkeys(ev.EVENT_TYPES, LINE),
-        **dict.fromkeys((ev.Image, ev.Video, ev.Audio), FILE),
+        **dict.fromkeys((ev.Image, ev.Video, ev.Audio, ev.Artifact, ev.Model), FILE),
     }
 
     def open(self, run: RunInfo) -> OpenedRun:
@@ -60,6 +60,7 @@ class JsonLinesBackend(Backend):
     # A type that is not listed here comes to `attach`, as the file that the base class makes of it.
     log_hparams = log_histogram = log_text = log_pr_curve = log_mesh = log_line
     log_embedding = log_tensor = log_graph = log_custom_scalars = log_blob = log_line
+    log_table = log_tags = log_alert = log_line
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
         file = self.directory / "files" / path

@@ -75,6 +75,29 @@ assert s.flush(60), s.status()
     assert tensorboard_steps(tmp_path) == list(range(600))
 
 
+def test_import_at_the_end(run_python: RunPython, tmp_path: Path) -> None:
+    """A tracker that is still being imported here, when nobody waits for it any more, is let finish that: the interpreter would
+    make its thread exit, and where an extension module's C++ is on that thread's stack, the program would be aborted."""
+    (tmp_path / "slow_sdk.py").write_text("import pathlib, time; time.sleep(3); pathlib.Path('imported').touch()")
+    done = run_python(
+        """
+import tracelet_shim as tracelet
+from tracelet_shim.testing import RecordingBackend
+from torch.utils.tensorboard import SummaryWriter
+
+class Slow(RecordingBackend):
+    def open(self, run):
+        import slow_sdk
+        return super().open(run)
+
+tracelet.start_logging(Slow(), delivery="thread", exit_timeout=0.2)
+SummaryWriter("runs/x").add_scalar("loss", 1.0, 1)
+"""
+    )
+    assert (tmp_path / "imported").exists()
+    assert "waiting for the import of slow_sdk to end" in done.stderr
+
+
 def test_interrupted_while_delivering(run_python: RunPython, tmp_path: Path) -> None:
     """Ctrl-C while the end waits for a tracker ends the program at once, with its own exit code and without a traceback; one
     line names the command for the rest, and the other trackers are complete."""

@@ -67,6 +67,8 @@ steps = st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 70_000) |
 @example("", -0.0, 128, "position")
 @example("x" * 127, 1, 16383, "position")
 @example("x" * 128, 1, 16384, "position")
+@example("loss", 0.5, 2097151, "position")
+@example("loss", 0.5, 2097152, "position")
 def test_bytes_are_native(
     session: RecordingBackend, tmp_path_factory: pytest.TempPathFactory, tag: str, value: Any, step: Any, how: str
 ) -> None:

@@ -72,8 +72,8 @@ def test_it_gives_what_live_logging_gives(tmp_path: Path) -> None:
     reader = MLflowReader(tmp_path)
     checks = conformance.Conformance(reader, float32=True)
     for check in conformance.CHECKS:
-        if check not in ("check_video", "check_hparams", "check_sweep", "check_about"):
-            getattr(checks, check)()  # of videos, TensorBoard's files have nothing without moviepy
+        if check not in ("check_video", "check_hparams", "check_sweep", "check_about") and "session" not in check:
+            getattr(checks, check)()  # of videos, TensorBoard's files have nothing without moviepy; and there was no session
     params = {"lr": "0.1", "bs": "32.0", "opt": "adam", "amp": "1.0"}  # and every number among parameters is a double
     assert reader.params() == params
     assert reader.summary_metrics() == {"hp/acc": 0.75}

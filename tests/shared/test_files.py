@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.sample_events import run_info
-from tracelet_shim.backends.shared.files import RUN_FILE, about_run, copy, load, replace
+from tracelet_shim.backends.shared.files import RUN_FILE, about_run, copy, give_back, load, replace
+from tracelet_shim.backends.shared.names import file_names
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +53,28 @@ def test_a_run_that_goes_on_keeps_what_is_not_given_anew(tmp_path: Path) -> None
     second = about_run(run_info(session="b" * 16, notes=None, tags={"k": "w"}, started=9.0), load(str(tmp_path)), extra=None)
     assert (second["notes"], second["extra"], second["tags"]) == ("n", 1, {"k": "w"})
     assert (second["started"], second["status"], second["sessions"]) == (5.0, "running", ["a" * 16, "b" * 16])
+
+
+def test_an_artifact_is_given_back(tmp_path: Path) -> None:
+    """By its name out of the run's own directory, or with the directory of another run; names lead nowhere else."""
+    for run in ("own", "other"):
+        (tmp_path / run / "files" / "data" / "deep").mkdir(parents=True)
+        (tmp_path / run / RUN_FILE).write_text("{}")
+        (tmp_path / run / "files" / "data" / "deep" / "x").write_text(run)
+        (tmp_path / run / "files" / "one.pt").write_text(run)
+    (tmp_path / "secret").write_text("s")
+    own = str(tmp_path / "own")
+
+    def given(name: str, where: str | None = own) -> tuple[str, str] | None:
+        target = tmp_path / f"to{len(list(tmp_path.iterdir()))}"
+        target.mkdir()
+        return give_back(name, where, "files", file_names(), str(target))
+
+    one = given("one.pt")
+    assert one is not None
+    assert (Path(one[0]).read_text(), one[1]) == ("own", f"{own}/one.pt")
+    folder = given(f"{tmp_path}/other/data", None)
+    assert folder is not None
+    assert (Path(folder[0], "deep", "x").read_text(), folder[1]) == ("other", f"{tmp_path}/other/data")
+    for name in ("nothing", "../../secret", f"{tmp_path}/secret", f"{tmp_path}/other/../../secret", "", "/", "."):
+        assert given(name) is None, name

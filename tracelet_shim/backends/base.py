@@ -32,6 +32,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim.backends.fetching import Fetched, Fetches, NoSuchArtifactError
+from tracelet_shim.backends.notices import Notices
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.run_info import WHAT_RAN, Ending, Job, OpenedRun, Part, Program, RunInfo, Status
 from tracelet_shim.backends.shared.names import file_names
@@ -41,8 +43,8 @@ from tracelet_shim.backends.shared.transient import is_refusal
 from tracelet_shim.common.suggestions import did_you_mean
 
 __all__ = [
-    "WHAT_RAN", "Acknowledged", "Backend", "Capability", "Ending", "Job", "Level", "OpenedRun", "Part", "Program", "Refusal",
-    "RunInfo", "Status", "UnsettledLostError",
+    "WHAT_RAN", "Acknowledged", "Backend", "Capability", "Ending", "Fetched", "Job", "Level", "NoSuchArtifactError", "OpenedRun",
+    "Part", "Program", "Refusal", "RunInfo", "Status", "UnsettledLostError",
 ]  # fmt: skip
 
 class Level(str, enum.Enum):
@@ -103,7 +105,7 @@ class UnsettledLostError(Exception):
     are to be written again, and `write` recognises what has been stored all the same."""
 
 
-class Backend(ABC):
+class Backend(Fetches, Notices, ABC):
     """Base of all backends.
 
     Class attributes:
@@ -112,8 +114,7 @@ class Backend(ABC):
         distribution: the SDK's name on PyPI, for the version and the installation hint.
         capabilities: event type -> `Capability`; what of `tracelet_shim.events.EVENT_TYPES` is not named becomes files.
         mirrors_event_files: True for a backend that wants every record, `Marker` events included.
-        batch_events, batch_seconds: a batch is written when it has so many events, or when its first event is so old. A
-            backend may change its own between two batches.
+        batch_events, batch_seconds: a batch is written when it has so many events, or its first is so old; may change meanwhile.
 
     Args:
         options: the user's ``options={"<name>": {...}}``. An unknown option is a ConfigurationError.
@@ -235,15 +236,15 @@ class Backend(ABC):
     def open(self, run: RunInfo) -> OpenedRun:
         """Open, resume or join the tracker's run."""
 
-    def abandon(self) -> None:  # noqa: B027 - most trackers make a store of their own, and have to come to an end with that
-        """The process ends, and `open` has not returned. Called from another thread, once: end what would go on opening the
-        run beside whoever resumes it, unless something half made would stay. `open` is waited for after that."""
+    def abandon(self) -> None:  # most trackers make a store of their own, and have to come to an end with that
+        """The process ends, and `open` has not returned. Called from another thread, once, before `open` is waited for: end what
+        would go on opening the run beside whoever resumes it, unless something half made would stay."""
 
     @abstractmethod
     def close(self, status: Status) -> None:
         """Flush and end the run with this status; a borrowed run is flushed and left open."""
 
-    def flush(self) -> None:  # noqa: B027 - most trackers have nothing to flush
+    def flush(self) -> None:  # most trackers have nothing to flush
         """Hand everything that was written to the tracker's storage or server."""
 
     def unsettled(self) -> int:
@@ -401,7 +402,7 @@ class Backend(ABC):
     def log_blob(self, event: ev.Blob) -> None:
         self.attach_files(event)
 
-    def log_marker(self, event: ev.Marker) -> None:  # noqa: B027
+    def log_marker(self, event: ev.Marker) -> None:
         """TensorBoard's own book-keeping; only a backend with `mirrors_event_files` gets it."""
 
     # -- help for backends ------------------------------------------------------------------------------------------
@@ -418,10 +419,8 @@ class Backend(ABC):
             yield stem + suffix, data
 
     def artifact_stem(self, event: ev.Event) -> str:
-        """Return the artifact path of `event` without suffix: unique for each event, the same after a restart.
-
-        ``=`` never stands in a mapped tag, so no tag can take the place of another tag's file or folder.
-        """
+        """Return the artifact path of `event` without suffix: unique for each event, the same after a restart. ``=`` never
+        stands in a mapped tag, so no tag can take the place of another tag's file or folder."""
         name = self._paths(event.path)
         record = f"{event.record.file}\0{event.record.position}\0{event.record.index}"
         digest = hashlib.blake2s(record.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()

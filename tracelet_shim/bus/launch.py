@@ -13,7 +13,7 @@ from typing import Any
 
 from tracelet_shim.common.began import began_at
 
-__all__ = ["RelayDiedError", "relay_command", "relay_environment", "sigterm_mark"]
+__all__ = ["RelayDiedError", "module_command", "relay_command", "relay_environment", "sigterm_mark"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FLAGS = {"I": "isolated", "E": "ignore_environment", "s": "no_user_site"}
@@ -77,11 +77,20 @@ def _unmark() -> None:
 
 def relay_command(term_read: int) -> list[str]:
     """Return the command line of the relay."""
+    return module_command("tracelet_shim.relay", str(os.getpid()), str(term_read))
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line of a module of ours, in a process that imports as this one does.
+
+    Raises:
+        RelayDiedError: there is nothing to run it with.
+    """
     if not sys.executable or getattr(sys, "frozen", False) or not os.access(sys.executable, os.X_OK):
         raise RelayDiedError(f"no Python interpreter to start it with (sys.executable is {sys.executable!r})", started=False)
     flags = [f"-{flag}" for flag, name in _FLAGS.items() if getattr(sys.flags, name)]
     start = os.path.join(_PACKAGE, "relay", "_start.py")
-    return [sys.executable, *flags, start, "-m", "tracelet_shim.relay", str(os.getpid()), str(term_read)]
+    return [sys.executable, *flags, start, "-m", module, *arguments]
 
 
 def relay_environment(environment: Mapping[str, str]) -> dict[str, str]:

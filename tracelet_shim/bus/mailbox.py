@@ -36,6 +36,8 @@ _WAIT = 0.02
 """Seconds of one wait for a reply, where somebody waits."""
 _MOST_BYTES = 32 << 20
 
+_now = time.monotonic
+
 logger = logging.getLogger("tracelet_shim")
 
 
@@ -65,6 +67,7 @@ class Mailbox:
         self._encoder = wire.Encoder()
         self._accounts = Accounts()
         self._outbox = Outbox(self._accounts)
+        self._put_at_once = self._outbox.put_at_once
         self._looking = threading.RLock()
         self._next_look = 0.0
         self._refused = 0  # events that came after the end
@@ -108,20 +111,18 @@ class Mailbox:
 
     def publish(self, record: msg.Record) -> None:
         """Copy a record into the ring."""
-        if time.monotonic() >= self._next_look:
+        if _now() >= self._next_look:
             self.look()
+        if record.hint is None and self._put_at_once(record):
+            return
         if self._instead is not None:
             self._instead.publish(record)
         elif self._stopped and not self._is_over:
             with self._looking:
                 self._refused += type(record.hint) is not msg.Nested
         else:
-            if record.hint is None:
-                self._outbox.put_record(record)
-            else:
-                self._outbox.put(record)
-            if self._outbox.errors:
-                self._tell_errors()
+            self._outbox.put(record)
+            self._tell_errors()
 
     def tell(self, message: msg.Message) -> None:
         """Hand over any other message, behind all that was published before it."""

@@ -130,13 +130,12 @@ class Outbox:
             self._behind.clear()
             self.instead = bus
 
-    def put_record(self, record: msg.Record) -> None:
-        """As `put`, for a record without a hint, as nearly all are."""
+    def put_at_once(self, record: msg.Record) -> bool:
+        """Put a record that has no hint into the ring, as nearly all are; return False if it is to go the way of the others."""
         with self._lock:
             ring = self.ring
             if self._putting or self._full or ring is None:
-                self.put(record)
-                return
+                return False
             self._putting = True
             try:
                 if not ring.put(record):
@@ -145,6 +144,7 @@ class Outbox:
                     self._put_aside()
             finally:
                 self._putting = False
+            return True
 
     def put(self, item: Item) -> None:
         """Put a record or a message into the ring, or keep it for later."""

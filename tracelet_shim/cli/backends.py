@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "model": ("session.log_model",),
     "tags": ("session.set_tags",),
     "alert": ("session.alert",),
+    "used": ("session.use_artifact",),
     "blob": (),
 }
 """Event kind -> the methods of SummaryWriter, and of a session, that make it. A blob is what no other type holds: `add_graph`

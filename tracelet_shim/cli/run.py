@@ -77,6 +77,12 @@ def run(
     system_metrics: Annotated[
         float | None, typer.Option("--system-metrics", help="Seconds between samples of processor, memory, GPUs, ...")
     ] = None,
+    autolog: Annotated[
+        str | None, typer.Option("--autolog", help="params: the program's arguments; models: what it saves; or both, or 0.")
+    ] = None,
+    autolog_dir: Annotated[
+        str | None, typer.Option("--autolog-dir", help="Where models are looked for, besides the log directories.")
+    ] = None,
 ) -> None:
     """Run COMMAND with every SummaryWriter in it, and in its children, connected to the trackers.
 
@@ -106,6 +112,8 @@ def run(
             CI=ci,
             WHAT_RAN=what_ran,
             SYSTEM_METRICS=system_metrics,
+            AUTOLOG=autolog,
+            AUTOLOG_DIR=None if autolog_dir is None else str(Path(autolog_dir).absolute()),
         )
     )
     name_near_misses()

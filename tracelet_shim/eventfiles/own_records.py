@@ -15,7 +15,7 @@ from tracelet_shim.eventfiles.own_files import stored_at
 
 __all__ = [
     "PLUGIN", "AlertContent", "ArtifactContent", "Content", "ParamsContent", "StoredFile", "SummaryContent", "TableContent",
-    "TagsContent", "encoded", "event",
+    "TagsContent", "UsedContent", "decoded", "encoded", "event",
 ]  # fmt: skip
 
 PLUGIN = "tracelet"
@@ -62,7 +62,17 @@ class AlertContent(msgspec.Struct, tag="alert"):
     level: str
 
 
-Content = Union[ParamsContent, SummaryContent, TableContent, ArtifactContent, TagsContent, AlertContent]  # noqa: UP007
+class UsedContent(msgspec.Struct, tag="used"):
+    """Attributes: as of `events.Used`."""
+
+    tracker: str
+    identity: str
+    digest: str
+
+
+Content = Union[  # noqa: UP007
+    ParamsContent, SummaryContent, TableContent, ArtifactContent, TagsContent, AlertContent, UsedContent,
+]  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Content] = msgspec.msgpack.Decoder(Content)
@@ -73,13 +83,22 @@ def encoded(content: Content) -> bytes:
     return _encoder.encode(content)
 
 
+def decoded(data: bytes) -> Content:
+    """Return what `encoded` was given.
+
+    Raises:
+        msgspec.DecodeError: it is of another version, or damaged.
+    """
+    return _decoder.decode(data)
+
+
 def event(data: bytes, base: dict[str, Any]) -> ev.Event:
     """Return the event of a value with our plugin.
 
     Raises:
         msgspec.DecodeError, ValueError: it is of another version, or damaged.
     """
-    content = _decoder.decode(data)
+    content = decoded(data)
     base["source"] = b""  # TensorBoard has no form for it
     if isinstance(content, ParamsContent):
         return ev.HParams(**base, params=content.values, metrics={})
@@ -93,6 +112,8 @@ def event(data: bytes, base: dict[str, Any]) -> ev.Event:
         return ev.Tags(**base, tags=content.tags)
     if isinstance(content, AlertContent):
         return ev.Alert(**base, text=content.text, level=content.level)
+    if isinstance(content, UsedContent):
+        return ev.Used(**base, tracker=content.tracker, identity=content.identity, digest=content.digest)
     files = tuple(ev.ArtifactFile(f.path, f.size, f.sha256, stored_at(base["record"].file, f.sha256)) for f in content.files)
     about: dict[str, Any] = {"category": content.category, "aliases": content.aliases, "files": files}
     return ev.Model(**base, **about, register_as=content.register_as) if content.model else ev.Artifact(**base, **about)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tracelet_shim.handle.recorder import Made, Recorder, Runs
 
     Make = Callable[[Recorder, Runs], Iterable[Made]]
@@ -22,8 +24,9 @@ _LEVELS = ("info", "warning", "error")
 class Handle:
     """What a run is told by itself. What these methods are given arrives in every tracker, in the form that this has for it.
 
-    No method raises, or waits for a tracker. What cannot be taken (a file that is not there, a value that is none) is a warning,
-    once a kind, and under ``strict`` an error at the end. Where there is no session, nothing happens.
+    No method raises, or waits for a tracker, but `use_artifact`, which has to answer. What cannot be taken (a file that is not
+    there, a value that is none) is a warning, once a kind, and under ``strict`` an error at the end. Where there is no session,
+    nothing happens.
     """
 
     def _take(self, what: str, make: Make, *, steps: bool = False) -> None:
@@ -46,16 +49,21 @@ class Handle:
         self._take("log_params", make)
 
     def watch_params(self, arguments: Any) -> None:
-        """Log the arguments of a program, or its configuration, as `log_params` does; what is called like a secret is masked."""
+        """Log the arguments of a program, or its configuration, as `log_params` does; what is called like a secret, or
+        looks like one, is masked."""
 
         def make(_: Recorder, __: Runs) -> Iterable[Made]:
             from tracelet_shim.common.values import named, plain
             from tracelet_shim.eventfiles.own_records import ParamsContent
-            from tracelet_shim.provenance.secrets import MASK, is_secret
+            from tracelet_shim.provenance.secrets import MASK, is_secret, mask_text
+
+            def shown(name: str, value: Any) -> Any:
+                if is_secret(name.rpartition(".")[2]):
+                    return MASK
+                return mask_text(value) if isinstance(value, str) else value
 
             found = _flat(plain(named(arguments)))
-            shown = {name: MASK if is_secret(name.rpartition(".")[2]) else value for name, value in found.items()}
-            yield _own("watch_params", ParamsContent(shown))
+            yield _own("watch_params", ParamsContent({name: shown(name, value) for name, value in found.items()}))
 
         self._take("watch_params", make)
 
@@ -210,6 +218,30 @@ class Handle:
                 yield _own(given, ArtifactContent(recorder.keep(runs, place, given), **about))
 
         self._take(what, make)
+
+    def use_artifact(self, name: str, *, from_: str | None = None, timeout: float = 600.0) -> Path:
+        """Return the place of an artifact on this machine, and log that the run has used it.
+
+        What this session has logged by that name is there at once. Else the trackers are asked, in the order of ``backend=``,
+        until one has it, each in a process of its own: this takes as long as its SDK needs to start, and the download.
+
+        Args:
+            name: the name that it was logged by, or what the tracker calls one: ``"models:/net@prod"`` or ``"runs:/ID/path"`` of
+                MLflow, ``"entity/project/data:v3"`` of W&B, ...
+            from_: the tracker to ask, and none but this; it need not be one of the session's.
+            timeout: seconds that this may take.
+
+        Returns:
+            A file, or a directory: what was logged. It is in the state directory, in `downloads`, where it stays.
+
+        Raises:
+            ArtifactError: nobody has it, or it cannot be had; says why, tracker by tracker.
+            UnknownBackendError: there is no tracker `from_`.
+        """
+        from tracelet_shim.errors import ArtifactError
+
+        remedy = "tracelet_shim.start_logging(...) before it, or TRACELET_BACKEND"
+        raise ArtifactError(name, {"tracelet-shim": "no session is active in this process that could ask a tracker"}, remedy)
 
     def alert(self, title: str, text: str = "", level: Literal["info", "warning", "error"] = "info") -> None:
         """Tell whoever follows the run of something, in the way that the tracker has for it."""

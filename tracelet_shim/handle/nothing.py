@@ -11,7 +11,7 @@ __all__ = ["NoSession"]
 
 
 class NoSession(Handle):
-    """Takes everything, and does nothing; false where a session is true.
+    """Takes everything, and does nothing; false where a session is true. What has to be answered it refuses: `use_artifact`.
 
     Attributes:
         id: empty.

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,8 +26,8 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, open_file
 from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.eventfiles.own_files import HANDLE, OWN_SUFFIX, store_of
-from tracelet_shim.eventfiles.own_records import StoredFile
-from tracelet_shim.handle import records, snapshots
+from tracelet_shim.eventfiles.own_records import ArtifactContent, StoredFile
+from tracelet_shim.handle import downloads, records, snapshots
 
 __all__ = ["Made", "Recorder", "RecordsFile", "Taker"]
 
@@ -199,6 +200,24 @@ class Recorder:
             with self._lock:
                 store = self._file(runs).store
             return tuple(snapshots.keep(at, store, within) for within, at in found)
+
+    def logged(self, name: str) -> tuple[ArtifactContent, str] | None:
+        """Return the latest artifact of this name that was logged here, and the directory with its files; None if there is none.
+        It is looked for where it was written: nothing of it is kept in memory."""
+        with self._moving:
+            with self._lock:
+                files = [(file, file.length) for file in self._files.values()]
+            for file, length in reversed(files):
+                found = None
+                for data in islice(file.records(), length):
+                    found = records.artifact_in(data, name) or found
+                if found is not None:
+                    return found, file.store
+        return None
+
+    def downloads(self, runs: Runs) -> Path:
+        """Return the directory where artifacts go that the user asks for."""
+        return self._place(self._root_of(runs) or os.getcwd()) / downloads.DIRECTORY
 
     def settle(self, runs: Runs, root: str) -> None:
         """The root is known, since a writer was made in these runs: what has waited for it goes to its place, and is handed over.

@@ -7,7 +7,7 @@ from typing import Any
 
 from tracelet_shim.eventfiles import own_records
 
-__all__ = ["file_version", "numbers", "own", "picture", "text"]
+__all__ = ["artifact_in", "file_version", "numbers", "own", "picture", "text"]
 
 
 def _event(wall_time: float, step: int = 0, **what: Any) -> bytes:
@@ -65,3 +65,15 @@ def own(tag: str, content: own_records.Content, step: int, wall_time: float) -> 
 
     value = summary_pb2.Summary.Value(tag=tag, metadata=_metadata(own_records.PLUGIN, own_records.encoded(content)))
     return _event(wall_time, step, summary=summary_pb2.Summary(value=[value]))
+
+
+def artifact_in(data: bytes, name: str) -> own_records.ArtifactContent | None:
+    """Return what a record of the session's own says of an artifact of this name, if it is of one."""
+    from tensorboard.compat.proto import event_pb2
+
+    for value in event_pb2.Event.FromString(data).summary.value:
+        if value.tag == name and value.metadata.plugin_data.plugin_name == own_records.PLUGIN:
+            content = own_records.decoded(value.metadata.plugin_data.content)
+            if isinstance(content, own_records.ArtifactContent):
+                return content
+    return None

@@ -21,7 +21,7 @@ from tracelet_shim.common.inside import open_regular
 from tracelet_shim.common.private_files import make_directory, open_file
 from tracelet_shim.eventfiles.own_records import StoredFile
 
-__all__ = ["MOST_FILES", "files_of", "keep"]
+__all__ = ["MOST_FILES", "copy", "files_of", "keep"]
 
 MOST_FILES = 10_000
 """Files of one artifact."""
@@ -39,7 +39,7 @@ def files_of(path: str, name: str) -> list[tuple[str, str]]:
     """
     if not stat.S_ISDIR(os.stat(path).st_mode):
         base = os.path.basename(os.path.abspath(path))
-        return [(name if name == base else f"{name}/{base}", path)]
+        return [(name if f"/{name}".endswith(f"/{base}") else f"{name}/{base}", path)]
     found = []
     for directory, folders, names in os.walk(path, onerror=_raise):
         folders.sort()
@@ -89,6 +89,17 @@ def keep(path: str, store: str, name: str) -> StoredFile:
                 os.unlink(temporary)
             raise
     return StoredFile(name, size, digest.hexdigest())
+
+
+def copy(path: str, target: str) -> None:
+    """Copy a file that was kept to a place where there is none.
+
+    Raises:
+        OSError: it is kept no longer, or there is no room.
+    """
+    with contextlib.closing(open_regular(path)) as source, open(target, "xb") as made:
+        if not _clone(source, made):
+            shutil.copyfileobj(source, made, _PIECE)
 
 
 def _clone(source: BinaryIO, copy: BinaryIO) -> bool:

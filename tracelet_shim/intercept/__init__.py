@@ -1,4 +1,4 @@
-"""The only code that knows `torch.utils.tensorboard` and wrapt.
+"""The only code that knows `torch.utils.tensorboard` and wrapt, and what else of a program is listened to.
 
 `install` patches the classes once, when (and if) the module is imported, and never unpatches: the wrappers ask at call
 time whether a sink is set. `set_sink` is all that a session needs. `missed` tells at its end whether nothing could be seen.
@@ -7,9 +7,13 @@ time whether a sink is set. `set_sink` is all that a session needs. `missed` tel
 from __future__ import annotations
 
 from tracelet_shim.intercept._accelerate import use_fast_crc
+from tracelet_shim.intercept._autolog import arguments_seen, install_autolog
 from tracelet_shim.intercept._sink import ActiveRuns, Sink, set_sink, sink
 from tracelet_shim.intercept._tap import absolute, flush_files
 from tracelet_shim.intercept._watch import install, missed
 from tracelet_shim.intercept._wrapt import Wrapper
 
-__all__ = ["ActiveRuns", "Sink", "Wrapper", "absolute", "flush_files", "install", "missed", "set_sink", "sink", "use_fast_crc"]
+__all__ = [
+    "ActiveRuns", "Sink", "Wrapper", "absolute", "arguments_seen", "flush_files", "install", "install_autolog", "missed",
+    "set_sink", "sink", "use_fast_crc",
+]  # fmt: skip

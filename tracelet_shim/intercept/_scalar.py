@@ -27,11 +27,13 @@ __all__ = ["encoded", "is_own", "scalar_method"]
 _LARGEST = 3.4e38  # beyond float32 lie infinities, of which native code makes what it makes
 _SMALLEST = -_LARGEST
 _MOST_TAGS = 10_000
-_WALL_TIME = Struct("<cd")
-_VALUE = Struct("<f")
 
-_parts: dict[str, bytes] = {}
-"""By tag, what stands between step and value."""
+_Shape = tuple[Callable[..., bytes], bytes]
+_latest: tuple[int | None, bytes, dict[str, _Shape]] = (None, b"", {})
+"""The latest step, how it stands in an event, and by tag how such events are packed, with what stands between step and value.
+Many tags have one step; read and replaced as one, so that threads need no lock."""
+_shapes: tuple[dict[str, _Shape], ...] = (_latest[2], *({} for _ in range(11)))
+"""By how many bytes the step has."""
 
 
 def _varint(number: int) -> bytes:
@@ -44,15 +46,36 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
-def _part(tag: str) -> bytes:
+def _new_step(step: int | None) -> tuple[int | None, bytes, dict[str, _Shape]]:
+    global _latest
+    if not step:
+        data = b""  # 0 is the default, and left out
+    elif 0 < step < 1 << 7:
+        data = b"\x10%c" % step
+    elif 0 < step < 1 << 14:
+        data = b"\x10%c%c" % (step & 127 | 128, step >> 7)
+    elif 0 < step < 1 << 21:
+        data = b"\x10%c%c%c" % (step & 127 | 128, step >> 7 & 127 | 128, step >> 14)
+    else:
+        data = b"\x10" + _varint(step)
+    found = _latest = step, data, _shapes[len(data)]
+    return found
+
+
+def _new_tag(tag: str, step: bytes, shapes: dict[str, _Shape]) -> _Shape:
     text = tag.encode()
     value = (b"\n" + _varint(len(text)) + text if text else b"") + b"\x15"
-    summary = b"\n" + _varint(len(value) + _VALUE.size) + value
-    part = b"*" + _varint(len(summary) + _VALUE.size) + summary
-    if len(_parts) >= _MOST_TAGS:
-        _parts.clear()
-    _parts[tag] = part
-    return part
+    summary = b"\n" + _varint(len(value) + 4) + value
+    part = b"*" + _varint(len(summary) + 4) + summary
+    if len(shapes) >= _MOST_TAGS:
+        shapes.clear()
+    found = shapes[tag] = _packing(len(step), len(part)), part
+    return found
+
+
+@functools.lru_cache(1000)
+def _packing(step: int, part: int) -> Callable[..., bytes]:
+    return Struct(f"<cd{step}s{part}sf").pack
 
 
 def encoded(wall_time: float, tag: str, value: float, step: int | None) -> bytes:
@@ -67,16 +90,11 @@ def encoded(wall_time: float, tag: str, value: float, step: int | None) -> bytes
     Raises:
         UnicodeEncodeError: the tag has lone surrogates.
     """
-    part = _parts.get(tag)
-    if part is None:
-        part = _part(tag)
-    if not step:
-        return _WALL_TIME.pack(b"\t", wall_time) + part + _VALUE.pack(value)
-    if 0 < step < 128:
-        return _WALL_TIME.pack(b"\t", wall_time) + b"\x10%c" % step + part + _VALUE.pack(value)
-    if 0 < step < 16384:
-        return _WALL_TIME.pack(b"\t", wall_time) + b"\x10%c%c" % (step & 127 | 128, step >> 7) + part + _VALUE.pack(value)
-    return _WALL_TIME.pack(b"\t", wall_time) + b"\x10" + _varint(step) + part + _VALUE.pack(value)
+    known, data, shapes = _latest
+    if known is not step:
+        known, data, shapes = _new_step(step)
+    shape = shapes.get(tag) or _new_tag(tag, data, shapes)
+    return shape[0](b"\t", wall_time, data, shape[1], value)
 
 
 def _agrees() -> bool:

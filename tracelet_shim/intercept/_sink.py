@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from tracelet_shim.bus.messages import Record
 
@@ -14,7 +14,8 @@ the session's own."""
 
 
 class Sink(Protocol):
-    """What a session offers to the wrappers. No method may raise, wait or do I/O.
+    """What a session offers to the wrappers. No method may raise, wait or do I/O, but `saved`, which
+    copies.
 
     Attributes:
         accelerates: True if new event files get the faster writer (`tracelet_shim.intercept._accelerate`).
@@ -33,6 +34,12 @@ class Sink(Protocol):
 
     def publish(self, record: Record) -> None:
         """Take a record."""
+
+    def parsed(self, arguments: dict[str, Any]) -> None:
+        """The program has parsed its arguments, or its configuration: plain data by name."""
+
+    def saved(self, path: str) -> None:
+        """The program has saved a model to this file (absolute)."""
 
     def nudge(self) -> None:
         """The user flushed or closed a writer: deliver soon."""

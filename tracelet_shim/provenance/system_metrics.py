@@ -30,13 +30,13 @@ from typing import Any, NamedTuple
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, open_file
-from tracelet_shim.eventfiles.own_files import OWN_SUFFIX
+from tracelet_shim.eventfiles.own_files import OWN_SUFFIX, SYSTEM
 from tracelet_shim.eventfiles.tfrecord import joined
 from tracelet_shim.provenance.gpus import Gpus
 
 __all__ = ["WRITER", "SampleFile", "Sampler"]
 
-WRITER = "system"
+WRITER = SYSTEM
 _FIRST_SECONDS = 1.0
 _MOST_WAITING = 10_000
 

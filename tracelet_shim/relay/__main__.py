@@ -25,6 +25,7 @@ from tracelet_shim.common.private_files import open_file
 from tracelet_shim.relay import said
 from tracelet_shim.relay.connection import Connection
 from tracelet_shim.relay.dispatcher import Relay
+from tracelet_shim.relay.guest import take_place
 from tracelet_shim.relay.priority import Priority
 from tracelet_shim.relay.tail import take_tail
 
@@ -124,7 +125,7 @@ def _serve(connection: Connection, relay: Relay) -> None:
             if isinstance(message, msg.Open):
                 opened = True
                 session, linger = message.run.session, message.linger
-                _take_place(message)
+                take_place(message.run.program)
                 connection.waits = message.restarted
             if isinstance(message, msg.Close) and message.at_exit and connection.terminated():
                 message.status = "killed"  # the user's own handler of SIGTERM ended the program in good order
@@ -162,13 +163,6 @@ def _serve(connection: Connection, relay: Relay) -> None:
 def _end_for_certain(deadline: float) -> None:
     """End this process some time after the deadline, whatever happens: an SDK may hang with the interpreter's lock held."""
     faulthandler.dump_traceback_later(deadline + 2 * _OPEN_SECONDS, exit=True)
-
-
-def _take_place(message: msg.Open) -> None:
-    """Stand where the user's program stands: SDKs put their local stores relative to the working directory."""
-    with contextlib.suppress(OSError):
-        os.chdir(message.run.program.cwd)
-    sys.argv[:] = [Path(message.run.program.script or "python").name, *message.run.program.argv[1:]]
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib import import_module
 
 import msgspec
 
 from tracelet_shim.backends.base import Backend, RunInfo
-from tracelet_shim.backends.registry import validate
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.attachments import Attachments
 from tracelet_shim.relay.ending import Ending
+from tracelet_shim.relay.guest import backend_at
 from tracelet_shim.relay.own_random import keep_apart
 from tracelet_shim.relay.troubles import Troubles, text_of
 from tracelet_shim.relay.watch import Watch
@@ -122,8 +121,7 @@ class Opening:
     def _made(self) -> Backend:
         backend = self._watch.backend
         if backend is None:
-            module, _, name = self._spec.class_path.partition(":")
-            backend = self._watch.backend = validate(getattr(import_module(module), name))(self._spec.options)
+            backend = self._watch.backend = backend_at(self._spec.class_path)(self._spec.options)
         if self.run.program.pid == os.getpid():
             keep_apart(backend.module)
         return backend

@@ -10,7 +10,7 @@ from typing import Any
 
 from tracelet_shim.provenance.secrets import mask_text
 
-__all__ = ["listen", "why"]
+__all__ = ["importing", "listen", "why"]
 
 _LONGEST = 200
 _MOST_LOGGERS = 1000
@@ -51,7 +51,7 @@ def why(thread: threading.Thread, library: str, since: float) -> str:
         library: the top-level module of its SDK.
         since: monotonic seconds; what was logged before that says nothing of it.
     """
-    imported = _importing(thread)
+    imported = importing(thread)
     if imported:
         return f"importing {imported}"
     lines = [_said[key] for key in (library, thread.ident) if key in _said]
@@ -59,7 +59,7 @@ def why(thread: threading.Thread, library: str, since: float) -> str:
     return f"its SDK says: {line}" if line and at >= since else ""
 
 
-def _importing(thread: threading.Thread) -> str | None:
+def importing(thread: threading.Thread) -> str | None:
     """Return the module that a thread is importing: the outermost, which is what was asked for."""
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the documented way to look at another thread
     found = None

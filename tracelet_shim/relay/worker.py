@@ -316,6 +316,8 @@ class Worker:
             stored = self.state.delivered - backend.unsettled()
             stored -= self._take_refused(backend)
         self._say_behind(backend.behind() if self.progress.is_unsafe else None)
+        for kind, text in backend.take_notices().items():
+            self._troubles.tell(kind, text)
         further = self.progress.confirm(stored)
         if further is not None:
             refused, lost = further

@@ -23,6 +23,8 @@ __all__ = ["activate_from_environment", "get_session", "start_logging", "stop_lo
 _lock = threading.RLock()
 _session: Session | None = None
 _hooked = _fork_hooked = False
+_asked = False
+"""The environment has been asked for a session, or there has been one: after its end there is none."""
 
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
@@ -65,6 +67,8 @@ def start_logging(
     ci: bool | None = None,
     what_ran: bool | str | Iterable[str] | None = None,
     system_metrics: float | None = None,
+    autolog: bool | str | Iterable[str] | None = None,
+    autolog_dir: str | os.PathLike[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     **unknown: NoReturn,
 ) -> Session:
@@ -99,6 +103,11 @@ def start_logging(
             each run. Default: all. Secrets are taken out, and environment variables are never taken.
         system_metrics: seconds between samples of processor, memory, disk, network and GPUs, which go to the trackers under
             ``system/``. Default: none are taken. Takes the extra ``system``.
+        autolog: ``"params"``: what argparse, jsonargparse and Hydra parse of the command line becomes parameters, without what is
+            called like a secret; ``"models"``: what `torch.save` and `safetensors.torch.save_file` write into the log directory
+            of a writer becomes a model, at the cost of a copy. True: both. Arguments that were parsed before this call are known
+            if the environment variable is set. Default: nothing.
+        autolog_dir: one more directory, what is saved below which becomes a model.
         options: backend name -> options of its own.
         unknown: nothing; a name that is no argument is an error that says which one is meant.
 
@@ -115,7 +124,8 @@ def start_logging(
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "group": group, "tags": tags,
         "notes": notes, "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root,
         "delivery": delivery, "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
-        "what_ran": what_ran, "system_metrics": system_metrics, "options": options,
+        "what_ran": what_ran, "system_metrics": system_metrics, "autolog": autolog,
+        "autolog_dir": autolog_dir, "options": options,
     }  # fmt: skip
     for name in unknown:
         from tracelet_shim.common.suggestions import did_you_mean
@@ -180,7 +190,20 @@ def _stop_for_good(session: Session, status: str) -> None:
 
 
 def get_session() -> Session | NoSession:
-    """Return the active session, or one that does nothing and is false, so that code that logs need not ask."""
+    """Return the active session, or one that does nothing and is false, so that code that logs need not ask.
+
+    If the environment asks for a session, and the program has not come to ``torch.utils.tensorboard`` yet, it is there now; it
+    begins with the first method that is called.
+
+    Raises:
+        TraceletError: under ``TRACELET_STRICT``, a setting of the environment that cannot be right.
+    """
+    global _asked
+    if _session is None and not _asked:
+        from tracelet_shim._bootstrap import activate_now
+
+        _asked = True
+        activate_now()
     if _session is not None:
         return _session
     from tracelet_shim.handle.nothing import NoSession
@@ -226,7 +249,7 @@ def tell_missed_at_exit() -> None:
 
 def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool = False) -> Session:
     """Resolve settings, check the backends, make the session and route interception to it."""
-    global _session
+    global _session, _asked
     import importlib.util
 
     import msgspec
@@ -269,9 +292,11 @@ def _prepare(arguments: dict[str, Any], *, lenient: bool = False, ending: bool =
     specs = specs_of(settings, objects, lenient=lenient and not settings.strict) if active else []
     active = active and bool(specs)
     session = Session(settings, specs, objects, active=active, from_environment=lenient)
-    _session = session
+    _session, _asked = session, True
     if active and not ending:
         intercept.install()
+        if settings.autolog:
+            intercept.install_autolog()
         intercept.set_sink(session)
         _hook_process(session)
         if settings.strict:
@@ -349,6 +374,14 @@ def _on_sigterm(number: int, frame: Any) -> None:
 
 
 def _at_exit() -> None:
+    try:
+        _stop_at_exit()
+        exit_code.let_imports_end()
+    except KeyboardInterrupt:
+        return  # said by the session; a traceback of ours would tell nobody anything
+
+
+def _stop_at_exit() -> None:
     from tracelet_shim import errors
     from tracelet_shim.display.terminal import say
 
@@ -360,8 +393,6 @@ def _at_exit() -> None:
         _stop_for_good(session, status)
         if session.hosts_trackers and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             exit_code.interrupted_after_all()
-    except KeyboardInterrupt:
-        return  # said by the session; a traceback of ours would tell nobody anything
     except errors.DeliveryError as error:
         exit_code.verdict.undelivered = status == "finished"  # a program that failed by itself keeps its exit code
         say(f"error: {error}")

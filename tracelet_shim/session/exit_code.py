@@ -1,20 +1,25 @@
-"""How the process ends: with a code of ours if, under strict, data did not arrive; and by SIGINT after Ctrl-C."""
+"""How the process ends: with a code of ours if, under strict, data did not arrive; by SIGINT after Ctrl-C; and never by a thread
+of ours."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from tracelet_shim.session.session import Session
 
-__all__ = ["UNDELIVERED", "exit_if_undelivered", "interrupted_after_all", "verdict"]
+__all__ = ["UNDELIVERED", "exit_if_undelivered", "interrupted_after_all", "let_imports_end", "verdict"]
 
 UNDELIVERED = 3
 """Exit code of a program that ran to its end under strict, and whose data did not all arrive."""
+_IMPORT_SECONDS = 120.0
+_QUIET_SECONDS = 1.0
 
 
 class Verdict:
@@ -67,3 +72,27 @@ def interrupted_after_all() -> None:
 
     with contextlib.suppress(KeyboardInterrupt):
         eval("interrupt()", {"interrupt": interrupt})  # noqa: S307 - our own text
+
+
+def let_imports_end() -> None:
+    """Wait until no tracker that is served here, and that nobody waits for any more, is in the middle of an import.
+
+    A daemon thread that wants the interpreter's lock while the interpreter ends is made to exit (CPython before 3.14,
+    ``take_gil``), which unwinds its stack; where that has a C++ function that catches everything, as initialisers of extension
+    modules do, the C library aborts the whole program: "FATAL: exception not rethrown". Imports end by themselves.
+    """
+    if "tracelet_shim.relay.said" not in sys.modules:  # no tracker was served here
+        return
+    from tracelet_shim.display.terminal import say
+    from tracelet_shim.relay.said import importing
+
+    began, told = time.monotonic(), False
+    while time.monotonic() - began < _IMPORT_SECONDS:
+        ours = [thread for thread in threading.enumerate() if thread.daemon and thread.name.startswith("tracelet-")]
+        modules = sorted({module for thread in ours if (module := importing(thread)) is not None})
+        if not modules:
+            return
+        if not told and time.monotonic() - began >= _QUIET_SECONDS:
+            told = True
+            say(f"waiting for the import of {', '.join(modules)} to end: to stop in the middle of it could crash the program")
+        time.sleep(0.05)

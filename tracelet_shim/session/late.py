@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tracelet_shim import intercept
 from tracelet_shim.bus import messages as msg
@@ -39,6 +39,12 @@ class Late:
 
     def nudge(self) -> None:
         """Nothing is waited for any more."""
+
+    def parsed(self, arguments: dict[str, Any]) -> None:
+        """The session is described."""
+
+    def saved(self, path: str) -> None:
+        """As for the methods of a session that has ended: nothing is taken any more."""
 
     def problem(self, error: Exception) -> None:
         self._session.problem(error)

@@ -11,13 +11,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from tracelet_shim import errors, intercept
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.base import Backend
+from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus.bus import Bus
 from tracelet_shim.bus.channel import Channel, SplitChannel, ThreadChannel
@@ -26,29 +26,27 @@ from tracelet_shim.bus.process import RelayChannel
 from tracelet_shim.common import run_report
 from tracelet_shim.display.notebook import html_table
 from tracelet_shim.display.terminal import Drain, say
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.writer_names import root_of
-from tracelet_shim.handle.methods import Handle
 from tracelet_shim.handle.recorder import Recorder
 from tracelet_shim.provenance import ci
 from tracelet_shim.session import account, owner
 from tracelet_shim.session.exit_watch import ExitWatch
 from tracelet_shim.session.late import Late
 from tracelet_shim.session.native import Native
+from tracelet_shim.session.own_methods import OwnMethods
 from tracelet_shim.session.parts import Parts, Plan, Route
 from tracelet_shim.session.replies import Replies
 from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
 from tracelet_shim.state.place import state_directory
 
-if TYPE_CHECKING:
-    from tracelet_shim.handle.methods import Make
-
 __all__ = ["Session"]
 
 logger = logging.getLogger("tracelet_shim")
 
 
-class Session(Handle):
+class Session(OwnMethods):
     """A running session. Made by `start_logging`; a context manager that stops at its end.
 
     Attributes:
@@ -58,6 +56,7 @@ class Session(Handle):
         objects: the backends that were given as objects, by name.
         from_environment: True if no call asked for it: it begins with the first writer.
         is_late: True if something was logged after the end of the program had ended the session.
+        opened_as: what its runs are opened with; None before it has begun.
         on_hosting: called when a tracker's SDK is about to be used in this process, which was not to be expected.
     """
 
@@ -79,7 +78,9 @@ class Session(Handle):
         self.objects = dict(objects)
         self._bus: Parts | None = None
         self._routes: list[Route] = []
+        self._logdirs = set[str]()
         self._hosts_a_run = False
+        self.opened_as: RunInfo | None = None
         self._classes: dict[str, type[Backend]] = {}
         self.on_hosting: Callable[[], None] = lambda: None
         self._begin_lock = threading.Lock()
@@ -113,6 +114,8 @@ class Session(Handle):
                 bus = self._start()
                 self._routes = bus.routes
                 self._bus = bus
+        if bus is not None:
+            self._describe()
         assert self._bus is not None
         return self._bus
 
@@ -156,6 +159,7 @@ class Session(Handle):
 
     def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
         run = run_info(session, self.settings, self._job, borrowed=specs[0].borrowed)
+        self.opened_as = self.opened_as or run
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}
@@ -210,6 +214,7 @@ class Session(Handle):
 
     def writer_created(self, logdir: str, runs: intercept.ActiveRuns) -> None:
         self.begin().writer_created(logdir, runs)
+        self._logdirs.add(logdir)
         self._recorder.settle(runs, root_of(logdir))
 
     def join(self, runs: intercept.ActiveRuns) -> None:
@@ -217,6 +222,8 @@ class Session(Handle):
 
     def add_source(self, path: str, logdir: str, parent: str | None, runs: intercept.ActiveRuns) -> int:
         number = self.begin().add_source(path, logdir, parent, runs)
+        if not is_own(path):
+            self._logdirs.add(parent or logdir)
         self._recorder.settle(runs, root_of(parent or logdir))
         return number
 
@@ -233,15 +240,6 @@ class Session(Handle):
     def problem(self, error: Exception) -> None:
         logger.debug("interception failed", exc_info=error)
         self._replies.warn(msg.Trouble(None, f"intercept-{type(error).__name__}", f"a call could not be observed: {error!r}"))
-
-    # -- what is logged through the session itself ---------------------------------------------------------------------
-
-    def _take(self, what: str, make: Make, *, steps: bool = False) -> None:
-        if self.active:
-            self._recorder.take(what, make, steps=steps)
-
-    def _untaken(self, kind: str, text: str) -> None:
-        self._replies.warn(msg.Trouble(None, f"handle-{kind}", text))
 
     # -- for the user -------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,11 @@ _NOT_SETTINGS = {"DISABLED", "CONFIG", "OPTIONS", "STATE_DIR"}
 """Variables that are read elsewhere: the switch, the name of the file, the place of the ledger."""
 
 
+Autolog = Literal["params", "models"]
+AUTOLOG: tuple[Autolog, ...] = get_args(Autolog)
+"""What can be logged without a call."""
+
+
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What a session is started with.
 
@@ -60,6 +65,9 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         what_ran: what is attached to each run of the program and its machine: the git commit, the uncommitted changes, the
             command line, the versions of Python and packages, the host, the GPUs; 0 for nothing.
         system_metrics: seconds between samples of processor, memory, disk, network and GPUs (0.1 at least); 0 takes none.
+        autolog: what becomes of the program by itself: ``"params"``: its arguments, of argparse, jsonargparse and Hydra, become
+            parameters; ``"models"``: what `torch.save` and `safetensors.torch.save_file` write becomes a model.
+        autolog_dir: where models are looked for, besides the log directories of writers.
         options: backend name -> its options.
     """
 
@@ -84,6 +92,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     ci: bool = True
     what_ran: tuple[Part, ...] = WHAT_RAN
     system_metrics: float | None = None
+    autolog: tuple[Autolog, ...] = ()
+    autolog_dir: str | None = None
     options: dict[str, dict[str, Any]] = {}
 
 
@@ -227,6 +237,7 @@ _LEAST = {
 _WANTED = {
     "backend": "name of a tracker, and no list of names", "config": "table of names and values, and no object with fields",
     "tags": "table of names and texts, and no list of labels", "what_ran": "switch, and no list of parts", "root": "path",
+    "autolog": "switch, and no list of parts", "autolog_dir": "path",
 }  # fmt: skip
 
 
@@ -237,6 +248,7 @@ def _remedy(name: str, value: Any) -> str:
         "backend": 'backend=["mlflow", "wandb"], and what is a tracker\'s own in options={"mlflow": {...}}',
         "config": 'config={"lr": 0.1}', "tags": 'tags={"name": "value"} or tags=["label"]',
         "what_ran": f"what_ran={','.join(WHAT_RAN)!r}, or some of these", "root": "root='runs'",
+        "autolog": f"autolog={','.join(AUTOLOG)!r}, or one of these", "autolog_dir": "autolog_dir='checkpoints'",
     }[name]  # fmt: skip
 
 
@@ -341,9 +353,18 @@ def _tags(value: Any) -> dict[str, str]:
     return {as_utf8(str(name)): as_utf8(str(item)) for name, item in value.items()}
 
 
-def _parts(value: Any) -> tuple[Any, ...]:
-    flag = _flag(value) if isinstance(value, str) else value
-    return (WHAT_RAN if flag else ()) if isinstance(flag, (bool, int)) else _listed(value)
+def _parts(every: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a reader of a list of parts, in which a switch means all of them, or none."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        flag = _flag(value) if isinstance(value, str) else value
+        return (every if flag else ()) if isinstance(flag, (bool, int)) else _listed(value)
+
+    return read
+
+
+def _path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _interval(value: Any) -> Any:
@@ -352,8 +373,8 @@ def _interval(value: Any) -> Any:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "backend": _listed, "what_ran": _parts, "tags": _tags, "config": lambda value: plain(named(value)),
-    "root": lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value, "system_metrics": _interval,
+    "backend": _listed, "what_ran": _parts(WHAT_RAN), "tags": _tags, "config": lambda value: plain(named(value)),
+    "root": _path, "system_metrics": _interval, "autolog": _parts(AUTOLOG), "autolog_dir": _path,
 }  # fmt: skip
 
 

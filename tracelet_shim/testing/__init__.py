@@ -130,6 +130,37 @@ class Reader(ABC):
     def about(self) -> dict[str, Any]:
         """Return what is kept of ``project``, ``exp_name``, ``tags``, ``notes``, ``run_id``, under these keys."""
 
+    # -- what is logged through the session itself ----------------------------------------------------------------------
+    #
+    # Which of these is asked follows from what the backend's `capabilities` say of the event type: ``file`` means `as_files`, any
+    # other level the method of the type.
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]] | None:
+        """Return (step, suffix, content) of the files that events of a type became: ``(3, ".csv", b"...")``. `kind` is
+        `Event.kind`. None, which is what this returns: the reader knows nothing of the session's methods, and is not asked."""
+        return None
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        """Return (step, columns, rows). A cell may be the tracker's text of it."""
+        raise NotImplementedError(f"{self.backend}: tables")
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        """Return path -> content of the files of an artifact, as its latest version has them. Paths begin with its name. By
+        default those that `as_files` finds."""
+        return {f"{name}{suffix}": data for _, suffix, data in self.as_files("artifact", "", name) or []}
+
+    def model(self, name: str) -> dict[str, bytes]:
+        """Return the same of a model."""
+        return self.artifact(name)
+
+    def tags(self) -> dict[str, str]:
+        """Return the run's tags, ``""`` for labels; there may be others with them. By default those of `about`."""
+        return dict(self.about()["tags"])
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        """Return (title, text, level) in our words: ``"info"``, ``"warning"``, ``"error"``."""
+        raise NotImplementedError(f"{self.backend}: alerts")
+
 
 class RecordingBackend(Backend):
     """Keeps every event in memory: for tests of code that logs, and of everything left of the trackers.

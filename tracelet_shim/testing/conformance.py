@@ -1,7 +1,8 @@
 """The conformance suite: what every tracker must have after the training program of `tracelet_shim.testing.program`.
 
-The program uses every method of `SummaryWriter`. It runs untouched, in a process of its own, under the environment of a
-CI job; a `Reader` then looks into the tracker's own store. A package with a backend of its own runs the suite so:
+The program uses every method of `SummaryWriter`, and then every one of the session's own. It runs untouched, in a process of
+its own, under the environment of a CI job; a `Reader` then looks into the tracker's own store. A package with a backend of its
+own runs the suite so:
 
     import pytest
 
@@ -24,6 +25,9 @@ user, and raises AssertionError where it is not.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 import os
 import subprocess
@@ -34,6 +38,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tracelet_shim import events as ev
+from tracelet_shim.backends import registry
+from tracelet_shim.backends.base import Level
 from tracelet_shim.testing import Point, Reader, program
 
 __all__ = ["CHECKS", "Conformance", "run_program"]
@@ -261,6 +268,105 @@ class Conformance:
         assert about["project"] == "conf"
         assert about["exp_name"] == "everything"
 
+    # -- what is logged through the session itself ----------------------------------------------------------------------
+
+    def check_session_params(self) -> None:
+        """`log_params` gives the run its parameters, those in tables under names with dots."""
+        if self._knows_session():
+            params = self.reader.params()
+            expected = {"optimizer.name": "adamw", "optimizer.betas": "[0.9, 0.999]", "depth": 3, "dropout": 0.25}
+            for name, value in {**expected, "pretrained": True}.items():
+                assert _same(params[name], value), (name, params[name])
+
+    def check_session_metrics(self) -> None:
+        """`log_metrics` counts its steps itself, unless one is given; `set_summary` sets final metrics of the run."""
+        if self._knows_session():
+            acc = [(step, self.number(step / 7)) for step in range(3)]
+            assert _points(self.reader.scalars("", "run/acc")) == [*acc, (10, self.number(1e300))]
+            assert _points(self.reader.scalars("", "run/f1")) == [(step, -float(step)) for step in range(3)]
+            assert self.reader.summary_metrics()["run/best"] == 0.875
+
+    def check_session_text_and_pictures(self) -> None:
+        """`log_text`, `log_image` and `log_figure` give what SummaryWriter's methods do."""
+        if self._knows_session():
+            assert self.reader.texts("", "run/note") == [(2, program.TEXT)]
+            ((step, image),) = self.reader.images("", "run/image")
+            assert step == 3
+            assert np.array_equal(image[..., :3], D["image"].transpose(1, 2, 0))
+            ((step, figure),) = self.reader.images("", "run/figure")
+            assert (step, figure.shape[:2]) == (2, (50, 50))
+
+    def check_session_table(self) -> None:
+        """`log_table` gives a table with its columns and each cell; as a file, exactly."""
+        if not self._knows_session():
+            return
+        if self._is_file(ev.Table):
+            files = self._files(ev.Table, "run/table")
+            assert {step for step, _ in files.values()} == {3}
+            found = json.loads(files[".json"][1])
+            assert found == {"columns": program.COLUMNS, "data": [[_listed_cell(cell) for cell in row] for row in program.ROWS]}
+            head, *rows = csv.reader(io.StringIO(files[".csv"][1].decode(), newline=""))
+        else:
+            ((step, head, rows),) = self.reader.tables("", "run/table")
+            assert step == 3
+        assert list(head) == program.COLUMNS
+        assert len(rows) == len(program.ROWS)
+        for row, expected in zip(rows, program.ROWS, strict=True):
+            for cell, value in zip(row, expected, strict=True):
+                assert _same_cell(cell, value), (row, expected)
+
+    def check_session_artifacts(self) -> None:
+        """`log_artifact` gives a file, or those of a directory, as they were at the call; of two of a name the later is found."""
+        if self._knows_session():
+            for name in ("notes.txt", "data"):
+                assert self._artifact(ev.Artifact, name) == _files_of(name)
+
+    def check_session_model(self) -> None:
+        """`log_model` gives the files of a model."""
+        if self._knows_session():
+            assert self._artifact(ev.Model, "net") == _files_of("net")
+
+    def check_session_tags(self) -> None:
+        """`set_tags` gives the run tags, of which the latest value of each name counts."""
+        if not self._knows_session():
+            return
+        if self._is_file(ev.Tags):
+            files = self.reader.as_files(ev.Tags.kind, "", "") or []
+            told = [json.loads(data) for _, suffix, data in files if suffix == ".json"]
+            assert sorted(told, key=len) == [{"stage": "done"}, {"stage": "try", "née": "é"}]
+        else:
+            tags = self.reader.tags()
+            assert {name: tags.get(name) for name in ("stage", "née")} == {"stage": "done", "née": "é"}
+
+    def check_session_alert(self) -> None:
+        """`alert` gives title, text and level."""
+        if not self._knows_session():
+            return
+        title, text, level = program.ALERT
+        if self._is_file(ev.Alert):
+            assert self._files(ev.Alert, title) == {".md": (0, f"**{level}: {title}**\n\n{text}\n".encode())}
+        else:
+            assert self.reader.alerts() == [(title, text, level)]
+
+    def _knows_session(self) -> bool:
+        return self.reader.as_files(ev.Artifact.kind, "", "notes.txt") is not None
+
+    def _is_file(self, kind: type[ev.Event]) -> bool:
+        return registry.find(self.reader.backend).capabilities[kind].level is Level.FILE
+
+    def _files(self, kind: type[ev.Event], tag: str) -> dict[str, tuple[int, bytes]]:
+        """Return suffix -> (step, content) of the files of one event."""
+        found = self.reader.as_files(kind.kind, "", tag) or []
+        by_suffix = {suffix: (step, data) for step, suffix, data in found}
+        assert len(by_suffix) == len(found), "one event"
+        return by_suffix
+
+    def _artifact(self, kind: type[ev.Event], name: str) -> dict[str, bytes]:
+        if not self._is_file(kind):
+            return self.reader.model(name) if kind is ev.Model else self.reader.artifact(name)
+        found = self.reader.as_files(kind.kind, "", name) or []
+        return {f"{name}{suffix}": data for _, suffix, data in found}
+
 
 CHECKS: list[str] = [name for name in vars(Conformance) if name.startswith("check_")]
 """The names of all checks, to parametrise a test over."""
@@ -268,6 +374,24 @@ CHECKS: list[str] = [name for name in vars(Conformance) if name.startswith("chec
 
 def _listed(layout: dict[str, Any]) -> dict[str, Any]:
     return {c: {t: [kind, list(tags)] for t, (kind, tags) in charts.items()} for c, charts in layout.items()}
+
+
+def _files_of(name: str) -> dict[str, bytes]:
+    return {path: data for path, data in program.FILES.items() if path == name or path.startswith(f"{name}/")}
+
+
+def _listed_cell(value: Any) -> Any:
+    """JSON has no NaN."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _same_cell(found: Any, value: Any) -> bool:
+    """Tell whether a cell is a value, or a text of it. Some trackers have nothing for NaN, or an empty text for nothing."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return found is None or found != found or str(found) in (("", "None") if value is None else ("nan", "NaN"))  # noqa: PLR0124
+    if isinstance(value, (bool, str)):
+        return str(found).lower() == str(value).lower()
+    return bool(float(found) == value)
 
 
 def _same(found: Any, value: Any) -> bool:

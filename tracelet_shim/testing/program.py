@@ -1,4 +1,5 @@
-"""A training program that uses every method of SummaryWriter; plain TensorBoard code, no word of this project.
+"""A training program that uses every method of SummaryWriter, in plain TensorBoard code (`main`), and then those of the session
+(`log_run`), which do nothing where there is none.
 
     python program.py LOGDIR
 
@@ -8,6 +9,8 @@ Everything is made from fixed seeds, so that a test can make the same data again
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,14 @@ def data() -> dict[str, Any]:
 LAYOUT: dict[str, dict[str, list[Any]]] = {
     "Losses": {"both": ["Multiline", ["train/loss", "val/loss"]], "band": ["Margin", ["m", "lo", "hi"]]}
 }
+
+PARAMS: dict[str, Any] = {"optimizer": {"name": "adamw", "betas": [0.9, 0.999]}, "depth": 3, "dropout": 0.25, "pretrained": True}
+COLUMNS = ["n", "value", "te|xt", "ok"]
+ROWS: list[list[Any]] = [[1, 0.1, "a|b", True], [2**40, float("nan"), 'x,"y" <i>', False], [None, -1e300, "é", None]]
+TEXT = "**bold** é\n<script>"
+ALERT = ("diverged", "loss is **NaN**", "warning")
+FILES = {"notes.txt": b"second", "data/a.txt": b"a", "data/deep/b.bin": bytes(range(256)) * 40, "net/weights.bin": b"\0\1" * 500}
+"""What the artifacts ``notes.txt`` (its second version) and ``data``, and the model ``net`` have."""
 
 
 def main(logdir: str) -> None:
@@ -97,7 +108,40 @@ def main(logdir: str) -> None:
     val.close()
 
 
+def log_run() -> None:
+    """Use each method that a session has beside SummaryWriter's. Its files are gone when this returns."""
+    import tracelet_shim
+
+    session = tracelet_shim.get_session()
+    session.log_params(PARAMS)
+    session.set_tags({"stage": "try", "née": "é"})
+    session.set_tags({"stage": "done"})
+    for step in range(3):
+        session.log_metrics({"run/acc": step / 7, "run/f1": -float(step)})
+    session.log_metrics({"run/acc": 1e300}, step=10)
+    session.set_summary({"run/best": 0.875})
+    session.log_text("run/note", TEXT, 2)
+    session.log_image("run/image", data()["image"], 3)
+    session.log_figure("run/figure", _drawn(), 2)
+    session.log_table("run/table", ROWS, 3, columns=COLUMNS)
+    session.alert(*ALERT)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in {**FILES, "notes.txt": b"first"}.items():
+            path = Path(place, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        session.log_artifact(f"{place}/notes.txt")
+        Path(place, "notes.txt").write_bytes(FILES["notes.txt"])
+        session.log_artifact(f"{place}/notes.txt")
+        session.log_artifact(f"{place}/data", type="dataset", aliases=["best"])
+        session.log_model(f"{place}/net", register_as="nets", aliases=["prod"])
+
+
 def _figure(writer: Any) -> None:
+    writer.add_figure("figure", _drawn(), 2)
+
+
+def _drawn() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -105,8 +149,9 @@ def _figure(writer: Any) -> None:
 
     figure = plt.figure(figsize=(1, 1), dpi=50)
     figure.add_subplot().plot([1, 3, 2])
-    writer.add_figure("figure", figure, 2)
+    return figure
 
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    log_run()

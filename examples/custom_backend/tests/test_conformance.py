@@ -120,6 +120,24 @@ class JsonLinesReader(Reader):
         lines = [line for line in self.lines("hparams") if line["trial"] is not None]
         return [Trial(line["params"], line["metrics"]) for line in lines]
 
+    # What is logged through the session itself. A reader without `as_files` is not asked for any of it.
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        paths = {line["file"]: line for line in self.lines(kind, writer, tag)}
+        name = f"artifacts/{tag}"
+        return [
+            (line["step"], path.removeprefix(name), (self.run / "files" / path).read_bytes()) for path, line in paths.items()
+        ]
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        return [(line["step"], line["columns"], line["rows"]) for line in self.lines("table", writer, tag)]
+
+    def tags(self) -> dict[str, str]:
+        return {name: value for line in self.lines("tags") for name, value in line["tags"].items()}
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        return [(line["tag"], line["text"], line["level"]) for line in self.lines("alert")]
+
     def status(self) -> str:
         return str(self.about()["status"])
 

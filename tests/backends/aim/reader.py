@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from PIL import ImageSequence
 
+from tests.backends.attached import files_of, markdown_table
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 
@@ -200,6 +201,26 @@ class AimReader(Reader):
     def custom_scalars(self, writer: str = "") -> list[dict[str, Any]]:
         path = f"{writer}/custom_scalars__config__" if writer else "custom_scalars__config__"
         return [json.loads(data) for _, data in self.files("custom_scalars", path, ".json")]
+
+    # -- what is logged through the session itself ------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        stored = {name: Path(unquote(urlparse(artifact.uri).path)) for name, artifact in self.run.artifacts.items()}
+        attached = ((name, path.read_bytes()) for name, path in stored.items())
+        return files_of(attached, kind, f"{writer}/{tag}" if writer else tag, self.whole)
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        found = self.records("texts", writer, tag, type="table")
+        return [(record.step, *markdown_table(record.value.data)) for record in found]
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        found = []
+        for info in self.run.collect_sequence_info(("texts",), skip_last_value=True)["texts"]:
+            if info["context"].get("type") == "alert":
+                for _, _, record in self.points(self.run, info["name"], info["context"]):
+                    level, _, text = record.value.data.partition("**: ")
+                    found.append((self.whole(info["name"]), text, level.removeprefix("**")))
+        return found
 
     # -- the run ----------------------------------------------------------------------------------------------------
 

@@ -104,6 +104,8 @@ class ClearMLReader(Reader):
             return "" if key == "_x_" else re.sub("_x([0-9a-f]+)_", lambda m: chr(int(m[1], 16)), key)
 
         for event in session.events():
+            if event["type"] == "log":
+                continue
             title, *labels = event["metric"].split(" · ")
             leaf, *rest = event["variant"].split(" ·")
             writer = next((whole(text[1:]) for text in rest if text.startswith(" ")), "")
@@ -218,6 +220,21 @@ class ClearMLReader(Reader):
         stored = self.session().task.get("configuration", {})
         return [json.loads(item["value"]) for name, item in stored.items() if wanted.fullmatch(name)]
 
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        shown = self._find("training_debug_image", writer, tag, kind)
+        return [(item.step, f".{item.part}", self.file(item.event)) for item in shown]
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        return {path: data for path, data in self.artifacts().items() if path == name or path.startswith(f"{name}/")}
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        found = []
+        for step, (trace,) in self._figures(writer, tag, "table"):
+            assert trace["type"] == "table"
+            columns, values = trace["header"]["values"], trace["cells"]["values"]
+            found.append((step, columns, [list(row) for row in zip(*values, strict=True)]))
+        return found
+
     def params(self) -> dict[str, Any]:
         session = self.session()
         return {_text(k): v for name in ("General", "hparams") for k, v in session.section(name).items()}
@@ -255,6 +272,8 @@ def _text(key: str) -> str:
 def _summary(session: _Session) -> dict[str, float]:
     found = {}
     for event in session.events():
+        if event["type"] == "log":
+            continue
         title, _, label = event["metric"].partition(" · ")
         if title == "Summary" and event.get("iter") == -(2**31):
             found[_text(event["variant"])] = float(label) if label else event["value"]

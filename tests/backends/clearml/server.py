@@ -9,11 +9,12 @@ ClearML's envelope of `meta` and `data`; uploads to the file server as multipart
 refused with 401, those that begin with `forbidden` with 403.
 
 As the real one (`EventBLL` of clearml-server), it keeps one event for each task, type, metric, variant, iteration and file: the
-next one overwrites (counted in `overwritten`), refuses NaN, and answers 400 to an end of a task that has ended. It hands events
-out in pages, by time; of plots those of a metric in its latest iteration up to the one that is asked for.
+next one overwrites (counted in `overwritten`), but each line of the console. It refuses NaN, and answers 400 to an end of a task
+that has ended. It hands events out in pages, by time; of plots those of a metric in its latest iteration up to the one that is
+asked for.
 
-State: `tasks`: id -> the task's document; `events`: task -> key -> event; `projects`; `files`: names; `overwritten`: the
-number of events that came again with the same values, `changed`: with others.
+State: `tasks`, `models`: id -> the document; `events`: task -> key -> event; `projects`; `files`: names;
+`overwritten`: the number of events that came again with the same values, `changed`: with others.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class RefusedError(Exception):
 
 class ClearML(StandIn):
     def empty(self) -> dict[str, Any]:
-        return {"tasks": {}, "events": {}, "projects": {}, "files": [], "overwritten": 0, "changed": 0, "unknown": []}
+        tables: dict[str, Any] = {"tasks": {}, "models": {}, "events": {}, "projects": {}, "files": [], "unknown": []}
+        return {**tables, "overwritten": 0, "changed": 0}
 
     def answer(self, method: str, path: str, query: Query, body: bytes, headers: Message) -> Answer:
         found = re.fullmatch(r"(?:/v([\d.]+))?/([a-z_]+\.[a-z_]+)", path)
@@ -226,6 +228,50 @@ class ClearML(StandIn):
             kept[:] = [a for a in kept if (a["key"], a.get("mode")) != (given["key"], given.get("mode"))] + [given]
         return {"updated": 1, "added": [], "replaced": []}
 
+    def on_tasks_add_or_update_model(self, asked: dict[str, Any]) -> Any:
+        """A later model of a name replaces the earlier one in the task's list."""
+        if asked["model"] not in self.state["models"]:
+            raise RefusedError(400, 201, f"Invalid model id: id={asked['model']}, company=c1")
+        listed = self.task(asked).setdefault("models", {"input": [], "output": []}).setdefault(asked["type"], [])
+        listed[:] = [item for item in listed if item["name"] != asked["name"]]
+        listed.append({"name": asked["name"], "model": asked["model"], "updated": now()})
+        return {"updated": 1}
+
+    # -- models ------------------------------------------------------------------------------------------------------
+
+    def on_models_create(self, asked: dict[str, Any]) -> Any:
+        if asked.get("task") and asked["task"] not in self.state["tasks"]:
+            raise RefusedError(400, 101, f"Invalid task id: id={asked['task']}, company=c1")
+        if len(asked["name"].strip()) < 3:
+            raise RefusedError(400, 12, "Validation error: String value is too short: name")
+        number = uuid.uuid4().hex
+        self.state["models"][number] = {
+            "tags": [], "system_tags": [], "comment": "", "framework": "", "design": {}, "labels": {}, "ready": False,
+            **asked, "id": number, "company": "c1", "user": "u1", "created": now(), "last_update": now(),
+        }  # fmt: skip
+        return {"id": number, "created": True}
+
+    def on_models_get_all(self, asked: dict[str, Any]) -> Any:
+        found = list(self.state["models"].values())
+        for name in ("id", "task", "project", "uri"):
+            if asked.get(name):
+                found = [model for model in found if model.get(name) in asked[name]]
+        for what in ("tags", "system_tags"):
+            found = [model for model in found if set(asked.get(what) or ()) <= set(model[what])]
+        if asked.get("name"):
+            found = [model for model in found if re.search(asked["name"], model["name"])]
+        found.sort(key=lambda model: str(model["last_update"]), reverse=(asked.get("order_by") or ["created"])[0].startswith("-"))
+        return {"models": found}
+
+    on_models_get_all_ex = on_models_get_all
+
+    def on_models_get_by_id(self, asked: dict[str, Any]) -> Any:
+        if asked["model"] not in self.state["models"]:
+            raise RefusedError(400, 201, f"no such public or company model: id={asked['model']}, company=c1")
+        return {"model": self.state["models"][asked["model"]]}
+
+    # -- how a task ends ---------------------------------------------------------------------------------------------
+
     def _status(self, asked: dict[str, Any], status: str, allowed: tuple[str, ...]) -> Any:
         task = self.task(asked)
         if task["status"] not in allowed and not asked.get("force"):
@@ -273,9 +319,10 @@ class ClearML(StandIn):
                 raise RefusedError(400, 101, f"Invalid task id: id={event['task']}")
             kept = self.state["events"].setdefault(event["task"], {})
             task = self.state["tasks"][event["task"]]
-            task["last_iteration"] = max(task["last_iteration"], event.get("iter") or 0)
+            if event.get("metric") not in (":monitor:machine", ":monitor:gpu"):  # ``services.events.ignore_iteration``
+                task["last_iteration"] = max(task["last_iteration"], event.get("iter") or 0)
             parts = (event["type"], event.get("metric"), event.get("variant"), event.get("iter"), event.get("key"))
-            key = json.dumps(parts if event["type"] != "log" else (*parts, event.get("timestamp"), event.get("msg")))
+            key = json.dumps(parts) if event["type"] != "log" else uuid.uuid4().hex
             if key in kept:
                 same = all(kept[key].get(k) == event.get(k) for k in ("value", "url", "plot_str"))
                 self.state["overwritten" if same else "changed"] += 1
@@ -291,6 +338,17 @@ class ClearML(StandIn):
         start = int(asked.get("scroll_id") or 0)
         page = found[start : start + min(int(asked.get("batch_size") or 500), 10_000)]
         return {"events": page, "returned": len(page), "total": len(found), "scroll_id": str(start + len(page))}
+
+    def on_events_get_task_log(self, asked: dict[str, Any]) -> Any:
+        """As `LogEventsIterator`: lines before (or behind) a time, and all others of the last one's time."""
+        every = self.events(asked["task"], "log")
+        earlier, start = asked.get("navigate_earlier", True), asked.get("from_timestamp")
+        found = [e for e in every if start is None or (e["timestamp"] < start if earlier else e["timestamp"] > start)]
+        found.sort(key=lambda event: int(event["timestamp"]), reverse=earlier)
+        page = found[: int(asked.get("batch_size") or 500)]
+        if page:
+            page += [e for e in found[len(page) :] if e["timestamp"] == page[-1]["timestamp"]]
+        return {"events": page, "returned": len(page), "total": len(every)}
 
     def on_events_get_plot_sample(self, asked: dict[str, Any]) -> Any:
         found = [e for e in self.events(asked["task"], "plot") if e["metric"] == asked["metric"]]

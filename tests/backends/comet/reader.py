@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 _OWN = ("Name", "offline_experiment", "group", "notes")
@@ -145,8 +147,6 @@ class CometReader(Reader):
 
     def all_points(self) -> list[tuple[str, int, float]]:
         """Return (path, step, value) of the points in CSV files."""
-        import csv
-
         rows = []
         for params, _, data in self.uploads("asset"):
             if params["fileName"].startswith("scalars/points-"):
@@ -265,6 +265,10 @@ class CometReader(Reader):
         files = self.files("custom_scalars", _path(writer, "custom_scalars__config__"), ".json")
         return [json.loads(data) for _, data in files]
 
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        attached = ((params["fileName"], data) for params, _, data in self.uploads("asset"))
+        return files_of(attached, kind, _path(writer, tag), self.named)
+
     def params_of(self, key: str) -> dict[str, Any]:
         found = [message["param"] for message in self.messages("parameter_msg", key)]
         return {self.named(param["paramName"]): param["paramValue"] for param in found}
@@ -281,6 +285,32 @@ class CometReader(Reader):
     def trials(self) -> list[Trial]:
         children = [key for key in self._archives if self.others(key).get("tracelet.parent") == self.key]
         return [Trial(self.params_of(key), {name: p.value for name, p in self.points(key)}) for key in children]
+
+    # -- what is logged through the session itself --------------------------------------------------------------------
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        told = [(step, json.loads(data)) for step, data in self.files("tables", _path(writer, tag), ".json")]
+        shown = [list(csv.reader(io.StringIO(data.decode()))) for _, data in self.files("tables", _path(writer, tag), ".csv")]
+        assert [(table[0], len(table) - 1) for table in shown] == [(table["columns"], len(table["data"])) for _, table in told]
+        return [(step, table["columns"], table["data"]) for step, table in told]
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        """Return the files of an artifact, by their metadata: of an archive."""
+        found = [(p["fileName"], about, data) for p, about, data in self.uploads("asset") if about.get("artifact") == name]
+        return {path.removeprefix("artifacts/"): data for path, _, data in found}
+
+    def model(self, name: str) -> dict[str, bytes]:
+        files = self.uploads("model-element")
+        return {params["fileName"]: data for params, _, data in files if self.named(params["groupingName"]) == name}
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        found = []
+        for _, metadata, data in self.uploads("text-sample"):
+            if metadata["tag"].startswith("tracelet/alerts/"):
+                level, title, text = re.fullmatch(r"\*\*(\w+): (.*?)\*\*\n\n(.*)", data.decode(), re.DOTALL).groups()  # type: ignore[union-attr]
+                assert metadata["level"] == level
+                found.append((title, text, level))
+        return found
 
     def status(self) -> str:
         if self.archives()[-1].path.suffix == ".part":

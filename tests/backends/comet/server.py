@@ -4,13 +4,16 @@
     COMET_URL_OVERRIDE=http://127.0.0.1:8101/clientlib/ COMET_API_KEY=<key> python train.py
 
 Spoken, below /clientlib: logger/add/run and logger/get/run (hand-shake), status-report/update, batches of metrics and
-parameters, tags, asset uploads (multipart), asset items, and every rest/v2/write/... call; below /api/rest/v2 the same
-and account-details. Keys that begin with `bad` are refused as Comet does (400, sdk_error_code 90212), those that begin
-with `forbidden` with 403.
+parameters, tags, asset uploads (multipart), asset items, notifications, and every rest/v2/write/... call; below /api/rest/v2
+the same, account-details, artifacts (upsert, state, get, version, version/files, the content of a file) and the registry of
+models (list, details, item/create). Keys that begin with `bad` are refused as Comet does (400, sdk_error_code 90212), those
+that begin with `forbidden` with 403.
 
 State: `experiments`: key -> project, workspace, `metrics` (a list of [name, step, value, timestamp] in the order of
 arrival: nothing is recognised), `params`, `others`, `tags`, `assets` (name, type, step, file), `writes` (endpoint ->
-number), `alive` (the last status), `crashed`.
+number), `alive` (the last status), `crashed`; `artifacts`: "workspace/name" -> id, type, `versions`: a new one each time that
+one is asked for, with number, aliases (of the latest version that was given one), state, metadata, and the `assets` in it;
+`registry`: "workspace/name" -> versions, of which none may come twice; `notifications`.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ WORKSPACE = "standin"
 
 class Comet(StandIn):
     def empty(self) -> dict[str, Any]:
-        return {"experiments": {}, "unknown": [], "notify": []}
+        return {"experiments": {}, "artifacts": {}, "registry": {}, "notifications": [], "unknown": [], "notify": []}
 
     def answer(self, method: str, path: str, query: Query, body: bytes, headers: Message) -> Answer:
         kind = headers.get("Content-Type", "")
@@ -213,8 +216,125 @@ class Comet(StandIn):
         file = self.store(f"{given.get('experimentId') or about.get('experimentKey')}/{number}/{name}", data) if data else None
         kind, step = about.get("type") or about.get("assetType"), about.get("step")
         kind = kind or ("image" if about.get("figName") else None)
-        made["assets"].append({"id": number, "name": name, "type": kind, "step": step, "file": file, "size": len(data or b"")})
+        asset = {"id": number, "name": name, "type": kind, "step": step, "file": file, "size": len(data or b"")}
+        asset |= {"model": about.get("groupingName"), "metadata": about.get("metadata")}
+        if (version := self.version(about.get("artifactVersionId"))) is not None:
+            if any(other["name"] == name for other in version["assets"]):
+                return 400, {"msg": "immutable", "code": 400, "sdk_error_code": 90417}
+            version["assets"].append({**asset, "experiment": given.get("experimentId") or about.get("experimentKey")})
+        else:
+            made["assets"].append(asset)
         return 200, {"assetId": number, "link": f"{self.base}/{unquote(str(name))}"}
+
+    # -- artifacts ---------------------------------------------------------------------------------------------------
+
+    def version(self, number: str | None) -> Any:
+        versions = (version for artifact in self.state["artifacts"].values() for version in artifact["versions"])
+        return next((version for version in versions if version["id"] == number), None) if number else None
+
+    def upsert(self, asked: Any, given: Any) -> Answer:
+        made = self.experiment(asked, given)
+        if made is None:
+            return 400, {"msg": "no such experiment", "code": 400}
+        new = {"id": uuid.uuid4().hex, "type": asked["artifactType"], "versions": []}
+        artifact = self.state["artifacts"].setdefault(f"{made['workspace']}/{asked['artifactName']}", new)
+        versions = artifact["versions"]
+        for version in versions:
+            version["alias"] = [alias for alias in version["alias"] if alias not in (*asked["alias"], "Latest")]
+        versions.append({
+            "id": uuid.uuid4().hex, "version": f"{len(versions) + 1}.0.0", "alias": [*asked["alias"], "Latest"],
+            "tags": asked["versionTags"], "metadata": asked["versionMetadata"], "state": "OPEN", "assets": [],
+            "experiment": asked["experimentKey"],
+        })  # fmt: skip
+        before = versions[-2]["version"] if len(versions) > 1 else None
+        ids = {"artifactId": artifact["id"], "artifactVersionId": versions[-1]["id"]}
+        return 200, {**ids, "currentVersion": versions[-1]["version"], "previousVersion": before}
+
+    def close_version(self, asked: Any, _: Any) -> Answer:
+        version = self.version(asked["artifactVersionId"])
+        if version is None:
+            return 400, {"msg": "no such version", "code": 400}
+        version["state"] = asked["state"]
+        return 200, {}
+
+    def artifact(self, given: Any) -> tuple[str, str, Any]:
+        made = self.experiment({}, given)
+        workspace = given.get("workspace") or (made["workspace"] if made else WORKSPACE)
+        name = unquote(given.get("artifactName", ""))
+        return workspace, name, self.state["artifacts"].get(f"{workspace}/{name}")
+
+    def get_artifact(self, _: Any, given: Any) -> Answer:
+        _, name, artifact = self.artifact(given)
+        if artifact is None:
+            return 400, {"msg": "no such artifact", "code": 400, "sdk_error_code": 624523}
+        shown = ("version", "alias", "tags", "metadata", "state")
+        versions = [{"artifactVersionId": v["id"], **{key: v[key] for key in shown}} for v in artifact["versions"]]
+        return 200, {"artifactId": artifact["id"], "name": name, "type": artifact["type"], "versions": versions}
+
+    def get_version(self, _: Any, given: Any) -> Answer:
+        workspace, name, artifact = self.artifact(given)
+        wanted = given.get("versionOrAlias") or given.get("version") or "Latest"
+        found = [v for v in (artifact or {}).get("versions", ()) if wanted == v["version"] or wanted in v["alias"]]
+        if not found or artifact is None:
+            return 400, {"msg": "no such version", "code": 400, "sdk_error_code": 624523}
+        (version,) = found
+        if version["state"] != "CLOSED":
+            return 400, {"msg": "not final", "code": 400, "sdk_error_code": 90403}
+        if reader := given.get("consumerExperimentKey"):
+            version.setdefault("used by", []).append(reader)
+        about = {"artifactId": artifact["id"], "artifactName": name, "artifactType": artifact["type"], "tags": []}
+        return 200, {
+            "artifact": {**about, "workspaceName": workspace}, "artifactVersion": version["version"], "alias": version["alias"],
+            "artifactVersionId": version["id"], "metadata": version["metadata"], "experimentKey": version["experiment"],
+            "sizeInBytes": sum(asset["size"] for asset in version["assets"]), "tags": version["tags"],
+        }  # fmt: skip
+
+    def version_files(self, _: Any, given: Any) -> Answer:
+        _, _, artifact = self.artifact(given)
+        for version in (artifact or {}).get("versions", ()):
+            if version["version"] == given.get("version"):
+                about = {"link": None, "dir": None, "type": "unknown", "metadata": None, "remote": False}
+                names = (("assetId", "id"), ("fileName", "name"), ("fileSize", "size"))
+                return 200, {"files": [{**about, **{key: asset[ours] for key, ours in names}} for asset in version["assets"]]}
+        return 400, {"msg": "no such version", "code": 400, "sdk_error_code": 624523}
+
+    def get_asset(self, _: Any, given: Any) -> Answer:
+        version, made = self.version(given.get("artifactVersionId")), self.experiment({}, given)
+        assets = version["assets"] if version is not None else made["assets"] if made is not None else ()
+        for asset in assets:
+            if asset["id"] == given["assetId"]:
+                return 200, (self.folder / "files" / asset["file"]).read_bytes()
+        return 400, {"msg": "no such asset", "code": 400}
+
+    # -- models, notifications ---------------------------------------------------------------------------------------
+
+    def registry(self, _: Any, given: Any) -> Answer:
+        names = [key.split("/", 1) for key in self.state["registry"]]
+        return 200, {"registryModels": [{"modelName": name} for space, name in names if space == given["workspaceName"]]}
+
+    def registry_details(self, _: Any, given: Any) -> Answer:
+        found = self.state["registry"].get(f"{given['workspaceName']}/{given['modelName']}")
+        return (200, {"versions": found}) if found is not None else (400, {"msg": "no such model", "code": 400})
+
+    def register(self, asked: Any, given: Any) -> Answer:
+        made = self.experiment(asked, given)
+        if made is None or asked["experimentModelName"] not in {asset["model"] for asset in made["assets"]}:
+            return 400, {"msg": "the experiment has no such model", "code": 400}
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", asked["registryModelName"]):
+            return 400, {"msg": "not a name", "code": 400}
+        versions = self.state["registry"].setdefault(f"{made['workspace']}/{asked['registryModelName']}", [])
+        if any(version["version"] == asked["version"] for version in versions):
+            return 400, {"msg": "this version exists", "code": 400}
+        about = {"experimentKey": asked["experimentKey"], "model": asked["experimentModelName"]}
+        number = uuid.uuid4().hex
+        shown = {"version": asked["version"], "comment": asked["versionComment"], "tags": asked["tags"]}
+        versions.append({"registryModelItemId": number, **shown, **about})
+        return 200, {"registryModelItemId": number}
+
+    def notification(self, asked: Any, *_: Any) -> Answer:
+        kept = ("title", "status", "experiment_key", "additional_data")
+        self.state["notifications"].append({key: asked[key] for key in kept})
+        return 200, {}
 
 
 ROUTES = [
@@ -234,7 +354,17 @@ ROUTES = [
     (r"/tags/add-tags-to-experiment", "tags"),
     (r"/(?:asset/upload|asset|asset/asset-item|visualizations/upload|git-patch/upload|asset/[^/]+/thumbnail)", "asset"),
     (r"/write/experiment/(.*)", "write"),
-    (r"/(?:rpc|symlink|notification)/.*", "fine"),
+    (r"/write/artifacts/upsert", "upsert"),
+    (r"/write/artifacts/state", "close_version"),
+    (r"/artifacts/get", "get_artifact"),
+    (r"/artifacts/version", "get_version"),
+    (r"/artifacts/version/files", "version_files"),
+    (r"/experiment/asset/get-asset", "get_asset"),
+    (r"/registry-model", "registry"),
+    (r"/registry-model/details", "registry_details"),
+    (r"/write/registry-model/item/create", "register"),
+    (r"/notification/experiment", "notification"),
+    (r"/(?:rpc|symlink)/.*", "fine"),
 ]
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 
@@ -82,14 +83,14 @@ class DVCLiveReader(Reader):
 
     # -- what a person sees -------------------------------------------------------------------------------------------
 
-    def tables(self) -> Iterator[tuple[str, Path]]:
+    def columns(self) -> Iterator[tuple[str, Path]]:
         base = self.run / "plots" / "metrics"
         for file in sorted(base.rglob("*.tsv")):
             yield file.relative_to(base).as_posix().removesuffix(".tsv"), file
 
     def scalars(self, writer: str, tag: str, series: str | None = None) -> list[Point]:
         points = []
-        for key, file in self.tables():
+        for key, file in self.columns():
             if self.named(key) == _path(writer, tag, series):
                 with file.open(encoding="utf-8", newline="") as stream:
                     rows = csv.DictReader(stream, delimiter="\t")
@@ -176,6 +177,11 @@ class DVCLiveReader(Reader):
             if self.named(file.parent.relative_to(base).as_posix()) == _path(writer, "custom_scalars__config__")
         ]
 
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        paths = {path.relative_to(self.run): path for path in self.run.rglob("*") if path.is_file()}
+        attached = ((name.as_posix().removeprefix("media/"), path.read_bytes()) for name, path in paths.items())
+        return files_of(attached, kind, _path(writer, tag), self.named)
+
     def params(self) -> dict[str, Any]:
         return self.yaml(self.run / "params.yaml")
 
@@ -198,6 +204,32 @@ class DVCLiveReader(Reader):
                 Trial(self.yaml(directory / "params.yaml"), {original(key): float(value) for key, value in numbers.items()})
             )
         return found
+
+    # -- what is logged through the session itself --------------------------------------------------------------------
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        whole = self.media("tables", writer, tag, ".csv")
+        heads = {step: next(csv.reader(file.open(encoding="utf-8", newline=""))) for step, file in whole}
+        return [
+            (step, heads[step], [[row[name] for name in heads[step]] for row in rows])
+            for step, rows in self.plots("tables", writer, tag)
+        ]
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        """Return the files of what dvc.yaml lists as the artifact."""
+        listed = self.yaml(self.run / "dvc.yaml")["artifacts"]
+        (about,) = (each for key, each in listed.items() if each.get("desc", key) == name)
+        place = self.run / about["path"]
+        files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+        return {path.relative_to(self.run / "artifacts").as_posix(): path.read_bytes() for path in files}
+
+    def model(self, name: str) -> dict[str, bytes]:
+        listed = self.yaml(self.run / "dvc.yaml")["artifacts"]
+        assert {each.get("type") for key, each in listed.items() if each.get("desc", key) == name} == {"model"}
+        return self.artifact(name)
+
+    def tags(self) -> dict[str, str]:
+        return dict(self.params()["tracelet"]["tags"])
 
     def status(self) -> str:
         return self.json("run.json")["status"]

@@ -15,6 +15,10 @@ def store_keys(directory: Path) -> Iterator[str]:
         for table in ("metrics", "params", "tags"):
             for (key,) in database.execute(f"SELECT DISTINCT key FROM {table}"):
                 yield f"{table}: {key}"
+        for name, status in database.execute("SELECT name, status FROM logged_models"):
+            yield f"logged model: {name} {status}"
+        for name, alias, version in database.execute("SELECT name, alias, version FROM registered_model_aliases"):
+            yield f"registered model: {name}@{alias} {version}"
         for name, lifecycle in database.execute("SELECT name, status FROM runs"):
             yield f"run: {name} {lifecycle}"
         for (name,) in database.execute("SELECT name FROM experiments"):

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 
@@ -239,6 +240,39 @@ class MLflowReader(Reader):
             "notes": tags.get("mlflow.note.content"),
             "run_id": original(run_id) if run_id else None,
         }
+
+    # -- what is logged through the session itself --------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        root = self.artifacts()
+        attached = ((file.relative_to(root).as_posix(), file.read_bytes()) for file in root.rglob("*") if file.is_file())
+        return files_of(attached, kind, _path(writer, tag), self.named)
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        """Return those that the run's tag names, which the page of evaluations shows."""
+        found = []
+        for told in json.loads(self.tags().get("mlflow.loggedArtifacts", "[]")):
+            folder, _, name = told["path"].rpartition("/")
+            if told["type"] == "table" and self.named(folder.removeprefix("tables/")) == _path(writer, tag):
+                content = json.loads((self.artifacts() / told["path"]).read_text())
+                found.append((int(name.removeprefix("step=").rpartition("_")[0]), content["columns"], content["data"]))
+        return found
+
+    def model(self, name: str) -> dict[str, bytes]:
+        """Return the files of the latest logged model of this name that is an output of the run."""
+        sql = (
+            "SELECT m.artifact_location FROM logged_models m JOIN inputs i ON i.destination_id = m.model_id"
+            " WHERE m.name = ? AND m.status = 2 AND i.source_id = ? AND i.destination_type = 'MODEL_OUTPUT'"
+            " ORDER BY m.creation_timestamp_ms"
+        )
+        (*_, (location,)) = self.query(sql, name, self.run)
+        root = Path(unquote(urlsplit(location).path))
+        return {f"{name}/{path.relative_to(root)}": path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        told = json.loads(self.tags().get("tracelet.alerts", "[]"))
+        assert all((self.artifacts() / one["file"]).is_file() for one in told)
+        return [(one["title"], one["text"], one["level"]) for one in told]
 
 
 def _ply(file: Path) -> tuple[NDArray, NDArray | None, NDArray | None]:

@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 _REPEAT = re.compile(r"(.*) \((?:repeat (\d)|(more)|(more: step)|(more: rest)|(infinity))\)", re.DOTALL)
@@ -277,6 +278,13 @@ class SwanLabReader(Reader):
         path = f"{writer}/custom_scalars__config__" if writer else "custom_scalars__config__"
         return [json.loads(data) for _, data in self.files("custom_scalars", path, ".json")]
 
+    # -- what is logged through the session itself ------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        places = [(name, [log.parent / "files" / name for log in self.run.logs]) for name in self.run.saved]
+        attached = ((name, next(place for place in found if place.exists()).read_bytes()) for name, found in places)
+        return files_of(attached, kind, f"{writer}/{tag}" if writer else tag, self.run.whole)
+
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def params(self) -> dict[str, Any]:
@@ -291,6 +299,23 @@ class SwanLabReader(Reader):
         assert all(run.start.group == self.run.start.id for run in mine)
         mine.sort(key=lambda run: run.start.started_at.ToNanoseconds())
         return [Trial(run.params(), run.metrics()) for run in mine]
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        found = []
+        for step, shown in self.charts("table", writer, tag):
+            assert shown["_swanLab"] == "table"
+            columns = [column["field"] for column in shown["colDefs"]]
+            found.append((step, columns, [[row[name] for name in columns] for row in shown["rowData"]]))
+        return found
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        entries = [(title, entry) for (title, kind), found in self.run.entries.items() if kind == "alert" for entry in found]
+        told = []
+        for title, entry in entries:
+            head, _, text = entry.value[0][1].decode().partition("\n\n")
+            level = head.removeprefix("**").removesuffix(f": {title}**")
+            told.append((title, text, level))
+        return told
 
     def status(self) -> str:
         from swanlab.proto.swanlab.run.v1.run_pb2 import RunState

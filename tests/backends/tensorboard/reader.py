@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of, markdown_table
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 
@@ -179,6 +180,26 @@ class TensorBoardReader(Reader):
             layouts.append(layout)
         return layouts
 
+    # -- what is logged through the session itself ----------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        root = self.run / "tracelet-files"
+        attached = ((file.relative_to(root).as_posix(), file.read_bytes()) for file in root.rglob("*") if file.is_file())
+        return files_of(attached, kind, f"{writer}/{tag}" if writer else tag, str)
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        return [(step, *markdown_table(text)) for step, text in self.texts(writer, tag)]
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        found = []
+        for event in self.events(self.run):
+            for value in event.summary.value:
+                if value.tag.startswith("tracelet/alerts/"):
+                    head, _, text = value.tensor.string_val[0].decode().partition("**\n\n")
+                    level, _, title = head.removeprefix("**").partition(": ")
+                    found.append((title, text, level))
+        return found
+
     # -- parameters ---------------------------------------------------------------------------------------------------
 
     def _sessions(self) -> tuple[dict[str, Any], list[Trial]]:
@@ -215,7 +236,9 @@ class TensorBoardReader(Reader):
     def summary_metrics(self) -> dict[str, float]:
         sessions = self._sessions()[1]
         own = [s.metrics for s in sessions if s.params == sessions[0].params]
-        return {name: value for metrics in own for name, value in metrics.items()}
+        latest = {value.tag: _scalar(value) for event in self.events(self.run) for value in event.summary.value}
+        numbers = {tag: value for tag, value in latest.items() if value is not None}  # which the HPARAMS tab shows of the run
+        return {**numbers, **{name: value for metrics in own for name, value in metrics.items()}}
 
     def trials(self) -> list[Trial]:
         sessions = self._sessions()[1]

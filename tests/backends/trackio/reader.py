@@ -255,6 +255,39 @@ class TrackioReader(Reader):
             for data in contents.values()
         ]
 
+    # -- what is logged through the session itself --------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        return [
+            (metadata["step"], "." + path.rpartition("/")[2].partition(".")[2], data)
+            for metadata, contents in self.artifacts(kind)
+            if metadata["tag"] == _path(writer, tag)
+            for path, data in contents.items()
+        ]
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        found = []
+        for step, value in self.typed("table", _path(writer, tag)):
+            rows = value["_value"]
+            assert all(list(row) == list(rows[0]) for row in rows)
+            found.append((step, list(rows[0]), [list(row.values()) for row in rows]))
+        return found
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        sql = "SELECT DISTINCT type FROM artifacts WHERE name = ?"
+        ((kind,),) = self.query(sql, name)
+        held = [contents for metadata, contents in self.artifacts(kind) if metadata.get("name") == name][-1]
+        return held if list(held) == [name] else {f"{name}/{path}": data for path, data in held.items()}
+
+    def model(self, name: str) -> dict[str, bytes]:
+        assert self.query("SELECT type FROM artifacts WHERE name = ?", name) == [("model",)]
+        return self.artifact(name)
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        levels = {"info": "info", "warn": "warning", "error": "error"}
+        found = self.query("SELECT title, text, level FROM alerts WHERE run_id = ?", self.run)
+        return [(title, text, levels[level]) for title, text, level in found]
+
     def params_of(self, run: str) -> dict[str, Any]:
         found = {}
         for key, value in self.config(run).items():

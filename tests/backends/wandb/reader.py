@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from tests.backends.attached import files_of
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 _OWN = {"_timestamp", "_runtime", "_step", "_wandb", "global_step"}
@@ -62,6 +63,8 @@ class _Run:
         self.metrics: list[Any] = []
         self.environment: dict[str, Any] = {}
         self.uploads: set[str] = set()
+        self.artifacts: list[Any] = []
+        self.alerts: list[Any] = []
         self.record: Any = None
         self.exit_code: int | None = None
         self.folders = [log.parent / "files" for log in logs]
@@ -92,6 +95,8 @@ class _Run:
             self.rows.append((row, folder))
         elif kind == "files":
             self.uploads |= {file.path for file in record.files.files}
+        elif kind in ("artifact", "alert"):
+            (self.artifacts if kind == "artifact" else self.alerts).append(getattr(record, kind))
         elif kind == "metric":
             self.metrics.append(record.metric)
         elif kind == "environment":
@@ -275,6 +280,33 @@ class WandbReader(Reader):
     def custom_scalars(self, writer: str = "") -> list[dict[str, Any]]:
         found = self.attached("custom_scalars", self.path(writer, "custom_scalars__config__"), ".json")
         return [json.loads(file.read_text()) for _, file in found]
+
+    # -- what is logged through the session itself ------------------------------------------------------------------
+
+    def as_files(self, kind: str, writer: str, tag: str) -> list[tuple[int, str, bytes]]:
+        paths = [(path, folder) for folder in self.run().folders for path in folder.rglob("*") if path.is_file()]
+        attached = ((path.relative_to(folder).as_posix(), path.read_bytes()) for path, folder in paths)
+        return files_of(attached, kind, self.path(writer, tag), lambda mapped: _path_of(mapped, {}))
+
+    def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
+        found = []
+        for step, value, folder in self.media(writer, tag, "table", "table-file"):
+            content = json.loads((folder / value["path"]).read_text(encoding="utf-8"))
+            found.append((step, content["columns"], content["data"]))
+        return found
+
+    def artifact(self, name: str) -> dict[str, bytes]:
+        record = [record for record in self.run().artifacts if record.name == name][-1]
+        held = {entry.path: Path(entry.local_path).read_bytes() for entry in record.manifest.contents}
+        return {name: held[name]} if list(held) == [name] else {f"{name}/{path}": data for path, data in held.items()}
+
+    def model(self, name: str) -> dict[str, bytes]:
+        assert {record.type for record in self.run().artifacts if record.name == name} == {"model"}
+        return self.artifact(name)
+
+    def alerts(self) -> list[tuple[str, str, str]]:
+        levels = {"INFO": "info", "WARN": "warning", "ERROR": "error"}
+        return [(alert.title, alert.text, levels[alert.level]) for alert in self.run().alerts]
 
     # -- the run's own fields ---------------------------------------------------------------------------------------
 

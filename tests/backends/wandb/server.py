@@ -10,7 +10,9 @@ one, which takes some seconds to count them, it may say which rows it has later 
 `late` in DIR, it says what it had so many questions ago.
 
 State: `runs`: "<entity>/<project>/<run>" -> what UpsertBucket said, `history` (line number -> row), `summary`, `files`
-(names uploaded), `exitcode`, `complete`; `artifacts`: id -> name, type, files, state. Files are in DIR/files.
+(names uploaded), `exitcode`, `complete`; `artifacts`: id -> name, type, files, aliases, state, and the ids that clients gave it;
+`links`: "<entity>/<project>/<collection>" -> the linked artifacts, in order, and which has an alias. Of registries, that of the
+name `model` exists. Files are in DIR/files.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ def refusal(message: str) -> Any:
 
 class Wandb(StandIn):
     def __init__(self, port: int, folder: Path) -> None:
-        self._past: dict[str, list[int]] = {}  # how many rows of a run there were at each question
+        self._past: dict[str, list[tuple[int, int]]] = {}  # how many rows and samples of a run there were at each question
         super().__init__(port, folder)
 
     def empty(self) -> dict[str, Any]:
-        return {"runs": {}, "artifacts": {}, "alerts": [], "unknown": [], "upserts": []}
+        return {"runs": {}, "artifacts": {}, "links": {}, "alerts": [], "unknown": [], "upserts": []}
 
     def answer(self, method: str, path: str, query: Query, body: bytes, headers: Message) -> Answer:
         if path.startswith("/storage/") and method == "PUT":
@@ -120,11 +122,11 @@ class Wandb(StandIn):
         """Return a run with the rows that the server says it has."""
         run, late = self.state["runs"][key], self.folder / "late"
         past = self._past.setdefault(key, [])
-        past.append(len(run["history"]))
+        past.append((len(run["history"]), len(run["events"])))
         if not late.exists():
             return run  # type: ignore[no-any-return]
-        rows = past[max(0, len(past) - 1 - int(late.read_text()))]
-        return {**run, "history": {at: run["history"][at] for at in sorted(run["history"], key=int)[:rows]}}
+        known = zip(("history", "events"), past[max(0, len(past) - 1 - int(late.read_text()))], strict=True)
+        return {**run, **{what: {at: run[what][at] for at in sorted(run[what], key=int)[:lines]} for what, lines in known}}
 
     def _bucket(self, key: str) -> dict[str, Any]:
         run = self._said(key)
@@ -202,8 +204,8 @@ class Wandb(StandIn):
             asked["config"] = json.dumps(run["config"])
         if given["files"]:
             asked["files"] = self._files(key, given["names"])
-        tail = {"model": {"bucket": {"historyTail": self._tail(run, "history")}}} if given["tail"] else {}
-        return {"project": {"run": asked}, **tail}
+        bucket = {"historyTail": self._tail(run, "history"), "eventsLineCount": len(run["events"])}
+        return {"project": {"run": asked}, **({"model": {"bucket": bucket}} if given["tail"] else {})}
 
     def on_Run(self, given: dict[str, Any], _: str) -> Any:
         run = self.state["runs"].get(f"{given['entity']}/{given['project']}/{given['name']}")
@@ -236,7 +238,7 @@ class Wandb(StandIn):
 
     def on_TraceletServerID(self, given: dict[str, Any], _: str) -> Any:
         """``a0: clientIDMapping(clientID: $v0) { serverID }`` and so on."""
-        by_client = {artifact["client"]: number for number, artifact in self.state["artifacts"].items()}
+        by_client = {client: number for number, artifact in self.state["artifacts"].items() for client in artifact["clients"]}
         return {f"a{k[1:]}": {"serverID": by_client[v]} if v in by_client else None for k, v in given.items()}
 
     def on_TraceletState(self, given: dict[str, Any], _: str) -> Any:
@@ -268,9 +270,16 @@ class Wandb(StandIn):
         made = given["input"]
         number = f"artifact{len(self.state['artifacts']) + 1}"
         kind, name = made.get("artifactTypeName"), made.get("artifactCollectionName")
+        aliases = [alias["alias"] for alias in made.get("aliases") or []]
+        for known, artifact in self.state["artifacts"].items():
+            same = (artifact["name"], artifact["digest"]) == (name, made.get("digest"))
+            if same and artifact["state"] == "COMMITTED":  # no other version is made of what is there
+                artifact["clients"].append(made.get("clientID"))
+                artifact["aliases"] = sorted({*artifact["aliases"], *aliases})
+                return {"createArtifact": {"artifact": {"id": known, "state": "COMMITTED", "artifactSequence": None}}}
         self.state["artifacts"][number] = {
-            "type": kind, "name": name, "run": made.get("runName"), "state": "PENDING", "files": [],
-            "client": made.get("clientID"),
+            "type": kind, "name": name, "run": made.get("runName"), "state": "PENDING", "files": [], "aliases": sorted(aliases),
+            "client": made.get("clientID"), "clients": [made.get("clientID")], "digest": made.get("digest"),
         }  # fmt: skip
         return {"createArtifact": {"artifact": {"id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}}
 
@@ -302,6 +311,25 @@ class Wandb(StandIn):
         self.state["artifacts"][given["artifactID"]]["state"] = "COMMITTED"
         return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
 
+    def on_TraceletOrganization(self, given: Any, _: str) -> Any:
+        return {"entity": {"organization": {"name": "org", "orgEntity": {"name": "org-entity"}}, "user": None}}
+
+    def on_TraceletLink(self, given: dict[str, Any], _: str) -> Any:
+        """As `linkArtifact`: a version is in a collection once, and an alias belongs to one of its versions."""
+        made = given["input"]
+        entity, project, name = made["entityName"], made["projectName"], made["artifactPortfolioName"]
+        artifact = self.state["artifacts"][made["artifactID"]]
+        if artifact["state"] != "COMMITTED":
+            raise ValueError("what is not committed cannot be linked")
+        if project.startswith("wandb-registry-") and (entity, project) != ("org-entity", "wandb-registry-model"):
+            return 404, {"errors": [{"message": f"project {entity}/{project} not found"}], "data": {"linkArtifact": None}}
+        collection = self.state["links"].setdefault(f"{entity}/{project}/{name}", {"versions": [], "aliases": {}})
+        if made["artifactID"] not in collection["versions"]:
+            collection["versions"].append(made["artifactID"])
+        for alias in made["aliases"]:
+            collection["aliases"][alias["alias"]] = made["artifactID"]
+        return {"linkArtifact": {"versionIndex": collection["versions"].index(made["artifactID"])}}
+
     def on_UpdateArtifact(self, given: dict[str, Any], _: str) -> Any:
         return {"updateArtifact": {"artifact": {"id": given["artifactID"]}}}
 
@@ -310,7 +338,7 @@ class Wandb(StandIn):
 
     def on_ClientIDMapping(self, given: dict[str, Any], _: str) -> Any:
         for number, artifact in self.state["artifacts"].items():
-            if artifact["client"] == given["clientID"]:
+            if given["clientID"] in artifact["clients"]:
                 return {"clientIDMapping": {"serverID": number}}
         return {"clientIDMapping": None}
 

@@ -205,7 +205,7 @@ def everything(server: Server, steps: Sequence[int]) -> None:
                 assert value["path"] in main["files"]
             if isinstance(value, dict) and "artifact_path" in value:
                 client = value["artifact_path"].split("/")[2]
-                states = [made["state"] for made in server.state["artifacts"].values() if made["client"] == client]
+                states = [made["state"] for made in server.state["artifacts"].values() if client in made["clients"]]
                 assert "COMMITTED" in states
     pictures = [name for name in main["files"] if name.startswith("media/images/")]
     assert len(pictures) == len(steps)

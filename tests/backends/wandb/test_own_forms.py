@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,16 @@ import pytest
 
 from tests.backends.wandb.reader import WandbReader, _log_records
 from tests.backends.wandb.test_wandb import directory, session  # noqa: F401
-from tests.sample_events import Maker
+from tests.conftest import RunPython
+from tests.faults.conftest import Train
+from tests.faults.harness import eventually
+from tests.sample_events import WALL, Maker
+from tests.servers.fixtures import Serve
+from tests.servers.harness import Server
+from tests.test_system_metrics import scalars
+from tracelet_shim import events as ev
+from tracelet_shim.backends.wandb.backend import WandbBackend
+from tracelet_shim.backends.wandb.links import Target
 
 pytestmark = pytest.mark.usefixtures("directory")
 
@@ -69,3 +81,207 @@ def test_tags_and_alerts(tmp_path: Path) -> None:
     first, second = records(tmp_path / "w", "alert")
     assert (first.title, first.level, first.text) == ("t" * 64, "WARN", f"{'t' * 70}\n\nloss is **NaN**")
     assert (second.title, second.level, second.text) == ("odd", "ERROR", "loss is **NaN**")
+
+
+def test_no_registry_offline() -> None:
+    """The model is there with its aliases, and that it is not linked is said, once."""
+    make, said = Maker(), []
+
+    def log(backend: WandbBackend) -> None:
+        backend.write([make.model("net", register_as="nets", aliases=("prod",)), make.model("net", register_as="nets")])
+        said.append(dict(backend.take_notices()))
+
+    session(log)
+    ((kind, text),) = said[0].items()
+    assert kind == "registry"
+    assert text.startswith("a model is an artifact with its aliases, but not linked to wandb-registry-model/nets: W&B links")
+
+
+@pytest.mark.parametrize(
+    ("register_as", "registry", "target"),
+    [
+        ("nets", None, ("nets", "wandb-registry-model", None)), ("my nets", "team", ("my_x20_nets", "wandb-registry-team", None)),
+        ("nets", "wandb-registry-team", ("nets", "wandb-registry-team", None)), ("mine/best", "team", ("best", "mine", None)),
+        ("org/wandb-registry-x/nets", None, ("nets", "wandb-registry-x", "org")), ("e/p/n", None, ("n", "p", "e")),
+    ],
+)  # fmt: skip
+def test_where_models_are_registered(register_as: str, registry: str | None, target: tuple[str, str, str | None]) -> None:
+    """A plain name is one in the registry of the option; else it is a path, as W&B has them."""
+    assert Target.of(register_as, registry) == target
+
+
+SAMPLES = "/logs/.tracelet/system/1.host.2.x.0.tracelet-records"
+NAMES = ("cpu.percent", "process.memory.mb", "gpu.0.celsius")
+
+
+def samples() -> list[ev.Scalar]:
+    """Three samples of three values each."""
+    make = Maker("system", SAMPLES)
+    return [make.scalar(tag, at + n / 8, at, WALL + at) for at in range(3) for n, tag in enumerate(NAMES)]
+
+
+def held(records: list[Any]) -> list[tuple[float, str, float]]:
+    """Return (time, name, value) of all samples in records of W&B's monitor."""
+    values = [(record.timestamp, item) for record in records for item in record.item]
+    return sorted((time.ToNanoseconds() / 1e9, item.key, json.loads(item.value_json)) for time, item in values)
+
+
+EXPECTED = sorted((WALL + at, name, at + n / 8) for at in range(3) for n, name in enumerate(NAMES))
+
+
+def test_system_metrics(tmp_path: Path) -> None:
+    """They are samples of W&B's monitor, at their true times, each once, though some come again behind a kill; a writer that is
+    called like theirs is a writer."""
+    every = samples()
+    writer = Maker("system", "/logs/system/events.out.tfevents.1").scalar("cpu.percent", 1.0, 1)
+    session(lambda backend: backend.write([*every[:5], writer, every[5]]), resume="again")
+    session(lambda backend: [backend.write(every[2:7]), backend.write(every[7:])], resume="again")
+    assert held(records(tmp_path / "w", "stats")) == EXPECTED
+    (run,) = WandbReader(tmp_path / "w").runs().values()
+    assert [row["system/cpu.percent"] for row, _ in run.rows if "system/cpu.percent" in row] == [1.0]
+
+
+def test_system_metrics_beside_the_monitor(tmp_path: Path) -> None:
+    """Where the user has switched W&B's own monitor on, they are rows."""
+    session(lambda backend: backend.write(samples()), options={"settings": {"x_disable_stats": False}})
+    (run,) = WandbReader(tmp_path / "w").runs().values()
+    assert [row["system/cpu.percent"] for row, _ in run.rows if "system/cpu.percent" in row] == [0.0, 1.0, 2.0]
+    assert not [item.key for record in records(tmp_path / "w", "stats") for item in record.item if item.key in NAMES]
+
+
+# -- at a server ----------------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, signal
+import tracelet_shim as tracelet
+session = tracelet.start_logging("wandb", project="own", strict=True, exit_timeout=120, delivery={hosting!r})
+def model(content, **how):
+    open("w.pt", "w").write(content)
+    session.log_model("w.pt", "net", **how)
+model("first", register_as="nets", aliases=["prod"])
+session.alert("before", "the end", "error")
+assert session.flush(60)
+if {hosting!r} == "process":
+    os.kill(session._bus._parts[0].bus.relay_pid, signal.SIGKILL)
+model("second", register_as="nets", aliases=["prod", "best"])
+model("second", register_as="own/portfolio")
+model("third", register_as="wandb-registry-nowhere/nets")
+session.log_artifact("w.pt", "data", aliases=["mine"])
+session.log_table("tab", [[n, n / 7] for n in range(10_001)])
+session.set_tags({{"stage": "try", "label": ""}})
+session.set_summary({{"best": 0.9}})
+"""
+
+
+def contents(server: Server, artifact: str, name: str = "w.pt") -> str:
+    return (server.directory / "files" / "artifacts" / artifact / name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosting", ["process", "thread"])
+def test_the_whole_way(run_python: RunPython, serve: Serve, hosting: str) -> None:
+    """A program's calls arrive once, whichever process hosts the tracker, and though a relay is killed meanwhile; what no
+    registry takes is said once, and is no error."""
+    server = serve("wandb")
+    env = {name: value for name, value in server.env.items() if value is not None}
+    done = run_python(PROGRAM.format(hosting=hosting), env={**env, "WANDB_MODE": "online"})
+    assert done.stderr.count("not linked to wandb-registry-nowhere/nets: W&B's server answers 404") == 1
+    state, run = server.state, server.run()
+    models = {number: made for number, made in state["artifacts"].items() if made["name"] == "net"}
+    assert [(made["type"], made["state"]) for made in models.values()] == [("model", "COMMITTED")] * 3
+    assert [contents(server, number) for number in models] == ["first", "second", "third"]
+    first, second, _ = models
+    assert state["links"] == {
+        "org-entity/wandb-registry-model/nets": {"versions": [first, second], "aliases": {"prod": second, "best": second}},
+        "standin/own/portfolio": {"versions": [second], "aliases": {}},
+    }
+    (data,) = [made for made in state["artifacts"].values() if made["name"] == "data"]
+    assert (data["type"], data["aliases"]) == ("artifact", ["latest", "mine"])
+    assert [alert["title"] for alert in state["alerts"]] == ["before"]
+    assert set(run["tags"]) == {"stage=try", "label"}
+    rows = [json.loads(line) for line in run["history"].values()]
+    assert [row["best"] for row in rows if "best" in row] == [0.9]
+    (shown,) = [row["tab"] for row in rows if "tab" in row]
+    assert shown["nrows"] == 10_000
+    whole = [name for name in run["files"] if name.startswith("tables/tab/")]
+    assert sorted(Path(name).suffix for name in whole) == [".csv", ".json"]
+    (csv,) = [name for name in whole if name.endswith(".csv")]
+    key = next(iter(state["runs"]))
+    assert len((server.directory / "files" / "runs" / key / csv).read_text().splitlines()) == 10_002
+    server.check_understood()
+
+
+def test_a_link_that_passes_later(train: Train, serve: Serve) -> None:
+    """The server answers nothing but errors for a while: the model is pending, and then it is linked, once."""
+    server = serve("wandb")
+    code = """
+session = begin("wandb", exit_timeout=120, strict=True)
+log(0, 10)
+reach("first"); wait_for("ill")
+open("w.pt", "w").write("weights")
+session.log_model("w.pt", "net", register_as="nets", aliases=["prod"])
+reach("second"); wait_for("well")
+"""
+    program = train(code, env=server.env, exit_timeout=120)
+    program.wait_for("first")
+    server.wait_for_points(10)
+    server.misbehave("500", "^/graphql", body="html")
+    program.go("ill")
+    program.wait_for("second")
+    server.wait_for_requests(3, "^/graphql", "500")
+    assert server.state["links"] == {}
+    server.recover()
+    program.go("well")
+    said = program.end(10)
+    assert "not linked" not in said
+    (linked,) = server.state["links"].values()
+    (model,) = server.state["artifacts"]
+    assert linked == {"versions": [model], "aliases": {"prod": model}}
+    server.check_understood()
+
+
+MEASURED = """
+session = begin("wandb", exit_timeout=120, strict=True, system_metrics=0.1)
+log(0, 10)
+reach("first"); wait_for("then")
+log(10, 20)
+reach("second"); wait_for("end")
+"""
+
+
+def sampled(server: Server) -> list[tuple[float, str]]:
+    """Return (time, name) of all system metrics that the server has of the run."""
+    lines = [json.loads(line) for line in server.run()["events"].values()]
+    return [(line["_timestamp"], key) for line in lines for key in line if key.startswith("system.")]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_samples_behind_a_kill(train: Train, serve: Serve, late: bool) -> None:
+    """The relay is killed with samples on their way, which its successor has again: each is there once, all of those that were
+    written down are there, and none in the rows; also where the server counts some seconds late."""
+    server = serve("wandb")
+    if late:
+        (server.directory / "late").write_text("3")
+    program = train(MEASURED, env=server.env, exit_timeout=120)
+    program.wait_for("first")
+    server.wait_for_points(10)
+    eventually(lambda: len(sampled(server)) >= 20, 60)
+    server.misbehave("hang")
+    server.wait_for_requests(1, fault="hang")
+    for pid in program.relays:
+        os.kill(pid, signal.SIGKILL)
+    server.recover()
+    program.go("then")
+    program.wait_for("second")
+    before = len(sampled(server))
+    eventually(lambda: len(sampled(server)) >= before + 20, 120)
+    program.go("end")
+    said = program.end(20)
+    assert "not delivered" not in said
+    found = sampled(server)
+    assert len(found) == len(set(found))
+    written = [tag for tag, _ in scalars(program.directory / "runs" / "x" / ".tracelet" / "system")]
+    assert Counter(name.removeprefix("system.") for _, name in found) == Counter(written)
+    assert server.run()["overwritten"] == 0
+    assert {key for row in map(json.loads, server.run()["history"].values()) for key in row if key.startswith("system")} == set()
+    server.check_understood()

@@ -29,6 +29,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.aim import joined, objects
 from tracelet_shim.backends.aim.connection import AnswerError
+from tracelet_shim.backends.aim.fetching import fetch
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find, place_of
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
@@ -39,7 +40,6 @@ from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
-from tracelet_shim.common.text import as_utf8
 
 __all__ = ["AimBackend"]
 
@@ -56,6 +56,7 @@ class AimBackend(Backend):
     module = "aim"
     distribution = "aim"
     probe = PROBE
+    fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {
         "repo": "directory of the repository (the one that holds .aim), or aim://host:port; default: as Aim finds it",
         "artifacts_uri": "where files go, file:///dir or s3://bucket/path; default: .aim/artifacts in the repository",
@@ -94,6 +95,7 @@ class AimBackend(Backend):
         ev.Model: Capability(Level.CONVERTED, "artifacts; Aim has no registry"),
         ev.Tags: Capability(Level.CONVERTED, "tags `name=value`"),
         ev.Alert: Capability(Level.CONVERTED, "Text"),
+        ev.Used: Capability(Level.CONVERTED, 'the run\'s parameters, `run["tracelet"]["used"]`'),
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
 
@@ -148,23 +150,7 @@ class AimBackend(Backend):
             self._run = started = self._start(hash_of(run), name, run.started, fast=not repository.is_remote)
         else:
             self._run = started = Run(theirs, self._names, fast=not repository.is_remote, is_users=True)
-        if run.notes and not (theirs is not None and started.native.description):
-            started.describe(run.notes)
-        for key, value in run.tags.items():
-            started.tag(f"{key}={value}" if value else key)
-        if started.resumed:
-            for state in ("failed", "killed"):
-                started.untag(state)
-        if run.group:
-            started.set("group", run.group)
-        program = run.program.readable()
-        started.say({
-            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root and as_utf8(run.root),
-            "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
-        })  # fmt: skip
-        started.set_params(run.config)
-        if theirs is None:
-            started.set("status", "running")
+        started.introduce(run)
         if place := self.given.get("artifacts_uri"):
             started.keep_files_at(str(place))
         elif started.files_at is None and (place := repository.artifacts_uri()):
@@ -425,6 +411,11 @@ class AimBackend(Backend):
     def log_tags(self, event: ev.Tags) -> None:
         assert self._run is not None
         self._run.set_tags(event.tags)
+        self._acknowledge(event)
+
+    def log_used(self, event: ev.Used) -> None:
+        assert self._run is not None
+        self._run.say_used(event)
         self._acknowledge(event)
 
     # -- files ------------------------------------------------------------------------------------------------------

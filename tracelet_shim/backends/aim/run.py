@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim import events as ev
 from tracelet_shim.backends.aim.fast import Ends
 from tracelet_shim.backends.aim.points import Points
 from tracelet_shim.backends.base import RunInfo, Status
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import plain
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["Run", "hash_of", "hash_of_trial"]
 
@@ -84,8 +86,25 @@ class Run:
         if project:
             self.native.experiment = self.plain(project)
 
-    def describe(self, notes: str) -> None:
-        self.native.description = self.plain(notes)
+    def introduce(self, run: RunInfo) -> None:
+        """Set what was asked for, and say which session it is. What the user's own run has already stays."""
+        if run.notes and not (self.is_users and self.native.description):
+            self.native.description = self.plain(run.notes)
+        for key, value in run.tags.items():
+            self.tag(f"{key}={value}" if value else key)
+        if self.resumed:
+            for state in ("failed", "killed"):
+                self.untag(state)
+        if run.group:
+            self.set("group", run.group)
+        program = run.program.readable()
+        self.say({
+            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root and as_utf8(run.root),
+            "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
+        })  # fmt: skip
+        self.set_params(run.config)
+        if not self.is_users:
+            self.set("status", "running")
 
     def tag(self, tag: str) -> None:
         tag = self._names(tag)
@@ -115,6 +134,13 @@ class Run:
         """Keep the whole of names that had to be cut: name in the store -> whole name."""
         for name, tag in whole.items():
             self.native["tracelet", "names", name] = self.plain(tag)
+
+    def say_used(self, event: ev.Used) -> None:
+        """Say which artifact the run has used; the same one comes once."""
+        said = {"name": event.tag, "from": event.tracker, "identity": event.identity, "sha256": event.digest}
+        before = self.native.get(("tracelet", "used")) or []
+        if self.plain(said) not in before:
+            self.native["tracelet", "used"] = [*before, self.plain(said)]
 
     def set(self, key: str, value: Any) -> None:
         self.native[key] = self.plain(value)

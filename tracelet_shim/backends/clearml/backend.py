@@ -21,6 +21,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.clearml import own_forms, session
 from tracelet_shim.backends.clearml import run as door
+from tracelet_shim.backends.clearml.console import Console
 from tracelet_shim.backends.clearml.names import TaskNames
 from tracelet_shim.backends.clearml.own_forms import OwnForms
 from tracelet_shim.backends.clearml.places import TaskPlaces, not_finite
@@ -78,15 +79,16 @@ class ClearMLBackend(OwnForms):
         here="the line is in the offline session's log",
         server="the answer to the request, which is made where it is waited for",
         again=(
-            "the server keeps one event for each series and step, and is asked for what a continued run has; "
-            "offline, the log is read"
+            "the server keeps one event for each series and step, and is asked for what a continued run has, and for its models "
+            "and lines; offline, the log is read"
         ),
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         ev.Scalar: Capability(
             Level.NATIVE,
             "scalar, float64, wall time in ms; NaN and infinities as a 1 in the plot '<title> · nan' (the server takes "
-            "none); repeated steps in the series '·2', then in '<title> · repeated' (the server would overwrite)",
+            "none); repeated steps in the series '·2', then in '<title> · repeated' (the server would overwrite); the system "
+            "metrics under ClearML's own titles for them",
         ),
         ev.Histogram: Capability(Level.CONVERTED, "bar plot at its step, real bucket edges; statistics in its meta"),
         ev.Image: Capability(Level.NATIVE, "debug sample at its step, the unchanged file (no JPEG), all of them kept"),
@@ -182,7 +184,10 @@ class ClearMLBackend(OwnForms):
         task = self._task(run, program) if self._own else main
         requests = None if self._own or self._offline else session.bounded_like(task.session)
         self._run = RunTask(task, offline=self._offline, session=requests)
-        stored = self._stored(task, requests) if self._resumed or self._again or not self._own else None
+        continued = self._resumed or self._again or not self._own
+        stored = self._stored(task, requests) if continued else None
+        log = Tasks.log_of(str(task.id)) if self._offline and continued else None
+        self._console = Console(self._run, log, asks=not self._offline)
         self._places = TaskPlaces(self._names.of, self.wall_time_ms, stored, self._run.expect)
         self._describe_run(run, program)
         self._opened = True

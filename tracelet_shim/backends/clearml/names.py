@@ -5,6 +5,9 @@ How a tag becomes title and series: as in ClearML's own TensorBoard bridge
 title and series ``a``; `add_scalars` -> title ``<main tag>/``, series = its key. A writer follows the series: ``loss ·
 train``. A plot or a file has its kind behind the title: ``weights · histogram``. The middle dot is escaped within
 names, so nothing else can look like this.
+
+The system metrics have the titles of ClearML's own, ``:monitor:machine`` and ``:monitor:gpu``: the server does not take their
+steps for the task's, and the scalars' page has them by themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import re
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.names import Names, Shortened
+from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["TaskNames", "file_name"]
 
@@ -28,7 +32,7 @@ class TaskNames:
 
     def __init__(self) -> None:
         illegal = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff·]|^\s|\s$"
-        self._title = Names(illegal + "|/$", 150, in_bytes=True)
+        self._title = Names(illegal + "|/$|^:(?=monitor:(?:machine|gpu)$)", 150, in_bytes=True)
         self.series = Names(illegal, 110, in_bytes=True)
         self.param = Names(illegal + "|^/|/$", 200, in_bytes=True)
         self._task = Names(r"[\x00-\x1f\x7f\ud800-\udfff]|^\s|\s$|^/|/(?=/)|/$", 200)
@@ -36,6 +40,8 @@ class TaskNames:
 
     def of(self, event: ev.Event) -> tuple[str, str]:
         """Return title and series: one pair for each (writer, tag, series)."""
+        if is_sample(event.record.file, event.writer):
+            return f":monitor:{'gpu' if event.tag.startswith('gpu.') else 'machine'}", self.series(event.tag)
         head, slash, leaf = event.tag.rpartition("/")
         if isinstance(event, ev.Scalar) and event.series is not None:
             title, series = f"{self._title(event.tag)}/", self.series(event.series)

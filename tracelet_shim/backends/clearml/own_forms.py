@@ -1,4 +1,4 @@
-"""What is logged through a session itself: tables, artifacts, tags."""
+"""What is logged through a session itself: tables, artifacts, models, tags, alerts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ from typing import Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level
+from tracelet_shim.backends.clearml import models
+from tracelet_shim.backends.clearml.console import MOST_TEXT, Console
 from tracelet_shim.backends.clearml.names import TaskNames
 from tracelet_shim.backends.clearml.run import RunTask
 from tracelet_shim.backends.render import plotly
+from tracelet_shim.backends.shared.values import utf8
 
 __all__ = ["CAPABILITIES", "OwnForms"]
 
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.NATIVE, "table, a plot at its step; a very large one as CSV and JSON"),
     ev.Artifact: Capability(Level.NATIVE, "artifacts, one a file; a later one of its name replaces it"),
-    ev.Model: Capability(Level.CONVERTED, "artifacts; it is no OutputModel"),
+    ev.Model: Capability(
+        Level.NATIVE,
+        "OutputModel, of a directory a package; register_as is its name, aliases are tags, which an earlier one keeps; offline "
+        "artifacts, since the SDK makes no model there (AttributeError: locked)",
+    ),
     ev.Tags: Capability(Level.NATIVE, "tags, and user properties for those with values"),
+    ev.Alert: Capability(Level.CONVERTED, "line in the console"),
 }
 
 
@@ -26,6 +34,8 @@ class OwnForms(Backend):
 
     _run: RunTask
     _names: TaskNames
+    _console: Console
+    _offline: bool
 
     def _plot(self, event: ev.Event, figure: plotly.Figure) -> bool:
         raise NotImplementedError
@@ -38,6 +48,14 @@ class OwnForms(Backend):
         for file in event.files:
             self.check_kept(file)
             self._run.add_file(self._artifact_paths(file.path), file.at, file.size, file.sha256)
+
+    def log_model(self, event: ev.Model) -> None:
+        if self._offline:
+            self.log_artifact(event)
+            return
+        for file in event.files:
+            self.check_kept(file)
+        models.log_model(self._run, event, self._names.task(event.register_as or event.tag), list(map(utf8, event.aliases)))
 
     def log_tags(self, event: ev.Tags) -> None:
         if properties := self._set_tags(event.tags):
@@ -52,3 +70,9 @@ class OwnForms(Backend):
     def _set_properties(self, properties: Mapping[str, Any]) -> None:
         named = ({"name": self._names.param(name), "value": value} for name, value in properties.items())
         self._run.task.set_user_properties(*named)
+
+    def log_alert(self, event: ev.Alert) -> None:
+        text = utf8(f"{event.level}: {event.tag}" + (f": {event.text}" if event.text else ""))
+        self._console.write(text[:MOST_TEXT], event.level, self.wall_time_ms(event))
+        if len(text) > MOST_TEXT:
+            self.attach_files(event)

@@ -72,7 +72,7 @@ class OfflineLog:
             with open(self._path, "rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):  # the user's own session may be writing the next one
-                        yield from map(Stored.of, json.loads(line))
+                        yield from (Stored.of(event) for event in json.loads(line) if event["type"] != "log")  # see `console`
         self._path = None
 
 

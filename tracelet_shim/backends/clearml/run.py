@@ -24,7 +24,7 @@ from tracelet_shim.backends.run_info import Status
 from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.shared.values import cut, utf8
 
-__all__ = ["RunTask", "media", "plot", "scalar"]
+__all__ = ["RunTask", "line", "media", "plot", "scalar"]
 
 _PREVIEW = 3000  # bytes of an artifact
 _TEXT_LENGTH = 8_000  # of a parameter: the server keeps all of them in one document of at most 16 MB
@@ -39,13 +39,14 @@ class RunTask:
         session: for requests, instead of the task's own.
 
     Attributes:
-        task: the same.
+        task, session: the same.
     """
 
     def __init__(self, task: Any, *, offline: bool, session: Any = None) -> None:
         from clearml.backend_interface.metrics import Metrics
 
         self.task = task
+        self.session = session or task.session
         self._there = Seen()
         self._offline = offline
         storage = task._get_default_report_storage_uri()
@@ -55,7 +56,7 @@ class RunTask:
             Path(storage).mkdir(parents=True, exist_ok=True)
         # An instance of our own: steps are absolute, whatever iteration offset a borrowed task has.
         suffix = f"{self._prefix}/metrics"
-        self._metrics = Metrics(session=session or task.session, task=task, storage_uri=storage, storage_uri_suffix=suffix)
+        self._metrics = Metrics(session=self.session, task=task, storage_uri=storage, storage_uri_suffix=suffix)
         self._metrics._send = send_once
 
     def expect(self, event: Stored) -> None:
@@ -96,32 +97,47 @@ class RunTask:
 
     def add_artifact(self, name: str, data: bytes) -> None:
         """Upload `data` as the artifact `name`: `Artifacts.upload_artifact`, but in this thread and with its errors."""
-        self._upload(name, {"image_data": io.BytesIO(data)}, data[:_PREVIEW], len(data), hashlib.sha256(data).hexdigest())
+        url = self._upload("artifacts", name, {"image_data": io.BytesIO(data)})
+        self._list_artifact(name, url, data[:_PREVIEW], len(data), hashlib.sha256(data).hexdigest())
 
     def add_file(self, name: str, file: str, size: int, sha256: str) -> None:
         """As `add_artifact`, of a file that is not read into memory."""
+        url = self.upload("artifacts", name, file)
         with open(file, "rb") as content:
-            head = content.read(_PREVIEW)
-        self._upload(name, {"image_data": None, "local_image_path": file}, head, size, sha256)
+            self._list_artifact(name, url, content.read(_PREVIEW), size, sha256)
 
-    def _upload(self, name: str, content: Mapping[str, Any], head: bytes, size: int, sha256: str) -> None:
-        from clearml.backend_api.services import tasks
+    def upload(self, place: str, name: str, file: str) -> str:
+        """Upload a file to where the task's files are; return its URL.
+
+        Args:
+            place: the folder there.
+            name: in that, slashes for folders. One that is there is replaced.
+            file: where it is.
+        """
+        return self._upload(place, name, {"image_data": None, "local_image_path": file})
+
+    def _upload(self, place: str, name: str, content: Mapping[str, Any]) -> str:
         from clearml.backend_interface.metrics.events import UploadEvent
 
         folder, _, file = name.rpartition("/")
-        stem, dot, suffix = file.rpartition(".")
+        stem, dot, suffix = file.rpartition(".") if "." in file else (file, "", "")
         upload = UploadEvent(
-            metric="artifacts", variant=folder, **content, iter=0, file_history_size=-1,
+            metric=place, variant=folder, **content, iter=0, file_history_size=-1,
             upload_uri=self.task.output_uri or None, override_storage_key_prefix=self._prefix,
             override_filename=file_name(stem), override_filename_ext=dot + suffix,
         )  # fmt: skip
         upload._replace_slash = file_name
         upload.retries = 1
         self.deliver([upload])
+        return str(upload._url)
+
+    def _list_artifact(self, name: str, url: str, head: bytes, size: int, sha256: str) -> None:
+        from clearml.backend_api.services import tasks
+
         text = head.decode("utf-8", "ignore") if b"\0" not in head else f"{size} bytes"
         self.task._add_artifacts([
             tasks.Artifact(
-                key=name, type="custom", uri=upload._url, content_size=size, hash=sha256,
+                key=name, type="custom", uri=url, content_size=size, hash=sha256,
                 timestamp=int(time.time()), type_data=tasks.ArtifactTypeData(preview=text),
             )
         ])  # fmt: skip
@@ -185,6 +201,13 @@ def plot(title: str, series: str, step: int, figure: str, time_ms: int) -> Any:
     from clearml.backend_interface.metrics.events import PlotEvent
 
     return PlotEvent(title, series, figure, iter=step, timestamp=time_ms or None)
+
+
+def line(text: str, level: str, worker: str, time_ms: int) -> Any:
+    """Return a line of the console for `RunTask.deliver`."""
+    from clearml.backend_interface.metrics.events import ConsoleEvent
+
+    return ConsoleEvent(text, level, worker, timestamp=time_ms or None)
 
 
 def media(title: str, series: str, step: int, name: str, suffix: str, data: bytes, time_ms: int) -> Any:

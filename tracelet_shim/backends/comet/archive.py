@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -211,6 +212,16 @@ def offline_class() -> Any:
             os.rmdir(self.tmpdir)
             self.tmpdir, self.streamer = self._journal.directory, self._journal
             return True
+
+        def _write_experiment_meta_file(self) -> None:
+            """In one step: it is also written while the run goes on, and says that there is one."""
+            with tempfile.TemporaryDirectory(prefix=".meta-", dir=self.offline_directory) as directory:
+                place, self.tmpdir = self.tmpdir, directory
+                try:
+                    super()._write_experiment_meta_file()
+                finally:
+                    self.tmpdir = place
+                os.replace(os.path.join(directory, "experiment.json"), os.path.join(place, "experiment.json"))
 
         def _mark_as_ended(self) -> None:
             self.stop_time = round(self.tracelet_ended * 1000) if self.tracelet_ended is not None else local_timestamp()

@@ -16,16 +16,18 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
-from tracelet_shim.backends.comet import drawings
+from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.comet import drawings, own_forms
 from tracelet_shim.backends.comet.archive import pack_abandoned
-from tracelet_shim.backends.comet.experiments import Experiments, archive_directory, digest, key_of
+from tracelet_shim.backends.comet.experiments import Experiments, archive_directory, key_of
 from tracelet_shim.backends.comet.line import CHUNK, RefusedError
 from tracelet_shim.backends.comet.long_metrics import LongMetrics
 from tracelet_shim.backends.comet.messages import Messages
+from tracelet_shim.backends.comet.names import digest
+from tracelet_shim.backends.comet.own_forms import OwnForms
 from tracelet_shim.backends.comet.probe import PROBE, own_hook
 from tracelet_shim.backends.comet.process import active, import_sdk
-from tracelet_shim.backends.comet.resume import left_behind
+from tracelet_shim.backends.comet.resume import Left, left_behind
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.comet.settings import is_offline, setting
 from tracelet_shim.backends.render import files
@@ -48,7 +50,7 @@ _RESERVED = r"|^(?:N(?=ame$)|C(?=reated from$)|o(?=ffline_experiment$)|g(?=roup$
 """Begin the names of Comet's and our own entries among the "others"."""
 
 
-class CometBackend(Backend):
+class CometBackend(OwnForms):
     """Comet; see the package's modules."""
 
     name = "comet"
@@ -95,6 +97,7 @@ class CometBackend(Backend):
             Level.NATIVE, "parameters and metrics; a trial is an experiment of its own; types and domains as JSON asset"
         ),
         ev.CustomScalars: Capability(Level.FILE, "JSON asset; Comet's panels are laid out in its UI"),
+        **own_forms.CAPABILITIES,
         ev.Blob: Capability(Level.FILE, "asset"),
     }
 
@@ -104,7 +107,7 @@ class CometBackend(Backend):
         self._labels = Names(ILLEGAL + _RESERVED, _MAX_NAME)  # of what stands among Comet's own "others"
         self._shortened = Shortened(self._names, self._labels, self._paths)
         self._trials: Trials[RunExperiment] = Trials(_OPEN_TRIALS, lambda trial: trial.end("finished", trial.latest))
-        self._earlier = Seen()  # points at the end of a killed session's archive
+        self._earlier = Left(Seen(), frozenset())  # the end of a killed session's archive
         self._long = LongMetrics()
         self._patience = Patience()
         self._opened = False
@@ -166,7 +169,7 @@ class CometBackend(Backend):
             raise
         if run.resume or run.run_id:
             self._long.expect_earlier()
-        self._run.stored.known = self._earlier
+        self._run.stored.known, self._run.known = self._earlier
         if run.resume and self._run.own:
             self._run.doubt()
         self._opened = True
@@ -177,7 +180,7 @@ class CometBackend(Backend):
         if not is_offline(self.given, default=run.offline):
             return None
         directory = archive_directory(self.given)
-        if run.resume and not self._earlier:  # an earlier attempt to open may have packed it since
+        if run.resume and not any(self._earlier):  # an earlier attempt to open may have packed it since
             self._earlier = left_behind(directory, run.resume)
         pack_abandoned(directory)
         return directory
@@ -210,9 +213,8 @@ class CometBackend(Backend):
         for key, value in others.items():
             if value:
                 messages += self._messages.other(key, value)
-        if labels:
-            experiment.add_tags(labels)
         self._run.send(messages)
+        self._run.add_tags(labels)
         self._run.params |= config
         if self._run.own and self._directory is not None:
             experiment.start_time = round(run.started * 1000)
@@ -262,9 +264,7 @@ class CometBackend(Backend):
         super().write(events)
         self._patience.reset()
         for run in (self._run, *self._trials):
-            run.stored.known.clear()  # only the first batch may be there already
-            if run.line is not None:
-                run.line.done()
+            run.done()  # only the first batch may be there already
         self._publish_names()
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:

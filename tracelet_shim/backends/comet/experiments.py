@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -12,19 +11,15 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import Journal, offline_class, remove_begun
+from tracelet_shim.backends.comet.names import digest
 from tracelet_shim.backends.comet.process import OFF, sdk_alone
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.comet.settings import setting
 from tracelet_shim.backends.run_info import RunInfo
 
-__all__ = ["Experiments", "archive_directory", "digest", "key_of"]
+__all__ = ["Experiments", "archive_directory", "key_of"]
 
 _KEY = re.compile(r"[A-Za-z0-9]{32,50}")  # comet_ml.utils.is_valid_experiment_key
-
-
-def digest(*parts: str) -> str:
-    """Return 32 letters and digits that stand for `parts`."""
-    return hashlib.blake2s("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def archive_directory(given: Mapping[str, Any]) -> str:

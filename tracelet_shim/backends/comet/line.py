@@ -50,7 +50,10 @@ class Line:
         experiment: the SDK's object.
 
     Attributes:
+        api: the SDK's API client.
+        connection: the SDK's connection.
         doubtful: the server may have the files of events that come first.
+        found: those of which it has said so, until `done`.
     """
 
     def __init__(self, experiment: Any) -> None:
@@ -63,14 +66,23 @@ class Line:
         handler.message_handlers = handler.create_message_handlers()
         self._key = str(experiment.id)
         self._handler, self._guard = handler, uploads.limits_guard
-        self._connection, self._api = handler._connection, handler._rest_api_client
+        self.connection, self.api = handler._connection, handler._rest_api_client
         self._multipart = {"multipart_options": uploads.s3_upload_options, "parts_pool": uploads._get_parts_pool}
         self._taken: set[str] = set()
+        self.found: set[str] = set()
         self._unanswered: set[str] = set()  # files that the server may have taken, for it did not say so
         self.doubtful = False
-        for client in (self._connection._low_level_http_client, self._api.low_level_api_client):
+        for client in (self.connection._low_level_http_client, self.api.low_level_api_client):
             for session in (client.session, client.retry_session):
                 session.hooks["response"].append(_no_page)
+
+    def call(self, request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Make a request of the SDK's connection or API client, and return what it returns.
+
+        Raises:
+            RefusedError: the server has refused it.
+        """
+        return _answered(request, *args, **kwargs)
 
     def send(self, messages: Iterable[Any], *, events: bool = True) -> None:
         """Send messages, of `comet_ml.messages`, in order; raise for the first that the server does not take. Files that it has
@@ -78,7 +90,7 @@ class Line:
         from comet_ml.batch_utils import MessageBatchItem
         from comet_ml.messages import MetricMessage, ParameterMessage
 
-        batches = {MetricMessage: self._connection.log_metrics_batch, ParameterMessage: self._connection.log_parameters_batch}
+        batches = {MetricMessage: self.connection.log_metrics_batch, ParameterMessage: self.connection.log_parameters_batch}
         for kind, group in groupby(messages, key=type):
             if kind in batches:
                 items = [MessageBatchItem(message) for message in group]
@@ -97,6 +109,7 @@ class Line:
     def _send_file(self, asset: str, message: Any, *, may_be_there: bool) -> None:
         if may_be_there:
             if asset in self._files():
+                self.found.add(asset)
                 return
             self.doubtful = False  # what comes behind one that was not there is not there either
         try:
@@ -110,7 +123,7 @@ class Line:
     def _files(self) -> set[str]:
         """Ask the server which files it has. One that cannot say that holds up nothing."""
         try:
-            return {str(file.get("assetId")) for file in _answered(self._api.get_experiment_asset_list, self._key) or ()}
+            return {str(file.get("assetId")) for file in _answered(self.api.get_experiment_asset_list, self._key) or ()}
         except RefusedError as error:
             if judge(error.status, own=error.own) is Verdict.PASSES:
                 raise
@@ -120,13 +133,14 @@ class Line:
     def done(self) -> None:
         """What was sent so far does not come again."""
         self._taken.clear()
+        self.found.clear()
 
     def points(self, messages: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Ask the server which points it has of the metrics in these messages, one request each."""
         names = dict.fromkeys(message.metric["metricName"] for message in messages)
         found = []
         for name in names:
-            answer = _answered(self._api.get_experiment_metric, self._key, name)
+            answer = _answered(self.api.get_experiment_metric, self._key, name)
             for entry in (answer or {}).get("metrics") or ():
                 step = entry.get("step")
                 found.append(point(name, entry.get("metricValue"), step, entry.get("timestamp")))

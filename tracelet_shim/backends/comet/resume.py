@@ -1,29 +1,56 @@
 """Points that are there already: which come again, since nobody knows whether they had arrived.
 
-Offline, the last batch of a killed session is in its messages. Online, the server appends points and recognises none. So where
-it is not known whether a request has arrived (no answer, an experiment that is continued), it is asked for the points that it
-has before they are sent again. (`Line` does so for files.)
+Offline, the last batch of a killed session is in its messages; files and registered models have an id there. Online, the server
+appends points and recognises none. So where it is not known whether a request has arrived (no answer, an experiment that is
+continued), it is asked for the points that it has before they are sent again. (`Line` does so for files.)
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracelet_shim.backends.comet.archive import last_messages
 from tracelet_shim.backends.comet.line import Line, RefusedError, point
 from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.shared.transient import Verdict, judge
 
-__all__ = ["StoredPoints", "left_behind"]
+__all__ = ["Left", "StoredPoints", "identity", "left_behind"]
 
 logger = logging.getLogger("tracelet_shim.relay")
 
 
-def left_behind(directory: str, key: str) -> Seen:
-    """Return the points at the end of what a killed session of this experiment has left in the offline directory."""
-    return Seen(_identity(payload) for kind, payload in last_messages(directory, key) if kind == "metric_msg")
+class Left(NamedTuple):
+    """What is at the end of what a killed session of an experiment has left in the offline directory.
+
+    Attributes:
+        points: its points.
+        others: what identifies other messages (`identity`).
+    """
+
+    points: Seen
+    others: frozenset[str]
+
+
+def left_behind(directory: str, key: str) -> Left:
+    """Return what a killed session of this experiment has left in the offline directory."""
+    points, others = [], set()
+    for kind, payload in last_messages(directory, key):
+        if kind == "metric_msg":
+            points.append(_identity(payload))
+        elif (name := identity(kind, payload)) is not None:
+            others.add(name)
+    return Left(Seen(points), frozenset(others))
+
+
+def identity(kind: str, payload: Mapping[str, Any]) -> str | None:
+    """Return what tells a message from all others, in an experiment: of files and registered models. None for any other one."""
+    if kind == "register_model":
+        return f"{payload['registry_name']} {payload['version']}"
+    params = payload.get("additional_params") or {}
+    found = params.get("assetId") or params.get("imageId")
+    return None if found is None else str(found)
 
 
 class StoredPoints:

@@ -8,14 +8,17 @@ threads and log a parameter ``curr_step`` at each change, they take no wall time
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import pack
+from tracelet_shim.backends.comet.artifacts import OnServer
 from tracelet_shim.backends.comet.line import Line
-from tracelet_shim.backends.comet.resume import StoredPoints
+from tracelet_shim.backends.comet.resume import StoredPoints, identity
 from tracelet_shim.backends.run_info import Status
 
 __all__ = ["RunExperiment"]
@@ -33,6 +36,9 @@ class RunExperiment:
         params: the parameters that it has got.
         stored: what is known of the points that it has.
         line: the way to the server; None offline.
+        on_server: its artifacts and registered models; None offline.
+        known: what identifies other messages (`resume.identity`) that a killed session has left in its archive, and that may
+            come again.
     """
 
     def __init__(self, experiment: Any, *, directory: str | None = None, own: bool = True) -> None:
@@ -43,13 +49,23 @@ class RunExperiment:
         self._directory = directory
         online = directory is None and hasattr(experiment.streamer, "online_streamer")
         self.line = Line(experiment) if online else None
+        self.on_server = OnServer(str(experiment.id), self.line) if self.line is not None else None
+        self.known: frozenset[str] = frozenset()
         self.stored = StoredPoints()
 
     def doubt(self) -> None:
         """What comes first may be there."""
         self.stored.doubtful = True
-        if self.line is not None:
-            self.line.doubtful = True
+        if self.line is not None and self.on_server is not None:
+            self.line.doubtful = self.on_server.doubtful = True
+
+    def done(self) -> None:
+        """What was sent so far does not come again."""
+        self.stored.known.clear()
+        self.known = frozenset()
+        if self.line is not None and self.on_server is not None:
+            self.line.done()
+            self.on_server.done()
 
     def send_points(self, points: Sequence[Any], others: Sequence[Any] = ()) -> None:
         """Deliver the messages of points, but for those that are there, behind others."""
@@ -60,12 +76,36 @@ class RunExperiment:
         if not self.experiment.alive:
             raise errors.BackendError(f"Comet: the experiment {self.experiment.id} has been ended")
         if self._directory is not None:
+            if self.known and events:
+                messages = [m for m in messages if identity(m.type, m.to_message_dict()) not in self.known]
             self.experiment.streamer.put(messages)
         elif self.line is not None:
             self.line.send(messages, events=events)
         else:  # the user's own offline experiment
             for message in messages:
+                if isinstance(getattr(message, "file_path", None), str) and not message.clean:
+                    # read by a thread some time later, when the file may be gone
+                    message.file_path, message.clean = self._own_copy(message.file_path), True
                 self.experiment._enqueue_message(message)
+
+    def _own_copy(self, file: str) -> str:
+        handle, path = tempfile.mkstemp(dir=str(self.experiment.tmpdir))
+        os.close(handle)
+        shutil.copyfile(file, path)
+        return path
+
+    def add_tags(self, labels: Sequence[str]) -> None:
+        """Add tags, which the experiment may have."""
+        new = [label for label in labels if label not in self.experiment.tags]
+        if not new:
+            return
+        if self.line is None:
+            self.experiment.add_tags(new)
+        else:
+            self.line.call(self.line.connection.add_tags, new)
+            self.experiment.tags = self.experiment.tags.union(new)
+        if self._directory is not None:
+            self.experiment._write_experiment_meta_file()
 
     def flush(self) -> None:
         if self._directory is not None:

@@ -18,9 +18,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Capability, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.dvclive import own_forms
+from tracelet_shim.backends.dvclive.fetching import fetch
 from tracelet_shim.backends.dvclive.limits import COMPONENT, MAX_NAME, PATH
 from tracelet_shim.backends.dvclive.live import open_live, undisturbed
+from tracelet_shim.backends.dvclive.own_forms import OwnForms
 from tracelet_shim.backends.dvclive.plots import histogram_rows, pr_curve_rows
 from tracelet_shim.backends.dvclive.probe import PROBE
 from tracelet_shim.backends.dvclive.resume import choose_directory, clear
@@ -37,13 +40,14 @@ __all__ = ["DVCLiveBackend"]
 _IMAGES = frozenset({"png", "jpeg", "jpg", "gif", "svg"})
 
 
-class DVCLiveBackend(Backend):
+class DVCLiveBackend(OwnForms):
     """Writes DVCLive directories."""
 
     name = "dvclive"
     module = "dvclive"
     distribution = "dvclive"
     probe = PROBE
+    fetch = staticmethod(fetch)
     batch_events = 2000
     options = OPTIONS
     parsers = PARSERS
@@ -71,8 +75,7 @@ class DVCLiveBackend(Backend):
             Level.NATIVE, "params.yaml and metrics.json, a trial's in a directory of its own; types and domains as JSON"
         ),
         ev.CustomScalars: Capability(Level.CONVERTED, "plots of several metrics in dvc.yaml; whole as JSON in media/"),
-        ev.Artifact: Capability(Level.CONVERTED, "in artifacts/, as `Live.log_artifact` copies them; not added to DVC"),
-        ev.Model: Capability(Level.CONVERTED, "in artifacts/; not in a registry, where versions are tags of your repository"),
+        **own_forms.CAPABILITIES,
         ev.Blob: Capability(Level.FILE, "the bytes, under media/"),
     }
 
@@ -181,9 +184,6 @@ class DVCLiveBackend(Backend):
         self.attach_files(event)  # with types, domains and step; params.yaml has only the latest value of each
         self._run.log_params(event.params)
         self._run.log_latest({self._paths(name): value for name, value in event.metrics.items()})
-
-    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
-        self._run.copy_artifact(path, file)
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
         self._run.write_media(path, data)

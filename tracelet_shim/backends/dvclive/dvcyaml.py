@@ -34,7 +34,10 @@ class Listing:
         self._paths = paths
         self._listed: Any = None
 
-    def save(self, *, params: bool, metrics: bool, charts: Mapping[str, list[str]], keys: Iterable[str]) -> None:
+    def save(
+        self, *, params: bool, metrics: bool, charts: Mapping[str, list[str]], keys: Iterable[str],
+        tables: Mapping[str, Mapping[str, Any]], artifacts: Mapping[str, Mapping[str, Any]],
+    ) -> None:  # fmt: skip
         """List what there is, in the form of ``dvclive.dvc.make_dvcyaml``.
 
         Args:
@@ -42,19 +45,23 @@ class Listing:
             metrics: whether there is a metrics.json.
             charts: title -> tags of the program's own charts.
             keys: of the metrics.
+            tables: file, in ``plots/custom`` -> how it is drawn.
+            artifacts: name -> what is said of it, with its path in the run's directory.
         """
         entries = {
             "params": [self._place("params.yaml")] if params else [],
             "metrics": [self._place("metrics.json")] if metrics else [],
-            "plots": [*self._folders(), *self._charts(charts, keys)],
+            "plots": [*self._folders(), *self._charts(charts, keys), *self._tables(tables)],
         }
-        if entries == self._listed:
+        named = {name: {**about, "path": self._place(about["path"])} for name, about in artifacts.items()}
+        if (entries, named) == self._listed:
             return
         if self._base == self._directory:
-            write_yaml(self.file, {section: new for section, new in entries.items() if new})
+            sections: dict[str, Any] = {**entries, "artifacts": named}
+            write_yaml(self.file, {section: new for section, new in sections.items() if new})
         else:
-            self._list_among_others(entries, self._place(""))
-        self._listed = entries
+            self._list_among_others(entries, named, self._place(""))
+        self._listed = entries, named
 
     def _place(self, name: str) -> str:
         return os.path.relpath(os.path.join(self._directory, name), self._base).replace(os.sep, "/")
@@ -75,7 +82,11 @@ class Listing:
             if lines:
                 yield {self._place(self._paths(title)): {"x": "step", "y": lines}}
 
-    def _list_among_others(self, entries: dict[str, list[Any]], prefix: str) -> None:
+    def _tables(self, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
+        for path, look in tables.items():
+            yield {self._place(f"plots/custom/{path}"): dict(look)}
+
+    def _list_among_others(self, entries: dict[str, list[Any]], artifacts: Mapping[str, Any], prefix: str) -> None:
         from dvc.utils.serialize import modify_yaml  # type: ignore[import-untyped]
 
         def ours(entry: Any) -> bool:
@@ -93,6 +104,12 @@ class Listing:
                 listed.extend(new)
                 if not listed:
                     del whole[section]
+            named = whole.setdefault("artifacts", {})
+            for name in [name for name, about in named.items() if str(about.get("path")).startswith(f"{prefix}/")]:
+                del named[name]
+            named.update(artifacts)  # the latest of a name, as `Live` does it
+            if not named:
+                del whole["artifacts"]
 
 
 def _shown(tags: list[str], keys: Iterable[str]) -> Iterator[str]:

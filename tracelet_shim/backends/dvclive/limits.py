@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from tracelet_shim.backends.shared.names import FILE_NAME
 
-__all__ = ["COMPONENT", "EXPERIMENT", "MAX_NAME", "PATH"]
+__all__ = ["COMPONENT", "EXPERIMENT", "MAX_NAME", "PATH", "artifact_name"]
 
 MAX_NAME = 180
 
@@ -22,3 +23,13 @@ PATH = re.compile(f"{FILE_NAME.pattern}|{_DATA}|{_HIDDEN}|{_COLUMN}")
 COMPONENT = re.compile(f"{PATH.pattern}|/")
 EXPERIMENT = re.compile(r"[^A-Za-z0-9._\-]|^[.\-]|\.(?=\.|\Z|lock\Z)")
 """What may not stand in a Git reference, which a DVC experiment is."""
+
+
+def artifact_name(name: str) -> str:
+    """Return the name of an artifact as DVC takes it (``gto/constants.py``): letters and digits, with dashes, underscores and
+    slashes between them. It cannot be undone; what it stands for is the artifact's description."""
+    key = re.sub(r"[^A-Za-z0-9_/-]+", "-", name)[:MAX_NAME].strip("-_/")
+    if key == name:
+        return key
+    digest = hashlib.blake2s(name.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{key}-{digest}" if key else digest

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -17,9 +18,9 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.base import RunInfo
-from tracelet_shim.backends.dvclive.files import walk
+from tracelet_shim.backends.dvclive.files import content, walk
 from tracelet_shim.backends.dvclive.limits import EXPERIMENT, MAX_NAME
-from tracelet_shim.backends.dvclive.plots import PLOTS
+from tracelet_shim.backends.dvclive.plots import PLOTS, TABLES, table_look
 from tracelet_shim.backends.shared.names import Names
 
 __all__ = ["note_image", "open_live", "save_experiment", "tell_studio", "undisturbed", "wants_resume", "write_report"]
@@ -171,6 +172,10 @@ def write_report(live: Any, directory: str) -> None:
 
     for path in walk(os.path.join(directory, "plots", "custom"), ".json"):
         kind = PLOTS.get(path.partition("/")[0])
+        if path.startswith(f"{TABLES}/"):
+            rows = json.loads(content(os.path.join(directory, "plots", "custom", path)))
+            look = table_look(rows)
+            kind = {**look, "y": look["y"][0]}  # of a report, one
         if kind is not None:
             name = path.removesuffix(".json")
             live._plots[name] = CustomPlot(name, live.plots_dir, **kind)

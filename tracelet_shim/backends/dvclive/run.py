@@ -15,6 +15,7 @@ from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.dvclive.dvcyaml import Listing
 from tracelet_shim.backends.dvclive.files import NAMES_FILE, content, write_json, write_yaml
 from tracelet_shim.backends.dvclive.live import note_image, save_experiment, tell_studio, write_report
+from tracelet_shim.backends.dvclive.plots import table_look
 from tracelet_shim.backends.dvclive.summary import flatten, nest, yaml_value
 from tracelet_shim.backends.dvclive.tables import Tables
 from tracelet_shim.backends.shared.files import RUN_FILE, about_run, copy, load, replace
@@ -22,6 +23,9 @@ from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.values import finite
 
 __all__ = ["Run", "about_of"]
+
+_OURS = "tracelet"
+"""The name of a parameter of ours, which holds what else is to be seen among them."""
 
 
 def about_of(run: RunInfo, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +121,31 @@ class Run:
         self._latest.update(values)
         self._next_save = 0.0
 
+    def write_table(self, name: str, path: str, rows: list[dict[str, Any]]) -> None:
+        """Store a table as a plot; dvc.yaml lists the latest of each name."""
+        path = f"{path}.json"
+        write_json(self._path("plots/custom", path), rows)
+        tables = {key: value for key, value in self.about.get("tables", {}).items() if value["name"] != name}
+        self.save_about(tables={**tables, path: {"name": name, **table_look(rows)}})
+        self._next_save = 0.0
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags: in run.json, as those that the run began with, and among the parameters, which DVC shows."""
+        self.save_about(tags={**(self.about.get("tags") or {}), **tags})
+        ours = self.live._params.get(_OURS)
+        known = ours.get("tags", {}) if isinstance(ours, Mapping) else {}
+        self.log_params({_OURS: {"tags": {**known, **tags}}})
+        self._next_save = 0.0
+
+    def add_artifact(self, name: str, **about: Any) -> None:
+        """List an artifact in dvc.yaml."""
+        self.save_about(artifacts={**self.about.get("artifacts", {}), name: about})
+        self._next_save = 0.0
+
+    def add_alert(self, name: str, **about: Any) -> None:
+        """Note an alert in run.json."""
+        self.save_about(alerts={**self.about.get("alerts", {}), name: about})
+
     def add_charts(self, charts: Mapping[str, list[str]]) -> None:
         """Note charts of the program's own: title -> tags."""
         self.save_about(charts={**self.about.get("charts", {}), **charts})
@@ -151,6 +180,11 @@ class Run:
                 metrics=bool(live.summary),
                 charts=self.about.get("charts", {}),
                 keys=self._latest,
+                tables={
+                    path: {key: value for key, value in table.items() if key != "name"}
+                    for path, table in self.about.get("tables", {}).items()
+                },
+                artifacts=self.about.get("artifacts", {}),
             )
         tell_studio(live)
         now = time.monotonic()

@@ -30,9 +30,10 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.mlflow import limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
+from tracelet_shim.backends.mlflow.fetching import fetch
+from tracelet_shim.backends.mlflow.models import log_model, register
 from tracelet_shim.backends.mlflow.pictures import picture
 from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
-from tracelet_shim.backends.mlflow.registry import register
 from tracelet_shim.backends.mlflow.resume import experiment_of, find
 from tracelet_shim.backends.mlflow.run import Rules, Run, create
 from tracelet_shim.backends.mlflow.store import connect, one_at_a_time
@@ -44,11 +45,14 @@ from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Patience
+from tracelet_shim.backends.shared.values import cut
 from tracelet_shim.common.began import working_directory
 
 __all__ = ["MLflowBackend"]
 
 _BINS = 64  # of a drawing
+_ALERT = 1000  # characters of one, in a tag that has several
+_TABLES = "mlflow.loggedArtifacts"  # `MlflowClient.log_table`
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 
@@ -58,6 +62,7 @@ class MLflowBackend(Backend):
     distribution = "mlflow"
     probe = PROBE
     own_hook = staticmethod(own_hook)
+    fetch = staticmethod(fetch)
     credentials = (
         "check user, password or token (MLFLOW_TRACKING_USERNAME and _PASSWORD, MLFLOW_TRACKING_TOKEN, "
         "DATABRICKS_HOST and _TOKEN, or in the tracking URI)"
@@ -94,10 +99,11 @@ class MLflowBackend(Backend):
         ev.Table: Capability(Level.NATIVE, "table of the evaluation view, which `load_table` reads; exactly as CSV"),
         ev.Artifact: Capability(Level.NATIVE, "artifact of the run, in `artifacts`; a later one of its name replaces it"),
         ev.Model: Capability(
-            Level.NATIVE, "artifact of the run; registered as a version of `register_as`, with the aliases"
+            Level.NATIVE, "logged model, an output of the run; registered as a version of `register_as`, with the aliases"
         ),
         ev.Tags: Capability(Level.NATIVE, "tags"),
-        ev.Alert: Capability(Level.FILE, "Markdown file; MLflow has no alerts"),
+        ev.Alert: Capability(Level.CONVERTED, "tag `tracelet.alerts`, the latest of them; each as a Markdown file"),
+        ev.Used: Capability(Level.NATIVE, "input dataset of the run"),
         ev.Blob: Capability(Level.FILE, "the bytes"),
     }
 
@@ -281,15 +287,30 @@ class MLflowBackend(Backend):
         self.attach_files(event)
         path = self.artifact_stem(event) + ".json"
         self._run.log_file(path, table_file(event))  # in place of the other JSON: what `load_table` reads
-        self._run.tell_table(path)
+        self._run.tell(_TABLES, {"path": path, "type": "table"})
 
     def log_tags(self, event: ev.Tags) -> None:
         self._run.set_tags({self._run.key(name): value for name, value in event.tags.items()})
 
+    def log_used(self, event: ev.Used) -> None:
+        self._run.log_input(event)
+
     def log_model(self, event: ev.Model) -> None:
-        self.log_artifact(event)
+        for file in event.files:
+            self.check_kept(file)
+        inside = {self._artifact_paths(file.path.removeprefix(f"{event.tag}/")): file.at for file in event.files}
+        model = log_model(self._client, self._entity.info.experiment_id, self._run.run_id, event, inside)
+        source = f"models:/{model}"
+        if model is None:
+            self.log_artifact(event)
+            source = f"runs:/{self._run.run_id}/artifacts/{self._artifact_paths(event.tag)}"
         if event.register_as is not None:
-            register(self._client, self._run.run_id, f"artifacts/{self._artifact_paths(event.tag)}", event)
+            register(self._client, self._run.run_id, source, event, model)
+
+    def log_alert(self, event: ev.Alert) -> None:
+        self.attach_files(event)
+        about = {"level": event.level, "title": event.tag, "text": cut(event.text, _ALERT, " ...")}
+        self._run.tell("tracelet.alerts", {**about, "file": self.artifact_stem(event) + ".md"})
 
     def attach(self, path: str, data: bytes, event: ev.Event) -> None:
         self._run.log_file(path, data)

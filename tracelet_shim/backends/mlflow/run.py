@@ -20,9 +20,12 @@ from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
 
-__all__ = ["Rules", "Run", "create"]
+__all__ = ["ONCE", "Rules", "Run", "create"]
 
-_TABLES = "mlflow.loggedArtifacts"  # `MlflowClient.log_table`
+ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""Variables for a request that makes something new. If the answer is lost, the server may have done it: MLflow's HTTP client
+would have a second one made by trying again. Who asked looks for the first one before he does."""
+_MAX_DATASET, _MAX_DIGEST, _MAX_SOURCE = 500, 36, 10_000  # `mlflow/utils/validation.py`; of the source more, but in JSON
 
 
 class Rules(NamedTuple):
@@ -42,9 +45,8 @@ class Rules(NamedTuple):
 
 
 def create(client: Any, experiment: str, start_time: int | None, tags: Mapping[str, str], name: str | None) -> Any:
-    """Create a run, once. If the answer is lost, the server may have made it: MLflow's HTTP client would then make a
-    second one by trying again; callers look for the first one before they do."""
-    with variables({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
+    """Create a run, once."""
+    with variables(ONCE):
         return client.create_run(experiment, start_time, dict(tags), name)
 
 
@@ -149,14 +151,23 @@ class Run:
         """Return the key of a tag."""
         return self._rules.keys(name)
 
-    def tell_table(self, path: str) -> None:
-        """Add an artifact to those that MLflow's page shows as tables: the latest, as many as fit into a tag."""
-        told = json.loads(self._client.get_run(self.run_id).data.tags.get(_TABLES) or "[]")
-        mine = {"path": path, "type": "table"}
-        told = [*(one for one in told if one != mine), mine]
+    def tell(self, tag: str, said: Mapping[str, str]) -> None:
+        """Add something to a tag that lists the latest of its kind, as many as fit into a tag."""
+        told = json.loads(self._client.get_run(self.run_id).data.tags.get(tag) or "[]")
+        told = [*(one for one in told if one != said), said]
         while len(json.dumps(told)) > MAX_TAG:
             told.pop(0)
-        self.set_tags({_TABLES: json.dumps(told)})
+        self.set_tags({tag: json.dumps(told)})
+
+    def log_input(self, event: ev.Used) -> None:
+        """Log an artifact as an input, for which MLflow has datasets. One of this name and content stays as it is."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name, identity = event.tag[:_MAX_DATASET], event.identity or f"artifact {event.tag} of this run"
+        source = json.dumps({"uri": identity[:_MAX_SOURCE]})
+        dataset = Dataset(name or "artifact", event.digest[:_MAX_DIGEST], event.tracker or "tracelet", source)
+        context = InputTag("mlflow.data.context", "input")
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
 
     def end(self, status: str, end_time: int | None) -> None:
         """End the run. `set_terminated` prints a link on standard output, on servers; it is kept quiet for this call."""

@@ -37,6 +37,7 @@ FOLDERS: dict[str, str] = {
     "model": "models",
     "tags": "tags",
     "alert": "alerts",
+    "used": "used",
     "blob": "other",
 }
 """The folder of each event kind among a run's files."""
@@ -168,6 +169,10 @@ def _alert(e: ev.Alert) -> Iterator[tuple[str, bytes]]:
     yield ".md", f"**{e.level}: {e.tag}**\n\n{e.text}\n".encode("utf-8", "surrogatepass")
 
 
+def _used(e: ev.Used) -> Iterator[tuple[str, bytes]]:
+    yield ".json", _json({"name": e.tag, "from": e.tracker, "identity": e.identity, "sha256": e.digest})
+
+
 def _blob(e: ev.Blob) -> Iterator[tuple[str, bytes]]:
     # The name may come from a foreign event file: it must not lead out of the folder, nor be too long for one.
     yield "." + re.sub(r"[^A-Za-z0-9._-]", "_", e.name)[-80:], e.data
@@ -192,5 +197,6 @@ _RENDER: dict[str, Callable[[Any], Iterator[tuple[str, bytes]]]] = {
     "model": _artifact,
     "tags": _tags,
     "alert": _alert,
+    "used": _used,
     "blob": _blob,
 }

@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tracelet_shim.backends.run_info import RunInfo
 from tracelet_shim.common.text import as_utf8
 
-__all__ = ["RUN_FILE", "about_run", "copy", "load", "replace"]
+__all__ = ["RUN_FILE", "about_run", "copy", "copy_into", "give_back", "load", "replace"]
 
 RUN_FILE = "run.json"
 
@@ -67,3 +67,43 @@ def replace(path: str | os.PathLike[str], data: bytes) -> None:
     with open(temporary, "wb") as file:
         file.write(data)
     os.replace(temporary, path)
+
+
+def give_back(
+    name: str, own: str | None, folder: str, rule: Callable[[str], str], directory: str
+) -> tuple[str, str] | None:
+    """Copy an artifact out of a run's directory; return the copy, and the name by which it is found in any run.
+
+    Args:
+        name: what is asked for: the name of one, or that with the directory of its run in front.
+        own: the directory of the run that an artifact without one is of; None if there is none.
+        folder: where artifacts lie in it.
+        rule: for their names.
+        directory: takes the copy.
+    """
+    for top, within in _places(name, own):
+        copied = copy_into(directory, os.path.join(top, folder, rule(within)))
+        if copied is not None:
+            return copied, f"{top}/{within}"
+    return None
+
+
+def copy_into(directory: str, source: str) -> str | None:
+    """Copy a file or a directory into another one; return the copy, or None if there is nothing to copy."""
+    target = os.path.join(directory, os.path.basename(source))
+    if os.path.isdir(source):
+        return shutil.copytree(source, target)
+    return shutil.copyfile(source, target) if os.path.isfile(source) else None
+
+
+def _places(name: str, own: str | None) -> Iterator[tuple[str, str]]:
+    """Yield (directory of a run, name of an artifact there) that a name can mean."""
+    if own is not None:
+        yield own, name
+    top, within = os.path.split(os.path.abspath(name))
+    while within and top != os.path.dirname(top):
+        if os.path.isfile(os.path.join(top, RUN_FILE)):
+            yield top, within
+            return
+        top, folder = os.path.split(top)
+        within = f"{folder}/{within}"

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, Refusal, RunInfo, Status
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.render.tables import node_page
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -32,9 +32,10 @@ from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys
 from tracelet_shim.backends.shared.transient import may_open
 from tracelet_shim.backends.shared.values import plain, utf8
-from tracelet_shim.backends.swanlab import charts, settings
+from tracelet_shim.backends.swanlab import charts, own_forms, settings
 from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX_KEY, MAX_PARAM, PARAM
 from tracelet_shim.backends.swanlab.opening import Opener
+from tracelet_shim.backends.swanlab.own_forms import OwnForms
 from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
 from tracelet_shim.backends.swanlab.process import apart, readable_environment
 from tracelet_shim.backends.swanlab.resume import remove_begun, take_up, unsent_trials, uploaded
@@ -49,7 +50,7 @@ MAX_WAITING = 200_000
 FINISH_SECONDS = 40.0  # the SDK itself would wait for a dead service without end
 
 
-class SwanLabBackend(Backend):
+class SwanLabBackend(OwnForms):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
@@ -83,6 +84,7 @@ class SwanLabBackend(Backend):
         ev.Graph: Capability(Level.CONVERTED, "Html table of the nodes, and .pbtxt and .pb files"),
         ev.HParams: Capability(Level.NATIVE, "config and scalars; a further trial is a run in the run's group"),
         ev.CustomScalars: Capability(Level.FILE, "saved with the run as .json; SwanLab keeps layouts on its server"),
+        **own_forms.CAPABILITIES,
         ev.Blob: Capability(Level.FILE, "saved with the run"),
     }
 
@@ -150,7 +152,7 @@ class SwanLabBackend(Backend):
             if opened.id == run.session:
                 remove_begun(main)
             main.describe(run.program)
-        main.about |= settings.said_of(run)
+        self._say_of(main, run)
         self._set_params(main, run.config)
         main.flush()
         again = " --start-step 0" if earlier else ""  # adds to what is there already, instead of what is beyond it
@@ -160,6 +162,14 @@ class SwanLabBackend(Backend):
             "offline": lambda: f"{main.remedy}{again}",
         }
         return OpenedRun(str(opened.id), links[opened.mode]())
+
+    @staticmethod
+    def _say_of(main: Run, run: RunInfo) -> None:
+        """Put what is said of the run into its config; of tags that it has, `resume` goes on with what they were set to."""
+        known, said = main.about.get("tags") or {}, settings.said_of(run)
+        given = said.get("tags") or {}
+        tags = {**given, **known} if run.resume else {**known, **given}
+        main.about |= {**said, **({"tags": tags} if tags else {})}
 
     def _opened(self) -> tuple[Run, TrialRuns]:
         if self._main is None or self._trials is None:
@@ -349,11 +359,6 @@ class SwanLabBackend(Backend):
         run = self._opened()[0]
         with run.of(event) if self._writing else contextlib.nullcontext():  # what ran is no event
             run.save(path, data)
-
-    def attach_path(self, path: str, file: str, event: ev.Event) -> None:
-        run = self._opened()[0]
-        with run.of(event):
-            run.save_copy(path, file)
 
     def _set_params(self, run: Run, params: Mapping[str, Any]) -> None:
         """Set parameters, and what else the config has; attach the whole text of one that is too long."""

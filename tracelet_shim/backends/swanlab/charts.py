@@ -17,7 +17,7 @@ from tracelet_shim.backends.render.projection import principal_axes
 from tracelet_shim.backends.render.tables import COUNTS, pr_curve_columns
 from tracelet_shim.backends.shared.values import finite
 
-__all__ = ["BINS", "CHART_POINTS", "embedding", "histogram", "objects", "pr_curve"]
+__all__ = ["BINS", "CHART_POINTS", "embedding", "histogram", "objects", "pr_curve", "table"]
 
 BINS = 64
 CHART_POINTS = 5_000
@@ -53,6 +53,15 @@ def pr_curve(event: ev.PRCurve) -> Item:
         "dataset": {"dimensions": names, "source": [list(row) for row in rows]},
         "xAxis": {**axis, "name": "recall"}, "yAxis": {**axis, "name": "precision"},
         "series": [{"type": "line", "encode": {"x": "recall", "y": "precision", "tooltip": names}}],
+    })  # fmt: skip
+
+
+def table(event: ev.Table) -> Item:
+    """Return what `swanlab.echarts.Table` dumps (`transforms.echarts.components.table`), but for NaN and infinities, as texts."""
+    rows = ([finite(cell) if isinstance(cell, float) else cell for cell in row] for row in event.rows)
+    return _chart({
+        "_swanLab": "table", "colDefs": [{"field": name} for name in event.columns],
+        "rowData": [dict(zip(event.columns, row, strict=True)) for row in rows],
     })  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """TensorBoard: a second log directory, record for record the same as the first.
 
 A record is copied, not made again: the serialised event goes unchanged into an event file of the same name. So every plugin,
-known or not, shows in the copy what it shows in the original.
+known or not, shows in the copy what it shows in the original. (But for float64 scalars of the session's, which TensorBoard's
+data server would not show.)
 
 * A run is one directory, ``<logdir>/<project>/<exp_name>``, with the session's id behind it where another run has that
   name; its absolute path is the run's id. An event file lies in it where the original lies under the session's root, or
@@ -29,10 +30,12 @@ from tracelet_shim.backends.render.tables import markdown
 from tracelet_shim.backends.shared.files import about_run, load
 from tracelet_shim.backends.shared.options import Parser, directory, seconds
 from tracelet_shim.backends.tensorboard import records
+from tracelet_shim.backends.tensorboard.fetching import fetch
 from tracelet_shim.backends.tensorboard.folders import normal
 from tracelet_shim.backends.tensorboard.resume import choose_directory
 from tracelet_shim.backends.tensorboard.run import Run
 from tracelet_shim.common.text import quoted
+from tracelet_shim.eventfiles.own_files import is_own
 
 __all__ = ["TensorBoardBackend"]
 
@@ -46,6 +49,7 @@ class TensorBoardBackend(Backend):
     name = "tensorboard"
     module = "tensorboard"
     distribution = "tensorboard"
+    fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {
         "logdir": "directory that gets a directory for each run, <project>/<exp_name>; default: ./tracelet-runs",
         "flush_secs": "how often the copy is forced to disk, in seconds; default: 120, and at every flush",
@@ -57,7 +61,9 @@ class TensorBoardBackend(Backend):
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
         **dict.fromkeys(ev.EVENT_TYPES, _COPIED),
-        ev.Scalar: Capability(Level.NATIVE, "the same record, byte for byte; TensorBoard itself rounds to float32"),
+        ev.Scalar: Capability(
+            Level.NATIVE, "the same record, byte for byte; TensorBoard itself, and here `log_metrics`, rounds to float32"
+        ),
         ev.Video: Capability(Level.NATIVE, "the same record; the GIF as an image where TensorBoard wrote it empty"),
         ev.Embedding: Capability(Level.NATIVE, "the projector's files and its projector_config.pbtxt"),
         ev.HParams: Capability(
@@ -69,6 +75,7 @@ class TensorBoardBackend(Backend):
         ev.Model: Capability(Level.FILE, "in `tracelet-files/artifacts`; TensorBoard has no registry"),
         ev.Tags: Capability(Level.CONVERTED, "text, and run.json"),
         ev.Alert: Capability(Level.CONVERTED, "text under `tracelet/alerts`"),
+        ev.Used: Capability(Level.CONVERTED, "text under `tracelet/used`"),
     }
     mirrors_event_files = True
 
@@ -126,7 +133,7 @@ class TensorBoardBackend(Backend):
                         added.append(records.file_version(event.wall_time))
                     if empty is not None:
                         added.append(records.declared_image(empty))
-                    added.append(event.source)
+                    added.append(records.rounded(event.source) if is_own(event.record.file) else event.source)
                     last = position
                 if empty is not None:
                     added.append(records.video(empty))
@@ -162,6 +169,10 @@ class TensorBoardBackend(Backend):
     def log_alert(self, event: ev.Alert) -> list[bytes]:  # type: ignore[override]
         text = f"**{event.level}: {event.tag}**\n\n{event.text}"
         return [records.note(f"tracelet/alerts/{event.tag}", text, event.wall_time, event.step)]
+
+    def log_used(self, event: ev.Used) -> list[bytes]:  # type: ignore[override]
+        text = f"{event.identity or event.tag} ({event.tracker or 'logged here'})\n\nSHA-256 {event.digest}"
+        return [records.note(f"tracelet/used/{event.tag}", text, event.wall_time, event.step)]
 
     def attach_path(self, path: str, file: str, event: ev.Event) -> None:
         self._run.copy_file(path, file)

@@ -9,7 +9,7 @@ from typing import Any
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.values import utf8
 
-__all__ = ["declared_image", "file_version", "is_empty", "note", "numbers", "session_end", "session_start", "video"]
+__all__ = ["declared_image", "file_version", "is_empty", "note", "numbers", "rounded", "session_end", "session_start", "video"]
 
 
 def _event(wall_time: float, **what: Any) -> bytes:
@@ -70,6 +70,20 @@ def numbers(values: Mapping[str, float], step: int, wall_time: float) -> bytes:
 
     found = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     return _event(wall_time, step=step, summary=summary_pb2.Summary(value=found))
+
+
+def rounded(record: bytes) -> bytes:
+    """Return a record with float64 scalars as one with those of `add_scalar`, which are float32. TensorBoard's data server, by
+    which it reads unless told otherwise, leaves float64 out."""
+    from tensorboard.compat.proto import event_pb2
+
+    event = event_pb2.Event.FromString(record)
+    for value in event.summary.value:
+        if value.metadata.plugin_data.plugin_name == "scalars" and value.tensor.double_val:
+            number = value.tensor.double_val[0]
+            value.ClearField("metadata")
+            value.simple_value = number  # in place of the tensor
+    return event.SerializeToString()  # type: ignore[no-any-return]
 
 
 def _hparams(tag: str, wall_time: float, **data: Any) -> bytes:

@@ -49,6 +49,7 @@ from tracelet_shim.backends.trackio.settings import check_remote, remotes, token
 from tracelet_shim.backends.trackio.store import Store
 from tracelet_shim.backends.trackio.tables import embedding_rows, pr_curve_page, pr_curve_rows
 from tracelet_shim.backends.trackio.values import iso, plain
+from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["TrackioBackend"]
 
@@ -71,6 +72,7 @@ class TrackioBackend(OwnForms):
         "space_id": "Hugging Face Space (user/name) to log to, made if there is none; else TRACKIO_SPACE_ID",
         "bucket_id": "Hugging Face Bucket in which that Space keeps its data",
         "private": "true for a Space that is made here to be private",
+        "registry": "registry that register_as links models into, if it exists; default: models",
         "group": "group of the run (that of a distributed job wins)",
     }
     acknowledged = Acknowledged(
@@ -86,7 +88,7 @@ class TrackioBackend(OwnForms):
             Level.NATIVE,
             "metric; those of one step and (to 2 ms) one time share a row, which has the time of the first, to the µs; on a"
             " server a row each, with the time as tracelet/wall_time; NaN and ±inf are kept as Trackio's strings, which no"
-            " chart draws; the dashboard draws up to 3000 rows of a run",
+            " chart draws; the dashboard draws up to 3000 rows of a run. The system metrics are on the page for them",
         ),
         ev.Histogram: Capability(
             Level.NATIVE, f"trackio.Histogram of {_BINS} uniform bins; the exact buckets are in the same row"
@@ -270,10 +272,14 @@ class TrackioBackend(OwnForms):
             self._joined.merge_config(self._main)
         runs = [run for run in (self._main, *self._trials.values()) if run is not None and run.changed]
         rows = [run.opening_row(self._project) for run in runs] + (self._batch.rows if self._batch is not None else [])
-        if rows:
+        samples = self._batch.samples if self._batch is not None else []
+        if rows or samples:
             assert self._store is not None
             try:
-                self._store.log(rows)
+                if rows:
+                    self._store.log(rows)
+                if samples:
+                    self._store.log_system(samples)
             except BaseException:
                 self._stored.may_be = True  # some of it may be there all the same
                 raise
@@ -292,6 +298,10 @@ class TrackioBackend(OwnForms):
         assert self._batch is not None
         if self._there:
             events = [event for event in events if event.record not in self._there]
+        samples = [event for event in events if is_sample(event.record.file, event.writer)]
+        if samples:
+            self._batch.add_samples(self._main, samples)
+            events = [event for event in events if not is_sample(event.record.file, event.writer)]
         self._batch.add_scalars(self._main, events)
 
     # -- events with a type of their own ----------------------------------------------------------------------------

@@ -65,6 +65,19 @@ class Local:
                 config=own[0]["config"], log_ids=columns["log_id"], run_id=run_id,
             )  # fmt: skip
 
+    def log_system(self, rows: list[dict[str, Any]]) -> None:
+        """Store rows of the system's page: as of `log`, all of one run, and without a step."""
+        from trackio.fragments import system_metric_record
+        from trackio.sqlite_storage import SQLiteStorage
+
+        if self._fragments is not None:
+            self._fragments.write_local([system_metric_record(row) for row in rows])
+            return
+        metrics, timestamps, log_ids = ([row[name] for row in rows] for name in ("metrics", "timestamp", "log_id"))
+        SQLiteStorage.bulk_log_system(
+            self._project, rows[0]["run"], metrics, timestamps=timestamps, log_ids=log_ids, run_id=rows[0]["run_id"]
+        )
+
     def known(self, log_ids: Sequence[str]) -> list[str]:
         """Return those of `log_ids` that are in the database."""
         found: list[str] = []
@@ -73,14 +86,14 @@ class Local:
             found += self._select(f"log_id IN ({','.join('?' * len(some))})", *some)
         return found
 
-    def spans(self, file_id: str, first: str, last: str) -> list[tuple[str, str]]:
+    def spans(self, file_id: str, first: str, last: str, *, system: bool = False) -> list[tuple[str, str]]:
         """Return the (first, last) places of the shared rows of one event file that have one of `first` to `last`."""
-        before = f"{file_id}{first}"
-        found = self._select("log_id >= ? AND log_id < ? ORDER BY log_id DESC LIMIT 1", file_id, before)
-        found += self._select("log_id >= ? AND log_id <= ? ORDER BY log_id", before, f"{file_id}{last}~")
+        before, table = f"{file_id}{first}", "system_metrics" if system else "metrics"
+        found = self._select("log_id >= ? AND log_id < ? ORDER BY log_id DESC LIMIT 1", file_id, before, table=table)
+        found += self._select("log_id >= ? AND log_id <= ? ORDER BY log_id", before, f"{file_id}{last}~", table=table)
         return [(span[0], span[2]) for span in (text.removeprefix(file_id).partition("-") for text in found)]
 
-    def _select(self, where: str, *values: str) -> list[str]:
+    def _select(self, where: str, *values: str, table: str = "metrics") -> list[str]:
         """Return log_ids; not by `SQLiteStorage.query_project`, which makes a busy database a ValueError."""
         from trackio.sqlite_storage import SQLiteStorage
 
@@ -88,7 +101,7 @@ class Local:
         if not path.exists():  # the user has deleted the project; the next write makes it again
             return []
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-            return [str(row[0]) for row in connection.execute(f"SELECT log_id FROM metrics WHERE {where}", values)]  # noqa: S608
+            return [str(row[0]) for row in connection.execute(f"SELECT log_id FROM {table} WHERE {where}", values)]  # noqa: S608
 
     def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any:
         from trackio.media import get_project_media_path
@@ -107,13 +120,24 @@ class Local:
             cas.stage_blob_from_chunks([data], entry["digest"], cas.blob_path(self._project, entry["digest"]))
         SQLiteStorage.commit_artifact_version(project=self._project, manifest=manifest, **about)
 
-    def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> None:
+    def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> int:
         from trackio import cas
         from trackio.sqlite_storage import SQLiteStorage
 
         for _, file in files:
             cas.stage_blob_from_file(Path(file.at), cas.validate_digest(file.sha256), cas.blob_path(self._project, file.sha256))
-        SQLiteStorage.commit_artifact_version(project=self._project, manifest=manifest_of_files(files), **about)
+        made = SQLiteStorage.commit_artifact_version(project=self._project, manifest=manifest_of_files(files), **about)
+        return int(made["version"])
+
+    def link(self, **link: Any) -> str | None:
+        """Link a version of an artifact into a registry; return why that could not be done, if so."""
+        from trackio.registry_storage import RegistryStorage
+
+        try:
+            RegistryStorage.link_artifact_version(source_project=self._project, **link)
+        except ValueError as error:  # no such registry, or the collection is of another type
+            return str(error)
+        return None
 
     def alert(self, alert: dict[str, Any]) -> None:
         from trackio.sqlite_storage import SQLiteStorage

@@ -1,7 +1,12 @@
-"""What is logged through a session itself: tables, artifacts, tags, alerts."""
+"""What is logged through a session itself: tables, artifacts, models, tags, alerts.
+
+A registry holds links to versions, and a link is known by what it leads to, so one that comes again is there once. A registry
+beside a server, or of a Space, is a bucket of Hugging Face, which the program that logs has to know by itself.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +25,18 @@ __all__ = ["CAPABILITIES", "OwnForms"]
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.NATIVE, "trackio.Table (its head, if large), whole as CSV and JSON: an artifact"),
     ev.Artifact: Capability(Level.NATIVE, "artifact with its type and aliases; equal content is one version"),
-    ev.Model: Capability(Level.CONVERTED, "artifact of the type model; it is not linked into a registry"),
+    ev.Model: Capability(
+        Level.NATIVE,
+        "artifact of the type model; register_as links it, with its aliases, into a registry of this machine that exists (option "
+        "registry, or `registry-<name>/<collection>`); on a server or a Space: no registry, which is said once",
+    ),
     ev.Tags: Capability(Level.CONVERTED, "config, `tracelet/tag/...`"),
     ev.Alert: Capability(Level.NATIVE, "alert"),
 }
 _NAME = r"[^A-Za-z0-9._\-]"  # ``cas.py``, `validate_artifact_name` and `validate_aliases`
 _ALIAS = rf"{_NAME}|^v(?=\d+\Z)|^l(?=atest\Z)"
+_REGISTRY = r"(?:registry-)?([A-Za-z0-9_\-]+)/(.+)"  # `registry_storage.parse_collection_target`
+_DEFAULT_REGISTRY = "models"
 _LEVELS = {"info": "info", "warning": "warn", "error": "error"}
 
 
@@ -48,15 +59,35 @@ class OwnForms(Backend):
         self._row(event, {self._keys(event.path): {"_type": trackio.Table.TYPE, "_value": rows}})
 
     def log_artifact(self, event: ev.Artifact) -> None:
+        self._log_version(event)
+
+    def log_model(self, event: ev.Model) -> None:
+        version = self._log_version(event)
+        if event.register_as is None:
+            return
+        assert self._main is not None
+        assert self._store is not None
+        found = re.fullmatch(_REGISTRY, event.register_as)
+        given = str(self.given.get("registry") or _DEFAULT_REGISTRY).removeprefix("registry-")
+        registry, collection = found.groups() if found else (given, event.register_as)
+        problem = self._store.link(
+            registry=registry, collection=Names(_NAME, 128)(collection), type=event.category or "model",
+            source_artifact=_artifact_name(event), source_version=version, aliases=_aliases(event),
+            run_name=self._main.name, run_id=self._main.id,
+        )  # fmt: skip
+        if problem is not None:
+            self.notice("registry", f"a model is an artifact, but in no registry: {problem}")
+
+    def _log_version(self, event: ev.Artifact) -> int:
+        """Log an artifact; return its version."""
         assert self._main is not None
         assert self._store is not None
         for file in event.files:
             self.check_kept(file)
-        alias, metadata = Names(_ALIAS, 128), {"name": event.tag, "wall_time": event.wall_time}
-        self._store.files(
+        return self._store.files(
             [(file.path.removeprefix(f"{event.tag}/"), file) for file in event.files],
-            name=Names(_NAME, 150)(event.tag), type=event.category or "artifact", description=None,
-            metadata=plain(metadata), aliases=list(map(alias, event.aliases)),
+            name=_artifact_name(event), type=event.category or "artifact", description=None,
+            metadata=plain({"name": event.tag, "wall_time": event.wall_time}), aliases=_aliases(event),
             run_name=self._main.name, run_id=self._main.id,
         )  # fmt: skip
 
@@ -73,3 +104,11 @@ class OwnForms(Backend):
             "level": _LEVELS[event.level], "step": event.step, "timestamp": iso(event.wall_time) or self._main.started,
             "alert_id": log_ids.of_event(self._main.id, event.record, "alert"),
         })  # fmt: skip
+
+
+def _artifact_name(event: ev.Artifact) -> str:
+    return Names(_NAME, 150)(event.tag)
+
+
+def _aliases(event: ev.Artifact) -> list[str]:
+    return list(map(Names(_ALIAS, 128), event.aliases))

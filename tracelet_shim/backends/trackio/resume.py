@@ -13,6 +13,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.trackio import log_ids
 from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.store import Store
+from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["Stored"]
 
@@ -38,11 +39,15 @@ class Stored:
         if not self.may_be or not isinstance(store, Local) or not store.shares_rows:
             return there
         by_file = dict[str, list[ev.RecordId]]()
+        system = set[str]()
         for event in events:
             if isinstance(event, ev.Scalar):
                 by_file.setdefault(event.record.file, []).append(event.record)
+                if is_sample(event.record.file, event.writer):
+                    system.add(event.record.file)
         for file, records in by_file.items():
-            spans = store.spans(log_ids.file_id(run_id, file), log_ids.place(min(records)), log_ids.place(max(records)))
+            places = log_ids.place(min(records)), log_ids.place(max(records))
+            spans = store.spans(log_ids.file_id(run_id, file), *places, system=file in system)
             starts = [first for first, _ in spans]
             for record in records:
                 place = log_ids.place(record)

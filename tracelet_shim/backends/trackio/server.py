@@ -76,6 +76,17 @@ class Server:
             raise ConnectionError("the Trackio server has said yes and stored nothing; is its disk full, or its database locked?")
         self._configs |= {run: found[run] for run in changed}
 
+    def log_system(self, rows: list[dict[str, Any]]) -> None:
+        entries = [{name: row[name] for name in ("project", "run", "run_id", "metrics", "timestamp", "log_id")} for row in rows]
+        self._call("/bulk_log_system", logs=entries)
+        texts, found = [row["log_id"] for row in rows], set[str]()
+        for some in _parts(texts):
+            listed = ",".join(f"'{text}'" for text in some)  # of our own making: digits and dashes
+            query = f"SELECT log_id FROM system_metrics WHERE log_id IN ({listed})"  # noqa: S608
+            found |= {str(row["log_id"]) for row in self._ask("/query_project", dict, query=query).get("rows") or ()}
+        if not found.issuperset(texts):
+            raise ConnectionError("the Trackio server has said yes and stored nothing; is its disk full, or its database locked?")
+
     def _found(self, log_ids: Sequence[str], run_ids: Sequence[str]) -> dict[str, str]:
         """Return those of these rows that are in the database, and when it got the configs of these runs."""
         questions = [("log_id, 1 AS found", "metrics WHERE log_id", some) for some in _parts(log_ids)]
@@ -108,13 +119,17 @@ class Server:
         if not isinstance(self._call("/artifact_log", project=self._project, manifest=manifest, **about), dict):
             raise no_answer()
 
-    def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> None:
+    def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> int:
         for _, file in files:
             upload = {"project": self._project, "digest": file.sha256, "uploaded_file": _upload(Path(file.at))}
             self._call("/bulk_upload_artifact_blob", project=self._project, uploads=[upload])
-        manifest = manifest_of_files(files)
-        if not isinstance(self._call("/artifact_log", project=self._project, manifest=manifest, **about), dict):
+        made = self._call("/artifact_log", project=self._project, manifest=manifest_of_files(files), **about)
+        if not isinstance(made, dict):
             raise no_answer()
+        return int(made["version"])
+
+    def link(self, **_: Any) -> str | None:
+        return "beside a server or a Space, Trackio has registries in a bucket of Hugging Face only; it is linked into none"
 
     def alert(self, alert: dict[str, Any]) -> None:
         self._call("/bulk_alert", alerts=[{"project": self._project, **alert}])

@@ -35,7 +35,7 @@ from tracelet_shim.backends import base
 from tracelet_shim.backends.base import Capability, Ending, Level, OpenedRun, RunInfo, Status, UnsettledLostError
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.options import Parser
-from tracelet_shim.backends.shared.rows import Keys, rows
+from tracelet_shim.backends.shared.rows import Keys
 from tracelet_shim.backends.wandb import media, own_forms, settings
 from tracelet_shim.backends.wandb.errors import lost, passes
 from tracelet_shim.backends.wandb.names import RunNames
@@ -72,13 +72,17 @@ class WandbBackend(OwnForms):
     acknowledged = base.Acknowledged(
         here="the service has written the record to the run's log",
         server=(
-            "the server, asked for its history rows, files, tables and parameters; what W&B's service has given up is handed "
-            "to it again, and one that died, or has stopped to upload, is replaced"
+            "the server, asked for its history rows, samples, files, tables and parameters; what W&B's service has given up is "
+            "handed to it again, and one that died, or has stopped to upload, is replaced"
         ),
         again="the rows that the server has are found in the run's logs on disk, and not written again",
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
-        ev.Scalar: Capability(Level.NATIVE, "history rows over global_step; float64, NaN and infinities kept"),
+        ev.Scalar: Capability(
+            Level.NATIVE,
+            "history rows over global_step; float64, NaN and infinities kept; system metrics on the tab for them, unless W&B's "
+            "own monitor is on",
+        ),
         ev.Histogram: Capability(Level.NATIVE, f"wandb.Histogram; neighbouring buckets added up beyond {media.MAX_BINS}"),
         ev.Image: Capability(Level.NATIVE, "wandb.Image of TensorBoard's own file"),
         ev.Video: Capability(Level.NATIVE, "wandb.Video (GIF)"),
@@ -173,9 +177,10 @@ class WandbBackend(OwnForms):
         if not joined:
             with unread_settings():
                 opened.accelerate()
-            there = step_there(opened, before) if run.resume is not None or opened.sdk._local_step else None
+            there = step_there(opened, before) if run.resume is not None or opened.was_there else None
             if run.resume is not None or (opened.id == run.session and opened.offline):
-                opened.there = end_of_logs(opened.folder, opened.id, there, MAX_UNSETTLED + self.batch_events)
+                samples = opened.samples.line if opened.samples is not None else 0
+                opened.there = end_of_logs(opened.folder, opened.id, there, MAX_UNSETTLED + self.batch_events, samples)
         self._refused += self._settling.take_refused()
         self._settling = settling
         if opened.id == run.session:
@@ -343,13 +348,8 @@ class WandbBackend(OwnForms):
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         run, _ = self._opened()
-        found = rows(events, Keys(lambda event: self._names.key(event.path, event.kind)))
-        if run.takes_many:
-            run.rows(found)
-            return
-        for first, values in found:
-            run.row(first, values)
-            self.written += len(values)
+        for count in run.scalars(events, Keys(lambda event: self._names.key(event.path, event.kind))):
+            self.written += count
 
     def log_histogram(self, event: ev.Histogram) -> None:
         histogram = media.histogram(event)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.names import Names
 
-__all__ = ["KEY", "MAX_PARAM", "key_rule", "labels", "param_rule", "project", "run_id", "table_rule", "title"]
+__all__ = ["ARTIFACT", "KEY", "MAX_PARAM", "key_rule", "labels", "param_rule", "project", "run_id", "table_rule", "title"]
 
 MAX_PARAM = 100_000
 """Characters of a parameter; W&B's documentation wants a config below 10 MB. A longer one is cut and attached whole."""
@@ -23,6 +23,10 @@ KEY = (
 in use), ``_step``, ``_runtime`` and ``_timestamp`` are its own, the empty key is dropped, and the keys of media become file
 names. All that is escaped."""
 _PARAM = rf"[{_CONTROL}\\]|^-+|-+$|^_(?=wandb$)|^t(?=racelet/)"  # Config._sanitize strips dashes
+
+
+ARTIFACT = r"[^\w.\-]"
+"""Of names of artifacts and collections (`sdk/artifacts/_validators.py`, `validate_artifact_name`)."""
 
 
 def key_rule() -> Names:

@@ -1,5 +1,5 @@
 """What must be on W&B's server besides rows of the session's run, so that an event is there: files, artifacts, parameters, and
-what is in the run of a trial."""
+what is in the run of a trial; and its system metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracelet_shim.backends.wandb.server import Held, same_value
 if TYPE_CHECKING:
     from tracelet_shim.backends.wandb.run import Run
 
-__all__ = ["Artifact", "File", "Need", "Params", "Rows"]
+__all__ = ["Artifact", "File", "Need", "Params", "Rows", "Samples"]
 
 
 class Need(ABC):
@@ -52,6 +52,9 @@ class Need(ABC):
     def is_there(self, held: Held) -> bool:
         """True if it is among what the server has of its run."""
 
+    def go_on(self, held: Held) -> None:  # noqa: B027 - of most, W&B's service does the rest
+        """Do what can be done now that the server has this."""
+
     def again(self) -> None:
         """Hand it to W&B's service once more."""
         self.tries += 1
@@ -82,6 +85,23 @@ class Rows(Need):
 
     def is_there(self, held: Held) -> bool:
         return held.rows + self.run.ahead >= self._rows
+
+
+class Samples(Need):
+    """So many samples of the system metrics of the run."""
+
+    kind = "samples"
+
+    def __init__(self, run: Run, samples: int) -> None:
+        super().__init__(run, f"up to the {samples}th")
+        self._samples = samples
+
+    @property
+    def gives_again(self) -> bool:
+        return False
+
+    def is_there(self, held: Held) -> bool:
+        return held.samples >= self._samples
 
 
 class File(Need):

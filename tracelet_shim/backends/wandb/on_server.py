@@ -12,7 +12,8 @@ from typing import NamedTuple
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
-from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params
+from tracelet_shim.backends.wandb.links import Link
+from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Samples
 from tracelet_shim.backends.wandb.run import Run
 from tracelet_shim.backends.wandb.server import MOST_NAMES
 from tracelet_shim.backends.wandb.settling import Settling
@@ -152,9 +153,11 @@ class OnServer(Settling):
         """Ask what the server has of a run, and tell off what it has of that."""
         assert run.server is not None
         mine, ended = [need for need in needs if need.run is run], run.ended
+        clients = dict.fromkeys(need.client for need in mine if isinstance(need, (Artifact, Link)))
         held = run.server.ask(
-            [need.name for need in mine if isinstance(need, File)], [need.client for need in mine if isinstance(need, Artifact)],
-            params=any(isinstance(need, Params) for need in mine), step=run.lent,
+            [need.name for need in mine if isinstance(need, File)], list(clients),
+            params=any(isinstance(need, Params) for need in mine),
+            tail=run.lent or any(isinstance(need, Samples) for need in mine),
         )  # fmt: skip
         if held is None:
             self._moved = time.monotonic()
@@ -165,6 +168,8 @@ class OnServer(Settling):
             if known != self._known:
                 self._moved = time.monotonic()
             self._known = known
+        for need in mine:
+            need.go_on(held)
         there = {id(need) for need in mine if need.is_there(held)}
         if there:
             self._patience.reset()
@@ -242,6 +247,8 @@ class OnServer(Settling):
         if rows_are_missing and self._server.problem is None and time.monotonic() - self._moved > STUCK_SECONDS:
             return f"no row has arrived for {STUCK_SECONDS:.0f} s, and the server answers"
         for need in self._entries[0].needs:
+            if isinstance(need, Samples) and need.failed is not None:
+                return f"no sample has arrived for {STUCK_SECONDS:.0f} s, and the server answers"
             lasts = need.failed is not None if need.run is self._run else need.run.ended_for() > LAG_SECONDS
             if need.run.answered_ended and lasts:
                 return f"{_said(need)}, and the run has ended"

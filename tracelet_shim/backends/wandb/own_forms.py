@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, RunInfo
 from tracelet_shim.backends.shared.names import Names
-from tracelet_shim.backends.wandb.limits import labels
+from tracelet_shim.backends.wandb.limits import ARTIFACT, labels
+from tracelet_shim.backends.wandb.links import Link, Target
 from tracelet_shim.backends.wandb.needs import Artifact
 
 if TYPE_CHECKING:
@@ -24,14 +25,18 @@ __all__ = ["CAPABILITIES", "OwnForms"]
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.NATIVE, "wandb.Table; its first 10,000 rows, and all of a longer one as CSV and JSON"),
     ev.Artifact: Capability(Level.NATIVE, "Artifact with its type and aliases; each call is a version"),
-    ev.Model: Capability(Level.CONVERTED, "Artifact of the type model; it is not linked to the registry"),
+    ev.Model: Capability(
+        Level.NATIVE,
+        "Artifact of the type model; register_as links it, with its aliases, into W&B's registry (option registry, or "
+        "`wandb-registry-<name>/<collection>`) or a portfolio (`<project>/<name>`), as soon as it is there; offline: aliases "
+        "only, which is said once",
+    ),
     ev.Tags: Capability(Level.CONVERTED, "labels `name=value`, and the config"),
     ev.Alert: Capability(
         Level.NATIVE, "alert, its title cut at 64 characters; and a file, since W&B does not say whether it has sent one"
     ),
     ev.Blob: Capability(Level.FILE, "saved with the run"),
 }
-_NAME = r"[^\w.\-]"  # `sdk/artifacts/_validators.py`, `validate_artifact_name`
 _ALIAS = r"[/:\x00-\x1f\x7f\ud800-\udfff]|^v(?=\d+\Z)|^l(?=atest\Z)"
 _MOST_TITLE = 64
 _LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
@@ -58,10 +63,29 @@ class OwnForms(Backend):
             self.attach_files(event)
 
     def log_artifact(self, event: ev.Artifact) -> None:
+        self._log_version(event)
+
+    def log_model(self, event: ev.Model) -> None:
+        artifact, aliases = self._log_version(event)
+        if event.register_as is None:
+            return
+        run, _ = self._opened()
+        target = Target.of(event.register_as, self.given.get("registry"))
+
+        def tell(why: str) -> None:
+            self.notice("registry", f"a model is an artifact with its aliases, but not linked to {target}: {why}")
+
+        if run.offline:
+            tell("W&B links nothing offline; after `wandb sync`, `Artifact.link` does it")
+        else:
+            run.want(event, Link(artifact, target, aliases, tell))
+
+    def _log_version(self, event: ev.Artifact) -> tuple[Artifact, list[str]]:
+        """Log an artifact; return what is needed then, and its aliases."""
         import wandb
 
         run, _ = self._opened()
-        artifact = wandb.Artifact(Names(_NAME, 128)(event.tag), type=event.category or "artifact")
+        artifact = wandb.Artifact(Names(ARTIFACT, 128)(event.tag), type=event.category or "artifact")
         for file in event.files:
             self.check_kept(file)
             artifact.add_file(file.at, name=file.path.removeprefix(f"{event.tag}/"))
@@ -69,7 +93,9 @@ class OwnForms(Backend):
             run.sdk._public_api()  # as for a table
         aliases = [Names(_ALIAS, 128)(alias) for alias in event.aliases]
         run.log_artifact(artifact, aliases)
-        run.want(event, Artifact(run, event.tag, artifact._client_id, lambda: (artifact, aliases), known=True))
+        need = Artifact(run, event.tag, artifact._client_id, lambda: (artifact, aliases), known=True)
+        run.want(event, need)
+        return need, aliases
 
     def log_tags(self, event: ev.Tags) -> None:
         run, _ = self._opened()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.rows import WALL_TOLERANCE
 from tracelet_shim.backends.shared.seen import Seen
+from tracelet_shim.backends.wandb.samples import line_of
 
 __all__ = ["Found", "There", "end_of_logs", "logs_of", "remove_begun"]
 
@@ -28,6 +29,8 @@ TAIL = 32 << 20
 
 _BLOCK, _LOG_HEADER, _PIECE = 1 << 15, 7, struct.Struct("<IHB")
 
+_SAMPLE = "\0"
+"""What the keys of system metrics begin with here; those of rows cannot."""
 _Name = tuple[str, int, str]
 
 
@@ -77,6 +80,10 @@ class There:
         media = self._media.get((key, event.step), [])
         return min(media, key=lambda each: abs(each[0] - event.wall_time), default=(0.0, _A_NUMBER))[1]
 
+    def take_sample(self, key: str, value: float, when: float) -> bool:
+        """Return whether an earlier log has this value of a sample of the system metrics, which is then told off."""
+        return self._seen.take((f"{_SAMPLE}{key}", 0, _identity(value)), when)
+
     def passed(self, events: int) -> None:
         """So many events have been written."""
         self._left -= events
@@ -90,7 +97,7 @@ def _identity(value: Any) -> str:
     return repr(float(value)) if isinstance(value, (int, float)) else ""
 
 
-def end_of_logs(folder: str, run_id: str, there: int | None, most: int) -> There:
+def end_of_logs(folder: str, run_id: str, there: int | None, most: int, samples_there: int = 0) -> There:
     """Return what is there of the end of a run.
 
     Offline, where `there` is None, that is what the last log before this one has that has any rows; online, what all of them have
@@ -101,13 +108,17 @@ def end_of_logs(folder: str, run_id: str, there: int | None, most: int) -> There
         run_id: the run's.
         there: W&B's step (``_step``) behind that of the last row that the server has.
         most: so many values may come again.
+        samples_there: how many samples of the system metrics the server has.
     """
     logs = logs_of(folder, run_id)
     found: dict[int, tuple[Path, dict[str, Any]]] = {}
+    samples: dict[int, Any] = {}
     for log in logs if there is not None else reversed(logs):
-        if found and there is None:  # one before it may have nothing: a try to go on that was killed, too
+        if (found or samples) and there is None:  # one before it may have nothing: a try to go on that was killed, too
             break
-        for place, row in enumerate(map(_row_of, _histories(log))):
+        rows, own_samples = _read(log)
+        samples.update((line, stats) for line, stats in own_samples if there is None or line < samples_there)
+        for place, row in enumerate(rows):
             at = int(row.get("_step", place))
             if there is None or at < there:
                 found.pop(at, None)
@@ -119,10 +130,12 @@ def end_of_logs(folder: str, run_id: str, there: int | None, most: int) -> There
         when = float(row.pop("_timestamp", math.nan))
         for key, value in row.items():
             if isinstance(step, int) and not key.startswith("_"):
-                number = float(value) if value in ("NaN", "Infinity", "-Infinity") else value
-                values.append(((key, step, _identity(number)), when))
+                values.append(((key, step, _identity(_number(value))), when))
                 if isinstance(value, _Parts):
                     media.setdefault((key, step), []).append((when, Found(files, value.files, value.artifacts)))
+    for stats in samples.values():
+        when = stats.timestamp.ToNanoseconds() / 1e9
+        values.extend(((f"{_SAMPLE}{item.key}", 0, _identity(_number(json.loads(item.value_json)))), when) for item in stats.item)
     return There(values, media, most)
 
 
@@ -165,8 +178,23 @@ def _row_of(history: Any) -> dict[str, Any]:
     return row
 
 
-def _histories(log: Path) -> Iterator[Any]:
-    """Yield the rows at the end of a log, as far as they are whole."""
+def _number(value: Any) -> Any:
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+
+
+def _read(log: Path) -> tuple[list[dict[str, Any]], list[tuple[int, Any]]]:
+    """Return the rows at the end of a log, and the samples, with their lines."""
+    rows, samples = [], []
+    for record in _records(log):
+        if record.HasField("history"):
+            rows.append(_row_of(record.history))
+        elif record.HasField("stats") and (line := line_of(record)) is not None:
+            samples.append((line, record.stats))
+    return rows, samples
+
+
+def _records(log: Path) -> Iterator[Any]:
+    """Yield the records at the end of a log, as far as they are whole."""
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
@@ -193,8 +221,7 @@ def _histories(log: Path) -> Iterator[Any]:
                 parsed = wandb_internal_pb2.Record.FromString(record)
             except DecodeError:
                 return
-            if parsed.HasField("history"):
-                yield parsed.history
+            yield parsed
 
 
 def remove_begun(folder: str, run_id: str) -> None:

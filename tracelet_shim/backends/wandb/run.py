@@ -18,25 +18,33 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Status
+from tracelet_shim.backends.shared.rows import Keys, rows
 from tracelet_shim.backends.shared.values import plain
-from tracelet_shim.backends.wandb import fast
+from tracelet_shim.backends.wandb import fast, needs
 from tracelet_shim.backends.wandb.media import table_of
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Rows
 from tracelet_shim.backends.wandb.process import restart_service
 from tracelet_shim.backends.wandb.resume import There, logs_of
+from tracelet_shim.backends.wandb.samples import Samples
 from tracelet_shim.backends.wandb.server import Server
 from tracelet_shim.backends.wandb.service_log import ServiceLog
+from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["Run", "Want", "rows_before", "step_there"]
 
 _EXIT_CODES = {"finished": 0, "failed": 1, "killed": 255}  # 255 is what W&B itself sends after Ctrl-C (exit_hooks.py)
 LATELY_SECONDS = 60.0
 """A server has taken in by then what it got: much more than it takes W&B's (wandb/wandb, pull request 12421: two to four)."""
+
+
+Before = tuple[int, int]
+"""Rows and samples."""
 
 
 class Want(NamedTuple):
@@ -62,6 +70,7 @@ class Run:
         about: what is worth knowing of it, beside its parameters; the config has it under ``tracelet/``.
         there: rows that come again, since an earlier log has them.
         fast: hands many rows over at a time, if `accelerate` was called and the SDK allows it.
+        samples: hands over system metrics, likewise.
         told: its parameters, as they were last told.
         server: is asked what it has of it; None offline.
         log: what W&B's service says of it; None offline.
@@ -78,6 +87,7 @@ class Run:
         self.about: dict[str, Any] = {}
         self.there = There()
         self.fast: fast.Rows | None = None
+        self.samples: Samples | None = None
         self.told: dict[str, Any] = {}
         asks = not (self.offline or sdk.disabled)
         self.server = Server(sdk) if asks else None
@@ -94,6 +104,11 @@ class Run:
     @property
     def ended(self) -> bool:
         return bool(self.sdk._is_finished)
+
+    @property
+    def was_there(self) -> bool:
+        """True if W&B's service, when it opened the run, was told of something that the server has of it."""
+        return bool(self.sdk._local_step or self.sdk.resumed)
 
     def ended_for(self) -> float:
         """Return for how many seconds it has been known here that it has ended."""
@@ -114,10 +129,39 @@ class Run:
             self.sdk.define_metric("*", step_metric="global_step")
 
     def accelerate(self) -> None:
-        """Have rows of numbers handed over many at a time, if the installed SDK is a known one."""
+        """Have rows of numbers handed over many at a time, and system metrics as such, if the installed SDK is a known one."""
         self.fast = fast.Rows.of(self.sdk)
+        self.samples = Samples.of(self.sdk)
 
     # -- rows -------------------------------------------------------------------------------------------------------
+
+    def scalars(self, events: Sequence[ev.Scalar], keys: Keys) -> Iterator[int]:
+        """Log scalars, in their order; yield how many have been handed over since the last time."""
+        for are_samples, group in groupby(events, self._is_sample):
+            some = list(group)
+            if are_samples:
+                self._log_samples(some)
+                yield len(some)
+            elif self.takes_many:
+                self.rows(rows(some, keys))
+                yield len(some)
+            else:
+                for first, values in rows(some, keys):
+                    self.row(first, values)
+                    yield len(values)
+
+    def _is_sample(self, event: ev.Scalar) -> bool:
+        own = event.writer and is_sample(event.record.file, event.writer)  # nearly all have none
+        return bool(own and self.samples is not None and self.samples.takes(event.wall_time))
+
+    def _log_samples(self, events: Sequence[ev.Scalar]) -> None:
+        assert self.samples is not None
+        for first, values in rows(events, Keys(lambda event: event.tag)):
+            when = first.wall_time
+            new = {key: value for key, value in values.items() if not (self.there and self.there.take_sample(key, value, when))}
+            if new:
+                self.samples.publish(when, new)
+        self.want(events[-1], needs.Samples(self, self.samples.line))
 
     @property
     def takes_many(self) -> bool:
@@ -129,11 +173,11 @@ class Run:
         assert self.fast is not None
         self.fast.publish([_row(first, values) for first, values in found])
 
-    def step_there(self, before: int | None = None) -> int | None:
+    def step_there(self, before: Before | None = None) -> int | None:
         """At the beginning: return W&B's step behind that of the last row that the server has; None offline.
 
         Args:
-            before: the rows that it had before the run was opened, if that is known.
+            before: the rows and samples that it had before the run was opened, if that is known.
 
         Raises:
             ConnectionError: it does not say, or has more by now. W&B's service was told how many there are when it opened the
@@ -142,8 +186,10 @@ class Run:
         if self.server is None:
             return None
         held = self.server.there()
-        if before is not None and held.rows != before:
+        if before is not None and (held.rows, held.samples) != before:
             raise ConnectionError("W&B's server may still be taking in what it got before")
+        if self.samples is not None:
+            self.samples.line = held.samples
         self.ahead = self.sdk._local_step - held.rows
         return held.step
 
@@ -239,21 +285,24 @@ class Run:
         return None
 
 
-def rows_before(run: Run | None, resume: str | None) -> int | None:
-    """Return how many rows the server has, before `run` is opened once more; None if nobody knows.
+def rows_before(run: Run | None, resume: str | None) -> Before | None:
+    """Return how many rows and samples the server has, before `run` is opened once more; None if nobody knows.
 
     Raises:
         ConnectionError: it does not say.
     """
-    return run.server.there().rows if run is not None and run.server is not None and resume in (None, run.id) else None
+    if run is None or run.server is None or resume not in (None, run.id):
+        return None
+    held = run.server.there()
+    return held.rows, held.samples
 
 
-def step_there(run: Run, before: int | None) -> int | None:
+def step_there(run: Run, before: Before | None) -> int | None:
     """As of `Run.step_there`, of a run of ours; if an earlier process has written lately, `before` has to be known. After an
     error it is to be opened once more, by another service."""
     written = [log.stat().st_mtime for log in logs_of(run.folder, run.id)]
     if before is None and any(time.time() - when < LATELY_SECONDS for when in written):
-        before = -1
+        before = -1, -1
     try:
         return run.step_there(before)
     except ConnectionError:

@@ -6,7 +6,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tracelet_shim.backends.wandb.links import Target
 
 __all__ = ["MOST_NAMES", "Held", "Server", "same_value"]
 
@@ -24,10 +27,22 @@ query TraceletRun($entity: String!, $project: String!, $run: String!, $names: [S
       files(names: $names, first: $first) @include(if: $files) { edges { node { name sizeBytes md5 } } }
     }
   }
-  model(name: $project, entityName: $entity) @include(if: $tail) { bucket(name: $run, missingOk: true) { historyTail } }
+  model(name: $project, entityName: $entity) @include(if: $tail) {
+    bucket(name: $run, missingOk: true) { historyTail eventsLineCount }
+  }
 }
 """
 """`apis/public/runs.py`, RUN_FRAGMENT; `apis/public/files.py`, FILE_FRAGMENT; and what the service asks when a run is resumed."""
+_LINK = "mutation TraceletLink($input: LinkArtifactInput!) { linkArtifact(input: $input) { versionIndex } }"
+_ORGANIZATION = """
+query TraceletOrganization($entity: String!) {
+  entity(name: $entity) {
+    organization { name orgEntity { name } }
+    user { organizations { name orgEntity { name } } }
+  }
+}
+"""
+"""`sdk/artifacts/_generated/operations.py`, LINK_ARTIFACT_GQL and FETCH_ORG_INFO_FROM_ENTITY_GQL."""
 
 
 class Held(NamedTuple):
@@ -36,6 +51,7 @@ class Held(NamedTuple):
     Attributes:
         rows: how many rows.
         step: W&B's step behind that of the last row, if that was asked for: not the same where the user leaves out steps.
+        samples: how many lines of system metrics, if that was asked for.
         files: of the files that were asked for, those that are there: (bytes, MD5 in base 64).
         params: the config, if that was asked for.
         artifacts: of the artifacts that were asked for, those that are there: the ids that the client gave them.
@@ -43,6 +59,7 @@ class Held(NamedTuple):
 
     rows: int
     step: int
+    samples: int
     files: Mapping[str, tuple[int, str]]
     params: Mapping[str, Any]
     artifacts: frozenset[str]
@@ -67,11 +84,12 @@ class Server:
         self._credentials = Path(settings.credentials_file) if settings.identity_token_file else None
         self._verify = not settings.insecure_disable_ssl
         self._proxies = {scheme: proxy for scheme in ("http", "https") if (proxy := getattr(settings, f"{scheme}_proxy"))}
+        self._ids: dict[str, str] = {}  # the server's, of artifacts, by that of the client
         self.can_ask = bool(self._key or self._credentials)
         self.problem: str | None = None
 
     def ask(
-        self, files: Sequence[str] = (), artifacts: Sequence[str] = (), *, params: bool = False, step: bool = False
+        self, files: Sequence[str] = (), artifacts: Sequence[str] = (), *, params: bool = False, tail: bool = False
     ) -> Held | None:
         """Return what is there; None if that is not said (`problem`).
 
@@ -79,7 +97,7 @@ class Server:
             files: names that are asked for, at most `MOST_NAMES`.
             artifacts: ids that are asked for.
             params: ask for the config, too.
-            step: ask for the step of the last row, too.
+            tail: ask for the step of the last row and for the number of samples, too.
         """
         import requests
 
@@ -88,14 +106,15 @@ class Server:
             found = self._query(
                 "TraceletRun", _RUN,
                 {**self._where, "names": names, "first": max(len(names), 1), "params": params, "files": bool(names),
-                 "tail": step},
+                 "tail": tail},
             )  # fmt: skip
             run = found["project"]["run"]
             edges = (run.get("files") or {"edges": []})["edges"]
             there = {node["name"]: (int(node["sizeBytes"] or 0), str(node["md5"])) for node in (edge["node"] for edge in edges)}
             held = Held(
                 int(run["historyLineCount"]),
-                _behind_last(found["model"]["bucket"]) if step else 0,
+                _behind_last(found["model"]["bucket"]) if tail else 0,
+                int(found["model"]["bucket"]["eventsLineCount"] or 0) if tail else 0,
                 {name: about for name, about in there.items() if about[1] != "0"},  # the SDK's sign of one that is not there
                 json.loads(run.get("config") or "{}"),
                 self._committed(artifacts[:_MOST_ARTIFACTS]) if artifacts else frozenset(),
@@ -111,12 +130,12 @@ class Server:
         return None
 
     def there(self) -> Held:
-        """Return how many rows there are, and their last step.
+        """Return how many rows there are, and their last step, and how many samples.
 
         Raises:
             ConnectionError: the server does not say.
         """
-        held = self.ask(step=True)
+        held = self.ask(tail=True)
         if held is None:
             raise ConnectionError(f"W&B's server does not say what it has of the run: {self.problem}")
         return held
@@ -125,8 +144,46 @@ class Server:
         """Return which artifacts are whole, of those with these ids of ours: first the server's ids are asked for."""
         ids = self._each("clientIDMapping(clientID: ", "serverID", clients)
         known = {client: found["serverID"] for client, found in ids.items() if found and found.get("serverID")}
+        self._ids |= known
         states = self._each("artifact(id: ", "state", list(known.values()))
         return frozenset(client for client, number in known.items() if (states.get(number) or {}).get("state") == "COMMITTED")
+
+    def link(self, client: str, target: Target, aliases: Sequence[str]) -> None:
+        """Link an artifact that is whole, with its aliases, into a collection, which is made if need be. One that is there is not
+        linked again.
+
+        Args:
+            client: the id that the SDK has given it.
+            target: the collection.
+            aliases: what its version there is called.
+
+        Raises:
+            RequestException: there was no answer, or one with an error of HTTP.
+            ValueError: the server does not do it.
+        """
+        entity, project = target.entity or self._where["entity"], target.project or self._where["project"]
+        if target.is_registry:
+            entity = self._organization(target.entity)
+        given = {
+            "artifactID": self._ids[client], "artifactPortfolioName": target.name, "entityName": entity, "projectName": project,
+            "aliases": [{"artifactCollectionName": target.name, "alias": alias} for alias in aliases],
+        }  # fmt: skip
+        self._query("TraceletLink", _LINK, {"input": given})
+
+    def _organization(self, wanted: str | None) -> str:
+        """Return the entity of the organization whose registries are meant (`sdk/artifacts/_gqlutils.py`, `_resolve_org_info`).
+
+        Raises:
+            ValueError: there is none, or several and none is named.
+        """
+        about = self._query("TraceletOrganization", _ORGANIZATION, {"entity": self._where["entity"]})["entity"] or {}
+        every = [about.get("organization"), *((about.get("user") or {}).get("organizations") or ())]
+        found = {each["orgEntity"]["name"]: each["name"] for each in every if each and each.get("orgEntity")}
+        names = [str(entity) for entity, name in found.items() if wanted in (None, entity, name)]
+        if len(names) != 1:
+            who = f"of {self._where['entity']}" + (f" called {wanted}" if wanted else "")
+            raise ValueError(f"there is no organization {who}" if not names else f"which organization {who} is not said")
+        return names[0]
 
     def _each(self, call: str, field: str, ids: Sequence[str]) -> dict[str, Any]:
         """Ask the same of each id, in one request."""

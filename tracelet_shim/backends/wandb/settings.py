@@ -24,6 +24,7 @@ OPTIONS: Mapping[str, str] = {
     "base_url": "address of the W&B server",
     "group": "name that joins several runs",
     "job_type": "kind of run, e.g. train",
+    "registry": "registry that register_as links models into; default: model",
     "settings": "further fields of wandb.Settings, as a dict (or JSON text)",
 }
 PARSERS: Mapping[str, Parser] = {"mode": choice("online", "offline", "disabled"), "dir": directory, "settings": mapping}

@@ -1,0 +1,75 @@
+"""Artifacts that MLflow gives back: of a run (``runs:/ID/path``, or the name of one of the session's own run), of a registered
+or a logged model (``models:/...``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
+from tracelet_shim.backends.mlflow import settings
+from tracelet_shim.backends.mlflow.errors import refused_as
+from tracelet_shim.backends.mlflow.file import path_of
+from tracelet_shim.backends.shared.environment import variables
+from tracelet_shim.backends.shared.names import file_names
+
+__all__ = ["fetch"]
+
+_MODELS, _RUNS = "models:/", "runs:/"
+_FORMS = f"{_RUNS}RUN_ID/PATH and {_MODELS}NAME@ALIAS or {_MODELS}NAME/VERSION are found in any run"
+
+
+def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -> Fetched:
+    """As `Backend.fetch`."""
+    if run.program.pid != os.getpid():
+        settings.prepare_relay()
+    uri = settings.tracking_uri(options, run.program.cwd)
+    file = path_of(uri)
+    if file is not None and not file.exists():  # a client would make it
+        raise NoSuchArtifactError(f"there is no store {file}")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with settings.readable_errors(uri), variables({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+            if name.startswith(_MODELS):
+                return _model(uri, name, directory)
+            return _of_a_run(uri, run, name, directory)
+    except MlflowException as error:
+        status, _ = refused_as(error) or (0, False)
+        if status == 404 or error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise NoSuchArtifactError(str(error).partition("\n")[0]) from error
+        raise
+
+
+def _of_a_run(uri: str, run: RunInfo, name: str, directory: str) -> Fetched:
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    if not name.startswith(_RUNS):
+        if run.resume is None:
+            raise NoSuchArtifactError(f"no run of this session is open, in which a name alone is looked for; {_FORMS}")
+        path = f"artifacts/{file_names()(name)}"
+        folder = path.rpartition("/")[0]
+        if path not in [one.path for one in MlflowClient(tracking_uri=uri).list_artifacts(run.resume, folder)]:
+            raise NoSuchArtifactError(f"run {run.resume} has no artifact {name!r}; {_FORMS}")
+        name = f"{_RUNS}{run.resume}/{path}"
+    return Fetched(download_artifacts(artifact_uri=name, dst_path=directory, tracking_uri=uri), name)
+
+
+def _model(uri: str, name: str, directory: str) -> Fetched:
+    """Get a model, or a file of it. An alias, a stage and ``latest`` become the version that they are now."""
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+    first, *rest = name.removeprefix(_MODELS).split("/")
+    if "@" not in first and rest:
+        first, rest = f"{first}/{rest[0]}", rest[1:]
+    client = MlflowClient(tracking_uri=uri, registry_uri=registry)
+    exactly = "/".join(map(str, get_model_name_and_version(client, _MODELS + first)))
+    identity = "/".join([_MODELS + exactly, *rest])
+    place = os.path.join(directory, file_names()(first.partition("@")[0].partition("/")[0]))
+    path = download_artifacts(artifact_uri=identity, dst_path=place, tracking_uri=uri, registry_uri=registry)
+    return Fetched(path, identity)
