@@ -237,8 +237,8 @@ class Backend(Fetches, Notices, ABC):
         """Open, resume or join the tracker's run."""
 
     def abandon(self) -> None:  # most trackers make a store of their own, and have to come to an end with that
-        """The process ends, and `open` has not returned. Called from another thread, once: end what would go on opening the
-        run beside whoever resumes it, unless something half made would stay. `open` is waited for after that."""
+        """The process ends, and `open` has not returned. Called from another thread, once, before `open` is waited for: end what
+        would go on opening the run beside whoever resumes it, unless something half made would stay."""
 
     @abstractmethod
     def close(self, status: Status) -> None:

@@ -41,7 +41,6 @@ from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
-from tracelet_shim.common.text import as_utf8
 from tracelet_shim.errors import EventRejectedError
 from tracelet_shim.eventfiles.own_files import is_own, is_sample
 
@@ -161,23 +160,7 @@ class AimBackend(Backend):
             self._run = started = self._start(hash_of(run), name, run.started, fast=not repository.is_remote)
         else:
             self._run = started = Run(theirs, self._names, fast=not repository.is_remote, is_users=True)
-        if run.notes and not (theirs is not None and started.native.description):
-            started.describe(run.notes)
-        for key, value in run.tags.items():
-            started.tag(f"{key}={value}" if value else key)
-        if started.resumed:
-            for state in ("failed", "killed"):
-                started.untag(state)
-        if run.group:
-            started.set("group", run.group)
-        program = run.program.readable()
-        started.say({
-            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root and as_utf8(run.root),
-            "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
-        })  # fmt: skip
-        started.set_params(run.config)
-        if theirs is None:
-            started.set("status", "running")
+        started.introduce(run)
         if place := self.given.get("artifacts_uri"):
             started.keep_files_at(str(place))
         elif started.files_at is None and (place := repository.artifacts_uri()):
@@ -258,8 +241,8 @@ class AimBackend(Backend):
             if self._repository.is_remote:  # whoever drops it must not wait for the server
                 self._repository.abandon()
             raise
+        joined.let_go(self._run.native)
         self._run = None
-        joined.let_go(run_hash)
         try:
             self._repository.index(run_hash)
         finally:
