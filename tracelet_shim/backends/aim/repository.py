@@ -61,6 +61,7 @@ class Repository:
         self.is_remote = bool(self.native.is_remote_repo)
         self._finalizers: list[Any] = []
         self._indexed = float("-inf")
+        self._indexer: Any = None
 
     def url(self) -> str:
         return self._where if self.is_remote else f"aim up --repo {self.native.root_path}"
@@ -128,12 +129,10 @@ class Repository:
         """Put a run into the repository's index, through which Aim's API finds runs; `aim up` would do it, too."""
         if self.is_remote:
             return
-        from aim.sdk.index_manager import RepoIndexManager
-
-        manager = RepoIndexManager(self.native)
+        self._indexer = self._indexer or _indexer(self.native)
         for _ in range(10):
             try:
-                manager.index(run_hash)
+                self._indexer.index(run_hash)
                 break
             except Exception as error:
                 if not self._is_transient(error):
@@ -182,6 +181,35 @@ def _connected(where: str) -> Any:
         raise
     finally:
         repo.Client = original
+
+
+class _Unwatching:
+    """Stands where Aim has an observer of files: with watchdog 7 each has a thread and an inotify instance from its beginning, of
+    which a user has 128."""
+
+    def schedule(self, *_: Any, **__: Any) -> None:
+        """Nothing is looked at."""
+
+    def unschedule(self, *_: Any) -> None:
+        """Nothing was looked at."""
+
+
+def _indexer(repo: Any) -> Any:
+    """Return what puts runs into a repository's index when it is told to."""
+    from aim.sdk import index_manager as sdk
+
+    def instead(original: Any) -> Any:
+        return lambda *args, **kwargs: _Unwatching() if threading.get_ident() == thread else original(*args, **kwargs)
+
+    thread, names = threading.get_ident(), ("Observer", "PollingObserver")
+    originals = {name: getattr(sdk, name) for name in names if hasattr(sdk, name)}
+    try:
+        for name, original in originals.items():
+            setattr(sdk, name, instead(original))
+        return sdk.RepoIndexManager(repo)
+    finally:
+        for name, original in originals.items():
+            setattr(sdk, name, original)
 
 
 @contextmanager
