@@ -183,6 +183,10 @@ class Recorder:
         except Exception as error:
             self._tell(f"{what}-{type(error).__name__}", f"{what}() could not be taken: {error}")
 
+    def leave_out(self, what: str, which: str, error: Exception) -> None:
+        """Tell of a part of what a method was called with that cannot be taken; the others are."""
+        self._tell(f"{what}-{type(error).__name__}", f"{what}() leaves out {which}: {error}")
+
     def step(self, given: int | None) -> int:
         """Return the step of metrics: as it was given, else one more than the latest one."""
         with self._lock:
@@ -196,7 +200,10 @@ class Recorder:
         Raises:
             OSError, ValueError: as of `snapshots`.
         """
-        found = snapshots.files_of(path, name)
+        found, left_out = snapshots.files_of(path, name)
+        if left_out:
+            more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            self._tell("left-out", f"log_artifact() leaves out {left_out[0]}{more}, which is no regular file")
         with self._moving:
             with self._lock:
                 store = self._file(runs).store

@@ -18,7 +18,7 @@ from tests.backends.wandb.test_wandb import directory, session  # noqa: F401
 from tests.conftest import RunPython
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
-from tests.sample_events import WALL, Maker
+from tests.sample_events import WALL, Maker, run_info
 from tests.servers.fixtures import Serve
 from tests.servers.harness import Server
 from tests.test_system_metrics import scalars
@@ -238,6 +238,56 @@ reach("second"); wait_for("well")
     (model,) = server.state["artifacts"]
     assert linked == {"versions": [model], "aliases": {"prod": model}}
     server.check_understood()
+
+
+USING = """
+import pathlib
+import tracelet_shim as tracelet
+session = tracelet.start_logging("wandb", project="own", strict=True, exit_timeout=120, delivery={hosting!r})
+for content in ("first", "second"):
+    pathlib.Path("my data.txt").write_text(content)
+    session.log_artifact("my data.txt", aliases=[content])
+    session.log_model("my data.txt", "net", register_as="nets", aliases=[content])
+assert session.flush(60)
+names = ("my data.txt", "my_x20_data.txt:v0", "own/net:first", "standin/own/net", "org/wandb-registry-model/nets:first")
+for name in names:
+    path = session.use_artifact(name, from_="wandb")
+    print(name, "=", *((f.name, f.read_text()) for f in ([path] if path.is_file() else sorted(path.iterdir()))))
+assert session.use_artifact("my data.txt").read_text() == "second"
+try:
+    session.use_artifact("nothing", from_="wandb")
+except tracelet.ArtifactError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosting", ["process", "thread"])
+def test_artifacts_are_given_back(run_python: RunPython, serve: Serve, hosting: str) -> None:
+    """By the name that they were logged by, or W&B's path, also of a registry; and they are inputs of the run, once each."""
+    server = serve("wandb")
+    env = {name: value for name, value in server.env.items() if value is not None}
+    done = run_python(USING.format(hosting=hosting), env={**env, "WANDB_MODE": "online"})
+    assert [line for line in done.stdout.splitlines() if " = " in line] == [
+        "my data.txt = ('my data.txt', 'second')", "my_x20_data.txt:v0 = ('my data.txt', 'first')",
+        "own/net:first = ('my data.txt', 'first')", "standin/own/net = ('my data.txt', 'second')",
+        "org/wandb-registry-model/nets:first = ('my data.txt', 'first')",
+    ]  # fmt: skip
+    assert "there is no artifact 'nothing' in the project 'own'" in done.stdout
+    state, run = server.state, server.run()
+    numbers = {(made["name"], min({*made["aliases"]} - {"latest"})): number for number, made in state["artifacts"].items()}
+    used = [numbers[name, content] for name in ("my_x20_data.txt", "net") for content in ("first", "second")]
+    assert sorted(run["used"]) == sorted(used)
+    about = {key.removeprefix("tracelet/used/"): each["value"] for key, each in run["config"].items() if "tracelet/used/" in key}
+    assert about["standin/own/net"]["identity"] == "standin/own/net:v1"
+    assert about["org/wandb-registry-model/nets:first"]["identity"] == "org-entity/wandb-registry-model/nets:v0"
+    assert (about["my data.txt"]["from"], about["my_x20_data.txt:v0"]["from"]) == ("", "wandb")
+    server.check_understood()
+
+
+def test_nothing_is_given_back_offline() -> None:
+    """The reason is said without asking anybody."""
+    assert WandbBackend.cannot_fetch({"mode": "offline"}, run_info()) == "W&B gives no artifact back offline"
 
 
 MEASURED = """

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, RunInfo
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.backends.shared.values import plain, utf8
+from tracelet_shim.backends.wandb.fetching import cannot_fetch, fetch
 from tracelet_shim.backends.wandb.limits import ARTIFACT, labels
-from tracelet_shim.backends.wandb.links import Link, Target
+from tracelet_shim.backends.wandb.links import Link, OwnInput, StoredInput, Target
 from tracelet_shim.backends.wandb.needs import Artifact
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Alert: Capability(
         Level.NATIVE, "alert, its title cut at 64 characters; and a file, since W&B does not say whether it has sent one"
     ),
+    ev.Used: Capability(Level.NATIVE, "input of the run, and its config; offline, or of another tracker, the config alone"),
     ev.Blob: Capability(Level.FILE, "saved with the run"),
 }
 _ALIAS = r"[/:\x00-\x1f\x7f\ud800-\udfff]|^v(?=\d+\Z)|^l(?=atest\Z)"
@@ -45,7 +48,10 @@ _LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 class OwnForms(Backend):
     """The part of the backend that shows them."""
 
+    fetch, cannot_fetch = staticmethod(fetch), staticmethod(cannot_fetch)
     _info: RunInfo | None
+    _logged: Mapping[str, Artifact] = {}
+    """The latest artifact of each name."""
 
     def _opened(self) -> tuple[Run, Settling]:
         raise NotImplementedError
@@ -95,7 +101,23 @@ class OwnForms(Backend):
         run.log_artifact(artifact, aliases)
         need = Artifact(run, event.tag, artifact._client_id, lambda: (artifact, aliases), known=True)
         run.want(event, need)
+        self._logged = {**self._logged, event.tag: need}
         return need, aliases
+
+    def log_used(self, event: ev.Used) -> None:
+        run, _ = self._opened()
+        about = {"from": event.tracker, "identity": event.identity, "sha256": event.digest}
+        run.tell({f"tracelet/used/{utf8(event.tag)}": plain(about)}, event)  # which is acknowledged
+
+        def tell(why: str) -> None:
+            self.notice("used", f"an artifact that was used is in the config, but no input of the run: {why}")
+
+        if run.offline:
+            return
+        if event.tracker == self.name:
+            run.want(event, StoredInput(run, event.identity, tell))
+        elif not event.tracker and event.tag in self._logged:
+            run.want(event, OwnInput(self._logged[event.tag], tell))
 
     def log_tags(self, event: ev.Tags) -> None:
         run, _ = self._opened()
