@@ -19,7 +19,6 @@ from tracelet_shim.testing import Reader
 
 _EACH_CHANGE, _EACH_NIGHT = 6, 40
 TRACKERS = ("mlflow", "aim", "tensorboard")
-READERS: list[type[Reader]] = [MLflowReader, AimReader, TensorBoardReader]
 KINDS = ("params", "metrics", "table", "artifact", "tags", "used")
 
 PROGRAM = """
@@ -148,7 +147,8 @@ def test_everything_is_there_once(run_python: RunPython, tmp_path: Path, seed: i
     noted = {int(line) for line in (tmp_path / "notes").read_text().split()} if (tmp_path / "notes").exists() else set()
     if not plan["kills"].startswith("program"):
         assert len(noted) == len(plan["calls"])
-    for reader in [kind(tmp_path) for kind in READERS]:
+    readers: list[Reader] = [MLflowReader(tmp_path), AimReader(tmp_path), TensorBoardReader(tmp_path / "tracelet-runs")]
+    for reader in readers:
         for number, kind in enumerate(plan["calls"]):
             if kind != "used":
                 count = there(reader, number, kind)
