@@ -25,6 +25,8 @@ class UsersRun:
         outlives_program: it lives in the program, and can be continued when that was killed.
         keeps_back: the SDK keeps for some seconds what it is given, and a kill takes that away.
         begin_next: opens the next one as `begin` does, and ends by that the one that is open; None if the SDK does not.
+        begin_again: opens the one with the id ``ids[0]``, called ``r``, after its end; None if that is not possible here.
+        other_ways: other expressions of (begin, end); an empty one is as above.
         is_context: it is a context manager, which knows of an exception that leaves it.
         check_resumed: looks, in the directory that the reader was given, whether what continued it knows it well.
     """
@@ -35,6 +37,8 @@ class UsersRun:
     outlives_program: bool = False
     keeps_back: bool = False
     begin_next: str | None = None
+    begin_again: str | None = None
+    other_ways: tuple[tuple[str, str], ...] = ()
     is_context: bool = False
     check_resumed: Callable[[Path], None] | None = None
 

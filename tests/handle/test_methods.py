@@ -136,14 +136,17 @@ def test_texts_pictures_tables_tags_alerts(log: Log) -> None:
     assert (alert.tag, alert.text, alert.level) == ("odd", "loss is NaN", "warning")
 
 
-def test_an_artifact_is_what_it_was_at_the_call(log: Log, tmp_path: Path) -> None:
-    """Files and directories are kept as they were, and are gone from our state when everything has arrived."""
+def test_an_artifact_is_what_it_was_at_the_call(log: Log, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Files and directories are kept as they were, and are gone from our state when everything has arrived. Of a directory, what
+    is no file is left out, which is said."""
     (tmp_path / "last.pt").write_bytes(b"first")
     (tmp_path / "data" / "deep").mkdir(parents=True)
     (tmp_path / "data" / "deep" / "big.bin").write_bytes(b"\0" * 3_000_000)
     (tmp_path / "data" / "a.txt").write_text("a")
     (tmp_path / "data" / "link").symlink_to(tmp_path / "last.pt")
     os.mkfifo(tmp_path / "data" / "fifo")
+    (tmp_path / "data" / "latest").symlink_to(tmp_path / "gone")
+    (tmp_path / "data" / "other").symlink_to(tmp_path)
     backend = Keeping()
 
     def do(session: tracelet.Session) -> None:
@@ -159,6 +162,7 @@ def test_an_artifact_is_what_it_was_at_the_call(log: Log, tmp_path: Path) -> Non
         "last.pt": b"first", "set/a.txt": b"a", "set/link": b"first", "set/deep/big.bin": b"\0" * 3_000_000,
         "net/last.pt": b"second, longer",
     }  # fmt: skip
+    assert f"leaves out {tmp_path}/data/other, and 2 more" in capfd.readouterr().err
     assert type(file) is type(folder) is ev.Artifact
     assert (folder.tag, folder.category, folder.aliases) == ("set", "dataset", ("best",))
     assert isinstance(model, ev.Model)
@@ -233,6 +237,26 @@ def test_what_cannot_be_taken(log: Log, tmp_path: Path, capfd: pytest.CaptureFix
     assert "nowhere-either" not in said
     rest = log(lambda session: (session.log_params(3), session.log_metrics({"a": 1})), strict=False)
     assert [event.path for event in rest] == ["a"]
+
+
+def test_what_is_no_number_is_left_out(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    """The numbers beside it are logged; a table within gives names with dots."""
+
+    def do(session: tracelet.Session) -> None:
+        session.log_metrics({"bad": "high", "good": 1, "sub": {"a": np.float32(2), "none": None}}, step=3)
+        session.set_summary({"when": "epoch 3", "best": 0.5})
+        session.set_summary({"all": "bad"})
+
+    events = log(do, strict=False)
+    summary = events.pop()
+    assert isinstance(summary, ev.HParams)
+    assert summary.metrics == {"best": 0.5}
+    assert {(event.tag, event.value, event.step) for event in events if isinstance(event, ev.Scalar)} == {
+        ("good", 1, 3), ("sub.a", 2, 3),
+    }  # fmt: skip
+    said = capfd.readouterr().err
+    assert "log_metrics() leaves out 'bad', str 'high', which is no number" in said
+    assert "set_summary() leaves out 'when', str 'epoch 3'" in said
 
 
 def test_many_threads(log: Log) -> None:

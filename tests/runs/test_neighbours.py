@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -113,6 +114,67 @@ def test_a_run_that_ends_with_the_begin_of_the_next(name: str, run_python: RunPy
     runs = ids(done.stdout)
     assert [points(name, tmp_path, run) for run in runs] == [logged(0, 60 + k) for k in range(3)]
     assert set(TRACKERS[name].reader(tmp_path).run_ids()) == set(runs)
+
+
+AGAIN = """
+run = begin("r")
+ids = [RUN_ID]
+first = log("first")
+END
+run = OPEN_AGAIN
+assert RUN_ID == ids[0]
+second = log("second", points=20)
+log("first", 60, 20, first)
+END
+print("ids", json.dumps(ids))
+"""
+
+
+@pytest.mark.parametrize("name", [name for name in TRACKERS if users_run(name).begin_again])
+def test_a_run_that_is_opened_again(name: str, run_python: RunPython, tmp_path: Path) -> None:
+    """It has what its first and its later writers log then."""
+    text = AGAIN.replace("OPEN_AGAIN", users_run(name).begin_again or "")
+    done = run_python(program(name, text), env=environment(name, tmp_path), timeout=400)
+    (run,) = ids(done.stdout)
+    assert points(name, tmp_path, run) == logged(0, 80)
+    second = TRACKERS[name].reader(tmp_path, run).scalars("second", "loss")
+    assert sorted((point.step, point.value) for point in second) == logged(0, 20)
+    assert TRACKERS[name].reader(tmp_path).run_ids() == [run]
+
+
+FOLDS = """
+import tracelet_shim
+
+with open("data.txt", "w") as file:
+    file.write("content")
+
+found = []
+for k in range(2):
+    run = begin(f"fold{k}")
+    found.append(RUN_ID)
+    tracelet_shim.get_session().log_params({"fold": k})  # before there is a writer in this run
+    tracelet_shim.get_session().log_artifact("data.txt")
+    log(f"fold{k}", points=20 + k).close()
+    tracelet_shim.get_session().log_table("errors", [{"image": 17 + k}])
+    END
+print("ids", json.dumps(found))
+"""
+
+
+@every_tracker
+def test_what_describes_a_fold(name: str, run_python: RunPython, tmp_path: Path) -> None:
+    """What is logged through the session before the first writer of a run waits for that one, and is in that run."""
+    done = run_python(program(name, FOLDS), env=environment(name, tmp_path), timeout=400)
+    runs = ids(done.stdout)
+    for k, run in enumerate(runs):
+        assert {key: str(value) for key, value in TRACKERS[name].reader(tmp_path, run).params().items()} == {"fold": str(k)}
+        assert points(name, tmp_path, run) == logged(0, 20 + k)
+    assert set(TRACKERS[name].reader(tmp_path).run_ids()) == set(runs)
+    if name == "mlflow":
+        for k, run in enumerate(runs):
+            (table,) = (tmp_path / "mlruns" / "0" / run / "artifacts" / "tables").rglob("*.json")
+            assert json.loads(table.read_text()) == {"columns": ["image"], "data": [[17 + k]]}
+            assert (tmp_path / "mlruns" / "0" / run / "artifacts" / "artifacts" / "data.txt").read_text() == "content"
 
 
 FAILS = """

@@ -237,8 +237,8 @@ class Backend(Fetches, Notices, ABC):
         """Open, resume or join the tracker's run."""
 
     def abandon(self) -> None:  # most trackers make a store of their own, and have to come to an end with that
-        """The process ends, and `open` has not returned. Called from another thread, once: end what would go on opening the
-        run beside whoever resumes it, unless something half made would stay. `open` is waited for after that."""
+        """The process ends, and `open` has not returned. Called from another thread, once, before `open` is waited for: end what
+        would go on opening the run beside whoever resumes it, unless something half made would stay."""
 
     @abstractmethod
     def close(self, status: Status) -> None:
@@ -423,10 +423,9 @@ class Backend(Fetches, Notices, ABC):
 
         ``=`` never stands in a mapped tag, so no tag can take the place of another tag's file or folder.
         """
-        name = self._paths(event.path)
         record = f"{event.record.file}\0{event.record.position}\0{event.record.index}"
         digest = hashlib.blake2s(record.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-        return f"{files.FOLDERS[event.kind]}/{name}/step={event.step:08d}_{digest}"
+        return f"{files.FOLDERS[event.kind]}/{self._paths(event.path)}/step={event.step:08d}_{digest}"
 
     def ended_at(self) -> float:
         """Return when the run ended, in seconds since the epoch."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 _LEVELS = ("info", "warning", "error")
+_SHOWN = 50
+"""Characters of a value that a warning has."""
 
 
 class Handle:
@@ -68,12 +70,15 @@ class Handle:
         self._take("watch_params", make)
 
     def set_summary(self, values: Mapping[str, float]) -> None:
-        """Set final metrics of the run; a name that it has gets the new value."""
+        """Set final metrics of the run, as of `log_metrics`; a name that it has gets the new value. A text is none: it is a tag
+        (`set_tags`)."""
 
-        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+        def make(recorder: Recorder, _: Runs) -> Iterable[Made]:
             from tracelet_shim.eventfiles.own_records import SummaryContent
 
-            yield _own("set_summary", SummaryContent({_name(name): float(value) for name, value in values.items()}))
+            found = _numbers("set_summary", values, recorder)
+            if found:
+                yield _own("set_summary", SummaryContent(found))
 
         self._take("set_summary", make)
 
@@ -91,10 +96,10 @@ class Handle:
         self._take("set_tags", make)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers, as float64.
+        """Log numbers, as float64. What is none is named in a warning, and the others are logged.
 
         Args:
-            metrics: tag -> number, or anything that `float` takes.
+            metrics: tag -> number, or anything that `float` takes. Tables within it become tags with dots.
             step: default: one more than the latest one of this method; at first 0.
         """
 
@@ -102,7 +107,7 @@ class Handle:
             from tracelet_shim.handle import records
             from tracelet_shim.handle.recorder import Made
 
-            values = {_name(tag): float(value) for tag, value in metrics.items()}
+            values = _numbers("log_metrics", metrics, recorder)
             if values:
                 yield Made(records.numbers(values, recorder.step(step), time.time()))
 
@@ -267,6 +272,21 @@ def _name(value: Any) -> str:
     from tracelet_shim.common.text import as_utf8
 
     return as_utf8(str(value))
+
+
+def _numbers(what: str, table: Mapping[Any, Any], recorder: Recorder, prefix: str = "") -> dict[str, float]:
+    """Return the numbers of a table by name, those of tables within it by names with dots; what is none is told."""
+    found: dict[str, float] = {}
+    for key, value in table.items():
+        name = prefix + _name(key)
+        if isinstance(value, Mapping):
+            found |= _numbers(what, value, recorder, f"{name}.")
+            continue
+        try:
+            found[name] = float(value)
+        except Exception as error:  # whatever a tensor of several elements raises
+            recorder.leave_out(what, f"{name!r}, {type(value).__name__} {str(value)[:_SHOWN]!r}, which is no number", error)
+    return found
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, open_file
-from tracelet_shim.eventfiles import tfrecord
+from tracelet_shim.eventfiles import tfrecord, waiting
 from tracelet_shim.eventfiles.own_files import HANDLE, OWN_SUFFIX, store_of
 from tracelet_shim.eventfiles.own_records import ArtifactContent, StoredFile
 from tracelet_shim.handle import downloads, records, snapshots
@@ -45,6 +45,7 @@ class Taker(Protocol):
     """The session, as far as it takes records."""
 
     def active_runs(self) -> Runs: ...
+    def opening(self) -> msg.Open: ...
     def join(self, runs: Runs) -> None: ...
     def add_source(self, path: str, logdir: str, parent: str | None, runs: Runs) -> int: ...
     def publish(self, record: msg.Record) -> None: ...
@@ -116,7 +117,7 @@ class RecordsFile:
         """
         make_directory(directory.parent)
         make_directory(directory)
-        for path in (self.store, self.path):
+        for path in (self.store, waiting.told_at(self.path), self.path):
             if os.path.exists(path):
                 shutil.move(path, directory / os.path.basename(path))
         left = Path(self.path).parent
@@ -182,6 +183,10 @@ class Recorder:
         except Exception as error:
             self._tell(f"{what}-{type(error).__name__}", f"{what}() could not be taken: {error}")
 
+    def leave_out(self, what: str, which: str, error: Exception) -> None:
+        """Tell of a part of what a method was called with that cannot be taken; the others are."""
+        self._tell(f"{what}-{type(error).__name__}", f"{what}() leaves out {which}: {error}")
+
     def step(self, given: int | None) -> int:
         """Return the step of metrics: as it was given, else one more than the latest one."""
         with self._lock:
@@ -195,7 +200,10 @@ class Recorder:
         Raises:
             OSError, ValueError: as of `snapshots`.
         """
-        found = snapshots.files_of(path, name)
+        found, left_out = snapshots.files_of(path, name)
+        if left_out:
+            more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            self._tell("left-out", f"log_artifact() leaves out {left_out[0]}{more}, which is no regular file")
         with self._moving:
             with self._lock:
                 store = self._file(runs).store
@@ -242,6 +250,7 @@ class Recorder:
                 for position, data in enumerate(file.records()):
                     if position:
                         self._taker.publish(msg.Record(file.number, position, data))
+                waiting.forget(file.path)
             except Exception as error:
                 del self._files[runs]
                 text = f"what was logged before the first writer could not be taken: {error}"
@@ -274,7 +283,9 @@ class Recorder:
             self._files[runs] = file
             if root is not None:
                 file.number = self._taker.add_source(file.path, root, None, runs)
-            elif runs:  # so that the end of a run of the user's waits for what is logged into it
+            elif not runs:
+                waiting.tell(file.path, self._taker.opening(), os.getcwd())
+            else:  # so that the end of a run of the user's waits for what is logged into it
                 self._taker.join(runs)
         return file
 

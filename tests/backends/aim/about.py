@@ -21,6 +21,7 @@ ABOUT = About(
     users_run=UsersRun(
         begin="aim.Run(experiment=name, system_tracking_interval=None, capture_terminal_logs=False)", run_id="run.hash",
         end="run.close()", outlives_program=True,
+        begin_again="aim.Run(ids[0], system_tracking_interval=None, capture_terminal_logs=False)",
     ),
     times=times,
 )

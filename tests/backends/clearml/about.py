@@ -22,6 +22,7 @@ ABOUT = About(
         begin="(clearml.Task.force_store_standalone_script(), clearml.Task.init('p', name, reuse_last_task_id=False,"
         " auto_connect_frameworks=False, auto_connect_streams=False, auto_resource_monitoring=False))[1]",
         run_id="run.id", end="run.close()", outlives_program=True,
+        other_ways=(("", "(run.mark_completed(), run.close())"), ("", "clearml.Task.current_task().close()")),
     ),
     own_hook=True,
 )  # fmt: skip

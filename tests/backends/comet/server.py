@@ -281,7 +281,8 @@ class Comet(StandIn):
         if version["state"] != "CLOSED":
             return 400, {"msg": "not final", "code": 400, "sdk_error_code": 90403}
         if reader := given.get("consumerExperimentKey"):
-            version.setdefault("used by", []).append(reader)
+            users = version.setdefault("used by", [])
+            users += [reader] * (reader not in users)
         about = {"artifactId": artifact["id"], "artifactName": name, "artifactType": artifact["type"], "tags": []}
         return 200, {
             "artifact": {**about, "workspaceName": workspace}, "artifactVersion": version["version"], "alias": version["alias"],
@@ -293,7 +294,8 @@ class Comet(StandIn):
         _, _, artifact = self.artifact(given)
         for version in (artifact or {}).get("versions", ()):
             if version["version"] == given.get("version"):
-                about = {"link": None, "dir": None, "type": "unknown", "metadata": None, "remote": False}
+                about = {"artifactId": artifact["id"], "artifactVersionId": version["id"]}
+                about |= {"link": None, "dir": None, "type": "unknown", "metadata": None, "remote": False}
                 names = (("assetId", "id"), ("fileName", "name"), ("fileSize", "size"))
                 return 200, {"files": [{**about, **{key: asset[ours] for key, ours in names}} for asset in version["assets"]]}
         return 400, {"msg": "no such version", "code": 400, "sdk_error_code": 624523}

@@ -21,7 +21,13 @@ ABOUT = About(
     opening={"*mlflow.db*": {}},
     times=times,
     users_run=UsersRun(
-        begin="mlflow.start_run(run_name=name)", run_id="run.info.run_id", end="mlflow.end_run()", is_context=True
+        begin="mlflow.start_run(run_name=name)", run_id="run.info.run_id", end="mlflow.end_run()", is_context=True,
+        other_ways=(
+            ("mlflow.start_run(run_name=name, nested=True)", "mlflow.tracking.fluent.end_run()"),
+            ("", "mlflow.end_run('KILLED')"),
+            ("", "(mlflow.MlflowClient().set_terminated(run.info.run_id), mlflow.end_run())"),
+        ),
+        begin_again="mlflow.start_run(run_id=ids[0])",
     ),
     own_hook=True,
 )

@@ -20,6 +20,7 @@ ABOUT = About(
     times=times,
     users_run=UsersRun(
         begin="swanlab.init(project='p', experiment_name=name)", run_id="run.id", end="swanlab.finish()", outlives_program=True,
+        other_ways=(("", "run.finish()"), ("", "run.__exit__(None, None, None)")),
         begin_next="swanlab.init(project='p', experiment_name=name, reinit=True)", is_context=True,
     ),
     draws_at_import=True,

@@ -25,5 +25,7 @@ ABOUT = About(
     users_run=UsersRun(
         begin="trackio.init('p', name=name, auto_log_cpu=False, auto_log_gpu=False, embed=False)", run_id="run.id",
         end="trackio.finish()", outlives_program=True, begin_next="begin(name)",
+        other_ways=(("", "run.finish()"),),
+        begin_again="trackio.init('p', name='r', resume='must', auto_log_cpu=False, auto_log_gpu=False, embed=False)",
     ),
 )  # fmt: skip

@@ -27,6 +27,11 @@ ABOUT = About(
         begin="wandb.init(project='p', name=name)", run_id="run.id", end="run.finish()",
         outlives_program=True, keeps_back=True, check_resumed=check_resumed,
         begin_next="wandb.init(project='p', name=name, reinit='finish_previous')", is_context=True,
+        other_ways=(
+            ("wandb.init(project='p', name=name, reinit=True)", "wandb.finish()"), ("", "run.finish(exit_code=1)"),
+            ("", "run.__exit__(None, None, None)"), ("", "wandb.teardown()"),
+        ),
+        begin_again="wandb.init(project='p', id=ids[0], resume='allow')",
     ),
     own_hook=True,
 )  # fmt: skip

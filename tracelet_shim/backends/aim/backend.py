@@ -19,6 +19,7 @@ How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29)
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -40,13 +41,16 @@ from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
-from tracelet_shim.common.text import as_utf8
+from tracelet_shim.errors import EventRejectedError
+from tracelet_shim.eventfiles.own_files import is_own, is_sample
 
 __all__ = ["AimBackend"]
 
 _FIGURE_POINTS = 5_000  # of an embedding; a browser draws no more at ease
 _FIGURE_VERTICES = 200_000
 _TEXT_ROWS = 500
+_SYSTEM = "__system__"  # ``aim/ext/resource/configs.py``
+_MOST_BYTES = 15 << 20  # of a file on a server, which takes 16 MiB in one message
 _SURROGATES = "[\ud800-\udfff]"  # the only characters that Aim cannot store: it encodes to UTF-8
 
 
@@ -74,7 +78,9 @@ class AimBackend(Backend):
         ),
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
-        ev.Scalar: Capability(Level.NATIVE, "metric; a repeated step in a context of its own; NaN and inf as they are"),
+        ev.Scalar: Capability(
+            Level.NATIVE, "metric; a repeated step in a context of its own; NaN and inf as they are; system metrics on their tab"
+        ),
         ev.Histogram: Capability(
             Level.NATIVE, "Distribution of uniform bins; the exact buckets are in the same object"
         ),
@@ -92,8 +98,11 @@ class AimBackend(Backend):
         ev.HParams: Capability(Level.NATIVE, "run['hparams'], run['summary'] and metrics; a trial is a run of its own"),
         ev.CustomScalars: Capability(Level.FILE, "artifact, JSON; Aim has no stored layouts"),
         ev.Table: Capability(Level.CONVERTED, "Text, a Markdown table of up to 500 rows; CSV and JSON as artifacts"),
-        ev.Artifact: Capability(Level.NATIVE, "artifacts; a later one of its name replaces it"),
-        ev.Model: Capability(Level.CONVERTED, "artifacts; Aim has no registry"),
+        ev.Artifact: Capability(
+            Level.NATIVE,
+            "artifacts; a later one of its name replaces it; on a server, where `artifacts_uri` names no place, texts",
+        ),
+        ev.Model: Capability(Level.CONVERTED, "as artifacts; Aim has no registry"),
         ev.Tags: Capability(Level.CONVERTED, "tags `name=value`"),
         ev.Alert: Capability(Level.CONVERTED, "Text"),
         ev.Used: Capability(Level.CONVERTED, 'the run\'s parameters, `run["tracelet"]["used"]`'),
@@ -106,7 +115,7 @@ class AimBackend(Backend):
         super().__init__(options)
         self._names = Names(_SURROGATES, 1000)
         self._shortened = Shortened(self._names, self._paths)
-        self._sequences: dict[tuple[str, str, str | None], tuple[int, str]] = {}
+        self._sequences: dict[tuple[str, str, str | None, bool], tuple[int, str]] = {}
         self._repository: Repository | None = None
         self._run: Run | None = None
         self._tried = set[str]()
@@ -151,23 +160,7 @@ class AimBackend(Backend):
             self._run = started = self._start(hash_of(run), name, run.started, fast=not repository.is_remote)
         else:
             self._run = started = Run(theirs, self._names, fast=not repository.is_remote, is_users=True)
-        if run.notes and not (theirs is not None and started.native.description):
-            started.describe(run.notes)
-        for key, value in run.tags.items():
-            started.tag(f"{key}={value}" if value else key)
-        if started.resumed:
-            for state in ("failed", "killed"):
-                started.untag(state)
-        if run.group:
-            started.set("group", run.group)
-        program = run.program.readable()
-        started.say({
-            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root and as_utf8(run.root),
-            "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
-        })  # fmt: skip
-        started.set_params(run.config)
-        if theirs is None:
-            started.set("status", "running")
+        started.introduce(run)
         if place := self.given.get("artifacts_uri"):
             started.keep_files_at(str(place))
         elif started.files_at is None and (place := repository.artifacts_uri()):
@@ -248,8 +241,8 @@ class AimBackend(Backend):
             if self._repository.is_remote:  # whoever drops it must not wait for the server
                 self._repository.abandon()
             raise
+        joined.let_go(self._run.native)
         self._run = None
-        joined.let_go(run_hash)
         try:
             self._repository.index(run_hash)
         finally:
@@ -290,8 +283,14 @@ class AimBackend(Backend):
         with self._shortened.telling() as whole:
             self._run.say_names(whole)
 
+    def _name_of(self, event: ev.Event) -> str:
+        """Return the name of the event's sequence; system metrics have one that Aim's page puts on its System tab."""
+        return self._name(_SYSTEM + event.tag if is_sample(event.record.file, event.writer) else event.tag)
+
     def _context(self, event: ev.Event) -> dict[str, str]:
-        return {"writer": self._name(event.writer)} if event.writer else {}
+        if not event.writer or is_sample(event.record.file, event.writer):
+            return {}
+        return {"writer": self._name(event.writer)}
 
     def _series(self, event: ev.Scalar) -> dict[str, str]:
         return {} if event.series is None else {"series": self._name(event.series)}
@@ -339,7 +338,7 @@ class AimBackend(Backend):
     def _track(self, event: ev.Event, value: Any, more: Mapping[str, str]) -> None:
         assert self._run is not None
         where = {**self._context(event), **more}
-        self._run.points.put(value, self._name(event.tag), event.step, event.wall_time, where)
+        self._run.points.put(value, self._name_of(event), event.step, event.wall_time, where)
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         assert self._run is not None
@@ -364,12 +363,12 @@ class AimBackend(Backend):
 
     def _sequence(self, event: ev.Scalar) -> tuple[int, str]:
         """Return Aim's key of the event's sequence: the index of its context, and its name."""
-        place = event.writer, event.tag, event.series
+        place = event.writer, event.tag, event.series, is_own(event.record.file)
         sequence = self._sequences.get(place)
         if sequence is None:
             assert self._run is not None
             context = {**self._context(event), **self._series(event)}
-            sequence = self._run.points.index(context), self._name(event.tag)
+            sequence = self._run.points.index(context), self._name_of(event)
             if len(self._sequences) < 10_000:
                 self._sequences[place] = sequence
         return sequence
@@ -440,6 +439,8 @@ class AimBackend(Backend):
     def attach_path(self, path: str, file: str, event: ev.Event) -> None:
         assert self._run is not None
         if self._run.files_at is None:
+            if os.path.getsize(file) > _MOST_BYTES:  # it need not be read for that
+                raise EventRejectedError(f"{path} is more than Aim's server takes; artifacts_uri names a place for files")
             super().attach_path(path, file, event)
             return
         self._say_whole_names()

@@ -75,9 +75,11 @@ def seen(run_hash: str) -> Any | None:
     return _seen.get(run_hash)
 
 
-def let_go(run_hash: str) -> None:
-    """Nothing is written to this run any more: the store's files are closed with the last reference to it."""
-    _seen.pop(run_hash, None)
+def let_go(run: Any) -> None:
+    """Nothing is written any more through what `seen` has returned: the store's files are closed with the last reference."""
+    run_hash = str(run.hash)
+    if _seen.get(run_hash) is run:  # the user may have opened his run again
+        del _seen[run_hash]
 
 
 def wait_for_server(run: Any) -> None:

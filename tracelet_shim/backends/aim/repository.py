@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from tracelet_shim import errors
@@ -128,9 +130,7 @@ class Repository:
         """Put a run into the repository's index, through which Aim's API finds runs; `aim up` would do it, too."""
         if self.is_remote:
             return
-        from aim.sdk.index_manager import RepoIndexManager
-
-        manager = RepoIndexManager(self.native)
+        manager = _index_manager(self.native)
         for _ in range(10):
             try:
                 manager.index(run_hash)
@@ -140,6 +140,29 @@ class Repository:
                     raise
                 time.sleep(0.1)  # someone else has the index for some milliseconds
         self._indexed = time.monotonic()
+
+
+def _index_manager(repo: Any) -> Any:
+    """Return what indexes runs. Aim's also watches for new ones, which nobody asks of it here, and takes one of the few inotify
+    instances (128 a user) that Linux has: where these have run out, it comes without."""
+    from aim.sdk import index_manager
+
+    try:
+        return index_manager.RepoIndexManager(repo)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENOSPC):
+            raise
+
+    class WithoutWatching(index_manager.RepoIndexManager):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.repo_path, self.repo = repo.path, repo
+            self.chunks_dir = Path(repo.path, "meta", "chunks")
+            self._corrupted_runs: set[str] = set()
+
+        def _stop_monitoring_chunk(self, run_hash: str) -> None:
+            """There is nothing to be stopped."""
+
+    return WithoutWatching()
 
 
 def open_repo(where: str) -> Any:

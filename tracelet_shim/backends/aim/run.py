@@ -17,6 +17,7 @@ from tracelet_shim.backends.aim.points import Points
 from tracelet_shim.backends.base import RunInfo, Status
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import plain
+from tracelet_shim.common.text import as_utf8
 
 __all__ = ["Run", "hash_of", "hash_of_trial"]
 
@@ -85,8 +86,25 @@ class Run:
         if project:
             self.native.experiment = self.plain(project)
 
-    def describe(self, notes: str) -> None:
-        self.native.description = self.plain(notes)
+    def introduce(self, run: RunInfo) -> None:
+        """Set what was asked for, and say which session it is. What the user's own run has already stays."""
+        if run.notes and not (self.is_users and self.native.description):
+            self.native.description = self.plain(run.notes)
+        for key, value in run.tags.items():
+            self.tag(f"{key}={value}" if value else key)
+        if self.resumed:
+            for state in ("failed", "killed"):
+                self.untag(state)
+        if run.group:
+            self.set("group", run.group)
+        program = run.program.readable()
+        self.say({
+            "session": run.session, "run_id": run.run_id, "tags": run.tags, "root": run.root and as_utf8(run.root),
+            "program": {"script": program.script, "module": program.module, "cwd": program.cwd, "host": program.host},
+        })  # fmt: skip
+        self.set_params(run.config)
+        if not self.is_users:
+            self.set("status", "running")
 
     def tag(self, tag: str) -> None:
         tag = self._names(tag)

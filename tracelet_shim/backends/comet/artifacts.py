@@ -115,6 +115,16 @@ class OnServer:
             self._workspace = str(about["workspaceName"])
         return self._workspace
 
+    def say_used(self, identity: str) -> None:
+        """Say that the experiment has used a version, ``WORKSPACE/NAME:VERSION``: as the SDK does it, by asking for that as its
+        consumer. Said twice, it is there once."""
+        workspace, _, rest = identity.partition("/")
+        name, _, version = rest.rpartition(":")
+        self._line.call(
+            self._line.api.get_artifact_version_details, workspace=workspace, name=name, version_or_alias=version,
+            experiment_key=self._key, consumer_experiment_key=self._key,
+        )  # fmt: skip
+
     # -- models -----------------------------------------------------------------------------------------------------
 
     def register(self, event: ev.Model, model: str) -> None:

@@ -36,6 +36,9 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Alert: Capability(
         Level.NATIVE, "notification (`send_notification`), and a text; from an archive, which cannot notify, the text alone"
     ),
+    ev.Used: Capability(
+        Level.NATIVE, "input artifact of the experiment, where Comet's server gave it; what it was, of any tracker, as JSON asset"
+    ),
 }
 _ALERTS = "tracelet/alerts"
 _log = logging.getLogger("tracelet_shim.relay")
@@ -95,6 +98,11 @@ class OwnForms(Backend):
                 messages += self._messages.other(self._labels(name), value)
         self._run.send(messages)
         self._run.add_tags([self._names(name) for name, value in event.tags.items() if not value])
+
+    def log_used(self, event: ev.Used) -> None:
+        self.attach_files(event)
+        if event.tracker == "comet" and self._run.on_server is not None:
+            self._run.on_server.say_used(event.identity)
 
     def log_alert(self, event: ev.Alert) -> None:
         said = {"tag": f"{_ALERTS}/{event.path}"[:500], "level": event.level}

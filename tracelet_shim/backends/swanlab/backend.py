@@ -56,6 +56,7 @@ class SwanLabBackend(OwnForms):
     distribution = "swanlab"
     probe = PROBE
     own_hook = staticmethod(own_hook)
+    cannot_fetch = staticmethod(own_forms.cannot_fetch)
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS

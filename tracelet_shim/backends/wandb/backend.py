@@ -144,10 +144,10 @@ class WandbBackend(OwnForms):
 
     @classmethod
     def ends(cls) -> Sequence[Ending]:
-        import wandb
-
+        wandb = sys.modules["wandb"]
         names = ["_finish"] if hasattr(wandb.Run, "_finish") else ["finish", "__exit__"]  # both of the others call the first
-        return [Ending(wandb.Run, name, lambda run, *_: str(run.id)) for name in names]
+        endings = [Ending(wandb.Run, name, lambda run, *_: str(run.id)) for name in names]
+        return [*endings, Ending(wandb, "teardown", lambda *_: cls.borrowed())]  # it finishes what is not finished yet
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
