@@ -21,7 +21,8 @@ with SummaryWriter("runs/x") as writer:
     for step in range(20):
         writer.add_scalar("loss", step / 7, step)
 """
-WITHOUT_INOTIFY = 'echo 0 > /proc/sys/fs/inotify/max_user_instances && exec "$@"'
+WITHOUT_INOTIFY = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
+"""That number is the user namespace's own. (`fs.inotify.max_user_instances` is the whole machine's, wherever it is written.)"""
 
 
 def test_no_inotify_instance_is_left(tmp_path: Path) -> None:
