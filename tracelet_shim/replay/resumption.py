@@ -127,8 +127,11 @@ def _continue(
     relay.handle(msg.Continue(ring.skip(relay.records) if ring is not None else 0))
     if ring is not None:
         status = _empty(ring, host, files) or status
+    waited = files.waiting(directory)
+    for source in waited:
+        relay.handle(source)
     rest = Directory(host, root if left.tail else None, wanted=files.is_new)
-    if left.tail:
+    if left.tail or waited:
         for source in files.sources:
             rest.know(source, max(files.taken.get(source.path, 0), relay.taken.get(source.id, 0)))
         rest.scan()
