@@ -202,7 +202,8 @@ class Relay:
         opened = self._session
         if opened is None or any(spec.borrowed for spec in opened.backends):
             return []
-        found = waiting(state_directory(opened.run.program.cwd, os.environ))
+        places = {state_directory(opened.run.program.cwd, os.environ), *([self.directory] if self.directory is not None else [])}
+        found = [each for place in places for each in waiting(place)]
         mine = [(path, known.root) for path, known in found if known.opened.run.session == opened.run.session]
         return [(path, root) for path, root in mine if path not in self._files]
 

@@ -14,7 +14,7 @@ from tracelet_shim.bus.ring import SUFFIX, RingError, RingReader, in_memory
 from tracelet_shim.common.run_report import is_alive
 from tracelet_shim.eventfiles.logdir import STATE
 from tracelet_shim.eventfiles.own_files import is_own
-from tracelet_shim.eventfiles.waiting import forget, waiting
+from tracelet_shim.eventfiles.waiting import waiting
 from tracelet_shim.eventfiles.writer_names import root_of
 from tracelet_shim.provenance.what_ran import with_tags
 from tracelet_shim.state.index import in_use
@@ -67,19 +67,13 @@ def adopt(directory: Path) -> None:
 
 def _adopt_waiting(directory: Path) -> None:
     """Sessions that were killed before their first writer have the working directory as their root, as those without one. What
-    they had handed over before is in a ring: that is emptied first."""
-    rings = {path.stem for path in _rings(directory)}
-    for path, known in waiting(directory):
+    waits is read when they are continued."""
+    for _, known in waiting(directory):
         run = with_tags(known.opened.run, known.opened.found)
-        if run.session in rings or _is_alive(run) or in_use(directory, run.session):
-            continue
-        root = str(directory.parent) if directory.name == STATE else known.root
-        with contextlib.closing(Ledger(directory)) as ledger:
-            ledger.begin(run, known.opened.root or root, [spec.name for spec in known.opened.backends])
-            if path not in ledger.event_files():
-                number = 1 + max((source.id for source in ledger.sources(run.session)), default=-1)
-                ledger.add_source(run.session, msg.Source(number, path, root, None))
-        forget(path)
+        if not _is_alive(run) and not in_use(directory, run.session):
+            root = str(directory.parent) if directory.name == STATE else known.root
+            with contextlib.closing(Ledger(directory)) as ledger:
+                ledger.begin(run, known.opened.root or root, [spec.name for spec in known.opened.backends])
 
 
 def _is_alive(run: RunInfo) -> bool:

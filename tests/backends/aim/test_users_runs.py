@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
+from tests.backends.aim.live import AimServer
 from tests.backends.aim.reader import AimReader
 from tests.conftest import RunPython
+from tracelet_shim.backends.aim.repository import Repository
 
 BEGIN = """
 import gc, json, os, sys, threading
@@ -30,7 +34,7 @@ def program(text: str) -> str:
     return BEGIN + text
 
 
-def env(directory: Path, **more: str) -> dict[str, str]:
+def env(directory: Path, **more: str | None) -> dict[str, str | None]:
     return {**AimReader.environment(directory), "TRACELET_BACKEND": "aim", "TRACELET_STRICT": "1", **more}
 
 
@@ -65,6 +69,43 @@ def test_a_run_that_the_program_lets_go_of(run_python: RunPython, tmp_path: Path
     done = run_python(program(LET_GO), env=env(tmp_path))
     assert "end [True, True, True]" in done.stdout
     assert [points(tmp_path, run) for run in ids(done.stdout)] == [logged(20 + k) for k in range(3)]
+
+
+MANY = """
+found, ids = [], []
+for k in range(8):
+    run = begin(f"fold{k}")
+    ids.append(run.hash)
+    log(f"fold{k}").close()
+    run.close()
+    found.append(len(os.listdir("/proc/self/fd")))
+print("descriptors", len(set(found[2:])) == 1 or found)
+print("ids", json.dumps(ids))
+"""
+
+
+def test_many_runs_one_after_the_other(run_python: RunPython, tmp_path: Path) -> None:
+    """A run that has ended leaves no file, watch or lock open in the training process."""
+    done = run_python(program(MANY), env=env(tmp_path))
+    assert "descriptors True" in done.stdout
+    assert [points(tmp_path, run) for run in ids(done.stdout)] == [logged(20)] * 8
+
+
+def test_the_index_needs_no_watch(tmp_path: Path) -> None:
+    """An inotify instance is scarce: a user has 128, and a session indexes its run every 30 seconds."""
+
+    def watches() -> int:
+        links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return sum("inotify" in os.readlink(link) for link in links if link.is_symlink())
+
+    repository = Repository(str(tmp_path), lambda error: False)
+    run = repository.start("0" * 24, 1.0, resume=False)
+    before = watches()
+    for _ in range(3):
+        repository.index(run.hash)
+    assert watches() == before
+    run.close()
+    assert [each.hash for each in AimReader(tmp_path).runs] == [run.hash]
 
 
 SEVERAL = """
@@ -155,3 +196,34 @@ def test_what_a_run_of_the_user_gets(run_python: RunPython, tmp_path: Path) -> N
     stored = {name: Path(artifact.uri.removeprefix("file://")) for name, artifact in theirs.run.artifacts.items()}
     assert stored["artifacts/data.txt"].read_text() == "content"
     assert not (tmp_path / "elsewhere").exists()
+
+
+ON_A_SERVER = """
+import tracelet_shim
+where = os.environ["TRACELET_AIM_REPO"]
+ids = []
+for k in range(2):
+    run = begin(f"fold{k}", repo=where)
+    ids.append(run.hash)
+    log(f"fold{k}", 20 + k).close()
+    tracelet_shim.get_session().log_params({"fold": k})
+    run.close()
+print("ids", json.dumps(ids))
+"""
+
+
+def test_runs_of_the_user_on_a_server(run_python: RunPython, tmp_path: Path) -> None:
+    """The end of a run on an Aim server waits until that has everything. The user's run is sent by Aim's own client."""
+    server = AimServer(tmp_path / "server")
+    try:
+        server.start()
+        done = run_python(program(ON_A_SERVER), env=env(tmp_path, **server.env))
+        server.kill()
+    finally:
+        server.close()
+    copy = tmp_path / "copy"  # without the index Aim reads all that there is
+    shutil.copytree(tmp_path / "server" / ".aim", copy / ".aim", ignore=shutil.ignore_patterns("index"))
+    for k, run in enumerate(ids(done.stdout)):
+        assert points(copy, run) == logged(20 + k)
+        assert AimReader(copy, run).run["hparams"] == {"fold": k}
+    assert {path.name for path in (copy / ".aim" / "meta" / "chunks").iterdir()} == set(ids(done.stdout))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from tracelet_shim import errors
@@ -40,7 +38,7 @@ def find(cwd: str, option: str) -> str:
 
 def place_of(repo: Any) -> str:
     """Return where an `aim.Repo` is, as of `find`."""
-    return str(repo.path if repo.is_remote_repo else repo.root_path)
+    return f"aim://{repo.root_path}" if repo.is_remote_repo else str(repo.root_path)
 
 
 class Repository:
@@ -63,6 +61,7 @@ class Repository:
         self.is_remote = bool(self.native.is_remote_repo)
         self._finalizers: list[Any] = []
         self._indexed = float("-inf")
+        self._indexer: Any = None
 
     def url(self) -> str:
         return self._where if self.is_remote else f"aim up --repo {self.native.root_path}"
@@ -130,39 +129,16 @@ class Repository:
         """Put a run into the repository's index, through which Aim's API finds runs; `aim up` would do it, too."""
         if self.is_remote:
             return
-        manager = _index_manager(self.native)
+        self._indexer = self._indexer or _indexer(self.native)
         for _ in range(10):
             try:
-                manager.index(run_hash)
+                self._indexer.index(run_hash)
                 break
             except Exception as error:
                 if not self._is_transient(error):
                     raise
                 time.sleep(0.1)  # someone else has the index for some milliseconds
         self._indexed = time.monotonic()
-
-
-def _index_manager(repo: Any) -> Any:
-    """Return what indexes runs. Aim's also watches for new ones, which nobody asks of it here, and takes one of the few inotify
-    instances (128 a user) that Linux has: where these have run out, it comes without."""
-    from aim.sdk import index_manager
-
-    try:
-        return index_manager.RepoIndexManager(repo)
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENOSPC):
-            raise
-
-    class WithoutWatching(index_manager.RepoIndexManager):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.repo_path, self.repo = repo.path, repo
-            self.chunks_dir = Path(repo.path, "meta", "chunks")
-            self._corrupted_runs: set[str] = set()
-
-        def _stop_monitoring_chunk(self, run_hash: str) -> None:
-            """There is nothing to be stopped."""
-
-    return WithoutWatching()
 
 
 def open_repo(where: str) -> Any:
@@ -205,6 +181,35 @@ def _connected(where: str) -> Any:
         raise
     finally:
         repo.Client = original
+
+
+class _Unwatching:
+    """Stands where Aim has an observer of files: with watchdog 7 each has a thread and an inotify instance from its beginning, of
+    which a user has 128."""
+
+    def schedule(self, *_: Any, **__: Any) -> None:
+        """Nothing is looked at."""
+
+    def unschedule(self, *_: Any) -> None:
+        """Nothing was looked at."""
+
+
+def _indexer(repo: Any) -> Any:
+    """Return what puts runs into a repository's index when it is told to."""
+    from aim.sdk import index_manager as sdk
+
+    def instead(original: Any) -> Any:
+        return lambda *args, **kwargs: _Unwatching() if threading.get_ident() == thread else original(*args, **kwargs)
+
+    thread, names = threading.get_ident(), ("Observer", "PollingObserver")
+    originals = {name: getattr(sdk, name) for name in names if hasattr(sdk, name)}
+    try:
+        for name, original in originals.items():
+            setattr(sdk, name, instead(original))
+        return sdk.RepoIndexManager(repo)
+    finally:
+        for name, original in originals.items():
+            setattr(sdk, name, original)
 
 
 @contextmanager
