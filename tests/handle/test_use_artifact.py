@@ -221,11 +221,13 @@ session = tracelet.start_logging("mlflow", project="p", strict=True, quiet=True,
 if {0}:
     open("x.txt", "w").write("x")
     session.log_artifact("x.txt")
+    session.log_model("x.txt", "my.net")
 else:
     print(session.use_artifact("x.txt").read_text())
+    print((session.use_artifact("my.net") / "x.txt").read_text())
 """
     run_python(again.replace("{0}", "True"))
-    assert run_python(again.replace("{0}", "False")).stdout.split() == ["x"]
+    assert run_python(again.replace("{0}", "False")).stdout.split() == ["x", "x"]
 
 
 LOCAL = """
