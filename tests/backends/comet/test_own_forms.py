@@ -310,6 +310,35 @@ def test_a_notification(train: Train, serve: Serve) -> None:
 
 
 
+@pytest.mark.slow
+def test_what_the_server_does_not_do(train: Train, serve: Serve) -> None:
+    """Where it makes no version, registers nothing and notifies nobody, all is in its other form, which is said, as no error."""
+    server = serve("comet")
+    (server.directory / "no-plan").touch()
+    program = train(
+        """
+session = begin("comet", exit_timeout=60, strict=True)
+with open("net.pt", "w") as file:
+    file.write("net")
+for number in range(2):
+    session.log_artifact("net.pt", f"data{number}")
+    session.log_model("net.pt", f"net{number}", register_as="nets")
+    session.alert(f"odd{number}", "text")
+""",
+        env=server.env,
+    )
+    said = program.end(0)
+    for text in ("are assets of the experiment, without versions", "is in no registry", "whether you were notified"):
+        assert said.count(f"{text}: Comet: 403 ") == 1, said
+    assert server.state["artifacts"] == server.state["registry"] == {}
+    kinds = {asset["name"]: asset["type"] for asset in server.run()["assets"] if "net.pt" in asset["name"]}
+    assert kinds == {
+        "artifacts/data0/net.pt": None, "artifacts/data1/net.pt": None, "net0/net.pt": "model-element",
+        "net1/net.pt": "model-element",
+    }  # fmt: skip
+    assert [asset["type"] for asset in server.run()["assets"]].count("text-sample") == 2
+
+
 LOGGED = """
 session = begin("comet", exit_timeout=60, strict=True)
 for number in range(2):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,6 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ),
 }
 _ALERTS = "tracelet/alerts"
-_log = logging.getLogger("tracelet_shim.relay")
 
 
 class OwnForms(Backend):
@@ -59,8 +57,10 @@ class OwnForms(Backend):
         for file in event.files:
             self.check_kept(file)
         if self._run.on_server is not None:
-            self._run.on_server.log_artifact(event, lambda version: list(self._in_version(event, version)))
-            return
+            problem = self._run.on_server.log_artifact(event, lambda version: list(self._in_version(event, version)))
+            if problem is None:
+                return
+            self.notice("artifacts", f"the files of an artifact are assets of the experiment, without versions: {problem}")
         said = {"artifact": utf8(event.tag), "type": utf8(event.category), "aliases": list(map(utf8, event.aliases))}
         folder = files.FOLDERS[ev.Artifact.kind]
         self._run.send([
@@ -86,7 +86,9 @@ class OwnForms(Backend):
             messages.append(self._messages.registered(event, name, registry_name(event), aliases_of(event)))
         self._run.send(messages)
         if event.register_as is not None and self._run.on_server is not None:
-            self._run.on_server.register(event, name)
+            problem = self._run.on_server.register(event, name)
+            if problem is not None:
+                self.notice("registry", f"a model of the experiment is in no registry: {problem}")
 
     def log_table(self, event: ev.Table) -> None:
         self.attach_files(event)
@@ -119,6 +121,6 @@ class OwnForms(Backend):
         try:
             on_server.notify(utf8(event.tag), event.level, utf8(event.text), self._run.experiment)
         except (RefusedError, OSError) as error:
-            if isinstance(error, RefusedError) and not error.may_be_done and self.is_transient(error):
+            if isinstance(error, RefusedError) and not (error.may_be_done or error.is_no):
                 raise
-            _log.warning("comet: the notification %r is not known to have been sent; its text is there", event.tag, exc_info=True)
+            self.notice("notification", f"the text of an alert is there, but it is not known whether you were notified: {error}")
