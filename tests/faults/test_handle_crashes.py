@@ -30,7 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 plan = json.loads(PLAN)
 ours = os.path.dirname(tracelet.__file__)
 notes = os.open("notes", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-session = tracelet.start_logging(TRACKERS, project="p", exp_name="e", quiet=True, exit_timeout=90, what_ran=False)
+session = tracelet.start_logging(TRACKERS, project="p", exp_name="e", tags=["crash"], quiet=True, exit_timeout=90)
 
 def kill():
     sys.settrace(None)
@@ -53,7 +53,7 @@ def trace(frame, event, arg):
 
 def call(number, kind):
     if kind == "params":
-        session.log_params({f"p{number}": number})
+        session.log_params({f"p{number}": f"v{number}"})
     elif kind == "metrics":
         session.log_metrics({"m": number / 7}, step=number)
     elif kind == "table":
@@ -103,11 +103,11 @@ def plan_of(seed: int) -> dict[str, Any]:
 def there(reader: Any, number: int, kind: str) -> int:
     """Return how often the data of a call is in a tracker; what is there must be right."""
     if kind == "params":
-        found = [str(value) for name, value in reader.params().items() if name == f"p{number}"]
-        wanted: Any = str(number)
+        found = [value for name, value in reader.params().items() if name == f"p{number}"]
+        wanted: Any = f"v{number}"
     elif kind == "metrics":
-        found = [point.value for point in reader.scalars("", "m") if point.step == number]
-        wanted = number / 7
+        found = [round(point.value, 6) for point in reader.scalars("", "m") if point.step == number]
+        wanted = round(number / 7, 6)  # TensorBoard has float32
     elif kind == "writer":
         found = [round(point.value, 6) for point in reader.scalars("", "loss") if point.step == number]
         found += [round(point.value, 6) for point in reader.scalars("runs/x", "loss") if point.step == number]

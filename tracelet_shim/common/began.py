@@ -15,8 +15,8 @@ def began_at() -> str:
     is where this package was first imported, which is at the start of the interpreter if the environment activates. Each test of
     pytest is a program of its own, and begins where it is."""
     hydra = getattr(sys.modules.get("hydra.core.hydra_config"), "HydraConfig", None)
-    if hydra is not None and hydra.initialized():
-        return str(hydra.get().runtime.cwd)
+    if hydra is not None and hydra.initialized() and (of_hydra := hydra.get().runtime.get("cwd")):  # none with its compose API
+        return str(of_hydra)
     if "ray" in sys.modules and (of_tuner := os.environ.get("TUNE_ORIG_WORKING_DIR")):
         return of_tuner
     is_test = "_pytest" in sys.modules and "PYTEST_CURRENT_TEST" in os.environ

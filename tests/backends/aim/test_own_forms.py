@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.errors import EventRejectedError
 
 pytest.importorskip("aim")
+import aim_ui
 
 from tests.backends.aim.live import AimServer
 from tests.backends.aim.reader import AimReader
@@ -26,6 +28,14 @@ from tracelet_shim.backends.aim.backend import AimBackend
 pytestmark = pytest.mark.slow
 
 SAMPLES = "/logs/.tracelet/system/1.host.2.x.0.tracelet-records"
+SYSTEM = {
+    "cpu.percent": ("__system__cpu", {}), "process.cpu.percent": ("__system__cpu", {"of": "process"}),
+    "memory.percent": ("__system__memory_percent", {}), "gpu.1.celsius": ("__system__gpu_temp", {"gpu": 1}),
+    "gpu.0.percent": ("__system__gpu", {"gpu": 0}), "gpu.0.watts": ("__system__gpu_power_watts", {"gpu": 0}),
+    "gpu.0.memory.percent": ("__system__gpu_memory_percent", {"gpu": 0}),
+    "gpu.0.memory.mb": ("gpu.0.memory.mb", {"writer": "system"}), "disk.free.gb": ("disk.free.gb", {"writer": "system"}),
+}  # fmt: skip
+"""What the UI's tab System knows, in ``aim_ui/build/static/js/main.js``; and what it does not."""
 SESSION = "00000000000000aa"
 
 
@@ -54,7 +64,7 @@ def events() -> tuple[list[ev.Event], ev.Artifact, ev.Model]:
     samples, users = Maker("system", SAMPLES), Maker("system")
     return [
         make.table("tab", 3), data, model, make.artifact("one.py"), make.tags(stage="try", label=""), make.tags(stage="done"),
-        make.alert("odd"), *(samples.scalar("gpu.0.percent", step / 3, step) for step in range(3)),
+        make.alert("odd"), *(samples.scalar(tag, step / 3, step) for tag in SYSTEM for step in range(3)),
         users.scalar("gpu.0.percent", 9.0, 1),
     ], data, model  # fmt: skip
 
@@ -95,8 +105,8 @@ def read(directory: Path, copy: Path) -> AimReader:
 
 def test_each_is_there_once(place: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """A table, artifacts, a model, tags and an alert are there, once, though they came again to who continued the run; files as
-    artifacts, or as texts on a server where no place has been named. System metrics are on Aim's own tab for them, and what a
-    writer of the same name has logged is not."""
+    artifacts, or as texts on a server where no place has been named. System metrics have the names
+    by which Aim's page has a tab for them, where it knows them, and what a writer of the same name has logged has not."""
     directory, options = place
     program(options)
     reader = read(directory, tmp_path / "copy")
@@ -114,6 +124,12 @@ def test_each_is_there_once(place: tuple[Path, dict[str, Any]], tmp_path: Path) 
                 assert record.value.data == content.decode()
             else:
                 assert reader.artifact(event.tag)[file.path] == content
-    samples = reader.records("metric", "", "__system__gpu.0.percent")
-    assert [(record.step, record.value) for record in samples] == [(step, step / 3) for step in range(3)]
+    stored = {(info["name"], json.dumps(info["context"])) for info in reader.run.collect_sequence_info(("metric",))["metric"]}
+    users = ("gpu.0.percent", json.dumps({"writer": "system"}))
+    assert stored == {(name, json.dumps(context)) for name, context in SYSTEM.values()} | {users}
+    for name, context in SYSTEM.values():
+        points = sorted((record.step, record.value) for _, _, record in reader.points(reader.run, name, context))
+        assert points == [(step, step / 3) for step in range(3)], name
     assert [record.value for record in reader.records("metric", "system", "gpu.0.percent")] == [9.0]
+    shown = (Path(aim_ui.__file__).parent / "build" / "static" / "js" / "main.js").read_text()
+    assert all(f"{name}:" in shown for name, _ in SYSTEM.values() if name.startswith("__system__"))

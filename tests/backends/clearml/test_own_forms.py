@@ -281,6 +281,7 @@ os.makedirs("d/deep")
 for content in ("first", "second"):
     open("w.pt", "w").write(content)
     open("d/deep/a b.txt", "w").write(content)
+    open("d/x:ü?.txt", "w").write(content)
     session.log_artifact("w.pt")
     session.log_artifact("d", "my data")
     session.log_model("w.pt", "net", register_as="nets", aliases=[content])
@@ -310,9 +311,9 @@ def test_artifacts_are_given_back(run_python: RunPython, serve: Serve, tmp_path:
     done = run_python(USING.format(hosting=hosting), env=env)
     state, task = server.state, server.run()
     assert [line for line in done.stdout.splitlines() if " = " in line] == [
-        "w.pt = w.pt ('.', 'second')", "my data = my data ('deep/a b.txt', 'second')",
+        "w.pt = w.pt ('.', 'second')", "my data = my data ('deep/a b.txt', 'second') ('x:ü?.txt', 'second')",
         f"{task['id']}/w.pt = w.pt ('.', 'second')", "model:nets = w.pt ('.', 'second')",
-        "model:nets@first = w.pt ('.', 'first')", "folder = folder ('deep/a b.txt', 'second')",
+        "model:nets@first = w.pt ('.', 'first')", "folder = folder ('deep/a b.txt', 'second') ('x:ü?.txt', 'second')",
     ]  # fmt: skip
     said = [line for line in done.stdout.splitlines() if line.startswith("use_artifact")]
     assert [line.count("has no artifact") + line.count("there is no model") for line in said] == [1] * 4

@@ -258,6 +258,14 @@ def test_artifacts_are_given_back(place: Place, tmp_path: Path) -> None:
         assert (Path(old.path) / "launch.py").read_bytes() == Path(data.files[1].at).read_bytes()
     alone = ask(tmp_path / "file", "last.py", options)
     assert Path(alone.path).read_bytes() == Path(file.files[0].at).read_bytes()
+    odd = make.artifact("ü ä", folder=True)
+    names = ("a:b?.txt", "x\\y\x01.txt")
+    files = tuple(msgspec.structs.replace(file, path=f"ü ä/{name}") for file, name in zip(odd.files, names, strict=True))
+    backend.write([msgspec.structs.replace(odd, files=files)])
+    restored = ask(tmp_path / "odd", "ü ä", options)
+    assert {path.name: path.read_bytes() for path in Path(restored.path).iterdir()} == {
+        name: Path(file.at).read_bytes() for name, file in zip(names, files, strict=True)
+    }
     for number, name in enumerate(("nothing", "my data:v9", "my_x20_data:v9", "nowhere/my_x20_data", "../../etc/passwd"), 10):
         with pytest.raises(NoSuchArtifactError, match="there is no artifact"):
             ask(tmp_path / str(number), name, options)

@@ -279,7 +279,8 @@ class Wandb(StandIn):
                 return {"createArtifact": {"artifact": {"id": known, "state": "COMMITTED", "artifactSequence": None}}}
         self.state["artifacts"][number] = {
             "type": kind, "name": name, "run": made.get("runName"), "state": "PENDING", "files": [], "aliases": sorted(aliases),
-            "place": [made.get("entityName"), made.get("projectName")], "digest": made.get("digest"),
+            "place": [made.get("entityName"), made.get("projectName")],
+            "metadata": made.get("metadata"), "digest": made.get("digest"),
             "client": made.get("clientID"), "clients": [made.get("clientID")],
         }  # fmt: skip
         return {"createArtifact": {"artifact": {"id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}}
@@ -377,7 +378,7 @@ class Wandb(StandIn):
 
         artifact = {
             "__typename": "Artifact", "id": number, "artifactSequence": collection(*made["place"], made["name"]),
-            "versionIndex": at, "artifactType": {"name": made["type"]}, "description": None, "metadata": None,
+            "versionIndex": at, "artifactType": {"name": made["type"]}, "description": None, "metadata": made["metadata"],
             "ttlDurationSeconds": -2, "ttlIsInherited": False, "tags": [], "historyStep": None, "state": made["state"],
             "size": 1, "digest": made["digest"], "digestAlgorithm": None, "commitHash": None, "fileCount": len(made["files"]) - 1,
             "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None,

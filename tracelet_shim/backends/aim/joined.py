@@ -26,8 +26,12 @@ class _Made:
         self.run, self.thread = weakref.ref(run), thread
 
     def maker(self, run: Any, here: int) -> int | None:
-        if self.thread is None and getattr(getattr(run._lock, "_sf_lock", None), "is_locked", False):
-            self.thread = here  # a lock of `filelock` knows only in the thread that has taken it that it is
+        if self.thread is None:
+            lock = getattr(run._lock, "_sf_lock", None)
+            if lock is None:  # on a server
+                self.thread = threading.main_thread().ident
+            elif lock.is_locked:  # a lock of `filelock` knows that only in the thread that has taken it
+                self.thread = here
         return self.thread
 
 

@@ -38,7 +38,7 @@ def find(cwd: str, option: str) -> str:
 
 def place_of(repo: Any) -> str:
     """Return where an `aim.Repo` is, as of `find`."""
-    return str(repo.path if repo.is_remote_repo else repo.root_path)
+    return f"aim://{repo.root_path}" if repo.is_remote_repo else str(repo.root_path)
 
 
 class Repository:

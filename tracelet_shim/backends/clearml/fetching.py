@@ -17,7 +17,7 @@ from tracelet_shim.backends.clearml.names import TaskNames
 from tracelet_shim.backends.clearml.session import send_once
 from tracelet_shim.backends.clearml.settings import ENVIRONMENT, is_offline
 from tracelet_shim.backends.shared.environment import variables
-from tracelet_shim.backends.shared.names import file_names
+from tracelet_shim.backends.shared.names import file_names, unescape
 from tracelet_shim.common.inside import is_inside
 
 __all__ = ["MODEL", "cannot_fetch", "fetch"]
@@ -73,10 +73,16 @@ def _of_a_task(requests: Any, task: str, name: str, directory: str) -> Fetched |
             return Fetched(place, f"{task}/{name}")
         if inside:
             for stored_as, uri in inside.items():
-                _copy(uri, directory, stored_as)
+                _copy(uri, directory, f"{wanted}/{_logged_as(stored_as.removeprefix(f'{wanted}/'))}")
             return Fetched(os.path.join(directory, wanted), f"{task}/{name}")
     models = [each for each in (found[0].get("models") or {}).get("output") or () if each["name"] == TaskNames().task(name)]
     return _model(requests, {"id": [models[-1]["model"]]}, name, directory) if models else None
+
+
+def _logged_as(path: str) -> str:
+    """Return what a path was called when it was logged; itself if that is not how we would have written it."""
+    logged = unescape(path)
+    return logged if "\0" not in logged and file_names()(logged) == path else path
 
 
 def _wanted(name: str) -> dict[str, Any]:

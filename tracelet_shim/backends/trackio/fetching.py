@@ -16,6 +16,7 @@ from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.server import Server
 from tracelet_shim.backends.trackio.settings import remotes, token
 from tracelet_shim.backends.trackio.store import Store
+from tracelet_shim.common.inside import is_inside
 
 __all__ = ["Version", "fetch", "used"]
 
@@ -82,10 +83,12 @@ def _get(store: Store, project: str, record: Mapping[str, Any], name: str, direc
     artifact._hydrate_from_db(project=project, **{field: record[field] for field in about})
     artifact._remote_source = store.source()
     place = artifact.download(os.path.join(directory, record["name"]))
-    paths = [entry["path"] for entry in record["manifest"]]
-    logged_as = (record["metadata"] or {}).get("name", name)
-    if paths == [logged_as]:  # a file
-        place = os.path.join(place, logged_as)
+    whole = _whole(record)
+    for path, true in whole.items():
+        if path != true and is_inside(os.path.join(place, true), place):
+            os.renames(os.path.join(place, path), os.path.join(place, true))
+    if list(whole.values()) == [(record["metadata"] or {}).get("name", name)]:  # a file
+        place = os.path.join(place, *whole.values())
     return Fetched(place, f"{project}/{record['name']}:v{record['version']}")
 
 
@@ -101,13 +104,21 @@ def used(store: Store, project: str, event: ev.Used) -> int | None:
     if asked is None or asked.project != project:
         return None
     record = store.version(asked.name, asked.version)
-    if record is None or (not event.identity and event.digest not in _digests(record["manifest"])):
+    if record is None or (not event.identity and event.digest not in _digests(record)):
         return None
     return int(record["version_id"])
 
 
-def _digests(manifest: list[Mapping[str, Any]]) -> set[str]:
-    """Return what the digest of an artifact of these files can be: as of `Used.digest`."""
-    lines = "".join(f"{entry['digest']}  {entry['path']}\n" for entry in sorted(manifest, key=lambda entry: str(entry["path"])))
-    whole = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-    return {whole, manifest[0]["digest"]} if len(manifest) == 1 else {whole}
+def _whole(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the paths of the files of a version, and what they were when it was logged."""
+    changed = (record["metadata"] or {}).get("files") or {}
+    return {entry["path"]: str(changed.get(entry["path"], entry["path"])) for entry in record["manifest"]}
+
+
+def _digests(record: Mapping[str, Any]) -> set[str]:
+    """Return what the digest of a version can be: as of `Used.digest`."""
+    whole = _whole(record)
+    files = {whole[entry["path"]]: str(entry["digest"]) for entry in record["manifest"]}
+    lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(files.items()))
+    summed = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+    return {summed, *files.values()} if len(files) == 1 else {summed}

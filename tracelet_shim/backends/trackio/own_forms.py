@@ -15,7 +15,7 @@ from tracelet_shim.backends.base import Backend, Capability, Level
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.trackio import log_ids
 from tracelet_shim.backends.trackio.fetching import used
-from tracelet_shim.backends.trackio.names import OWN, artifact_name
+from tracelet_shim.backends.trackio.names import OWN, artifact_file, artifact_name
 from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.store import Store
 from tracelet_shim.backends.trackio.tables import MOST_CELLS
@@ -25,7 +25,11 @@ __all__ = ["CAPABILITIES", "OwnForms"]
 
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.NATIVE, "trackio.Table (its head, if large), whole as CSV and JSON: an artifact"),
-    ev.Artifact: Capability(Level.NATIVE, "artifact with its type and aliases; equal content is one version"),
+    ev.Artifact: Capability(
+        Level.NATIVE,
+        "artifact with its type and aliases; equal content is one version; names that Trackio does not take are escaped, and "
+        "whole in the metadata",
+    ),
     ev.Model: Capability(
         Level.NATIVE,
         "artifact of the type model; register_as links it, with its aliases, into a registry of this machine that exists (option "
@@ -87,10 +91,13 @@ class OwnForms(Backend):
         assert self._store is not None
         for file in event.files:
             self.check_kept(file)
+        paths = [(file.path.removeprefix(f"{event.tag}/"), file) for file in event.files]
+        changed = {name: path for path, _ in paths if (name := artifact_file(path)) != path}
+        about = {"name": event.tag, "wall_time": event.wall_time, **({"files": changed} if changed else {})}
         return self._store.files(
-            [(file.path.removeprefix(f"{event.tag}/"), file) for file in event.files],
+            [(artifact_file(path), file) for path, file in paths],
             name=artifact_name(event.tag), type=event.category or "artifact", description=None,
-            metadata=plain({"name": event.tag, "wall_time": event.wall_time}), aliases=_aliases(event),
+            metadata=plain(about), aliases=_aliases(event),
             run_name=self._main.name, run_id=self._main.id,
         )  # fmt: skip
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
 from tracelet_shim.backends.shared.environment import variables
-from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.wandb import limits
 from tracelet_shim.backends.wandb.process import restart_service, undisturbed, unread_settings
 from tracelet_shim.backends.wandb.settings import is_offline
+from tracelet_shim.common.inside import is_inside
 
 __all__ = ["cannot_fetch", "fetch"]
 
@@ -43,12 +43,16 @@ def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -
             collection = artifact.name.partition(":")[0]
             identity = f"{artifact.entity}/{artifact.project}/{collection}:{artifact.version}"
             place = artifact.download(os.path.join(directory, collection), skip_cache=True)
-            paths = list(artifact.manifest.entries)
+            about = (artifact.metadata or {}).get("tracelet") or {}
+            whole = {path: str((about.get("files") or {}).get(path, path)) for path in artifact.manifest.entries}
     finally:
         if not here:
             restart_service()
-    if paths == [name]:  # a file
-        place = os.path.join(place, name)
+    for path, true in whole.items():
+        if path != true and is_inside(os.path.join(place, true), place):
+            os.renames(os.path.join(place, path), os.path.join(place, true))
+    if list(whole.values()) == [about.get("name", name)]:  # a file
+        place = os.path.join(place, *whole.values())
     return Fetched(place, identity)
 
 
@@ -67,7 +71,7 @@ def _find(api: Any, name: str, project: str | None) -> Any:
 
 def _meant(name: str) -> Iterator[str]:
     """Yield what a name can mean: what an artifact was logged by, and W&B's own path."""
-    logged = f"{Names(limits.ARTIFACT, 128)(name)}:latest"
+    logged = f"{limits.artifact(name)}:latest"
     yield logged
     if _PATH.fullmatch(name):
         path = name if ":" in name else f"{name}:latest"

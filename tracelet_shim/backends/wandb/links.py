@@ -11,9 +11,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.transient import Patience
-from tracelet_shim.backends.wandb.limits import ARTIFACT
+from tracelet_shim.backends.wandb import limits
 from tracelet_shim.backends.wandb.needs import Artifact, Need
 from tracelet_shim.backends.wandb.run import Run
 from tracelet_shim.backends.wandb.server import Held, Server
@@ -42,7 +41,7 @@ class Target(NamedTuple):
         """Return where `register_as` goes: ``collection``, in the registry of the option; ``wandb-registry-name/collection``; or,
         as in W&B's own paths, ``entity/project/collection``."""
         *place, name = register_as.split("/")
-        collection = Names(ARTIFACT, 128)(name)
+        collection = limits.artifact(name)
         if not place:
             given = registry or _DEFAULT_REGISTRY
             place = [given if given.startswith(_REGISTRY) else f"{_REGISTRY}{given}"]

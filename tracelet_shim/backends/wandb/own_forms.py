@@ -13,8 +13,9 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, RunInfo
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import plain, utf8
+from tracelet_shim.backends.wandb import limits
 from tracelet_shim.backends.wandb.fetching import cannot_fetch, fetch
-from tracelet_shim.backends.wandb.limits import ARTIFACT, labels
+from tracelet_shim.backends.wandb.limits import labels
 from tracelet_shim.backends.wandb.links import Link, OwnInput, StoredInput, Target
 from tracelet_shim.backends.wandb.needs import Artifact
 
@@ -26,7 +27,11 @@ __all__ = ["CAPABILITIES", "OwnForms"]
 
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.NATIVE, "wandb.Table; its first 10,000 rows, and all of a longer one as CSV and JSON"),
-    ev.Artifact: Capability(Level.NATIVE, "Artifact with its type and aliases; each call is a version"),
+    ev.Artifact: Capability(
+        Level.NATIVE,
+        "Artifact with its type and aliases; each call is a version; names that W&B does not take are escaped, and whole in the "
+        "metadata",
+    ),
     ev.Model: Capability(
         Level.NATIVE,
         "Artifact of the type model; register_as links it, with its aliases, into W&B's registry (option registry, or "
@@ -91,10 +96,13 @@ class OwnForms(Backend):
         import wandb
 
         run, _ = self._opened()
-        artifact = wandb.Artifact(Names(ARTIFACT, 128)(event.tag), type=event.category or "artifact")
-        for file in event.files:
+        paths = {file: file.path.removeprefix(f"{event.tag}/") for file in event.files}
+        changed = {name: path for path in paths.values() if (name := limits.artifact_file(path)) != path}
+        about = {"tracelet": plain({"name": event.tag, **({"files": changed} if changed else {})})}
+        artifact = wandb.Artifact(limits.artifact(event.tag), type=limits.artifact_type(event.category), metadata=about)
+        for file, path in paths.items():
             self.check_kept(file)
-            artifact.add_file(file.at, name=file.path.removeprefix(f"{event.tag}/"))
+            artifact.add_file(file.at, name=limits.artifact_file(path))
         if run.server is not None:
             run.sdk._public_api()  # as for a table
         aliases = [Names(_ALIAS, 128)(alias) for alias in event.aliases]
