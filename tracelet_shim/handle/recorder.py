@@ -186,10 +186,6 @@ class Recorder:
         except Exception as error:
             self._tell(f"{what}-{type(error).__name__}", f"{what}() could not be taken: {error}")
 
-    def tell(self, what: str, doubt: str) -> None:
-        """Tell of something that a method has taken, but not quite as it was meant."""
-        self._tell(f"{what}-in-part", f"{what}(): {doubt}")
-
     def leave_out(self, what: str, which: str, error: Exception) -> None:
         """Tell of a part of what a method was called with that cannot be taken; the others are."""
         self._tell(f"{what}-{type(error).__name__}", f"{what}() leaves out {which}: {error}")
