@@ -226,17 +226,56 @@ def test_what_cannot_be_taken(log: Log, tmp_path: Path, capfd: pytest.CaptureFix
         session.log_metrics({"loss": "high"})
         session.log_image("i", np.zeros((2, 2, 2, 2)))
         session.log_table("t", [[1, 2], [3]])
-        session.alert("t", level="loud")  # type: ignore[arg-type]
         session.log_metrics({"loss": 0.5})
 
     with pytest.raises(errors.DeliveryError):
         log(do)
     said = capfd.readouterr().err
-    for text in ("log_artifact() could not be taken", "no regular file", "log_params()", "log_metrics()", "log_image()", "loud"):
+    for text in (
+        "log_artifact() could not be taken", "no regular file", "log_params()", "log_metrics()", "log_image()",
+        "int '3' holds no values by name",
+    ):  # fmt: skip
         assert text in said, text
     assert "nowhere-either" not in said
     rest = log(lambda session: (session.log_params(3), session.log_metrics({"a": 1})), strict=False)
     assert [event.path for event in rest] == ["a"]
+
+
+def test_what_is_taken_for_something_else(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    """A level that is none, a step that is no whole number: nothing is lost, and it is said. The last step that there is can be
+    logged again."""
+
+    def do(session: tracelet.Session) -> None:
+        for level in ("WARN", "Error", "critical", "loud", "info"):
+            session.alert(level, level=level)  # type: ignore[arg-type]
+        session.log_metrics({"a": 1}, step=2.5)  # type: ignore[arg-type]
+        session.log_metrics({"a": 2}, step=2**63 - 1)
+        session.log_metrics({"a": 3})
+        session.log_metrics({"a": 4}, step=2**63)
+        session.log_text("t", "x", step=np.int64(3))
+        session.log_metrics({"a": 5}, step=np.float32(4))
+
+    events = log(do, strict=False)
+    assert [event.level for event in events if isinstance(event, ev.Alert)] == ["warning", "error", "error", "warning", "info"]
+    last = 2**63 - 1
+    assert [(e.value, e.step) for e in events if isinstance(e, ev.Scalar)] == [(1, 2), (2, last), (3, last), (5, 4)]
+    assert [event.step for event in events if isinstance(event, ev.Text)] == [3]
+    said = capfd.readouterr().err
+    for text in ("level 'WARN' is none of", "step 2.5 is no whole number; it counts as 2", f"step {2**63} has more than 64 bits"):
+        assert text in said, text
+
+
+def test_the_name_of_a_file(log: Log, tmp_path: Path) -> None:
+    """One that ends as the file does is the file's; any other is that of a directory with the file in it."""
+    (tmp_path / "tmp1.json").write_text("{}")
+
+    def do(session: tracelet.Session) -> None:
+        for name in ("config.json", "deep/config.json", "config", "tmp1.json", "a.b/tmp1.json"):
+            session.log_artifact("tmp1.json", name)
+        assert session.use_artifact("config.json").read_text() == "{}"
+
+    paths = [event.files[0].path for event in log(do) if isinstance(event, ev.Artifact)]
+    assert paths == ["config.json", "deep/config.json", "config/tmp1.json", "tmp1.json", "a.b/tmp1.json"]
 
 
 def test_what_is_no_number_is_left_out(log: Log, capfd: pytest.CaptureFixture[str]) -> None:

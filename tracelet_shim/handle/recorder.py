@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, open_file
@@ -32,6 +32,9 @@ from tracelet_shim.handle import downloads, records, snapshots
 __all__ = ["Made", "Recorder", "RecordsFile", "Taker"]
 
 Runs = tuple[tuple[str, str], ...]
+
+
+_MOST_STEP = 2**63 - 1
 
 
 class Made(NamedTuple):
@@ -187,12 +190,30 @@ class Recorder:
         """Tell of a part of what a method was called with that cannot be taken; the others are."""
         self._tell(f"{what}-{type(error).__name__}", f"{what}() leaves out {which}: {error}")
 
-    def step(self, given: int | None) -> int:
-        """Return the step of metrics: as it was given, else one more than the latest one."""
-        with self._lock:
-            step = self._next_step if given is None else int(given)
-            self._next_step = max(self._next_step, step + 1)
+    def tell(self, what: str, text: str) -> None:
+        """Tell of something that a method was called with, and that is taken for something else."""
+        self._tell(f"{what}-instead", f"{what}(): {text}")
+
+    def step(self, what: str, given: Any) -> int:
+        """Return a step as a whole number; None is 0.
+
+        Raises:
+            ValueError, TypeError: it is none, or has more than 64 bits.
+        """
+        step = 0 if given is None else int(given)
+        if given is not None and step != given:
+            self.tell(what, f"step {given!r} is no whole number; it counts as {step}")
+        if not -_MOST_STEP <= step <= _MOST_STEP:
+            raise ValueError(f"step {step} has more than 64 bits")
         return step
+
+    def next_step(self, what: str, given: Any) -> int:
+        """Return the step of metrics: as it was given, else one more than the latest one, as long as there is one."""
+        step = None if given is None else self.step(what, given)
+        with self._lock:
+            found = self._next_step if step is None else step
+            self._next_step = max(self._next_step, min(found + 1, _MOST_STEP))
+        return found
 
     def keep(self, runs: Runs, path: str, name: str) -> tuple[StoredFile, ...]:
         """Keep a file, or those of a directory, as they are now, for records of these runs.

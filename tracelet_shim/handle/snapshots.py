@@ -40,7 +40,8 @@ def files_of(path: str, name: str) -> tuple[list[tuple[str, str]], list[str]]:
     """
     if not stat.S_ISDIR(os.stat(path).st_mode):
         base = os.path.basename(os.path.abspath(path))
-        return [(name if f"/{name}".endswith(f"/{base}") else f"{name}/{base}", path)], []
+        same = os.path.splitext(name)[1] == os.path.splitext(base)[1]  # a new name of the file, and not of a folder for it
+        return [(name if same else f"{name}/{base}", path)], []
     found, left_out = [], []
     for directory, folders, names in os.walk(path, onerror=_raise):
         folders.sort()

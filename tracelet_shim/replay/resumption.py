@@ -219,8 +219,8 @@ def _check_files(files: SessionFiles, session: SessionRow, view: View) -> None:
 
 def _again(row: SessionRow, about: About, root: str) -> RunInfo:
     """Return what the runs of a session are opened with. What ran is not what is here now; if the session has found it out,
-    it is in its state directory. Nor is it known whether the user has named the root: what lies in the working directory is no part
-    of a root that the session has because it had no writer, TensorBoard's copy for one."""
+    it is in its state directory. Nor is it known whether the user has named the root: what lies in the working directory is no
+    part of a root that the session has because it had no writer, TensorBoard's copy for one."""
     program = Program(
         script=row.script, module=None, argv=(as_utf8(row.script or "python"),), cwd=row.cwd, executable=sys.executable,
         pid=row.pid, host=row.host,
