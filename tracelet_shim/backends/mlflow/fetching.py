@@ -11,6 +11,7 @@ from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
 from tracelet_shim.backends.mlflow import settings
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.file import path_of
+from tracelet_shim.backends.mlflow.limits import artifact_paths
 from tracelet_shim.backends.mlflow.models import logged_model
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import file_names
@@ -51,7 +52,7 @@ def _of_a_run(uri: str, run: RunInfo, name: str, directory: str) -> Fetched:
         if run.resume is None:
             raise NoSuchArtifactError(f"no run of this session is open, in which a name alone is looked for; {_FORMS}")
         client = MlflowClient(tracking_uri=uri)
-        path = f"artifacts/{file_names()(name)}"
+        path = f"artifacts/{artifact_paths()(name)}"
         folder = path.rpartition("/")[0]
         if path in [one.path for one in client.list_artifacts(run.resume, folder)]:
             name = f"{_RUNS}{run.resume}/{path}"
