@@ -28,7 +28,7 @@ from tests.backends.tensorboard.reader import TensorBoardReader
 from tests.delivery.programs import relays
 from tests.faults.harness import Training, environment, eventually
 from tracelet_shim.cli.status import sessions
-from tracelet_shim.replay.rings import any_rings
+from tracelet_shim.replay.rings import anything_left
 from tracelet_shim.testing import Reader
 
 __all__ = ["SCENARIOS", "Plan", "Trial", "plan_of"]
@@ -397,7 +397,7 @@ class Trial:
     def left(self) -> list[str]:
         """Return what is not as it is when all is delivered, by ``tracelet-shim status``; nothing if there is no session."""
         if not (self.state / "ledger.db").exists():
-            return ["a ring of no session"] if self.state.exists() and any_rings(self.state) else []
+            return ["a ring of no session"] if self.state.exists() and anything_left(self.state) else []
         found = []
         for session in sessions(self.state):
             if session["resume"] is not None or session["ended"] is None:
@@ -412,7 +412,7 @@ class Trial:
     def check(self) -> None:
         """Everything that was logged is everywhere, once; no process and no ring is left, and the ledger says so."""
         eventually(lambda: not self._processes(), 60)
-        assert not self.state.exists() or not any_rings(self.state)
+        assert not self.state.exists() or not anything_left(self.state)
         returned = self._returned()
         native = self._values(TensorBoardReader(self.directory, str(self.directory / "runs" / "x")))
         self._compare("the event file", native, returned, float32=True)

@@ -136,14 +136,17 @@ def test_texts_pictures_tables_tags_alerts(log: Log) -> None:
     assert (alert.tag, alert.text, alert.level) == ("odd", "loss is NaN", "warning")
 
 
-def test_an_artifact_is_what_it_was_at_the_call(log: Log, tmp_path: Path) -> None:
-    """Files and directories are kept as they were, and are gone from our state when everything has arrived."""
+def test_an_artifact_is_what_it_was_at_the_call(log: Log, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Files and directories are kept as they were, and are gone from our state when everything has arrived. Of a directory, what
+    is no file is left out, which is said."""
     (tmp_path / "last.pt").write_bytes(b"first")
     (tmp_path / "data" / "deep").mkdir(parents=True)
     (tmp_path / "data" / "deep" / "big.bin").write_bytes(b"\0" * 3_000_000)
     (tmp_path / "data" / "a.txt").write_text("a")
     (tmp_path / "data" / "link").symlink_to(tmp_path / "last.pt")
     os.mkfifo(tmp_path / "data" / "fifo")
+    (tmp_path / "data" / "latest").symlink_to(tmp_path / "gone")
+    (tmp_path / "data" / "other").symlink_to(tmp_path)
     backend = Keeping()
 
     def do(session: tracelet.Session) -> None:
@@ -159,6 +162,7 @@ def test_an_artifact_is_what_it_was_at_the_call(log: Log, tmp_path: Path) -> Non
         "last.pt": b"first", "set/a.txt": b"a", "set/link": b"first", "set/deep/big.bin": b"\0" * 3_000_000,
         "net/last.pt": b"second, longer",
     }  # fmt: skip
+    assert f"leaves out {tmp_path}/data/other, and 2 more" in capfd.readouterr().err
     assert type(file) is type(folder) is ev.Artifact
     assert (folder.tag, folder.category, folder.aliases) == ("set", "dataset", ("best",))
     assert isinstance(model, ev.Model)
@@ -222,17 +226,76 @@ def test_what_cannot_be_taken(log: Log, tmp_path: Path, capfd: pytest.CaptureFix
         session.log_metrics({"loss": "high"})
         session.log_image("i", np.zeros((2, 2, 2, 2)))
         session.log_table("t", [[1, 2], [3]])
-        session.alert("t", level="loud")  # type: ignore[arg-type]
         session.log_metrics({"loss": 0.5})
 
     with pytest.raises(errors.DeliveryError):
         log(do)
     said = capfd.readouterr().err
-    for text in ("log_artifact() could not be taken", "no regular file", "log_params()", "log_metrics()", "log_image()", "loud"):
+    for text in (
+        "log_artifact() could not be taken", "no regular file", "log_params()", "log_metrics()", "log_image()",
+        "int '3' holds no values by name",
+    ):  # fmt: skip
         assert text in said, text
     assert "nowhere-either" not in said
     rest = log(lambda session: (session.log_params(3), session.log_metrics({"a": 1})), strict=False)
     assert [event.path for event in rest] == ["a"]
+
+
+def test_what_is_taken_for_something_else(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    """A level that is none, a step that is no whole number: nothing is lost, and it is said. The last step that there is can be
+    logged again."""
+
+    def do(session: tracelet.Session) -> None:
+        for level in ("WARN", "Error", "critical", "loud", "info"):
+            session.alert(level, level=level)  # type: ignore[arg-type]
+        session.log_metrics({"a": 1}, step=2.5)  # type: ignore[arg-type]
+        session.log_metrics({"a": 2}, step=2**63 - 1)
+        session.log_metrics({"a": 3})
+        session.log_metrics({"a": 4}, step=2**63)
+        session.log_text("t", "x", step=np.int64(3))
+        session.log_metrics({"a": 5}, step=np.float32(4))
+
+    events = log(do, strict=False)
+    assert [event.level for event in events if isinstance(event, ev.Alert)] == ["warning", "error", "error", "warning", "info"]
+    last = 2**63 - 1
+    assert [(e.value, e.step) for e in events if isinstance(e, ev.Scalar)] == [(1, 2), (2, last), (3, last), (5, 4)]
+    assert [event.step for event in events if isinstance(event, ev.Text)] == [3]
+    said = capfd.readouterr().err
+    for text in ("level 'WARN' is none of", "step 2.5 is no whole number; it counts as 2", f"step {2**63} has more than 64 bits"):
+        assert text in said, text
+
+
+def test_the_name_of_a_file(log: Log, tmp_path: Path) -> None:
+    """One that ends as the file does is the file's; any other is that of a directory with the file in it."""
+    (tmp_path / "tmp1.json").write_text("{}")
+
+    def do(session: tracelet.Session) -> None:
+        for name in ("config.json", "deep/config.json", "config", "tmp1.json", "a.b/tmp1.json"):
+            session.log_artifact("tmp1.json", name)
+        assert session.use_artifact("config.json").read_text() == "{}"
+
+    paths = [event.files[0].path for event in log(do) if isinstance(event, ev.Artifact)]
+    assert paths == ["config.json", "deep/config.json", "config/tmp1.json", "tmp1.json", "a.b/tmp1.json"]
+
+
+def test_what_is_no_number_is_left_out(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    """The numbers beside it are logged; a table within gives names with dots."""
+
+    def do(session: tracelet.Session) -> None:
+        session.log_metrics({"bad": "high", "good": 1, "sub": {"a": np.float32(2), "none": None}}, step=3)
+        session.set_summary({"when": "epoch 3", "best": 0.5})
+        session.set_summary({"all": "bad"})
+
+    events = log(do, strict=False)
+    summary = events.pop()
+    assert isinstance(summary, ev.HParams)
+    assert summary.metrics == {"best": 0.5}
+    assert {(event.tag, event.value, event.step) for event in events if isinstance(event, ev.Scalar)} == {
+        ("good", 1, 3), ("sub.a", 2, 3),
+    }  # fmt: skip
+    said = capfd.readouterr().err
+    assert "log_metrics() leaves out 'bad', str 'high', which is no number" in said
+    assert "set_summary() leaves out 'when', str 'epoch 3'" in said
 
 
 def test_many_threads(log: Log) -> None:

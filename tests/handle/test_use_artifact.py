@@ -102,6 +102,21 @@ class Plain(RecordingBackend):
     name = "plain"
 
 
+def test_after_the_end_a_tracker_is_asked(tmp_path: Path) -> None:
+    """Of what the session had logged nothing is kept by then; the tracker is told which run was open. No use is logged."""
+    backend = Giving()
+    with tracelet.start_logging(backend, strict=True, quiet=True) as session:
+        (tmp_path / "a.txt").write_text("a")
+        session.log_artifact("a.txt")
+    assert not list(tmp_path.glob(".tracelet/handle/*.files"))
+    with pytest.raises(tracelet.ArtifactError, match=r"no 'a\.txt' here"):
+        session.use_artifact("a.txt")
+    assert Giving.asked == [("a.txt", session.run_ids["recording"])]
+    Giving.stock = {"a.txt": lambda directory: str(Path(directory, "a.txt").write_text("a") and Path(directory, "a.txt"))}
+    assert session.use_artifact("a.txt").read_text() == "a"
+    assert used(backend) == []
+
+
 class Second(Giving):
     name = "second"
 
@@ -221,11 +236,13 @@ session = tracelet.start_logging("mlflow", project="p", strict=True, quiet=True,
 if {0}:
     open("x.txt", "w").write("x")
     session.log_artifact("x.txt")
+    session.log_model("x.txt", "my.net")
 else:
     print(session.use_artifact("x.txt").read_text())
+    print((session.use_artifact("my.net") / "x.txt").read_text())
 """
     run_python(again.replace("{0}", "True"))
-    assert run_python(again.replace("{0}", "False")).stdout.split() == ["x"]
+    assert run_python(again.replace("{0}", "False")).stdout.split() == ["x", "x"]
 
 
 LOCAL = """

@@ -419,12 +419,13 @@ class Backend(Fetches, Notices, ABC):
             yield stem + suffix, data
 
     def artifact_stem(self, event: ev.Event) -> str:
-        """Return the artifact path of `event` without suffix: unique for each event, the same after a restart. ``=`` never
-        stands in a mapped tag, so no tag can take the place of another tag's file or folder."""
-        name = self._paths(event.path)
+        """Return the artifact path of `event` without suffix: unique for each event, the same after a restart.
+
+        ``=`` never stands in a mapped tag, so no tag can take the place of another tag's file or folder.
+        """
         record = f"{event.record.file}\0{event.record.position}\0{event.record.index}"
         digest = hashlib.blake2s(record.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-        return f"{files.FOLDERS[event.kind]}/{name}/step={event.step:08d}_{digest}"
+        return f"{files.FOLDERS[event.kind]}/{self._paths(event.path)}/step={event.step:08d}_{digest}"
 
     def ended_at(self) -> float:
         """Return when the run ended, in seconds since the epoch."""

@@ -57,7 +57,7 @@ def status(
 def _state_directories(logdir: str | None) -> list[Path]:
     """Return the directories that have a ledger, or a ring: in the log directory and two levels below, and where the
     environment says."""
-    from tracelet_shim.replay.rings import any_rings
+    from tracelet_shim.replay.rings import anything_left
 
     tops = [Path(logdir)] if logdir is not None else [Path("runs"), Path()]
     candidates = []
@@ -69,7 +69,7 @@ def _state_directories(logdir: str | None) -> list[Path]:
             with contextlib.suppress(OSError):
                 candidates += sorted(top.glob("*/" * level + _STATE))
     found = {
-        path.resolve(): path.absolute() for path in reversed(candidates) if (path / "ledger.db").is_file() or any_rings(path)
+        path.resolve(): path.absolute() for path in reversed(candidates) if (path / "ledger.db").is_file() or anything_left(path)
     }
     return list(reversed(found.values()))
 

@@ -112,7 +112,7 @@ def _digest(path: str) -> str:
     if not os.path.isdir(path):
         return _sha256(path)
     found = hashlib.sha256()
-    for name, at in sorted(snapshots.files_of(path, ".")):
+    for name, at in sorted(snapshots.files_of(path, ".")[0]):
         found.update(f"{_sha256(at)}  {name}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()
 

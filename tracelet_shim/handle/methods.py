@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 _LEVELS = ("info", "warning", "error")
+_OTHER_LEVELS = {
+    "debug": "info", "notice": "info", "warn": "warning", "err": "error", "critical": "error", "fatal": "error",
+    "exception": "error",
+}  # fmt: skip
+_SHOWN = 50
+"""Characters of a value that a warning has."""
 
 
 class Handle:
@@ -41,10 +47,9 @@ class Handle:
         """
 
         def make(_: Recorder, __: Runs) -> Iterable[Made]:
-            from tracelet_shim.common.values import named, plain
             from tracelet_shim.eventfiles.own_records import ParamsContent
 
-            yield _own("log_params", ParamsContent(_flat(plain(named(params)))))
+            yield _own("log_params", ParamsContent(_params(params)))
 
         self._take("log_params", make)
 
@@ -53,7 +58,6 @@ class Handle:
         looks like one, is masked."""
 
         def make(_: Recorder, __: Runs) -> Iterable[Made]:
-            from tracelet_shim.common.values import named, plain
             from tracelet_shim.eventfiles.own_records import ParamsContent
             from tracelet_shim.provenance.secrets import MASK, is_secret, mask_text
 
@@ -62,18 +66,21 @@ class Handle:
                     return MASK
                 return mask_text(value) if isinstance(value, str) else value
 
-            found = _flat(plain(named(arguments)))
+            found = _params(arguments)
             yield _own("watch_params", ParamsContent({name: shown(name, value) for name, value in found.items()}))
 
         self._take("watch_params", make)
 
     def set_summary(self, values: Mapping[str, float]) -> None:
-        """Set final metrics of the run; a name that it has gets the new value."""
+        """Set final metrics of the run, as of `log_metrics`; a name that it has gets the new value. A text is none: it is a tag
+        (`set_tags`)."""
 
-        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+        def make(recorder: Recorder, _: Runs) -> Iterable[Made]:
             from tracelet_shim.eventfiles.own_records import SummaryContent
 
-            yield _own("set_summary", SummaryContent({_name(name): float(value) for name, value in values.items()}))
+            found = _numbers("set_summary", values, recorder)
+            if found:
+                yield _own("set_summary", SummaryContent(found))
 
         self._take("set_summary", make)
 
@@ -91,10 +98,10 @@ class Handle:
         self._take("set_tags", make)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers, as float64.
+        """Log numbers, as float64. What is none is named in a warning, and the others are logged.
 
         Args:
-            metrics: tag -> number, or anything that `float` takes.
+            metrics: tag -> number, or anything that `float` takes. Tables within it become tags with dots.
             step: default: one more than the latest one of this method; at first 0.
         """
 
@@ -102,20 +109,20 @@ class Handle:
             from tracelet_shim.handle import records
             from tracelet_shim.handle.recorder import Made
 
-            values = {_name(tag): float(value) for tag, value in metrics.items()}
+            values = _numbers("log_metrics", metrics, recorder)
             if values:
-                yield Made(records.numbers(values, recorder.step(step), time.time()))
+                yield Made(records.numbers(values, recorder.next_step("log_metrics", step), time.time()))
 
         self._take("log_metrics", make, steps=True)
 
     def log_text(self, name: str, text: str, step: int | None = None) -> None:
         """Log a text, in Markdown. `step` is 0 by default."""
 
-        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+        def make(recorder: Recorder, _: Runs) -> Iterable[Made]:
             from tracelet_shim.handle import records
             from tracelet_shim.handle.recorder import Made
 
-            yield Made(records.text(_name(name), str(text), int(step or 0), time.time()))
+            yield Made(records.text(_name(name), str(text), recorder.step("log_text", step), time.time()))
 
         self._take("log_text", make, steps=step is not None)
 
@@ -129,23 +136,24 @@ class Handle:
             step: default: 0.
         """
 
-        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+        def make(recorder: Recorder, _: Runs) -> Iterable[Made]:
             from tracelet_shim.handle import pictures, records
             from tracelet_shim.handle.recorder import Made
 
-            yield Made(records.picture(_name(name), *pictures.picture(image), int(step or 0), time.time()))
+            yield Made(records.picture(_name(name), *pictures.picture(image), recorder.step("log_image", step), time.time()))
 
         self._take("log_image", make, steps=step is not None)
 
     def log_figure(self, name: str, figure: Any, step: int | None = None) -> None:
         """Log a figure of Matplotlib's as a picture; it stays open. `step` is 0 by default."""
 
-        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+        def make(recorder: Recorder, _: Runs) -> Iterable[Made]:
             from tracelet_shim.bus.messages import Figure
             from tracelet_shim.handle import pictures, records
             from tracelet_shim.handle.recorder import Made
 
-            yield Made(records.picture(_name(name), *pictures.figure(figure), int(step or 0), time.time()), Figure())
+            at = recorder.step("log_figure", step)
+            yield Made(records.picture(_name(name), *pictures.figure(figure), at, time.time()), Figure())
 
         self._take("log_figure", make, steps=step is not None)
 
@@ -159,10 +167,10 @@ class Handle:
             columns: the names of the columns, for rows that are sequences; or which of the others' are wanted.
         """
 
-        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+        def make(recorder: Recorder, _: Runs) -> Iterable[Made]:
             from tracelet_shim.handle.tables import table
 
-            yield _own(_name(name), table(data, columns), int(step or 0))
+            yield _own(_name(name), table(data, columns), recorder.step("log_table", step))
 
         self._take("log_table", make, steps=step is not None)
 
@@ -176,7 +184,8 @@ class Handle:
 
         Args:
             path: the file or directory; of a directory its regular files, and links to such.
-            name: default: its own.
+            name: default: its own. A name that ends as the file does (``.json``) is the file's; any other one is that of a
+                directory with the file in it.
             type: what it is: ``"dataset"``, ``"config"``, ...
             aliases: names for this version, in trackers that keep versions. In others, a later artifact replaces one of its name.
         """
@@ -193,7 +202,8 @@ class Handle:
         """Log a model, as `log_artifact` does.
 
         Args:
-            model: its file or directory; or a module of torch, which is pickled now, as a whole, as MLflow does it.
+            model: its file or directory; or a module of torch, which is pickled now, as a whole, as MLflow does it, or the
+                `state_dict` of one.
             name: default: its own, or that of the module's class.
             register_as: the model of the tracker's registry whose next version this is.
             aliases: names for that version.
@@ -207,10 +217,11 @@ class Handle:
             from tracelet_shim.handle import models
 
             with contextlib.ExitStack() as stack:
-                if about.get("model") and models.is_module(path):
+                if about.get("model") and models.is_model(path):
                     place = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracelet-"))
-                    models.write(path, place)
-                    default = path.__class__.__name__
+                    if doubt := models.write(path, place):
+                        recorder.tell(what, doubt)
+                    default = models.default_name(path)
                 else:
                     place = os.path.abspath(os.fsdecode(path))
                     default = os.path.basename(place)
@@ -244,14 +255,18 @@ class Handle:
         raise ArtifactError(name, {"tracelet-shim": "no session is active in this process that could ask a tracker"}, remedy)
 
     def alert(self, title: str, text: str = "", level: Literal["info", "warning", "error"] = "info") -> None:
-        """Tell whoever follows the run of something, in the way that the tracker has for it."""
+        """Tell whoever follows the run of something, in the way that the tracker has for it. What is no level is taken for the
+        nearest one, which is said."""
 
-        def make(_: Recorder, __: Runs) -> Iterable[Made]:
+        def make(recorder: Recorder, _: Runs) -> Iterable[Made]:
             from tracelet_shim.eventfiles.own_records import AlertContent
 
-            if level not in _LEVELS:
-                raise ValueError(f"level {level!r} is none of {', '.join(map(repr, _LEVELS))}")
-            yield _own(_name(title), AlertContent(_name(text), level))
+            given = str(level).strip().lower()
+            taken = given if given in _LEVELS else _OTHER_LEVELS.get(given, "warning")
+            if given != taken:
+                names = ", ".join(map(repr, _LEVELS))
+                recorder.tell("alert", f"level {level!r} is none of {names}; it counts as {taken!r}")
+            yield _own(_name(title), AlertContent(_name(text), taken))
 
         self._take("alert", make, steps=True)
 
@@ -267,6 +282,36 @@ def _name(value: Any) -> str:
     from tracelet_shim.common.text import as_utf8
 
     return as_utf8(str(value))
+
+
+def _params(holder: Any) -> dict[str, Any]:
+    """Return what an object holds by name, as parameters.
+
+    Raises:
+        TypeError: it holds nothing by name.
+    """
+    from tracelet_shim.common.values import named, plain
+
+    try:
+        found = named(holder)
+    except TypeError:
+        raise TypeError(f"{type(holder).__name__} {str(holder)[:_SHOWN]!r} holds no values by name") from None
+    return _flat(plain(found))
+
+
+def _numbers(what: str, table: Mapping[Any, Any], recorder: Recorder, prefix: str = "") -> dict[str, float]:
+    """Return the numbers of a table by name, those of tables within it by names with dots; what is none is told."""
+    found: dict[str, float] = {}
+    for key, value in table.items():
+        name = prefix + _name(key)
+        if isinstance(value, Mapping):
+            found |= _numbers(what, value, recorder, f"{name}.")
+            continue
+        try:
+            found[name] = float(value)
+        except Exception as error:  # whatever a tensor of several elements raises
+            recorder.leave_out(what, f"{name!r}, {type(value).__name__} {str(value)[:_SHOWN]!r}, which is no number", error)
+    return found
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import make_directory, open_file
-from tracelet_shim.eventfiles import tfrecord
+from tracelet_shim.eventfiles import tfrecord, waiting
 from tracelet_shim.eventfiles.own_files import HANDLE, OWN_SUFFIX, store_of
 from tracelet_shim.eventfiles.own_records import ArtifactContent, StoredFile
 from tracelet_shim.handle import downloads, records, snapshots
@@ -32,6 +32,9 @@ from tracelet_shim.handle import downloads, records, snapshots
 __all__ = ["Made", "Recorder", "RecordsFile", "Taker"]
 
 Runs = tuple[tuple[str, str], ...]
+
+
+_MOST_STEP = 2**63 - 1
 
 
 class Made(NamedTuple):
@@ -45,6 +48,7 @@ class Taker(Protocol):
     """The session, as far as it takes records."""
 
     def active_runs(self) -> Runs: ...
+    def opening(self) -> msg.Open: ...
     def join(self, runs: Runs) -> None: ...
     def add_source(self, path: str, logdir: str, parent: str | None, runs: Runs) -> int: ...
     def publish(self, record: msg.Record) -> None: ...
@@ -116,7 +120,7 @@ class RecordsFile:
         """
         make_directory(directory.parent)
         make_directory(directory)
-        for path in (self.store, self.path):
+        for path in (self.store, waiting.told_at(self.path), self.path):
             if os.path.exists(path):
                 shutil.move(path, directory / os.path.basename(path))
         left = Path(self.path).parent
@@ -182,12 +186,34 @@ class Recorder:
         except Exception as error:
             self._tell(f"{what}-{type(error).__name__}", f"{what}() could not be taken: {error}")
 
-    def step(self, given: int | None) -> int:
-        """Return the step of metrics: as it was given, else one more than the latest one."""
-        with self._lock:
-            step = self._next_step if given is None else int(given)
-            self._next_step = max(self._next_step, step + 1)
+    def leave_out(self, what: str, which: str, error: Exception) -> None:
+        """Tell of a part of what a method was called with that cannot be taken; the others are."""
+        self._tell(f"{what}-{type(error).__name__}", f"{what}() leaves out {which}: {error}")
+
+    def tell(self, what: str, text: str) -> None:
+        """Tell of something that a method was called with, and that is taken for something else."""
+        self._tell(f"{what}-instead", f"{what}(): {text}")
+
+    def step(self, what: str, given: Any) -> int:
+        """Return a step as a whole number; None is 0.
+
+        Raises:
+            ValueError, TypeError: it is none, or has more than 64 bits.
+        """
+        step = 0 if given is None else int(given)
+        if given is not None and step != given:
+            self.tell(what, f"step {given!r} is no whole number; it counts as {step}")
+        if not -_MOST_STEP <= step <= _MOST_STEP:
+            raise ValueError(f"step {step} has more than 64 bits")
         return step
+
+    def next_step(self, what: str, given: Any) -> int:
+        """Return the step of metrics: as it was given, else one more than the latest one, as long as there is one."""
+        step = None if given is None else self.step(what, given)
+        with self._lock:
+            found = self._next_step if step is None else step
+            self._next_step = max(self._next_step, min(found + 1, _MOST_STEP))
+        return found
 
     def keep(self, runs: Runs, path: str, name: str) -> tuple[StoredFile, ...]:
         """Keep a file, or those of a directory, as they are now, for records of these runs.
@@ -195,7 +221,10 @@ class Recorder:
         Raises:
             OSError, ValueError: as of `snapshots`.
         """
-        found = snapshots.files_of(path, name)
+        found, left_out = snapshots.files_of(path, name)
+        if left_out:
+            more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            self._tell("left-out", f"log_artifact() leaves out {left_out[0]}{more}, which is no regular file")
         with self._moving:
             with self._lock:
                 store = self._file(runs).store
@@ -242,6 +271,7 @@ class Recorder:
                 for position, data in enumerate(file.records()):
                     if position:
                         self._taker.publish(msg.Record(file.number, position, data))
+                waiting.forget(file.path)
             except Exception as error:
                 del self._files[runs]
                 text = f"what was logged before the first writer could not be taken: {error}"
@@ -274,7 +304,9 @@ class Recorder:
             self._files[runs] = file
             if root is not None:
                 file.number = self._taker.add_source(file.path, root, None, runs)
-            elif runs:  # so that the end of a run of the user's waits for what is logged into it
+            elif not runs:
+                waiting.tell(file.path, self._taker.opening(), os.getcwd())
+            else:  # so that the end of a run of the user's waits for what is logged into it
                 self._taker.join(runs)
         return file
 

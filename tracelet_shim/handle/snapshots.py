@@ -29,30 +29,35 @@ _CLONE = 0x40049409  # FICLONE
 _PIECE = 1 << 20
 
 
-def files_of(path: str, name: str) -> list[tuple[str, str]]:
-    """Return the files of an artifact: (path within it, beginning with `name`; where it is).
+def files_of(path: str, name: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the files of an artifact: (path within it, beginning with `name`; where it is); and what else there is.
 
-    A directory's are those below it, in the order of their names. Links to files are followed, links to directories are not.
+    A directory's are those below it, in the order of their names. Links to files are followed, links to directories are not;
+    these, links to nothing, pipes and devices are left out.
 
     Raises:
         OSError, ValueError: there is no such file, there is none in the directory, or there are too many.
     """
     if not stat.S_ISDIR(os.stat(path).st_mode):
         base = os.path.basename(os.path.abspath(path))
-        return [(name if f"/{name}".endswith(f"/{base}") else f"{name}/{base}", path)]
-    found = []
+        same = os.path.splitext(name)[1] == os.path.splitext(base)[1]  # a new name of the file, and not of a folder for it
+        return [(name if same else f"{name}/{base}", path)], []
+    found, left_out = [], []
     for directory, folders, names in os.walk(path, onerror=_raise):
         folders.sort()
+        left_out += [at for folder in folders if os.path.islink(at := os.path.join(directory, folder))]
         below = os.path.relpath(directory, path)
         for file in sorted(names):
             at = os.path.join(directory, file)
-            if stat.S_ISREG(os.stat(at).st_mode):
-                found.append((os.path.normpath(os.path.join(name, below, file)), at))
-                if len(found) > MOST_FILES:
-                    raise ValueError(f"{path} has more than {MOST_FILES:,} files")
+            if not os.path.isfile(at):
+                left_out.append(at)
+                continue
+            found.append((os.path.normpath(os.path.join(name, below, file)), at))
+            if len(found) > MOST_FILES:
+                raise ValueError(f"{path} has more than {MOST_FILES:,} files")
     if not found:
         raise ValueError(f"{path} has no files")
-    return found
+    return found, left_out
 
 
 def _raise(error: OSError) -> None:

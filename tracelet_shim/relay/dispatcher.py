@@ -20,6 +20,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.common import run_report
 from tracelet_shim.eventfiles.decoder import Decoder
 from tracelet_shim.eventfiles.own_files import is_own, store_of
+from tracelet_shim.eventfiles.waiting import forget, waiting
 from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.job import JobContinuation
@@ -27,6 +28,7 @@ from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.metrics import SystemMetrics
 from tracelet_shim.relay.restart import Restart
 from tracelet_shim.relay.worker import Worker
+from tracelet_shim.state.place import state_directory
 from tracelet_shim.state.session import SessionState
 
 __all__ = ["Relay"]
@@ -193,6 +195,17 @@ class Relay:
     def sources(self) -> list[msg.Source]:
         """Return the event files of the training process, in order."""
         return [self._decoder.source(number) for number in sorted(self._sources) if number < msg.OWN_SOURCES]
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Return (file, root directory) of the records of this session that the program has not handed over: they wait for its
+        first writer."""
+        opened = self._session
+        if opened is None or any(spec.borrowed for spec in opened.backends):
+            return []
+        places = {state_directory(opened.run.program.cwd, os.environ), *([self.directory] if self.directory is not None else [])}
+        found = [each for place in places for each in waiting(place)]
+        mine = [(path, known.root) for path, known in found if known.opened.run.session == opened.run.session]
+        return [(path, root) for path, root in mine if path not in self._files]
 
     def ahead(self) -> int:
         """Return how many records the fastest tracker has still to take; 0 if none takes any now."""
@@ -403,6 +416,8 @@ class Relay:
         everything, retry, free = self._state.end(
             everything, self._log.length, self._status, self.taken, cut_off=self._cut_off, behind=self._index_behind, own=own
         )
+        for path in own if self._state.is_kept else ():
+            forget(path)
         self._log.close(remove=everything and not retry)  # what was refused can be offered again, as long as there is the index
         for path in free if everything and not retry else ():
             shutil.rmtree(store_of(path), ignore_errors=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from typing import Any
 
+from tracelet_shim.common.imports import importing
 from tracelet_shim.provenance.secrets import mask_text
 
-__all__ = ["importing", "listen", "why"]
+__all__ = ["listen", "why"]
 
 _LONGEST = 200
 _MOST_LOGGERS = 1000
@@ -57,14 +57,3 @@ def why(thread: threading.Thread, library: str, since: float) -> str:
     lines = [_said[key] for key in (library, thread.ident) if key in _said]
     at, line = max(lines, default=(0.0, ""))
     return f"its SDK says: {line}" if line and at >= since else ""
-
-
-def importing(thread: threading.Thread) -> str | None:
-    """Return the module that a thread is importing: the outermost, which is what was asked for."""
-    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the documented way to look at another thread
-    found = None
-    while frame is not None:
-        if frame.f_code.co_name == "_find_and_load" and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            found = frame.f_locals.get("name", found)
-        frame = frame.f_back
-    return found

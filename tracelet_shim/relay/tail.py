@@ -31,6 +31,9 @@ def take_tail(relay: Relay) -> int:
     """Give a relay what the event files that it knows have behind the last record that it got of each. Nobody writes to them any
     more. Return the number of records."""
     tail = Directory(_Taker(relay), None)
+    for path, root in relay.waiting():  # for a first writer that does not come any more
+        number = 1 + max((source.id for source in relay.sources()), default=-1)
+        relay.handle(msg.Source(number, path, root, None))
     for source in relay.sources():
         taken = relay.taken.get(source.id, 0)
         if beyond(source.path, taken):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tracelet_shim import errors
 from tracelet_shim.eventfiles.logdir import STATE
-from tracelet_shim.replay.rings import adopt, any_rings
+from tracelet_shim.replay.rings import adopt, anything_left
 from tracelet_shim.replay.undelivered import Missing
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.place import new_run, state_directory
@@ -20,7 +20,7 @@ def state_of(logdir: str) -> Path:
     """Return the state directory that has a ledger."""
     candidates = dict.fromkeys((state_directory(logdir, os.environ), Path(logdir, STATE)))
     for directory in candidates:
-        if any_rings(directory):
+        if anything_left(directory):
             adopt(directory)
         if (directory / "ledger.db").is_file():
             return directory

@@ -127,8 +127,11 @@ def _continue(
     relay.handle(msg.Continue(ring.skip(relay.records) if ring is not None else 0))
     if ring is not None:
         status = _empty(ring, host, files) or status
+    waited = files.waiting(directory)
+    for source in waited:
+        relay.handle(source)
     rest = Directory(host, root if left.tail else None, wanted=files.is_new)
-    if left.tail:
+    if left.tail or waited:
         for source in files.sources:
             rest.know(source, max(files.taken.get(source.path, 0), relay.taken.get(source.id, 0)))
         rest.scan()
@@ -216,7 +219,8 @@ def _check_files(files: SessionFiles, session: SessionRow, view: View) -> None:
 
 def _again(row: SessionRow, about: About, root: str) -> RunInfo:
     """Return what the runs of a session are opened with. What ran is not what is here now; if the session has found it out,
-    it is in its state directory."""
+    it is in its state directory. Nor is it known whether the user has named the root: what lies in the working directory is no
+    part of a root that the session has because it had no writer, TensorBoard's copy for one."""
     program = Program(
         script=row.script, module=None, argv=(as_utf8(row.script or "python"),), cwd=row.cwd, executable=sys.executable,
         pid=row.pid, host=row.host,
@@ -224,5 +228,5 @@ def _again(row: SessionRow, about: About, root: str) -> RunInfo:
     return RunInfo(
         session=row.id, program=program, started=row.started, project=row.project, exp_name=row.exp_name,
         run_id=row.run_id, tags=about.tags, notes=about.notes, config=about.config, group=about.group,
-        offline=about.offline, root=root, what_ran=(),
+        offline=about.offline, root=None if row.root == row.cwd else root, what_ran=(),
     )  # fmt: skip

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.inside import is_inside
 from tracelet_shim.eventfiles.logdir import CREATED, PROJECTOR, is_event_file
+from tracelet_shim.eventfiles.waiting import waiting
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import SessionRow
 
@@ -54,6 +56,16 @@ class SessionFiles:
             self.sources.append(self.source(source))
             self._others.add(self.sources[-1].path)
             self._directories.add(self.sources[-1].logdir)
+
+    def waiting(self, directory: Path) -> list[msg.Source]:
+        """Take note of the records that were waiting for a writer when the session was killed, in this state directory; return
+        their sources."""
+        found = [path for path, known in waiting(directory) if known.opened.run.session == self._session.id]
+        first = 1 + max((source.id for source in self.sources if source.id < msg.OWN_SOURCES), default=-1)
+        new = [path for path in found if path not in {source.path for source in self.sources}]
+        sources = [msg.Source(number, path, self.root, None) for number, path in enumerate(new, first)]
+        self.sources += sources
+        return sources
 
     def source(self, s: msg.Source) -> msg.Source:
         """Return a source of the session as it is now."""

@@ -81,10 +81,10 @@ def let_imports_end() -> None:
     ``take_gil``), which unwinds its stack; where that has a C++ function that catches everything, as initialisers of extension
     modules do, the C library aborts the whole program: "FATAL: exception not rethrown". Imports end by themselves.
     """
-    if "tracelet_shim.relay.said" not in sys.modules:  # no tracker was served here
+    if "tracelet_shim.relay.worker" not in sys.modules:  # no tracker was served here
         return
+    from tracelet_shim.common.imports import importing
     from tracelet_shim.display.terminal import say
-    from tracelet_shim.relay.said import importing
 
     began, told = time.monotonic(), False
     while time.monotonic() - began < _IMPORT_SECONDS:

@@ -15,7 +15,7 @@ from tracelet_shim import errors
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus.fetching import Answer, Question, ask, ask_here
-from tracelet_shim.eventfiles.own_records import UsedContent
+from tracelet_shim.eventfiles.own_records import ArtifactContent, UsedContent
 from tracelet_shim.handle import downloads, records
 from tracelet_shim.handle.recorder import Made, Recorder, Runs
 from tracelet_shim.session.run_info import run_info
@@ -38,11 +38,8 @@ def use(session: Session, recorder: Recorder, name: str, tracker: str | None, ti
     own = recorder.logged(name) if tracker is None else None
     try:
         with downloads.making(recorder.downloads(runs)) as directory:
-            if own is not None:
-                answer = Answer(downloads.fill(directory, name, *own))
-                giver = ""
-            else:
-                giver, answer = _first(session, runs, name, tracker, directory, until)
+            kept = _kept(directory, name, own)
+            giver, answer = kept or _first(session, runs, name, tracker, directory, until)
             path, digest = downloads.settle(directory, answer.path)
     except (OSError, ValueError) as error:
         if isinstance(error, errors.TraceletError):
@@ -56,6 +53,22 @@ def use(session: Session, recorder: Recorder, name: str, tracker: str | None, ti
     if session.active:
         recorder.take("use_artifact", make)
     return path
+
+
+def _kept(directory: str, name: str, own: tuple[ArtifactContent, str] | None) -> tuple[str, Answer] | None:
+    """Return what this session has of an artifact; None if it has none, or had it until every tracker had it."""
+    if own is None:
+        return None
+    try:
+        return "", Answer(downloads.fill(directory, name, *own))
+    except FileNotFoundError:
+        _empty(directory)
+        return None
+
+
+def _empty(directory: str) -> None:
+    shutil.rmtree(directory)
+    os.mkdir(directory, 0o700)
 
 
 def _first(
@@ -86,8 +99,7 @@ def _first(
         problems[giver] = answer.problem
         if not answer.missing:  # it may have it: another tracker's could be another one
             break
-        shutil.rmtree(directory)
-        os.mkdir(directory, 0o700)
+        _empty(directory)
     raise errors.ArtifactError(name, problems, _REMEDY)
 
 
@@ -105,7 +117,7 @@ def _impossible(backend: type[Backend], given: Any, run: RunInfo) -> str | None:
 
 def _opened(session: Session, runs: Runs, until: float) -> dict[str, str]:
     """Return the ids of the runs that are open, by tracker: the user's own, else the session's."""
-    if not session.active:
+    if not (session.active or session.has_begun):
         return {}
-    found = session.wait_opened(min(_OPENING, max(0.0, until - time.monotonic())))
+    found = session.wait_opened(min(_OPENING, max(0.0, until - time.monotonic())) if session.active else 0.0)
     return {name: one.run_id for name, one in found.items()} | dict(runs)

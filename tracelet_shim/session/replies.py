@@ -12,7 +12,7 @@ from tracelet_shim.display.terminal import say
 
 __all__ = ["Replies"]
 
-_HARMLESS = ("system-metrics", "what-ran")
+_HARMLESS = ("handle-left-out", "system-metrics", "what-ran")
 """Kinds of trouble that make no event of the user's doubtful."""
 _MOST_TROUBLES = 1000
 _WAIT = 0.02

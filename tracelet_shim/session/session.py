@@ -158,8 +158,12 @@ class Session(OwnMethods):
             self.on_hosting()
 
     def _open_message(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
+        message = self._would_open(session, specs)
+        self.opened_as = self.opened_as or message.run
+        return message
+
+    def _would_open(self, session: str, specs: list[msg.BackendSpec]) -> msg.Open:
         run = run_info(session, self.settings, self._job, borrowed=specs[0].borrowed)
-        self.opened_as = self.opened_as or run
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}
@@ -216,6 +220,9 @@ class Session(OwnMethods):
         self.begin().writer_created(logdir, runs)
         self._logdirs.add(logdir)
         self._recorder.settle(runs, root_of(logdir))
+
+    def opening(self) -> msg.Open:
+        return self._would_open(self.id, self._specs)
 
     def join(self, runs: intercept.ActiveRuns) -> None:
         self.begin().begin(runs)

@@ -88,7 +88,7 @@ class AimReader(Reader):
         for info in run.collect_sequence_info((form,), skip_last_value=True)[form]:
             where = dict(info["context"])
             repeat = where.pop("repeat", 0)
-            context = {k: v if k == "type" else self.whole(v) for k, v in where.items()}
+            context = {k: v if k in ("type", "gpu") else self.whole(v) for k, v in where.items()}
             if context == wanted and self.whole(info["name"]) == tag:
                 for step, epoch, record in self.points(run, info["name"], info["context"]):
                     late = repeat == "more"

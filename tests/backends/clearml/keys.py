@@ -41,7 +41,8 @@ def _event_keys(log: Path) -> Iterator[str]:
     lines = log.read_bytes().splitlines() if log.exists() else []
     for event in (event for line in lines for event in json.loads(line)):
         file = os.path.basename(event["key"]) if event.get("key") else ""
-        yield f"{event['type']} {event['metric']} | {event['variant']} {file}".rstrip()
+        place = f" {event['metric']} | {event['variant']} {file}" if "metric" in event else ""  # else it is a line of the console
+        yield (event["type"] + place).rstrip()
 
 
 def _dict(value: object) -> dict[str, dict[str, object]]:

@@ -227,6 +227,14 @@ class ClearMLReader(Reader):
     def artifact(self, name: str) -> dict[str, bytes]:
         return {path: data for path, data in self.artifacts().items() if path == name or path.startswith(f"{name}/")}
 
+    def alerts(self) -> list[tuple[str, str, str]]:
+        lines = [event for event in self.session().events() if event["type"] == "log"]
+        found = []
+        for level, title, text in (line["msg"].split(": ", 2) for line in lines):
+            assert level in [line["level"] for line in lines]
+            found.append((title, text, level))
+        return found
+
     def tables(self, writer: str, tag: str) -> list[tuple[int, list[str], list[list[Any]]]]:
         found = []
         for step, (trace,) in self._figures(writer, tag, "table"):

@@ -260,7 +260,7 @@ class ClearML(StandIn):
             found = [model for model in found if set(asked.get(what) or ()) <= set(model[what])]
         if asked.get("name"):
             found = [model for model in found if re.search(asked["name"], model["name"])]
-        found.sort(key=lambda model: str(model["last_update"]), reverse=(asked.get("order_by") or ["created"])[0].startswith("-"))
+        found.sort(key=lambda model: str(model["created"]), reverse=(asked.get("order_by") or ["created"])[0].startswith("-"))
         return {"models": found}
 
     on_models_get_all_ex = on_models_get_all

@@ -271,3 +271,63 @@ def test_the_whole_way(run_python: RunPython, serve: Serve, hosting: str) -> Non
     assert [(e["variant"], e["value"]) for e in events if e.get("metric") == "Summary"] == [("best", 0.9)]
     assert [a["key"] for a in task["execution"]["artifacts"] if not a["key"].startswith("code/")] == ["w.pt"]
     server.check_understood()
+
+
+USING = """
+import os
+import tracelet_shim as tracelet
+session = tracelet.start_logging("clearml", project="own forms", strict=True, exit_timeout=60, delivery={hosting!r})
+os.makedirs("d/deep")
+for content in ("first", "second"):
+    open("w.pt", "w").write(content)
+    open("d/deep/a b.txt", "w").write(content)
+    open("d/x:ü?.txt", "w").write(content)
+    session.log_artifact("w.pt")
+    session.log_artifact("d", "my data")
+    session.log_model("w.pt", "net", register_as="nets", aliases=[content])
+    session.log_model("d", "folder")
+assert session.flush(60)
+task = session.run_ids["clearml"]
+for name in ("w.pt", "my data", f"{{task}}/w.pt", "model:nets", "model:nets@first", "folder"):
+    path = session.use_artifact(name, from_="clearml")
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    print(name, "=", path.name, *((str(p.relative_to(path)), p.read_text()) for p in found))
+for name in ("nothing", "model:nets@third", "0" * 32 + "/w.pt", "model:" + "0" * 32):
+    try:
+        session.use_artifact(name, from_="clearml")
+    except tracelet.ArtifactError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosting", ["process", "thread"])
+def test_artifacts_are_given_back(run_python: RunPython, serve: Serve, tmp_path: Path, hosting: str) -> None:
+    """By the name that they were logged by, in this task or another, and models by name, tag or id; what was used stands in the
+    task, and models are its inputs."""
+    server = serve("clearml")
+    env = {name: value for name, value in server.env.items() if value is not None}
+    env |= {"CLEARML_OFFLINE_MODE": "", "CLEARML_CACHE_DIR": str(tmp_path / "cache")}
+    done = run_python(USING.format(hosting=hosting), env=env)
+    state, task = server.state, server.run()
+    assert [line for line in done.stdout.splitlines() if " = " in line] == [
+        "w.pt = w.pt ('.', 'second')", "my data = my data ('deep/a b.txt', 'second') ('x:ü?.txt', 'second')",
+        f"{task['id']}/w.pt = w.pt ('.', 'second')", "model:nets = w.pt ('.', 'second')",
+        "model:nets@first = w.pt ('.', 'first')", "folder = folder ('deep/a b.txt', 'second') ('x:ü?.txt', 'second')",
+    ]  # fmt: skip
+    said = [line for line in done.stdout.splitlines() if line.startswith("use_artifact")]
+    assert [line.count("has no artifact") + line.count("there is no model") for line in said] == [1] * 4
+    models = {(model["name"], *model["tags"]): number for number, model in state["models"].items()}
+    inputs = {item["name"]: item["model"] for item in task["models"]["input"]}
+    assert inputs["nets"] == models["nets", "second"]
+    assert inputs["nets@first"] == models["nets", "first"]
+    properties = task["hyperparams"]["properties"]
+    assert properties["tracelet.used/w.pt"]["value"].startswith(f"clearml: {task['id']}/w.pt (sha256 ")
+    server.check_understood()
+
+
+def test_nothing_is_given_back_offline() -> None:
+    """The reason is said without asking anybody."""
+    reason = ClearMLBackend.cannot_fetch({"offline": True}, run_info())
+    assert reason == "an offline session of ClearML gives nothing back before it is imported"
+    assert ClearMLBackend.cannot_fetch({"offline": False}, run_info()) is None

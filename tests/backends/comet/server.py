@@ -7,7 +7,8 @@ Spoken, below /clientlib: logger/add/run and logger/get/run (hand-shake), status
 parameters, tags, asset uploads (multipart), asset items, notifications, and every rest/v2/write/... call; below /api/rest/v2
 the same, account-details, artifacts (upsert, state, get, version, version/files, the content of a file) and the registry of
 models (list, details, item/create). Keys that begin with `bad` are refused as Comet does (400, sdk_error_code 90212), those
-that begin with `forbidden` with 403.
+that begin with `forbidden` with 403. While there is a file `no-plan` in DIR, so are new artifacts, registered models and
+notifications.
 
 State: `experiments`: key -> project, workspace, `metrics` (a list of [name, step, value, timestamp] in the order of
 arrival: nothing is recognised), `params`, `others`, `tags`, `assets` (name, type, step, file), `writes` (endpoint ->
@@ -54,6 +55,8 @@ class Comet(StandIn):
             return 400, {"msg": "API key is not registered", "code": 400, "sdk_error_code": 90212}
         if key.startswith("forbidden"):
             return 403, {"msg": "forbidden", "code": 403, "sdk_error_code": 0}
+        if (self.folder / "no-plan").exists() and re.fullmatch(r"/write/artifacts/.*|.*/item/create|/notification/.*", path):
+            return 403, {"msg": "not in your plan", "code": 403, "sdk_error_code": 0}
         with self.lock:
             for pattern, name in ROUTES:
                 if match := re.fullmatch(pattern, path):
@@ -281,7 +284,8 @@ class Comet(StandIn):
         if version["state"] != "CLOSED":
             return 400, {"msg": "not final", "code": 400, "sdk_error_code": 90403}
         if reader := given.get("consumerExperimentKey"):
-            version.setdefault("used by", []).append(reader)
+            users = version.setdefault("used by", [])
+            users += [reader] * (reader not in users)
         about = {"artifactId": artifact["id"], "artifactName": name, "artifactType": artifact["type"], "tags": []}
         return 200, {
             "artifact": {**about, "workspaceName": workspace}, "artifactVersion": version["version"], "alias": version["alias"],
@@ -293,7 +297,8 @@ class Comet(StandIn):
         _, _, artifact = self.artifact(given)
         for version in (artifact or {}).get("versions", ()):
             if version["version"] == given.get("version"):
-                about = {"link": None, "dir": None, "type": "unknown", "metadata": None, "remote": False}
+                about = {"artifactId": artifact["id"], "artifactVersionId": version["id"]}
+                about |= {"link": None, "dir": None, "type": "unknown", "metadata": None, "remote": False}
                 names = (("assetId", "id"), ("fileName", "name"), ("fileSize", "size"))
                 return 200, {"files": [{**about, **{key: asset[ours] for key, ours in names}} for asset in version["assets"]]}
         return 400, {"msg": "no such version", "code": 400, "sdk_error_code": 624523}

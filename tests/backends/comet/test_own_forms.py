@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import tracelet_shim as tracelet
 from tests.backends.comet.reader import CometReader
 from tests.backends.comet.test_comet import opened, store  # noqa: F401
 from tests.faults.conftest import Train
@@ -19,6 +20,7 @@ from tests.sample_events import Maker
 from tests.servers.fixtures import Serve
 from tests.servers.harness import Server
 from tracelet_shim import events as ev
+from tracelet_shim.backends.comet.process import OFF
 
 HERE = Path(__file__).parents[2]
 
@@ -135,6 +137,50 @@ def test_samples_of_the_machine_are_where_comet_shows_them(store: Path) -> None:
     assert [(metric["metricName"], metric["metricValue"]) for metric in metrics] == [
         ("sys.cpu.percent.avg", 3.0), ("sys.process.memory.mb", 4.0), ("system/cpu.percent", 5.0),
     ]  # fmt: skip
+
+
+def test_in_an_experiment_of_the_users(store: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Files are kept until the SDK's own thread reads them, though ours may be gone by then."""
+    import comet_ml
+
+    theirs = comet_ml.OfflineExperiment(project_name="p", offline_directory=str(store), **OFF)
+    backend = opened(resume=theirs.id, borrowed=True)
+    events = []
+    for event in everything(Maker()):
+        if isinstance(event, ev.Artifact):
+            files = []
+            for file in event.files:
+                copy = tmp_path / file.path.replace("/", "-")
+                copy.write_bytes(Path(file.at).read_bytes())
+                files.append(msgspec.structs.replace(file, at=str(copy)))
+            event = msgspec.structs.replace(event, files=tuple(files))  # noqa: PLW2901
+        events.append(event)
+    backend.write(events)
+    backend.close("finished")
+    for copy in tmp_path.glob("*.py"):
+        copy.unlink()
+    theirs.end()
+    check_archives(CometReader(store))
+
+
+def test_samples_of_a_session(train: Train, tmp_path: Path) -> None:
+    """The session's own samples are told by their file from what a writer called `system` logs."""
+    program = train(
+        """
+import glob
+session = begin("comet", exit_timeout=60, strict=True, system_metrics=0.1)
+with SummaryWriter("runs/x/system") as users:
+    users.add_scalar("cpu.percent", 5.0, 1)
+while sum(map(os.path.getsize, glob.glob("runs/x/.tracelet/system/*.tracelet-records"))) < 2000:
+    time.sleep(0.05)
+""",
+        env={"COMET_OFFLINE_DIRECTORY": str(tmp_path / "comet")},
+    )
+    program.end(0)
+    metrics = [message["metric"] for message in CometReader(tmp_path / "comet").messages("metric_msg")]
+    names = {metric["metricName"] for metric in metrics}
+    assert names >= {"sys.cpu.percent.avg", "sys.ram.percent.used", "sys.disk.free.gb", "system/cpu.percent"}
+    assert [metric["metricValue"] for metric in metrics if metric["metricName"] == "system/cpu.percent"] == [5.0]
 
 
 # -- on a server ------------------------------------------------------------------------------------------------------
@@ -262,3 +308,94 @@ def test_a_notification(train: Train, serve: Serve) -> None:
     (key,) = server.state["experiments"]
     assert told == {"title": "odd", "status": "error", "experiment_key": key, "additional_data": {"text": "loss is NaN"}}
 
+
+
+@pytest.mark.slow
+def test_what_the_server_does_not_do(train: Train, serve: Serve) -> None:
+    """Where it makes no version, registers nothing and notifies nobody, all is in its other form, which is said, as no error."""
+    server = serve("comet")
+    (server.directory / "no-plan").touch()
+    program = train(
+        """
+session = begin("comet", exit_timeout=60, strict=True)
+with open("net.pt", "w") as file:
+    file.write("net")
+for number in range(2):
+    session.log_artifact("net.pt", f"data{number}")
+    session.log_model("net.pt", f"net{number}", register_as="nets")
+    session.alert(f"odd{number}", "text")
+""",
+        env=server.env,
+    )
+    said = program.end(0)
+    for text in ("are assets of the experiment, without versions", "is in no registry", "whether you were notified"):
+        assert said.count(f"{text}: Comet: 403 ") == 1, said
+    assert server.state["artifacts"] == server.state["registry"] == {}
+    kinds = {asset["name"]: asset["type"] for asset in server.run()["assets"] if "net.pt" in asset["name"]}
+    assert kinds == {
+        "artifacts/data0/net.pt": None, "artifacts/data1/net.pt": None, "net0/net.pt": "model-element",
+        "net1/net.pt": "model-element",
+    }  # fmt: skip
+    assert [asset["type"] for asset in server.run()["assets"]].count("text-sample") == 2
+
+
+LOGGED = """
+session = begin("comet", exit_timeout=60, strict=True)
+for number in range(2):
+    with open("a.txt", "w") as file:
+        file.write(str(number))
+    session.log_artifact("a.txt")
+os.makedirs("folder/deep")
+for name in ("folder/a.txt", "folder/deep/b.txt"):
+    with open(name, "w") as file:
+        file.write(name)
+session.log_artifact("folder", "my data", aliases=["best"])
+"""
+USED = """
+import json
+session = begin("comet", exit_timeout=60, strict=True, delivery=os.environ["HOSTING"])
+found = {}
+for name in ("a.txt", "a.txt:1.0.0", "my data", "my data:best", "standin/my data:1.0.0"):
+    path = session.use_artifact(name)
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    found[name] = {str(each.relative_to(path.parent)): each.read_text() for each in files}
+for name in ("nothing", "my data:worst", "elsewhere/my data"):
+    try:
+        session.use_artifact(name)
+    except tracelet.ArtifactError as error:
+        found[name] = str(error)
+with open("found.json", "w") as file:
+    json.dump(found, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosting", ["process", "thread"])
+def test_an_artifact_is_used(train: Train, serve: Serve, hosting: str) -> None:
+    """What one run has logged another one gets, by its name, its version or alias; Comet knows which has used it."""
+    server = serve("comet")
+    train(LOGGED, env=server.env).end(0)
+    directory = server.directory / "other"
+    directory.mkdir()
+    said = train(USED, env={**server.env, "HOSTING": hosting}, directory=directory).end(0, memory=100e6)
+    assert "not delivered" not in said
+    found = json.loads((directory / "found.json").read_text())
+    assert found["a.txt"] == {"a.txt": "1"}
+    assert found["a.txt:1.0.0"] == {"a.txt": "0"}
+    data = {"my data/a.txt": "folder/a.txt", "my data/deep/b.txt": "folder/deep/b.txt"}
+    assert found["my data"] == found["my data:best"] == found["standin/my data:1.0.0"] == data
+    for name in ("nothing", "my data:worst", "elsewhere/my data"):
+        assert "Comet has no artifact" in found[name]
+    first, second = server.state["experiments"]
+    for artifact in server.state["artifacts"].values():
+        assert [version.get("used by") for version in artifact["versions"]] == [[second]] * len(artifact["versions"])
+    told = [asset for asset in server.state["experiments"][second]["assets"] if asset["name"].startswith("used/")]
+    assert len(told) == 5
+    assert not [asset for asset in server.state["experiments"][first]["assets"] if asset["name"].startswith("used/")]
+    server.check_understood()
+
+
+def test_an_archive_gives_nothing_back(store: Path) -> None:  # noqa: F811
+    with tracelet.start_logging("comet", root=str(store), quiet=True) as session, pytest.raises(tracelet.ArtifactError) as caught:
+        session.use_artifact("data")
+    assert "an archive gives nothing back" in str(caught.value)

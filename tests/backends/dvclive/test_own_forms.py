@@ -120,6 +120,27 @@ def test_as_dvc_reads_it(repository: Path) -> None:
     assert parameters["dvclive/p/e/params.yaml"]["tracelet.tags.stage"]["new"] == "done"
 
 
+@pytest.mark.parametrize("name", ["a/b", "/abs", "../../x", "é", "a" * 300, "deep"])
+def test_where_an_artifact_is(tmp_path: Path, name: str) -> None:
+    """What dvc.yaml says of an artifact is where its files are, whatever its name; and DVC takes the name."""
+    from gto.constants import assert_name_is_valid
+
+    make = Maker()
+    (file, other) = make.artifact(name, folder=True).files
+    deep = msgspec.structs.replace(other, path=f"{name}/deep/{other.path.rpartition('/')[2]}")
+    event = msgspec.structs.replace(make.artifact(name, folder=True), files=(deep, file))
+    backend = opened(tmp_path)
+    backend.write([event])
+    backend.close("finished")
+    ((key, about),) = reader(backend).yaml(where(backend) / "dvc.yaml")["artifacts"].items()
+    assert_name_is_valid(key)
+    assert about["desc" if key != name else "type"] == (name if key != name else "dataset")
+    found = {path.name for path in (where(backend) / about["path"]).rglob("*.py")}
+    assert found <= {"launch.py", "sample_events.py"}
+    if len(name) < 180:  # else each path is cut by itself
+        assert found == {"launch.py", "sample_events.py"}
+
+
 def test_in_a_list_of_the_users(repository: Path) -> None:
     """In a dvc.yaml that others share, their artifacts and plots stay, and ours are the latest of their names."""
     shared = repository / "dvc.yaml"

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.backends.swanlab.reader import SwanLabReader
-from tests.backends.swanlab.test_swanlab import write
+from tests.backends.swanlab.test_swanlab import session, write
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
 from tests.sample_events import Maker
@@ -63,6 +63,11 @@ def test_on_this_machine(tmp_path: Path) -> None:
     assert [(e.step, e.value[0][1].decode()) for e in reader.entries("alert", "", "odd")] == [
         (0, "**warning: odd**\n\nloss is **NaN**")
     ]
+
+
+def test_that_there_is_no_registry_is_said(tmp_path: Path) -> None:
+    backend = session(tmp_path, [Maker().model("net", register_as="nets"), Maker().model("other", register_as="nets")])
+    assert backend.take_notices() == {"registry": "a model is among the files of its run, but in no registry: SwanLab has none"}
 
 
 def test_the_table_is_swanlabs_own(tmp_path: Path) -> None:

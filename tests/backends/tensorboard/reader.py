@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,8 +237,9 @@ class TensorBoardReader(Reader):
     def summary_metrics(self) -> dict[str, float]:
         sessions = self._sessions()[1]
         own = [s.metrics for s in sessions if s.params == sessions[0].params]
-        latest = {value.tag: _scalar(value) for event in self.events(self.run) for value in event.summary.value}
-        numbers = {tag: value for tag, value in latest.items() if value is not None}  # which the HPARAMS tab shows of the run
+        logged = [file for file in self.run.glob("*tfevents*") if re.search(r"\.[0-9a-f]{16}\.\d+$", file.name)]  # by the session
+        latest = {v.tag: _scalar(v) for file in logged for event in self.events_of_file(file) for v in event.summary.value}
+        numbers = {tag: value for tag, value in latest.items() if value is not None}  # the HPARAMS tab has these, too
         return {**numbers, **{name: value for metrics in own for name, value in metrics.items()}}
 
     def trials(self) -> list[Trial]:

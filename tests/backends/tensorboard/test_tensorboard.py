@@ -617,11 +617,13 @@ def test_video_that_tensorboard_wrote_empty(tmp_path: Path) -> None:
 
 
 def test_events_without_a_record_become_files(tmp_path: Path) -> None:
-    """No event type is dropped, even if an event carries no record."""
+    """No event type is dropped, even if an event carries no record. The embedding has files of its own, and the parameters are
+    those of the run."""
     target = opened(tmp_path)
     events = Maker().one_of_each()
     target.write(events)
     assert target.written == len(events)
     kept = {path.split("/")[1] for path in tree(Path(target.handle)) if path.startswith("tracelet-files/")}
-    assert len(kept) == len(events) - 1  # the embedding has files of its own
-    assert json.loads((Path(target.handle) / "run.json").read_text())["status"] == "running"
+    assert len(kept) == len(events) - 2
+    about = json.loads((Path(target.handle) / "run.json").read_text())
+    assert (about["status"], about["config"]) == ("running", {"lr": 0.1, "bs": 32, "opt": "adam", "amp": True})

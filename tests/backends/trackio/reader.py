@@ -261,7 +261,7 @@ class TrackioReader(Reader):
         return [
             (metadata["step"], "." + path.rpartition("/")[2].partition(".")[2], data)
             for metadata, contents in self.artifacts(kind)
-            if metadata["tag"] == _path(writer, tag)
+            if metadata.get("tag") == _path(writer, tag)
             for path, data in contents.items()
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.backends.trackio.test_trackio import home  # noqa: F401 - a fixture
 from tests.conftest import RunPython
 from tests.sample_events import WALL, Maker, run_info
 from tracelet_shim import events as ev
+from tracelet_shim.backends.base import Fetched, NoSuchArtifactError
 from tracelet_shim.backends.trackio.backend import TrackioBackend
 
 SAMPLES = "/logs/.tracelet/system/1.host.2.x.0.tracelet-records"
@@ -225,3 +227,79 @@ def test_the_whole_way(run_python: RunPython, tmp_path: Path, hosting: str) -> N
     assert {name for _, name in points} >= {"cpu/percent", "memory/percent", "process/memory.mb"}
     keys = {key for (text,) in reader.query("SELECT metrics FROM metrics") for key in json.loads(text)}
     assert keys == {"loss"}
+
+
+# -- artifacts that it gives back -----------------------------------------------------------------------------------------------
+
+
+def ask(directory: Path, name: str, options: dict[str, Any], project: str = "given") -> Fetched:
+    """Ask as `Session.use_artifact` does."""
+    directory.mkdir()
+    program = msgspec.structs.replace(run_info().program, pid=os.getpid())
+    return TrackioBackend.fetch(options, run_info(project=project, program=program), name, str(directory))
+
+
+def test_artifacts_are_given_back(place: Place, tmp_path: Path) -> None:
+    """By the name that they were logged by, or Trackio's; the run that used one has it as an input, once; and of what another
+    tracker gave, its config says so."""
+    directory, options = place
+    make = Maker()
+    data, file = make.artifact("my data", folder=True, aliases=("best",)), make.artifact("last.py")
+    second = msgspec.structs.replace(data, files=data.files[:1], record=make.artifact("x").record, aliases=())
+    backend = TrackioBackend(options)
+    backend.open(run_info(session="00000000000000ae", project="given"))
+    backend.write([data, file, second])
+    got = ask(tmp_path / "1", "my data", options)
+    assert got.identity == "given/my_x20_data:v1"
+    assert [path.name for path in Path(got.path).iterdir()] == ["sample_events.py"]
+    for number, name in enumerate(("my_x20_data:best", "given/my_x20_data:v0", "given/my_x20_data:best"), 2):
+        old = ask(tmp_path / str(number), name, options, "given" if number == 2 else "elsewhere")
+        assert old.identity == "given/my_x20_data:v0"
+        assert (Path(old.path) / "launch.py").read_bytes() == Path(data.files[1].at).read_bytes()
+    alone = ask(tmp_path / "file", "last.py", options)
+    assert Path(alone.path).read_bytes() == Path(file.files[0].at).read_bytes()
+    odd = make.artifact("ü ä", folder=True)
+    names = ("a:b?.txt", "x\\y\x01.txt")
+    files = tuple(msgspec.structs.replace(file, path=f"ü ä/{name}") for file, name in zip(odd.files, names, strict=True))
+    backend.write([msgspec.structs.replace(odd, files=files)])
+    restored = ask(tmp_path / "odd", "ü ä", options)
+    assert {path.name: path.read_bytes() for path in Path(restored.path).iterdir()} == {
+        name: Path(file.at).read_bytes() for name, file in zip(names, files, strict=True)
+    }
+    for number, name in enumerate(("nothing", "my data:v9", "my_x20_data:v9", "nowhere/my_x20_data", "../../etc/passwd"), 10):
+        with pytest.raises(NoSuchArtifactError, match="there is no artifact"):
+            ask(tmp_path / str(number), name, options)
+
+    own = msgspec.structs.replace(make.used("last.py", tracker="", identity=""), digest=file.files[0].sha256)
+    changed = make.used("last.py", tracker="", identity="")
+    uses = [make.used("my data", tracker="trackio", identity=old.identity), own, make.used("else", tracker="mlflow"), changed]
+    backend.write(uses)
+    backend.write(uses)
+    backend.close("finished")
+    reader = TrackioReader(directory, "00000000000000ae")
+    sql = (
+        "SELECT a.name, v.version FROM run_artifact_links l JOIN artifact_versions v ON v.id = l.artifact_version_id"
+        " JOIN artifacts a ON a.id = v.artifact_id WHERE l.direction = 'input' AND l.run_id = '00000000000000ae' ORDER BY a.name"
+    )
+    assert reader.query(sql) == [("last.py", 0), ("my_x20_data", 0)]
+    config = reader.config()
+    assert config["tracelet/used/else"]["from"] == "mlflow"
+    assert config["tracelet/used/last.py"]["sha256"] == "0" * 64
+
+
+def test_a_registered_model_is_given_back(home: Path, tmp_path: Path) -> None:  # noqa: F811
+    """By its place in the registry, with an alias or a version."""
+    import trackio
+
+    trackio.Api().create_registry("given")
+    make = Maker()
+    backend = TrackioBackend({"registry": "given"})
+    backend.open(run_info(session="00000000000000af", project="registered"))
+    backend.write([model(make, "nets", "prod"), model(make, "nets", files=1)])
+    backend.close("finished")
+    for number, (name, version) in enumerate((("nets", 1), ("nets:prod", 0), ("nets:v0", 0))):
+        got = ask(tmp_path / str(number), f"registry-given/{name}", {})
+        assert got.identity == f"registered/net:v{version}"
+        assert len(list(Path(got.path).iterdir())) == 2 - version
+    with pytest.raises(NoSuchArtifactError):
+        ask(tmp_path / "none", "registry-given/nets:other", {})

@@ -279,7 +279,9 @@ class Wandb(StandIn):
                 return {"createArtifact": {"artifact": {"id": known, "state": "COMMITTED", "artifactSequence": None}}}
         self.state["artifacts"][number] = {
             "type": kind, "name": name, "run": made.get("runName"), "state": "PENDING", "files": [], "aliases": sorted(aliases),
-            "client": made.get("clientID"), "clients": [made.get("clientID")], "digest": made.get("digest"),
+            "place": [made.get("entityName"), made.get("projectName")],
+            "metadata": made.get("metadata"), "digest": made.get("digest"),
+            "client": made.get("clientID"), "clients": [made.get("clientID")],
         }  # fmt: skip
         return {"createArtifact": {"artifact": {"id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}}
 
@@ -314,6 +316,8 @@ class Wandb(StandIn):
     def on_TraceletOrganization(self, given: Any, _: str) -> Any:
         return {"entity": {"organization": {"name": "org", "orgEntity": {"name": "org-entity"}}, "user": None}}
 
+    on_FetchOrgInfoFromEntity = on_TraceletOrganization  # noqa: N815 - what the SDK calls it
+
     def on_TraceletLink(self, given: dict[str, Any], _: str) -> Any:
         """As `linkArtifact`: a version is in a collection once, and an alias belongs to one of its versions."""
         made = given["input"]
@@ -335,6 +339,80 @@ class Wandb(StandIn):
 
     def on_UseArtifact(self, given: dict[str, Any], _: str) -> Any:
         return {"useArtifact": {"artifact": {"id": given["input"]["artifactID"]}}}
+
+    # -- artifacts that it gives back --------------------------------------------------------------------------------
+
+    def on_GetDefaultEntity(self, _: Any, __: str) -> Any:
+        return {"viewer": {"id": "VXNlcjox", "entity": ENTITY}}
+
+    def _version(self, entity: str, project: str, name: str) -> tuple[str, int] | None:
+        """Return an artifact's id, and which version it is, by a name with a version or an alias."""
+        name, _, wanted = name.partition(":")
+        linked = self.state["links"].get(f"{entity}/{project}/{name}")
+        made = self.state["artifacts"]
+        own = [number for number in made if (made[number]["place"], made[number]["name"]) == ([entity, project], name)]
+        versions = linked["versions"] if linked else own
+        if not versions:
+            return None
+        if found := re.fullmatch(r"v(\d+)", wanted):
+            at = int(found[1])
+        elif wanted in ("", "latest"):
+            at = len(versions) - 1
+        elif linked:
+            at = versions.index(linked["aliases"][wanted]) if wanted in linked["aliases"] else -1
+        else:
+            at = max((at for at, number in enumerate(own) if wanted in made[number]["aliases"]), default=-1)
+        return (versions[at], at) if 0 <= at < len(versions) else None
+
+    def on_ArtifactMembershipByName(self, given: dict[str, Any], _: str) -> Any:
+        found = self._version(given["entity"], given["project"], given["name"])
+        if found is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        (number, at), name = found, given["name"].partition(":")[0]
+        made = self.state["artifacts"][number]
+
+        def collection(entity: str, project: str, name: str) -> Any:
+            place = {"id": f"p-{project}", "internalId": "1", "name": project, "entity": {"name": entity}}
+            kind = "ArtifactPortfolio" if f"{entity}/{project}/{name}" in self.state["links"] else "ArtifactSequence"
+            return {"__typename": kind, "name": name, "project": place}
+
+        artifact = {
+            "__typename": "Artifact", "id": number, "artifactSequence": collection(*made["place"], made["name"]),
+            "versionIndex": at, "artifactType": {"name": made["type"]}, "description": None, "metadata": made["metadata"],
+            "ttlDurationSeconds": -2, "ttlIsInherited": False, "tags": [], "historyStep": None, "state": made["state"],
+            "size": 1, "digest": made["digest"], "digestAlgorithm": None, "commitHash": None, "fileCount": len(made["files"]) - 1,
+            "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None,
+        }  # fmt: skip
+        membership = {
+            "__typename": "ArtifactCollectionMembership", "id": f"m-{number}", "versionIndex": at, "createdAt": "2026-01-01",
+            "aliases": [], "artifactCollection": collection(given["entity"], given["project"], name), "artifact": artifact,
+        }  # fmt: skip
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def on_TraceletArtifact(self, given: dict[str, Any], _: str) -> Any:
+        found = self._version(given["entity"], given["project"], given["name"])
+        return {"project": {"artifactCollectionMembership": found and {"artifact": {"id": found[0]}}}}
+
+    def on_TraceletUse(self, given: dict[str, Any], _: str) -> Any:
+        made = given["input"]
+        used = self.state["runs"][f"{made['entityName']}/{made['projectName']}/{made['runName']}"].setdefault("used", [])
+        used += [made["artifactID"]] * (made["artifactID"] not in used)
+        return {"useArtifact": {"artifact": {"id": made["artifactID"]}}}
+
+    def on_GetArtifactMembershipFileUrls(self, given: dict[str, Any], _: str) -> Any:
+        number, _ = self._version(given["entity"], given["project"], f"{given['collection']}:{given['alias']}") or ("", 0)
+        names = [name for name in self.state["artifacts"][number]["files"] if name != "wandb_manifest.json"]
+        nodes = [
+            {"__typename": "File", "name": name, "directUrl": f"{self.base}/storage/{quote(f'artifacts/{number}/{name}')}"}
+            for name in names
+        ]  # fmt: skip
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        files = {"pageInfo": page, "edges": [{"node": node} for node in nodes]}
+        return {"project": {"artifactCollection": {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}}}
+
+    def on_FetchArtifactManifest(self, given: dict[str, Any], _: str) -> Any:
+        url = f"{self.base}/storage/artifacts/{given['id']}/wandb_manifest.json"
+        return {"artifact": {"currentManifest": {"file": {"directUrl": url}}}}
 
     def on_ClientIDMapping(self, given: dict[str, Any], _: str) -> Any:
         for number, artifact in self.state["artifacts"].items():

@@ -18,7 +18,7 @@ from tests.backends.wandb.test_wandb import directory, session  # noqa: F401
 from tests.conftest import RunPython
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
-from tests.sample_events import WALL, Maker
+from tests.sample_events import WALL, Maker, run_info
 from tests.servers.fixtures import Serve
 from tests.servers.harness import Server
 from tests.test_system_metrics import scalars
@@ -52,6 +52,25 @@ def test_artifacts(tmp_path: Path) -> None:
         for file in event.files:
             content = held[file.path.rpartition("/")[2]].read_bytes()
             assert hashlib.sha256(content).hexdigest() == file.sha256
+
+
+def odd(make: Maker) -> ev.Artifact:
+    """An artifact whose name, and names of files, W&B does not take."""
+    made = make.artifact("ü ä.txt", folder=True)
+    names = ("a:b?.txt", "deep/x\\y\x01.txt")
+    files = tuple(msgspec.structs.replace(file, path=f"ü ä.txt/{name}") for file, name in zip(made.files, names, strict=True))
+    return msgspec.structs.replace(made, files=files, category="wandb-a/b")
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    """What W&B does not take is escaped, and stands whole in the metadata; nothing is refused."""
+    event = odd(Maker())
+    session(lambda backend: backend.write([event]))
+    (record,) = records(tmp_path / "w", "artifact")
+    assert (record.name, record.type) == ("_xfc__x20__xe4_.txt", "_x77_andb-a_x2f_b")
+    escaped = {"a_x3a_b?.txt": "a:b?.txt", "deep/x_x5c_y_x1_.txt": "deep/x\\y\x01.txt"}
+    assert {entry.path for entry in record.manifest.contents} == set(escaped)
+    assert json.loads(record.metadata) == {"tracelet": {"name": "ü ä.txt", "files": escaped}}
 
 
 def test_a_table(tmp_path: Path) -> None:
@@ -238,6 +257,68 @@ reach("second"); wait_for("well")
     (model,) = server.state["artifacts"]
     assert linked == {"versions": [model], "aliases": {"prod": model}}
     server.check_understood()
+
+
+USING = """
+import pathlib
+import tracelet_shim as tracelet
+session = tracelet.start_logging("wandb", project="own", strict=True, exit_timeout=120, delivery={hosting!r})
+for content in ("first", "second"):
+    pathlib.Path("my data.txt").write_text(content)
+    session.log_artifact("my data.txt", aliases=[content])
+    session.log_model("my data.txt", "net", register_as="nets", aliases=[content])
+assert session.flush(60)
+names = ("my data.txt", "my_x20_data.txt:v0", "own/net:first", "standin/own/net", "org/wandb-registry-model/nets:first")
+for name in names:
+    path = session.use_artifact(name, from_="wandb")
+    print(name, "=", *((f.name, f.read_text()) for f in ([path] if path.is_file() else sorted(path.iterdir()))))
+assert session.use_artifact("my data.txt").read_text() == "second"
+pathlib.Path("ü ä").mkdir()
+for name in ("a:b?.txt", "x\\\\y"):
+    pathlib.Path("ü ä", name).write_text(name)
+session.log_artifact("ü ä")
+pathlib.Path("c:d").write_text("alone")
+session.log_artifact("c:d")
+assert session.flush(60)
+print([(f.name, f.read_text()) for f in sorted(session.use_artifact("ü ä", from_="wandb").iterdir())])
+print(session.use_artifact("c:d", from_="wandb").read_text())
+try:
+    session.use_artifact("nothing", from_="wandb")
+except tracelet.ArtifactError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosting", ["process", "thread"])
+def test_artifacts_are_given_back(run_python: RunPython, serve: Serve, hosting: str) -> None:
+    """By the name that they were logged by, or W&B's path, also of a registry; and they are inputs of the run, once each."""
+    server = serve("wandb")
+    env = {name: value for name, value in server.env.items() if value is not None}
+    done = run_python(USING.format(hosting=hosting), env={**env, "WANDB_MODE": "online"})
+    assert [line for line in done.stdout.splitlines() if " = " in line] == [
+        "my data.txt = ('my data.txt', 'second')", "my_x20_data.txt:v0 = ('my data.txt', 'first')",
+        "own/net:first = ('my data.txt', 'first')", "standin/own/net = ('my data.txt', 'second')",
+        "org/wandb-registry-model/nets:first = ('my data.txt', 'first')",
+    ]  # fmt: skip
+    assert "there is no artifact 'nothing' in the project 'own'" in done.stdout
+    assert done.stdout.splitlines()[5:7] == [str([("a:b?.txt", "a:b?.txt"), ("x\\y", "x\\y")]), "alone"]
+    state, run = server.state, server.run()
+    named = {(made["name"], alias): number for number, made in state["artifacts"].items() for alias in made["aliases"]}
+    numbers = {key: number for key, number in named.items() if key[1] != "latest"}
+    used = [numbers[name, content] for name in ("my_x20_data.txt", "net") for content in ("first", "second")]
+    others = [number for number, made in state["artifacts"].items() if made["name"] in ("_xfc__x20__xe4_", "c_x3a_d")]
+    assert sorted(run["used"]) == sorted(used + others)
+    about = {key.removeprefix("tracelet/used/"): each["value"] for key, each in run["config"].items() if "tracelet/used/" in key}
+    assert about["standin/own/net"]["identity"] == "standin/own/net:v1"
+    assert about["org/wandb-registry-model/nets:first"]["identity"] == "org-entity/wandb-registry-model/nets:v0"
+    assert (about["my data.txt"]["from"], about["my_x20_data.txt:v0"]["from"]) == ("", "wandb")
+    server.check_understood()
+
+
+def test_nothing_is_given_back_offline() -> None:
+    """The reason is said without asking anybody."""
+    assert WandbBackend.cannot_fetch({"mode": "offline"}, run_info()) == "W&B gives no artifact back offline"
 
 
 MEASURED = """

@@ -19,6 +19,7 @@ How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29)
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -30,26 +31,29 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.aim import joined, objects
 from tracelet_shim.backends.aim.connection import AnswerError
 from tracelet_shim.backends.aim.fetching import fetch
+from tracelet_shim.backends.aim.own_forms import CAPABILITIES, OwnForms, on_system_tab
 from tracelet_shim.backends.aim.probe import PROBE
 from tracelet_shim.backends.aim.repository import Repository, find, place_of
 from tracelet_shim.backends.aim.run import Run, hash_of, hash_of_trial
-from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
+from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.render import plotly
-from tracelet_shim.backends.render.tables import markdown, pr_curve_columns
+from tracelet_shim.backends.render.tables import pr_curve_columns
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
+from tracelet_shim.errors import EventRejectedError
+from tracelet_shim.eventfiles.own_files import is_own, is_sample
 
 __all__ = ["AimBackend"]
 
 _FIGURE_POINTS = 5_000  # of an embedding; a browser draws no more at ease
 _FIGURE_VERTICES = 200_000
-_TEXT_ROWS = 500
+_MOST_BYTES = 15 << 20  # of a file on a server, which takes 16 MiB in one message
 _SURROGATES = "[\ud800-\udfff]"  # the only characters that Aim cannot store: it encodes to UTF-8
 
 
-class AimBackend(Backend):
+class AimBackend(OwnForms):
     """Writes to one Aim run, and to one more for each trial of a sweep."""
 
     name = "aim"
@@ -73,7 +77,10 @@ class AimBackend(Backend):
         ),
     )
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
-        ev.Scalar: Capability(Level.NATIVE, "metric; a repeated step in a context of its own; NaN and inf as they are"),
+        ev.Scalar: Capability(
+            Level.NATIVE,
+            "metric; a repeated step in a context of its own; NaN and inf as they are; system metrics on their tab",
+        ),
         ev.Histogram: Capability(
             Level.NATIVE, "Distribution of uniform bins; the exact buckets are in the same object"
         ),
@@ -90,11 +97,7 @@ class AimBackend(Backend):
         ev.Graph: Capability(Level.FILE, "artifact, GraphDef as text and binary"),
         ev.HParams: Capability(Level.NATIVE, "run['hparams'], run['summary'] and metrics; a trial is a run of its own"),
         ev.CustomScalars: Capability(Level.FILE, "artifact, JSON; Aim has no stored layouts"),
-        ev.Table: Capability(Level.CONVERTED, "Text, a Markdown table of up to 500 rows; CSV and JSON as artifacts"),
-        ev.Artifact: Capability(Level.NATIVE, "artifacts; a later one of its name replaces it"),
-        ev.Model: Capability(Level.CONVERTED, "artifacts; Aim has no registry"),
-        ev.Tags: Capability(Level.CONVERTED, "tags `name=value`"),
-        ev.Alert: Capability(Level.CONVERTED, "Text"),
+        **CAPABILITIES,
         ev.Used: Capability(Level.CONVERTED, 'the run\'s parameters, `run["tracelet"]["used"]`'),
         ev.Blob: Capability(Level.FILE, "artifact"),
     }
@@ -105,7 +108,7 @@ class AimBackend(Backend):
         super().__init__(options)
         self._names = Names(_SURROGATES, 1000)
         self._shortened = Shortened(self._names, self._paths)
-        self._sequences: dict[tuple[str, str, str | None], tuple[int, str]] = {}
+        self._sequences: dict[tuple[str, str, str | None, bool], tuple[int, str]] = {}
         self._repository: Repository | None = None
         self._run: Run | None = None
         self._tried = set[str]()
@@ -273,8 +276,10 @@ class AimBackend(Backend):
         with self._shortened.telling() as whole:
             self._run.say_names(whole)
 
-    def _context(self, event: ev.Event) -> dict[str, str]:
-        return {"writer": self._name(event.writer)} if event.writer else {}
+    def _place(self, event: ev.Event) -> tuple[str, dict[str, Any]]:
+        """Return the name of the event's sequence, and its context."""
+        known = on_system_tab(event.tag) if is_sample(event.record.file, event.writer) else None
+        return known or (self._name(event.tag), {"writer": self._name(event.writer)} if event.writer else {})
 
     def _series(self, event: ev.Scalar) -> dict[str, str]:
         return {} if event.series is None else {"series": self._name(event.series)}
@@ -321,8 +326,8 @@ class AimBackend(Backend):
 
     def _track(self, event: ev.Event, value: Any, more: Mapping[str, str]) -> None:
         assert self._run is not None
-        where = {**self._context(event), **more}
-        self._run.points.put(value, self._name(event.tag), event.step, event.wall_time, where)
+        name, context = self._place(event)
+        self._run.points.put(value, name, event.step, event.wall_time, {**context, **more})
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         assert self._run is not None
@@ -347,12 +352,12 @@ class AimBackend(Backend):
 
     def _sequence(self, event: ev.Scalar) -> tuple[int, str]:
         """Return Aim's key of the event's sequence: the index of its context, and its name."""
-        place = event.writer, event.tag, event.series
+        place = event.writer, event.tag, event.series, is_own(event.record.file)
         sequence = self._sequences.get(place)
         if sequence is None:
             assert self._run is not None
-            context = {**self._context(event), **self._series(event)}
-            sequence = self._run.points.index(context), self._name(event.tag)
+            name, context = self._place(event)
+            sequence = self._run.points.index({**context, **self._series(event)}), name
             if len(self._sequences) < 10_000:
                 self._sequences[place] = sequence
         return sequence
@@ -399,30 +404,13 @@ class AimBackend(Backend):
         else:
             self._put(event, value, event.kind)
 
-    # -- what is logged through the session itself ------------------------------------------------------------------
-
-    def log_table(self, event: ev.Table) -> None:
-        self.attach_files(event)  # exactly
-        self._put(event, objects.text(utf8(markdown(event, _TEXT_ROWS))), event.kind)
-
-    def log_alert(self, event: ev.Alert) -> None:
-        self._put(event, objects.text(utf8(f"**{event.level}**: {event.text}")), event.kind)
-
-    def log_tags(self, event: ev.Tags) -> None:
-        assert self._run is not None
-        self._run.set_tags(event.tags)
-        self._acknowledge(event)
-
-    def log_used(self, event: ev.Used) -> None:
-        assert self._run is not None
-        self._run.say_used(event)
-        self._acknowledge(event)
-
     # -- files ------------------------------------------------------------------------------------------------------
 
     def attach_path(self, path: str, file: str, event: ev.Event) -> None:
         assert self._run is not None
         if self._run.files_at is None:
+            if os.path.getsize(file) > _MOST_BYTES:  # it need not be read for that
+                raise EventRejectedError(f"{path} is more than Aim's server takes; artifacts_uri names a place for files")
             super().attach_path(path, file, event)
             return
         self._say_whole_names()

@@ -20,7 +20,7 @@ from tracelet_shim.backends.clearml.names import file_name
 from tracelet_shim.backends.clearml.run import RunTask
 from tracelet_shim.backends.clearml.session import send_once
 
-__all__ = ["log_model"]
+__all__ = ["connect", "log_model"]
 
 _FOLDER = "models"
 
@@ -34,7 +34,7 @@ def log_model(run: RunTask, event: ev.Model, name: str, tags: Sequence[str]) -> 
         name: what it is called.
         tags: its tags.
     """
-    from clearml.backend_api.services import models, tasks
+    from clearml.backend_api.services import models
 
     record = f"{event.record.file}\0{event.record.position}\0{event.record.index}"
     digest = hashlib.blake2s(record.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
@@ -47,9 +47,16 @@ def log_model(run: RunTask, event: ev.Model, name: str, tags: Sequence[str]) -> 
             project=run.task.project, comment=f"Created by task id: {run.task.id}",
         )  # fmt: skip
         model = str(send_once(run.session, request).response_data["id"])
+    connect(run, model, name, "output")
+
+
+def connect(run: RunTask, model: str, name: str, kind: str) -> None:
+    """List a model, by its id, among those that the task has made (``output``) or used (``input``)."""
+    from clearml.backend_api.services import tasks
+
     add = getattr(tasks, "AddOrUpdateModelRequest", None)
     if add is not None:  # since version 2.13 of the API
-        send_once(run.session, add(task=run.task.id, name=name, type="output", model=model))
+        send_once(run.session, add(task=run.task.id, name=name, type=kind, model=model))
 
 
 def _find(run: RunTask, folder: str) -> str | None:

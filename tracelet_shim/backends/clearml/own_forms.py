@@ -9,6 +9,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level
 from tracelet_shim.backends.clearml import models
 from tracelet_shim.backends.clearml.console import MOST_TEXT, Console
+from tracelet_shim.backends.clearml.fetching import MODEL, cannot_fetch, fetch
 from tracelet_shim.backends.clearml.names import TaskNames
 from tracelet_shim.backends.clearml.run import RunTask
 from tracelet_shim.backends.render import plotly
@@ -26,12 +27,14 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ),
     ev.Tags: Capability(Level.NATIVE, "tags, and user properties for those with values"),
     ev.Alert: Capability(Level.CONVERTED, "line in the console"),
+    ev.Used: Capability(Level.CONVERTED, "user property `tracelet.used/...`; of a model, also an input model of the task"),
 }
 
 
 class OwnForms(Backend):
     """The part of the backend that shows them."""
 
+    fetch, cannot_fetch = staticmethod(fetch), staticmethod(cannot_fetch)
     _run: RunTask
     _names: TaskNames
     _console: Console
@@ -76,3 +79,10 @@ class OwnForms(Backend):
         self._console.write(text[:MOST_TEXT], event.level, self.wall_time_ms(event))
         if len(text) > MOST_TEXT:
             self.attach_files(event)
+
+    def log_used(self, event: ev.Used) -> None:
+        where = f"{event.tracker}: {event.identity}" if event.tracker else "this session"
+        self._set_properties({f"tracelet.used/{event.tag}": utf8(f"{where} (sha256 {event.digest})")})
+        if event.tracker == self.name and event.identity.startswith(MODEL) and not self._offline:
+            name = self._names.task(event.tag.removeprefix(MODEL))
+            models.connect(self._run, event.identity.removeprefix(MODEL), name, "input")

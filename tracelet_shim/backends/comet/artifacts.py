@@ -54,12 +54,15 @@ class OnServer:
         """What was logged so far does not come again."""
         self._begun.clear()
 
-    def log_artifact(self, event: ev.Artifact, files: Callable[[str], Sequence[Any]]) -> None:
+    def log_artifact(self, event: ev.Artifact, files: Callable[[str], Sequence[Any]]) -> str | None:
         """Make a version of an artifact.
 
         Args:
             event: the artifact.
             files: (id of the version) -> the messages of its files.
+
+        Returns:
+            Why the server makes none; None if there is one.
         """
         api, name, there = self._line.api, artifact_name(event.tag), set[str]()
         version, again = self._begun.get(event.record), event.record in self._begun
@@ -68,11 +71,16 @@ class OnServer:
             again, self.doubtful = version is not None, self.doubtful and version is not None
         if version is None:
             self._begun[event.record] = None
-            answer = self._line.call(
-                api.upsert_artifact, artifact_name=name, artifact_type=utf8(event.category) or "artifact",
-                experiment_key=self._key, metadata={_RECORD: _identity(event), "name": utf8(event.tag)},
-                aliases=aliases_of(event), version_tags=[],
-            )  # fmt: skip
+            try:
+                answer = self._line.call(
+                    api.upsert_artifact, artifact_name=name, artifact_type=utf8(event.category) or "artifact",
+                    experiment_key=self._key, metadata={_RECORD: _identity(event), "name": utf8(event.tag)},
+                    aliases=aliases_of(event), version_tags=[],
+                )  # fmt: skip
+            except RefusedError as error:
+                if error.is_no:
+                    return str(error)
+                raise
             version = str(answer.json()["artifactVersionId"])
         self._begun[event.record] = version
         if again:
@@ -81,6 +89,7 @@ class OnServer:
         self._line.send(messages, events=False)
         closing = {"artifactVersionId": version, "experimentKey": self._key, "state": "CLOSED"}
         self._line.call(api.post_from_endpoint, "write/artifacts/state", closing)
+        return None
 
     def _version_of(self, name: str, event: ev.Artifact) -> str | None:
         """Return the id of the version that was made of this event."""
@@ -115,15 +124,37 @@ class OnServer:
             self._workspace = str(about["workspaceName"])
         return self._workspace
 
+    def say_used(self, identity: str) -> None:
+        """Say that the experiment has used a version, ``WORKSPACE/NAME:VERSION``: as the SDK does it, by asking for that as its
+        consumer. Said twice, it is there once."""
+        workspace, _, rest = identity.partition("/")
+        name, _, version = rest.rpartition(":")
+        self._line.call(
+            self._line.api.get_artifact_version_details, workspace=workspace, name=name, version_or_alias=version,
+            experiment_key=self._key, consumer_experiment_key=self._key,
+        )  # fmt: skip
+
     # -- models -----------------------------------------------------------------------------------------------------
 
-    def register(self, event: ev.Model, model: str) -> None:
+    def register(self, event: ev.Model, model: str) -> str | None:
         """Make a model of the experiment the next version of a registered one; its aliases become the tags of that version.
 
         Args:
             event: says under which name.
             model: the name under which the experiment has its files.
+
+        Returns:
+            Why the server does not; None if it has.
         """
+        try:
+            self._register(event, model)
+        except RefusedError as error:
+            if error.is_no:
+                return str(error)
+            raise
+        return None
+
+    def _register(self, event: ev.Model, model: str) -> None:
         name, mark, before = registry_name(event), f"tracelet {_identity(event)}", -1
         while True:
             versions = self._registered(name)

@@ -20,6 +20,7 @@ from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level,
 from tracelet_shim.backends.comet import drawings, own_forms
 from tracelet_shim.backends.comet.archive import pack_abandoned
 from tracelet_shim.backends.comet.experiments import Experiments, archive_directory, key_of
+from tracelet_shim.backends.comet.fetching import cannot_fetch, fetch
 from tracelet_shim.backends.comet.line import CHUNK, RefusedError
 from tracelet_shim.backends.comet.long_metrics import LongMetrics
 from tracelet_shim.backends.comet.messages import Messages
@@ -58,6 +59,8 @@ class CometBackend(OwnForms):
     distribution = "comet_ml"
     probe = PROBE
     own_hook = staticmethod(own_hook)
+    cannot_fetch = staticmethod(cannot_fetch)
+    fetch = staticmethod(fetch)
     credentials = "check the API key (`comet login`, COMET_API_KEY), or stay local with COMET_START_ONLINE=false"
     batch_events = 2000
     parsers: ClassVar[Mapping[str, Parser]] = {"offline": switch}

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from tracelet_shim import errors
-from tracelet_shim.backends.shared.transient import Verdict, judge
+from tracelet_shim.backends.shared.transient import Verdict, judge, may_open
 
 __all__ = ["CHUNK", "Line", "RefusedError", "point"]
 
@@ -41,6 +41,11 @@ class RefusedError(errors.BackendError):
     def may_be_done(self) -> bool:
         """True if a proxy has given up, and the server may have gone on."""
         return self.status >= 500 or self.status == 408
+
+    @property
+    def is_no(self) -> bool:
+        """True if the server itself has said no to this, which there is another way for: no quota, no proxy is waited for."""
+        return not may_open(self.status, own=self.own)
 
 
 class Line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +35,11 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Alert: Capability(
         Level.NATIVE, "notification (`send_notification`), and a text; from an archive, which cannot notify, the text alone"
     ),
+    ev.Used: Capability(
+        Level.NATIVE, "input artifact of the experiment, where Comet's server gave it; what it was, of any tracker, as JSON asset"
+    ),
 }
 _ALERTS = "tracelet/alerts"
-_log = logging.getLogger("tracelet_shim.relay")
 
 
 class OwnForms(Backend):
@@ -56,8 +57,10 @@ class OwnForms(Backend):
         for file in event.files:
             self.check_kept(file)
         if self._run.on_server is not None:
-            self._run.on_server.log_artifact(event, lambda version: list(self._in_version(event, version)))
-            return
+            problem = self._run.on_server.log_artifact(event, lambda version: list(self._in_version(event, version)))
+            if problem is None:
+                return
+            self.notice("artifacts", f"the files of an artifact are assets of the experiment, without versions: {problem}")
         said = {"artifact": utf8(event.tag), "type": utf8(event.category), "aliases": list(map(utf8, event.aliases))}
         folder = files.FOLDERS[ev.Artifact.kind]
         self._run.send([
@@ -83,7 +86,9 @@ class OwnForms(Backend):
             messages.append(self._messages.registered(event, name, registry_name(event), aliases_of(event)))
         self._run.send(messages)
         if event.register_as is not None and self._run.on_server is not None:
-            self._run.on_server.register(event, name)
+            problem = self._run.on_server.register(event, name)
+            if problem is not None:
+                self.notice("registry", f"a model of the experiment is in no registry: {problem}")
 
     def log_table(self, event: ev.Table) -> None:
         self.attach_files(event)
@@ -95,6 +100,11 @@ class OwnForms(Backend):
                 messages += self._messages.other(self._labels(name), value)
         self._run.send(messages)
         self._run.add_tags([self._names(name) for name, value in event.tags.items() if not value])
+
+    def log_used(self, event: ev.Used) -> None:
+        self.attach_files(event)
+        if event.tracker == "comet" and self._run.on_server is not None:
+            self._run.on_server.say_used(event.identity)
 
     def log_alert(self, event: ev.Alert) -> None:
         said = {"tag": f"{_ALERTS}/{event.path}"[:500], "level": event.level}
@@ -111,6 +121,6 @@ class OwnForms(Backend):
         try:
             on_server.notify(utf8(event.tag), event.level, utf8(event.text), self._run.experiment)
         except (RefusedError, OSError) as error:
-            if isinstance(error, RefusedError) and not error.may_be_done and self.is_transient(error):
+            if isinstance(error, RefusedError) and not (error.may_be_done or error.is_no):
                 raise
-            _log.warning("comet: the notification %r is not known to have been sent; its text is there", event.tag, exc_info=True)
+            self.notice("notification", f"the text of an alert is there, but it is not known whether you were notified: {error}")

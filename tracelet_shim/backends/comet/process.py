@@ -14,7 +14,7 @@ from typing import Any
 
 from tracelet_shim.backends.shared.environment import variables
 
-__all__ = ["OFF", "active", "import_sdk", "sdk_alone"]
+__all__ = ["OFF", "active", "import_sdk", "sdk_alone", "sdk_settings"]
 
 OFF: dict[str, Any] = {
     "log_code": False, "log_graph": False, "auto_param_logging": False, "auto_metric_logging": False,
@@ -67,6 +67,11 @@ def import_sdk(*, of_training: bool) -> None:
     sys.excepthook = hook
 
 
+def sdk_settings() -> contextlib.AbstractContextManager[None]:
+    """Set what of the SDK's variables the user has not set."""
+    return variables(_ENVIRONMENT, unless_set=True)
+
+
 @contextlib.contextmanager
 def sdk_alone() -> Iterator[None]:
     """Hide the process's experiment from the SDK while another one is made, and that one afterwards."""
@@ -76,7 +81,7 @@ def sdk_alone() -> Iterator[None]:
     _hidden.append(before)
     set_global_experiment(None)
     try:
-        with variables(_ENVIRONMENT, unless_set=True):
+        with sdk_settings():
             yield
     finally:
         set_global_experiment(before)

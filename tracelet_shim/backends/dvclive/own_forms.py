@@ -60,8 +60,10 @@ class OwnForms(Backend):
 
     def _list(self, event: ev.Artifact, name: str, category: str) -> None:
         key = artifact_name(name)
-        parts = self._artifact_paths(event.files[0].path).split("/")
-        place = "/".join(parts[: len(event.tag.split("/"))])  # the file, or the folder that all of them are in
+        first = event.files[0].path
+        below = 0 if first == event.tag else len(first.removeprefix(f"{event.tag}/").split("/"))
+        parts = self._artifact_paths(first).split("/")
+        place = "/".join(parts[: max(1, len(parts) - below)])  # the file, or the folder that all of them are in
         about = {"path": f"{files.FOLDERS[ev.Artifact.kind]}/{place}"}
         if category:
             about["type"] = utf8(category)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shlex
 import sys
 import threading
@@ -56,6 +57,7 @@ class SwanLabBackend(OwnForms):
     distribution = "swanlab"
     probe = PROBE
     own_hook = staticmethod(own_hook)
+    cannot_fetch = staticmethod(own_forms.cannot_fetch)
     credentials = "check the API key (`swanlab login`, SWANLAB_API_KEY), or stay local with SWANLAB_MODE=offline"
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
@@ -238,6 +240,9 @@ class SwanLabBackend(OwnForms):
             return status is None or may_open(status, own=getattr(error, "code", "") != "unknown code")
         if "RequestException" in kinds:
             return bool(kinds & {"ConnectionError", "Timeout", "ChunkedEncodingError", "RetryError"})
+        found = re.search(r"Failed to start run.*\[Errno (\d+)\]", str(error), re.DOTALL)
+        if isinstance(error, RuntimeError) and found:  # of an OSError, the SDK's `protocol.core` keeps the text alone
+            return super().is_transient(OSError(int(found[1]), str(error)))
         return super().is_transient(error)
 
     # -- events -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Backend, Capability, Level
+from tracelet_shim.backends.base import Backend, Capability, Level, RunInfo
 from tracelet_shim.backends.shared.values import utf8
 from tracelet_shim.backends.swanlab import charts
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tracelet_shim.backends.swanlab.run import Run
     from tracelet_shim.backends.swanlab.trials import TrialRuns
 
-__all__ = ["CAPABILITIES", "OwnForms"]
+__all__ = ["CAPABILITIES", "OwnForms", "cannot_fetch"]
 
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.CONVERTED, "the table that `swanlab.echarts.Table` draws; beyond 10 MiB attached as CSV and JSON"),
@@ -34,6 +34,11 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
         Level.CONVERTED, "Text; SwanLab has no alerts: its notifiers are plugins with keys of your own, told of the end of a run"
     ),
 }
+
+
+def cannot_fetch(options: Mapping[str, Any], run: RunInfo) -> str | None:  # noqa: ARG001 - it never can
+    """As `Backend.cannot_fetch`."""
+    return "SwanLab gives no files back: its API has metrics and configs alone"
 
 
 class OwnForms(Backend):
@@ -63,6 +68,8 @@ class OwnForms(Backend):
     def log_model(self, event: ev.Model) -> None:
         super().log_artifact(event)
         self._say(event, {"model": True, "registered as": event.register_as})
+        if event.register_as is not None:
+            self.notice("registry", "a model is among the files of its run, but in no registry: SwanLab has none")
 
     def _say(self, event: ev.Artifact, more: Mapping[str, Any]) -> None:
         """Say in the config what the files of an artifact are."""

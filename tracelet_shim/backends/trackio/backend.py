@@ -37,6 +37,7 @@ from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
 from tracelet_shim.backends.trackio import joined, log_ids, names, own_forms, process
 from tracelet_shim.backends.trackio.answers import AnswerError, RefusedTokenError
 from tracelet_shim.backends.trackio.batch import Batch
+from tracelet_shim.backends.trackio.fetching import fetch
 from tracelet_shim.backends.trackio.joined import UsersRun
 from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.names import OWN
@@ -63,6 +64,7 @@ class TrackioBackend(OwnForms):
     module = "trackio"
     distribution = "trackio"
     probe = PROBE
+    fetch = staticmethod(fetch)
     credentials = "check the token (`hf auth login`, HF_TOKEN; of a server of your own, TRACKIO_WRITE_TOKEN)"
     batch_events = _BATCH
     parsers: ClassVar[Mapping[str, Parser]] = {"private": switch}

@@ -129,6 +129,33 @@ class Local:
         made = SQLiteStorage.commit_artifact_version(project=self._project, manifest=manifest_of_files(files), **about)
         return int(made["version"])
 
+    def version(self, name: str, version: str | None) -> dict[str, Any] | None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        found: dict[str, Any] | None = SQLiteStorage.get_artifact_manifest(self._project, name, version)
+        return found
+
+    def use(self, version_id: int, run: str, run_id: str) -> None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        about = {"version_id": version_id, "direction": "input", "run_project": self._project}
+        SQLiteStorage.insert_run_artifact_link(project=self._project, run_name=run, run_id=run_id, **about)
+
+    def source(self) -> None:
+        return None
+
+    def linked(self, collection: str, version: str | None) -> tuple[str, str, str] | None:
+        """Return project, name and version of what a collection of this registry, if it is one, leads to."""
+        from trackio import registry_storage as registries
+
+        registry = self._project.removeprefix("registry-")
+        found = registries.RegistryStorage.get_collection(registry, collection)
+        try:
+            link = registries.resolve_collection_link(found["links"], version) if found is not None else None
+        except ValueError:  # no such version, or none at all
+            return None
+        return link and (link["source_project"], link["source_artifact"], f"v{link['source_version']}")
+
     def link(self, **link: Any) -> str | None:
         """Link a version of an artifact into a registry; return why that could not be done, if so."""
         from trackio.registry_storage import RegistryStorage

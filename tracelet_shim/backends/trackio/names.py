@@ -5,7 +5,8 @@ from __future__ import annotations
 from tracelet_shim.backends.shared.names import Names
 
 __all__ = [
-    "DEFAULT_PROJECT", "ILLEGAL_KEY", "ILLEGAL_PROJECT", "OWN", "artifact_names", "keys", "project_name", "run_id", "run_names",
+    "DEFAULT_PROJECT", "ILLEGAL_KEY", "ILLEGAL_PROJECT", "OWN", "artifact_file", "artifact_name", "artifact_names", "keys",
+    "project_name", "run_id", "run_names",
 ]  # fmt: skip
 
 OWN = "tracelet/"
@@ -39,6 +40,16 @@ def run_names() -> Names:
 
 def artifact_names() -> Names:
     return Names(_ILLEGAL_ID, 150)
+
+
+def artifact_name(logged: str) -> str:
+    """Return the name of an artifact that was logged through a session itself."""
+    return Names(_ILLEGAL_ID, 150)(logged)
+
+
+def artifact_file(path: str) -> str:
+    """Return the path of a file in an artifact (``cas.py``, `validate_logical_path`)."""
+    return Names(rf"[\\{_UNPRINTABLE}]|(?<=\A[A-Za-z]):", 1000, in_bytes=True)(path)
 
 
 def project_name(project: str) -> str:

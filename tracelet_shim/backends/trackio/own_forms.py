@@ -14,7 +14,8 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.trackio import log_ids
-from tracelet_shim.backends.trackio.names import OWN
+from tracelet_shim.backends.trackio.fetching import used
+from tracelet_shim.backends.trackio.names import OWN, artifact_file, artifact_name
 from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.store import Store
 from tracelet_shim.backends.trackio.tables import MOST_CELLS
@@ -24,7 +25,11 @@ __all__ = ["CAPABILITIES", "OwnForms"]
 
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.NATIVE, "trackio.Table (its head, if large), whole as CSV and JSON: an artifact"),
-    ev.Artifact: Capability(Level.NATIVE, "artifact with its type and aliases; equal content is one version"),
+    ev.Artifact: Capability(
+        Level.NATIVE,
+        "artifact with its type and aliases; equal content is one version; names that Trackio does not take are escaped, and "
+        "whole in the metadata",
+    ),
     ev.Model: Capability(
         Level.NATIVE,
         "artifact of the type model; register_as links it, with its aliases, into a registry of this machine that exists (option "
@@ -32,6 +37,7 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ),
     ev.Tags: Capability(Level.CONVERTED, "config, `tracelet/tag/...`"),
     ev.Alert: Capability(Level.NATIVE, "alert"),
+    ev.Used: Capability(Level.NATIVE, "input of the run; of another tracker or project in the config, `tracelet/used/...`"),
 }
 _NAME = r"[^A-Za-z0-9._\-]"  # ``cas.py``, `validate_artifact_name` and `validate_aliases`
 _ALIAS = rf"{_NAME}|^v(?=\d+\Z)|^l(?=atest\Z)"
@@ -46,6 +52,7 @@ class OwnForms(Backend):
     _main: Run | None
     _store: Store | None
     _keys: Names
+    _project: str
 
     def _row(self, event: ev.Event, values: dict[str, Any], part: str = "") -> None:
         raise NotImplementedError
@@ -72,7 +79,7 @@ class OwnForms(Backend):
         registry, collection = found.groups() if found else (given, event.register_as)
         problem = self._store.link(
             registry=registry, collection=Names(_NAME, 128)(collection), type=event.category or "model",
-            source_artifact=_artifact_name(event), source_version=version, aliases=_aliases(event),
+            source_artifact=artifact_name(event.tag), source_version=version, aliases=_aliases(event),
             run_name=self._main.name, run_id=self._main.id,
         )  # fmt: skip
         if problem is not None:
@@ -84,16 +91,30 @@ class OwnForms(Backend):
         assert self._store is not None
         for file in event.files:
             self.check_kept(file)
+        paths = [(file.path.removeprefix(f"{event.tag}/"), file) for file in event.files]
+        changed = {name: path for path, _ in paths if (name := artifact_file(path)) != path}
+        about = {"name": event.tag, "wall_time": event.wall_time, **({"files": changed} if changed else {})}
         return self._store.files(
-            [(file.path.removeprefix(f"{event.tag}/"), file) for file in event.files],
-            name=_artifact_name(event), type=event.category or "artifact", description=None,
-            metadata=plain({"name": event.tag, "wall_time": event.wall_time}), aliases=_aliases(event),
+            [(artifact_file(path), file) for path, file in paths],
+            name=artifact_name(event.tag), type=event.category or "artifact", description=None,
+            metadata=plain(about), aliases=_aliases(event),
             run_name=self._main.name, run_id=self._main.id,
         )  # fmt: skip
 
     def log_tags(self, event: ev.Tags) -> None:
         assert self._main is not None
         self._main.config |= {f"{OWN}tag/{plain(name)}": plain(value) for name, value in event.tags.items()}
+        self._main.changed = True
+
+    def log_used(self, event: ev.Used) -> None:
+        assert self._main is not None
+        assert self._store is not None
+        known = used(self._store, self._project, event) if event.tracker in ("", self.name) else None
+        if known is not None:
+            self._store.use(known, self._main.name, self._main.id)
+            return
+        about = {"from": event.tracker, "identity": event.identity, "sha256": event.digest}
+        self._main.config[f"{OWN}used/{plain(event.tag)}"] = plain(about)
         self._main.changed = True
 
     def log_alert(self, event: ev.Alert) -> None:
@@ -104,10 +125,6 @@ class OwnForms(Backend):
             "level": _LEVELS[event.level], "step": event.step, "timestamp": iso(event.wall_time) or self._main.started,
             "alert_id": log_ids.of_event(self._main.id, event.record, "alert"),
         })  # fmt: skip
-
-
-def _artifact_name(event: ev.Artifact) -> str:
-    return Names(_NAME, 150)(event.tag)
 
 
 def _aliases(event: ev.Artifact) -> list[str]:

@@ -128,6 +128,18 @@ class Server:
             raise no_answer()
         return int(made["version"])
 
+    def version(self, name: str, version: str | None) -> dict[str, Any] | None:
+        found = self._call("/get_artifact_manifest", write=False, project=self._project, name=name, spec=version)
+        if found is not None and not isinstance(found, dict):
+            raise no_answer()
+        return found
+
+    def use(self, version_id: int, run: str, run_id: str) -> None:
+        self._call("/log_artifact_use", project=self._project, version_id=version_id, run_name=run, run_id=run_id)
+
+    def source(self) -> dict[str, Any]:
+        return {"space_id": self._space, "server_base_url": self._server, "write_token": self._write_token}
+
     def link(self, **_: Any) -> str | None:
         return "beside a server or a Space, Trackio has registries in a bucket of Hugging Face only; it is linked into none"
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.names import Names
 
-__all__ = ["ARTIFACT", "KEY", "MAX_PARAM", "key_rule", "labels", "param_rule", "project", "run_id", "table_rule", "title"]
+__all__ = [
+    "KEY", "MAX_PARAM", "artifact", "artifact_file", "artifact_type", "key_rule", "labels", "param_rule", "project", "run_id",
+    "table_rule", "title",
+]  # fmt: skip
 
 MAX_PARAM = 100_000
 """Characters of a parameter; W&B's documentation wants a config below 10 MB. A longer one is cut and attached whole."""
@@ -25,8 +28,8 @@ names. All that is escaped."""
 _PARAM = rf"[{_CONTROL}\\]|^-+|-+$|^_(?=wandb$)|^t(?=racelet/)"  # Config._sanitize strips dashes
 
 
-ARTIFACT = r"[^\w.\-]"
-"""Of names of artifacts and collections (`sdk/artifacts/_validators.py`, `validate_artifact_name`)."""
+_ARTIFACT = r"[^A-Za-z0-9_.\-]"
+_FILE = rf"[{_CONTROL}\\]|(?<=\A.):"  # what Windows would take for a drive or a folder
 
 
 def key_rule() -> Names:
@@ -37,6 +40,21 @@ def table_rule(run: str) -> Names:
     """Return the rule for keys of tables in the run of this id: a table becomes an artifact run-<id>-<key>, of 128 characters;
     W&B and we add up to 39 to the tag's key."""
     return Names(KEY, max(128 - 39 - len(f"run-{run}-"), 20), in_bytes=True)
+
+
+def artifact(name: str) -> str:
+    """Return the name of an artifact or a collection (`sdk/artifacts/artifact.py`, `Artifact.__init__`)."""
+    return Names(_ARTIFACT, 128)(name)
+
+
+def artifact_type(category: str) -> str:
+    """Return the type of an artifact (`validate_artifact_type`: some are W&B's own)."""
+    return Names(rf"[/:{_CONTROL}]|^w(?=andb-)|^j(?=ob\Z)|^r(?=un_table\Z)|^c(?=ode\Z)", 128)(category or "artifact")
+
+
+def artifact_file(path: str) -> str:
+    """Return the path of a file in an artifact (`sdk/lib/paths.py`, `validate_relpath`)."""
+    return Names(_FILE, 900, in_bytes=True)(path)
 
 
 def param_rule() -> Names:

@@ -1,18 +1,23 @@
-"""Links into W&B's registry, which the server makes when the artifact is whole. So one is made when that is asked for."""
+"""What W&B's server does with an artifact that it has: links into its registry, and inputs of runs.
+
+The server does neither before the artifact is whole; so it is done when the server is asked what it has. That it is refused is
+told, and is no refusal of the event.
+"""
 
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.transient import Patience
-from tracelet_shim.backends.wandb.limits import ARTIFACT
+from tracelet_shim.backends.wandb import limits
 from tracelet_shim.backends.wandb.needs import Artifact, Need
-from tracelet_shim.backends.wandb.server import Held
+from tracelet_shim.backends.wandb.run import Run
+from tracelet_shim.backends.wandb.server import Held, Server
 
-__all__ = ["Link", "Target"]
+__all__ = ["Link", "OwnInput", "Request", "StoredInput", "Target"]
 
 _REGISTRY = "wandb-registry-"
 _DEFAULT_REGISTRY = "model"
@@ -36,7 +41,7 @@ class Target(NamedTuple):
         """Return where `register_as` goes: ``collection``, in the registry of the option; ``wandb-registry-name/collection``; or,
         as in W&B's own paths, ``entity/project/collection``."""
         *place, name = register_as.split("/")
-        collection = Names(ARTIFACT, 128)(name)
+        collection = limits.artifact(name)
         if not place:
             given = registry or _DEFAULT_REGISTRY
             place = [given if given.startswith(_REGISTRY) else f"{_REGISTRY}{given}"]
@@ -53,25 +58,28 @@ class Target(NamedTuple):
         return "/".join(part for part in (self.entity, self.project, self.name) if part)
 
 
-class Link(Need):
-    """The link of an artifact. That it was refused is told, and is no refusal of the event: the artifact is there.
+class Request(Need):
+    """Something that the server is asked to do.
 
     Args:
-        artifact: which, as it is needed.
-        target: where it is to be linked.
-        aliases: with it.
-        tell: is told why it cannot be made.
+        run: of which run.
+        name: what it is called.
+        artifact: that has to be there first, if it is one of this session's.
+        tell: is told why it cannot be done.
     """
 
-    kind = "link"
+    kind = "request"
 
-    def __init__(self, artifact: Artifact, target: Target, aliases: Sequence[str], tell: Callable[[str], None]) -> None:
-        super().__init__(artifact.run, f"to {target}")
-        self.client = artifact.client
-        self._artifact = artifact
-        self._target, self._aliases, self._tell = target, list(aliases), tell
+    def __init__(self, run: Run, name: str, artifact: Artifact | None, tell: Callable[[str], None]) -> None:
+        super().__init__(run, name)
+        self._artifact, self._tell = artifact, tell
         self._done = False
         self._patience = Patience()
+
+    @property
+    def client(self) -> str | None:
+        """The id that the SDK has given the artifact."""
+        return None if self._artifact is None else self._artifact.client
 
     @property
     def gives_again(self) -> bool:
@@ -81,17 +89,25 @@ class Link(Need):
         return self._done
 
     def go_on(self, held: Held) -> None:
-        self.refused = self._artifact.refused
-        if self.client in held.artifacts and not self._done:
-            self._done = self._make()
+        self.refused = None if self._artifact is None else self._artifact.refused
+        if not self._done and (self.client is None or self.client in held.artifacts):
+            self._done = self._ask()
 
-    def _make(self) -> bool:
+    @abstractmethod
+    def _do(self, server: Server) -> None:
+        """Have it done; nothing happens if it has been done before.
+
+        Raises:
+            RequestException, ValueError, KeyError, TypeError, AttributeError: as of `Server.link`.
+        """
+
+    def _ask(self) -> bool:
         """Return whether that is over."""
         import requests
 
         assert self.run.server is not None
         try:
-            self.run.server.link(self.client, self._target, self._aliases)
+            self._do(self.run.server)
         except requests.RequestException as error:
             answer = error.response
             if answer is None:
@@ -103,3 +119,54 @@ class Link(Need):
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._tell(str(error) if type(error) is ValueError else f"the answer of W&B's server is not understood: {error!r}")
         return True
+
+
+class Link(Request):
+    """The link of an artifact into a collection.
+
+    Args:
+        artifact: which, as it is needed.
+        target: where it is to be linked.
+        aliases: with it.
+        tell: is told why it cannot be made.
+    """
+
+    kind = "link"
+
+    def __init__(self, artifact: Artifact, target: Target, aliases: Sequence[str], tell: Callable[[str], None]) -> None:
+        super().__init__(artifact.run, f"to {target}", artifact, tell)
+        self._target, self._aliases = target, list(aliases)
+
+    def _do(self, server: Server) -> None:
+        server.link(server.id_of(self.client), self._target, self._aliases)
+
+
+class OwnInput(Request):
+    """An artifact of the run's own, as its input; arguments as of `Link`."""
+
+    kind = "input"
+
+    def __init__(self, artifact: Artifact, tell: Callable[[str], None]) -> None:
+        super().__init__(artifact.run, artifact.name, artifact, tell)
+
+    def _do(self, server: Server) -> None:
+        server.use(server.id_of(self.client))
+
+
+class StoredInput(Request):
+    """An artifact that the server gave, as an input of a run.
+
+    Args:
+        run: which run.
+        path: ``entity/project/name:v3``.
+        tell: is told why it cannot be made.
+    """
+
+    kind = "input"
+
+    def __init__(self, run: Run, path: str, tell: Callable[[str], None]) -> None:
+        super().__init__(run, path, None, tell)
+        self._path = path
+
+    def _do(self, server: Server) -> None:
+        server.use(server.find(self._path))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
-from tracelet_shim.backends.wandb.links import Link
+from tracelet_shim.backends.wandb.links import Request
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Samples
 from tracelet_shim.backends.wandb.run import Run
 from tracelet_shim.backends.wandb.server import MOST_NAMES
@@ -153,7 +153,7 @@ class OnServer(Settling):
         """Ask what the server has of a run, and tell off what it has of that."""
         assert run.server is not None
         mine, ended = [need for need in needs if need.run is run], run.ended
-        clients = dict.fromkeys(need.client for need in mine if isinstance(need, (Artifact, Link)))
+        clients = dict.fromkeys(need.client for need in mine if isinstance(need, (Artifact, Request)) and need.client is not None)
         held = run.server.ask(
             [need.name for need in mine if isinstance(need, File)], list(clients),
             params=any(isinstance(need, Params) for need in mine),

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level, RunInfo
 from tracelet_shim.backends.shared.names import Names
-from tracelet_shim.backends.wandb.limits import ARTIFACT, labels
-from tracelet_shim.backends.wandb.links import Link, Target
+from tracelet_shim.backends.shared.values import plain, utf8
+from tracelet_shim.backends.wandb import limits
+from tracelet_shim.backends.wandb.fetching import cannot_fetch, fetch
+from tracelet_shim.backends.wandb.limits import labels
+from tracelet_shim.backends.wandb.links import Link, OwnInput, StoredInput, Target
 from tracelet_shim.backends.wandb.needs import Artifact
 
 if TYPE_CHECKING:
@@ -24,7 +27,11 @@ __all__ = ["CAPABILITIES", "OwnForms"]
 
 CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Table: Capability(Level.NATIVE, "wandb.Table; its first 10,000 rows, and all of a longer one as CSV and JSON"),
-    ev.Artifact: Capability(Level.NATIVE, "Artifact with its type and aliases; each call is a version"),
+    ev.Artifact: Capability(
+        Level.NATIVE,
+        "Artifact with its type and aliases; each call is a version; names that W&B does not take are escaped, and whole in the "
+        "metadata",
+    ),
     ev.Model: Capability(
         Level.NATIVE,
         "Artifact of the type model; register_as links it, with its aliases, into W&B's registry (option registry, or "
@@ -35,6 +42,7 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ev.Alert: Capability(
         Level.NATIVE, "alert, its title cut at 64 characters; and a file, since W&B does not say whether it has sent one"
     ),
+    ev.Used: Capability(Level.NATIVE, "input of the run, and its config; offline, or of another tracker, the config alone"),
     ev.Blob: Capability(Level.FILE, "saved with the run"),
 }
 _ALIAS = r"[/:\x00-\x1f\x7f\ud800-\udfff]|^v(?=\d+\Z)|^l(?=atest\Z)"
@@ -45,7 +53,10 @@ _LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 class OwnForms(Backend):
     """The part of the backend that shows them."""
 
+    fetch, cannot_fetch = staticmethod(fetch), staticmethod(cannot_fetch)
     _info: RunInfo | None
+    _logged: Mapping[str, Artifact] = {}
+    """The latest artifact of each name."""
 
     def _opened(self) -> tuple[Run, Settling]:
         raise NotImplementedError
@@ -85,17 +96,36 @@ class OwnForms(Backend):
         import wandb
 
         run, _ = self._opened()
-        artifact = wandb.Artifact(Names(ARTIFACT, 128)(event.tag), type=event.category or "artifact")
-        for file in event.files:
+        paths = {file: file.path.removeprefix(f"{event.tag}/") for file in event.files}
+        changed = {name: path for path in paths.values() if (name := limits.artifact_file(path)) != path}
+        about = {"tracelet": plain({"name": event.tag, **({"files": changed} if changed else {})})}
+        artifact = wandb.Artifact(limits.artifact(event.tag), type=limits.artifact_type(event.category), metadata=about)
+        for file, path in paths.items():
             self.check_kept(file)
-            artifact.add_file(file.at, name=file.path.removeprefix(f"{event.tag}/"))
+            artifact.add_file(file.at, name=limits.artifact_file(path))
         if run.server is not None:
             run.sdk._public_api()  # as for a table
         aliases = [Names(_ALIAS, 128)(alias) for alias in event.aliases]
         run.log_artifact(artifact, aliases)
         need = Artifact(run, event.tag, artifact._client_id, lambda: (artifact, aliases), known=True)
         run.want(event, need)
+        self._logged = {**self._logged, event.tag: need}
         return need, aliases
+
+    def log_used(self, event: ev.Used) -> None:
+        run, _ = self._opened()
+        about = {"from": event.tracker, "identity": event.identity, "sha256": event.digest}
+        run.tell({f"tracelet/used/{utf8(event.tag)}": plain(about)}, event)  # which is acknowledged
+
+        def tell(why: str) -> None:
+            self.notice("used", f"an artifact that was used is in the config, but no input of the run: {why}")
+
+        if run.offline:
+            return
+        if event.tracker == self.name:
+            run.want(event, StoredInput(run, event.identity, tell))
+        elif not event.tracker and event.tag in self._logged:
+            run.want(event, OwnInput(self._logged[event.tag], tell))
 
     def log_tags(self, event: ev.Tags) -> None:
         run, _ = self._opened()

@@ -34,6 +34,12 @@ query TraceletRun($entity: String!, $project: String!, $run: String!, $names: [S
 """
 """`apis/public/runs.py`, RUN_FRAGMENT; `apis/public/files.py`, FILE_FRAGMENT; and what the service asks when a run is resumed."""
 _LINK = "mutation TraceletLink($input: LinkArtifactInput!) { linkArtifact(input: $input) { versionIndex } }"
+_USE = "mutation TraceletUse($input: UseArtifactInput!) { useArtifact(input: $input) { artifact { id } } }"
+_ARTIFACT = """
+query TraceletArtifact($entity: String!, $project: String!, $name: String!) {
+  project(name: $project, entityName: $entity) { artifactCollectionMembership(name: $name) { artifact { id } } }
+}
+"""
 _ORGANIZATION = """
 query TraceletOrganization($entity: String!) {
   entity(name: $entity) {
@@ -42,7 +48,8 @@ query TraceletOrganization($entity: String!) {
   }
 }
 """
-"""`sdk/artifacts/_generated/operations.py`, LINK_ARTIFACT_GQL and FETCH_ORG_INFO_FROM_ENTITY_GQL."""
+"""`sdk/artifacts/_generated/operations.py`, LINK_ARTIFACT_GQL, ARTIFACT_MEMBERSHIP_BY_NAME_GQL, FETCH_ORG_INFO_FROM_ENTITY_GQL;
+`_gqlutils.py`, `record_artifact_use`."""
 
 
 class Held(NamedTuple):
@@ -148,12 +155,30 @@ class Server:
         states = self._each("artifact(id: ", "state", list(known.values()))
         return frozenset(client for client, number in known.items() if (states.get(number) or {}).get("state") == "COMMITTED")
 
-    def link(self, client: str, target: Target, aliases: Sequence[str]) -> None:
+    def id_of(self, client: str | None) -> str:
+        """Return the server's id of an artifact that it has said is whole, by that of the client."""
+        return self._ids[client or ""]
+
+    def find(self, path: str) -> str:
+        """Return the server's id of an artifact, ``entity/project/name:v3``; errors as of `link`."""
+        entity, project, name = path.split("/")
+        found = self._query("TraceletArtifact", _ARTIFACT, {"entity": entity, "project": project, "name": name})
+        membership = (found["project"] or {}).get("artifactCollectionMembership")
+        if not membership:
+            raise ValueError(f"there is no artifact {path}")
+        return str(membership["artifact"]["id"])
+
+    def use(self, artifact: str) -> None:
+        """Note that the run has used an artifact, of this id; errors as of `link`."""
+        given = {"entityName": self._where["entity"], "projectName": self._where["project"], "runName": self._where["run"]}
+        self._query("TraceletUse", _USE, {"input": {**given, "artifactID": artifact}})
+
+    def link(self, artifact: str, target: Target, aliases: Sequence[str]) -> None:
         """Link an artifact that is whole, with its aliases, into a collection, which is made if need be. One that is there is not
         linked again.
 
         Args:
-            client: the id that the SDK has given it.
+            artifact: the server's id.
             target: the collection.
             aliases: what its version there is called.
 
@@ -165,7 +190,7 @@ class Server:
         if target.is_registry:
             entity = self._organization(target.entity)
         given = {
-            "artifactID": self._ids[client], "artifactPortfolioName": target.name, "entityName": entity, "projectName": project,
+            "artifactID": artifact, "artifactPortfolioName": target.name, "entityName": entity, "projectName": project,
             "aliases": [{"artifactCollectionName": target.name, "alias": alias} for alias in aliases],
         }  # fmt: skip
         self._query("TraceletLink", _LINK, {"input": given})

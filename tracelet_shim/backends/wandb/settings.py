@@ -15,7 +15,7 @@ from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.backends.shared.options import Parser, choice, directory, mapping
 from tracelet_shim.backends.wandb.limits import labels
 
-__all__ = ["OPTIONS", "PARSERS", "missing_key", "said_of"]
+__all__ = ["OPTIONS", "PARSERS", "is_offline", "missing_key", "said_of"]
 
 OPTIONS: Mapping[str, str] = {
     "entity": "user or team that owns the project",
@@ -27,7 +27,15 @@ OPTIONS: Mapping[str, str] = {
     "registry": "registry that register_as links models into; default: model",
     "settings": "further fields of wandb.Settings, as a dict (or JSON text)",
 }
+_OFFLINE = ("offline", "disabled", "dryrun")
 PARSERS: Mapping[str, Parser] = {"mode": choice("online", "offline", "disabled"), "dir": directory, "settings": mapping}
+
+
+def is_offline(options: Mapping[str, Any], *, offline: bool) -> bool:
+    """Return whether nothing goes to a server; arguments as of `missing_key`."""
+    given = options.get("settings") or {}
+    mode = options.get("mode") or given.get("mode") or os.environ.get("WANDB_MODE") or _settings_files().get("mode")
+    return offline or mode in _OFFLINE
 
 
 def missing_key(options: Mapping[str, Any], *, offline: bool) -> str | None:
@@ -39,8 +47,7 @@ def missing_key(options: Mapping[str, Any], *, offline: bool) -> str | None:
     """
     stored, given = _settings_files(), options.get("settings") or {}
     settings = {**stored, **given}
-    mode = options.get("mode") or given.get("mode") or os.environ.get("WANDB_MODE") or stored.get("mode")
-    if offline or mode in ("offline", "disabled", "dryrun"):
+    if is_offline(options, offline=offline):
         return None
     if settings.get("api_key") or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return None
