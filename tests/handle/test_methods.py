@@ -325,6 +325,8 @@ session = tracelet.get_session()
 session.log_params(3); session.log_metrics({"a": "b"}); session.log_artifact("nowhere"); session.log_table("t", 3)
 session.log_model("x"); session.set_tags(None); session.set_summary(1); session.alert("x"); session.log_text("a", "b")
 assert session.flush() and session.status() == {} and not session and not session.active and session.urls == {}
+with tracelet.get_session() as same:
+    assert same.wait_opened() == {} and same.stop() is None
 print(sorted(set(sys.modules) & {"torch", "numpy", "msgspec", "tensorboard", "mlflow", "wrapt"}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

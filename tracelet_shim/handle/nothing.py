@@ -24,6 +24,19 @@ class NoSession(Handle):
     def __bool__(self) -> bool:
         return False
 
+    def __enter__(self) -> NoSession:  # noqa: PYI034 - nobody subclasses it
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """There is nothing to be ended."""
+
+    def wait_opened(self, timeout: float | None = None) -> dict[str, Any]:
+        """Return no runs, at once."""
+        return {}
+
+    def stop(self, status: str = "finished", timeout: float | None = None) -> None:
+        """There is nothing to be ended."""
+
     def flush(self, timeout: float = 60.0) -> bool:
         """Return True: nothing is left to deliver."""
         return True
