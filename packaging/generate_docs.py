@@ -96,6 +96,25 @@ def tracker(backend: type[Backend]) -> str:
     return before + begin + "\n".join(lines) + end + after
 
 
+OF_THE_SESSION = ("table", "artifact", "model", "tags", "alert", "used")
+"""What only a session's own methods make; parameters, numbers, texts and pictures arrive as SummaryWriter's do."""
+
+
+def the_run() -> str:
+    """Return the page of these methods with the table of what each tracker makes of them, which stands between two marks."""
+    before, begin, rest = (DOCS / "the-run.md").read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"the-run.md lacks the lines between which its table goes:\n{BEGIN}{END}")
+    body = []
+    for backend in ours():
+        cells = rows()[backend.name].capabilities or {}
+        shown = (f"**{cells[kind]['level']}**: {cells[kind]['how']}" for kind in OF_THE_SESSION)
+        body.append([f"[{title(backend)}](trackers/{backend.name}.md)", *shown])
+    heads = [f"`{backends.METHODS[kind][0].removeprefix('session.')}`" for kind in OF_THE_SESSION]
+    return before + begin + "\n".join(["", *backends.markdown_table(["tracker", *heads], body), "", ""]) + end + after
+
+
 def settings() -> str:
     arguments = set(inspect.signature(tracelet_shim.start_logging).parameters)
     body = []
@@ -197,7 +216,7 @@ def default_of(field: Any) -> str:
     return "0" if default is False else f"`{default}`" if isinstance(default, str) else f"{default:g}"
 
 
-PAGES = {"fidelity.md": fidelity, "settings.md": settings}
+PAGES = {"fidelity.md": fidelity, "settings.md": settings, "the-run.md": the_run}
 
 
 def main() -> None:

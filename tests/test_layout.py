@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -32,6 +33,7 @@ KNOWS = {
     "testing": {"backends"},
 }
 """By room, the other rooms that it may import from; who is in a room need not know of any other one."""
+GENERATED = re.compile(b"<!-- From here on made by `make docs`.*?<!-- end -->", re.DOTALL)
 PUBLIC = {"__init__", "__main__", "auto", "errors", "events", "ledger"}
 
 
@@ -82,12 +84,13 @@ def test_trackers_do_not_know_each_other(tracker: str) -> None:
 
 
 def test_a_tracker_stands_in_its_own_places() -> None:
-    """Adding a tracker touches its package, pyproject, its tests and its page: what else names one can be counted on a hand."""
+    """Adding a tracker touches its package, pyproject, its tests and its page: what else names one can be counted on a hand. What
+    `make docs` writes into pages does not count."""
     tracker = next(name for name in TRACKERS if name.endswith("lab"))  # one with a name that is no word, and not named here
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     own = (f"tracelet_shim/backends/{tracker}/", f"tests/backends/{tracker}/", "pyproject.toml", f"docs/trackers/{tracker}.md")
     others = [name for name in listed if not name.startswith(own) and (ROOT / name).is_file()]
-    named = [name for name in others if tracker.encode() in (ROOT / name).read_bytes()]
+    named = [name for name in others if tracker.encode() in GENERATED.sub(b"", (ROOT / name).read_bytes())]
     assert len(named) <= 5, named
 
 

@@ -347,6 +347,14 @@ def test_tables() -> None:
     assert table({"a": [1], "b": [2]}, ["b"]).rows == ((2,),)
     assert table([], ["a"]).rows == ()
     assert table([[np.float32(0.5), [1, 2], None, True]]).rows == ((0.5, "[1, 2]", None, True),)
+    frame = pd.DataFrame(by_column, index=["r1", "r2"])  # an index that says something is a part of the table
+    assert table(frame) == table({"index": ["r1", "r2"], **by_column})
+    assert table(frame.rename_axis("row")) == table({"row": ["r1", "r2"], **by_column})
+    assert table(frame.rename_axis("a")).columns == ("a", "a-2", "b")
+    assert table(frame, ["b"]) == table({"b": by_column["b"]})
+    assert table(pd.DataFrame(by_column)[1:]) == table({"index": [1], "a": [2], "b": ["y"]})
+    assert table(frame.set_index("a", append=True)) == table({"level_0": ["r1", "r2"], **by_column})
+    assert table(pd.DataFrame(by_column).groupby("b").sum()) == table({"b": ["x", "y"], "a": [1, 2]})
     for wrong in ("text", 3, {"a": [1], "b": []}):
         with pytest.raises((TypeError, ValueError)):
             table(wrong)

@@ -147,6 +147,54 @@ print("the same")
 
 
 @pytest.mark.slow
+def test_modules_of_the_program_itself(run_python: RunPython, tmp_path: Path) -> None:
+    """Another program loads a module whose class, or a part of it, is in the training script, and TorchScript. What cannot be
+    pickled has its state logged, which is said; a state is a file."""
+    done = run_python(
+        """
+import threading, torch
+import tracelet_shim as tracelet
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+        self.after = lambda x: 2 * x
+    def forward(self, x):
+        return self.after(self.layer(x))
+
+session = tracelet.start_logging("mlflow", project="p")
+net = Net()
+session.log_model(net, register_as="own")
+plain = torch.nn.Sequential(torch.nn.Linear(3, 2))
+session.log_model(torch.jit.script(plain), "script", register_as="scripts")
+session.log_model(net.state_dict(), "state")
+net.lock = threading.Lock()
+session.log_model(net, "locked")
+torch.save((net(torch.ones(1, 3)).detach(), plain(torch.ones(1, 3)).detach(), net.state_dict()), "before.pt")
+"""
+    )
+    assert "log_model(): Net cannot be pickled" in done.stderr
+    assert "its state_dict is logged instead" in done.stderr
+    done = run_python(
+        """
+import pathlib, mlflow, numpy, torch
+own, script, state = torch.load("before.pt")
+ones = numpy.ones((1, 3), numpy.float32)
+assert numpy.allclose(mlflow.pyfunc.load_model("models:/own/1").predict(ones), own.numpy())
+assert torch.equal(mlflow.pytorch.load_model("models:/scripts/1")(torch.ones(1, 3)), script)
+found = sorted(pathlib.Path("mlartifacts" if pathlib.Path("mlartifacts").exists() else "mlruns").rglob("state_dict.pt"))
+assert len(found) == 2, found
+for path in found:
+    loaded = torch.load(path)
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+print("the same")
+"""
+    )
+    assert done.stdout.splitlines()[-1] == "the same"
+
+
+@pytest.mark.slow
 def test_killed(run_python: RunPython, tmp_path: Path) -> None:
     """What was logged arrives, though the program, which has no writer, was killed in the next moment."""
     run_python(

@@ -206,7 +206,7 @@ import signal
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 model = session.use_artifact("models:/nets@prod")
 print(torch.load(model / "data" / "model.pth", weights_only=False))
-folder = session.use_artifact("runs:/{run_id}/artifacts/data _xe9_")
+folder = session.use_artifact("runs:/{run_id}/artifacts/data é")
 print((folder / "deep" / "m.bin").read_bytes())
 try:
     session.use_artifact("models:/nets@nobody")
@@ -228,7 +228,7 @@ assert not set(sys.modules) & {{"mlflow"}}
         ).fetchall()
     assert sorted(rows) == [
         ("models:/nets@prod", "mlflow", '{"uri": "models:/nets/1"}'),
-        (f"runs:/{run_id}/artifacts/data _xe9_", "mlflow", f'{{"uri": "runs:/{run_id}/artifacts/data _xe9_"}}'),
+        (f"runs:/{run_id}/artifacts/data é", "mlflow", f'{{"uri": "runs:/{run_id}/artifacts/data \\u00e9"}}'),
     ]
     again = """
 import tracelet_shim as tracelet
@@ -236,11 +236,13 @@ session = tracelet.start_logging("mlflow", project="p", strict=True, quiet=True,
 if {0}:
     open("x.txt", "w").write("x")
     session.log_artifact("x.txt")
+    session.log_model("x.txt", "my.net")
 else:
     print(session.use_artifact("x.txt").read_text())
+    print((session.use_artifact("my.net") / "x.txt").read_text())
 """
     run_python(again.replace("{0}", "True"))
-    assert run_python(again.replace("{0}", "False")).stdout.split() == ["x"]
+    assert run_python(again.replace("{0}", "False")).stdout.split() == ["x", "x"]
 
 
 LOCAL = """

@@ -202,7 +202,8 @@ class Handle:
         """Log a model, as `log_artifact` does.
 
         Args:
-            model: its file or directory; or a module of torch, which is pickled now, as a whole, as MLflow does it.
+            model: its file or directory; or a module of torch, which is pickled now, as a whole, as MLflow does it, or the
+                `state_dict` of one.
             name: default: its own, or that of the module's class.
             register_as: the model of the tracker's registry whose next version this is.
             aliases: names for that version.
@@ -216,10 +217,11 @@ class Handle:
             from tracelet_shim.handle import models
 
             with contextlib.ExitStack() as stack:
-                if about.get("model") and models.is_module(path):
+                if about.get("model") and models.is_model(path):
                     place = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracelet-"))
-                    models.write(path, place)
-                    default = path.__class__.__name__
+                    if doubt := models.write(path, place):
+                        recorder.tell(what, doubt)
+                    default = models.default_name(path)
                 else:
                     place = os.path.abspath(os.fsdecode(path))
                     default = os.path.basename(place)

@@ -16,7 +16,8 @@ def table(data: Any, columns: Sequence[str] | None = None) -> TableContent:
     """Return a table.
 
     Args:
-        data: a data frame (pandas, Polars), a mapping of column to values, or rows: mappings, or sequences.
+        data: a data frame (pandas, Polars), a mapping of column to values, or rows: mappings, or sequences. The index of a frame
+            is its first columns, unless it only counts the rows, or `columns` says what is wanted.
         columns: the names of the columns of sequences, else these are ``0``, ``1``, ...; which of the others' are wanted.
 
     Raises:
@@ -33,8 +34,11 @@ def table(data: Any, columns: Sequence[str] | None = None) -> TableContent:
 
 def _parts(data: Any, columns: Sequence[str] | None) -> tuple[Iterable[Any], Iterable[Iterable[Any]]]:
     if hasattr(data, "itertuples") and hasattr(data, "columns"):  # pandas
-        frame = data if columns is None else data[list(columns)]
-        return list(frame.columns), frame.itertuples(index=False, name=None)
+        if columns is not None:
+            return list(columns), data[list(columns)].itertuples(index=False, name=None)
+        index = _index(data.index)
+        rows = data.itertuples(index=False, name=None)
+        return [*(name for name, _ in index), *data.columns], ([*(of[n] for _, of in index), *row] for n, row in enumerate(rows))
     if callable(getattr(data, "rows", None)) and hasattr(data, "columns"):  # Polars
         frame = data if columns is None else data[list(columns)]
         return list(frame.columns), frame.rows()
@@ -52,6 +56,17 @@ def _parts(data: Any, columns: Sequence[str] | None) -> tuple[Iterable[Any], Ite
         return heads, ([row.get(head) for head in heads] for row in rows)
     rows = [list(row) for row in rows]
     return columns if columns is not None else [str(n) for n in range(len(rows[0]) if rows else 0)], rows
+
+
+def _index(index: Any) -> list[tuple[Any, list[Any]]]:
+    """Return (name, values) of each level of a frame's index; none if it only counts the rows. Without a name, a level is called
+    as by `DataFrame.reset_index`."""
+    names = list(index.names)
+    if names == [None] and list(index) == list(range(len(index))):
+        return []
+    default = ["index"] if len(names) == 1 else [f"level_{n}" for n in range(len(names))]
+    levels = (list(index.get_level_values(n)) for n in range(len(names)))
+    return [(name if given is None else given, of) for name, given, of in zip(default, names, levels, strict=True)]
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

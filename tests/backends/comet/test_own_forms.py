@@ -395,6 +395,18 @@ def test_an_artifact_is_used(train: Train, serve: Serve, hosting: str) -> None:
     server.check_understood()
 
 
+def test_what_was_used_is_gone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact that somebody has deleted meanwhile is no input of the experiment, which is said; what it was is there."""
+    server = serve("comet")
+    for name, value in server.env.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    backend = opened()
+    backend.write([Maker().used("gone", "comet", "standin/gone:1.0.0"), Maker().used("mine", "mlflow")])
+    backend.close("finished")
+    assert list(backend.take_notices()) == ["lineage"]
+    assert len([asset for asset in server.run()["assets"] if asset["name"].startswith("used/")]) == 2
+
+
 def test_an_archive_gives_nothing_back(store: Path) -> None:  # noqa: F811
     with tracelet.start_logging("comet", root=str(store), quiet=True) as session, pytest.raises(tracelet.ArtifactError) as caught:
         session.use_artifact("data")

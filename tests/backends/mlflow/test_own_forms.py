@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from tests.backends.mlflow.plain import PlainServer
@@ -170,6 +173,35 @@ def test_a_server_of_mlflow_2(server: PlainServer) -> None:
     assert versions == [(1, f"runs:/{opened.run_id}/artifacts/two")]
     (kept,) = server.home.glob(f"artifacts/*/{opened.run_id}/artifacts/artifacts/two")
     assert {path.name for path in kept.iterdir()} == {"launch.py", "sample_events.py"}
+
+
+NAMES = ["ü ä.txt", "数据/è (1).csv", "a+b,c@d.txt", "x#y?z%20.txt", "back\\slash", "../up", "...", "e\u0301.txt", "n" * 300]
+NAMES += ["é" * 120]
+
+
+def test_names(server: PlainServer, tmp_path: Path) -> None:
+    """Files keep the names that MLflow takes, in any script; others are mapped, and all are apart. All come back."""
+    (tmp_path / "content").write_bytes(b"content")
+    size, digest = 7, hashlib.sha256(b"content").hexdigest()
+    make, stored = Maker(file="/logs/names.tracelet-records"), []
+    for store in ({"tracking_uri": server.uri}, {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}):
+        backend = MLflowBackend(store)
+        opened = backend.open(run_info(project="names"))
+        for name in NAMES:
+            files = (ev.ArtifactFile(name, size, digest, str(tmp_path / "content")),)
+            backend.write([ev.Artifact(**make._base(name, 0), category="", files=files)])
+        backend.close("finished")
+        client = mlflow.MlflowClient(**store)
+        listed = [one.path for one in client.list_artifacts(opened.run_id, "artifacts")]
+        stored.append(sorted(path for path in listed))
+        for name in NAMES:
+            place = tmp_path / uuid.uuid4().hex
+            place.mkdir()
+            found = MLflowBackend.fetch(store, run_info(resume=opened.run_id), name, str(place))
+            assert Path(found.path).read_bytes() == b"content", name
+    assert stored[0] == stored[1]
+    assert set(stored[0]) >= {"artifacts/ü ä.txt", "artifacts/数据", "artifacts/a+b,c@d.txt"}
+    assert len(stored[0]) == len(NAMES)
 
 
 LARGE = 400_000_000

@@ -33,7 +33,7 @@ with SummaryWriter("runs/x") as writer:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # it takes a minute until it is tried again
 def test_no_inotify_instance_is_left_for_a_while(tmp_path: Path) -> None:
     """A user has 128 inotify instances, and SwanLab takes one to begin a run. Where they are used up, it is tried again."""
     command = ["unshare", "--user", "--map-root-user"]  # its limit is the namespace's own

@@ -88,7 +88,11 @@ class OnServer:
         messages = [message for message in files(version) if message.additional_params["assetId"] not in there]
         self._line.send(messages, events=False)
         closing = {"artifactVersionId": version, "experimentKey": self._key, "state": "CLOSED"}
-        self._line.call(api.post_from_endpoint, "write/artifacts/state", closing)
+        try:
+            self._line.call(api.post_from_endpoint, "write/artifacts/state", closing)
+        except RefusedError as error:
+            if not (again and error.is_no):  # else an earlier try has closed it
+                raise
         return None
 
     def _version_of(self, name: str, event: ev.Artifact) -> str | None:
@@ -124,15 +128,21 @@ class OnServer:
             self._workspace = str(about["workspaceName"])
         return self._workspace
 
-    def say_used(self, identity: str) -> None:
+    def say_used(self, identity: str) -> str | None:
         """Say that the experiment has used a version, ``WORKSPACE/NAME:VERSION``: as the SDK does it, by asking for that as its
-        consumer. Said twice, it is there once."""
+        consumer. Said twice, it is there once. Return why the server does not note it; None if it has."""
         workspace, _, rest = identity.partition("/")
         name, _, version = rest.rpartition(":")
-        self._line.call(
-            self._line.api.get_artifact_version_details, workspace=workspace, name=name, version_or_alias=version,
-            experiment_key=self._key, consumer_experiment_key=self._key,
-        )  # fmt: skip
+        try:
+            self._line.call(
+                self._line.api.get_artifact_version_details, workspace=workspace, name=name, version_or_alias=version,
+                experiment_key=self._key, consumer_experiment_key=self._key,
+            )  # fmt: skip
+        except RefusedError as error:
+            if error.is_no:
+                return str(error)
+            raise
+        return None
 
     # -- models -----------------------------------------------------------------------------------------------------
 

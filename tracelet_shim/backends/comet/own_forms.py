@@ -104,7 +104,9 @@ class OwnForms(Backend):
     def log_used(self, event: ev.Used) -> None:
         self.attach_files(event)
         if event.tracker == "comet" and self._run.on_server is not None:
-            self._run.on_server.say_used(event.identity)
+            problem = self._run.on_server.say_used(event.identity)
+            if problem is not None:
+                self.notice("lineage", f"an artifact that was used is not among the experiment's inputs: {problem}")
 
     def log_alert(self, event: ev.Alert) -> None:
         said = {"tag": f"{_ALERTS}/{event.path}"[:500], "level": event.level}

@@ -115,6 +115,7 @@ class MLflowBackend(Backend):
         self._joined = False
         self._source: dict[str, str] = {}
         self._image_keys = Names(limits.ILLEGAL_IMAGE_KEY, 140)  # with step, time and uuid it must fit into a file name
+        self._artifact_paths = limits.artifact_paths()
         self._images_tagged = False
         self._patience = Patience()
         self._opened = False
@@ -180,7 +181,7 @@ class MLflowBackend(Backend):
         in_files = settings.is_file_store(uri)
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
         rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem)
-        self._shortened = Shortened(keys, self._image_keys, self._paths)
+        self._shortened = Shortened(keys, self._image_keys, self._paths, self._artifact_paths)
         with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts(cwd):
             self._client = self._client or connect(uri, alone=alone)
             if self._entity is None:

@@ -11,6 +11,8 @@ from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
 from tracelet_shim.backends.mlflow import settings
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.file import path_of
+from tracelet_shim.backends.mlflow.limits import artifact_paths
+from tracelet_shim.backends.mlflow.models import logged_model
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import file_names
 
@@ -49,11 +51,15 @@ def _of_a_run(uri: str, run: RunInfo, name: str, directory: str) -> Fetched:
     if not name.startswith(_RUNS):
         if run.resume is None:
             raise NoSuchArtifactError(f"no run of this session is open, in which a name alone is looked for; {_FORMS}")
-        path = f"artifacts/{file_names()(name)}"
+        client = MlflowClient(tracking_uri=uri)
+        path = f"artifacts/{artifact_paths()(name)}"
         folder = path.rpartition("/")[0]
-        if path not in [one.path for one in MlflowClient(tracking_uri=uri).list_artifacts(run.resume, folder)]:
+        if path in [one.path for one in client.list_artifacts(run.resume, folder)]:
+            name = f"{_RUNS}{run.resume}/{path}"
+        elif (model := logged_model(client, run.resume, name)) is not None:
+            return _model(uri, f"{_MODELS}{model}", directory)
+        else:
             raise NoSuchArtifactError(f"run {run.resume} has no artifact {name!r}; {_FORMS}")
-        name = f"{_RUNS}{run.resume}/{path}"
     return Fetched(download_artifacts(artifact_uri=name, dst_path=directory, tracking_uri=uri), name)
 
 

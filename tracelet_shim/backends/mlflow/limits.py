@@ -10,8 +10,8 @@ from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import cut, flat, utf8
 
 __all__ = [
-    "ILLEGAL_IMAGE_KEY", "ILLEGAL_KEY", "MAX_BATCH", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Whole", "config_params",
-    "experiment_name", "fit", "plain", "run_name",
+    "ILLEGAL_IMAGE_KEY", "ILLEGAL_KEY", "MAX_BATCH", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Whole", "artifact_paths",
+    "config_params", "experiment_name", "fit", "plain", "run_name",
 ]  # fmt: skip
 
 ILLEGAL_KEY = r"[^/\w.\- :]|^/|/(?=/)|/\Z|(?<![^/])\.{1,2}(?![^/])|^\.\."
@@ -24,6 +24,16 @@ MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
 MAX_BATCH = 1000
 _MAX_EXPERIMENT, _MAX_RUN_NAME = 500, 250
 _UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"
+
+
+_ARTIFACT_PATH = r"[^\w.\-/ ()+,@]|^\.+(?=/|$)|(?<=/)\.+(?=/|$)|^/|/(?=/)|/$|^ | $|(?<=/) | (?=/)"
+"""What is not kept in the names of a user's files: what has a meaning for addresses, or for `validate_path_is_safe` in
+``utils/uri.py``, and what one of the usual file systems does not take. Letters of all scripts are kept."""
+
+
+def artifact_paths() -> Names:
+    """Return the rule for the paths of a user's files; a part of one may have 255 bytes in file systems."""
+    return Names(_ARTIFACT_PATH, 180, in_bytes=True)
 
 
 class Whole(NamedTuple):

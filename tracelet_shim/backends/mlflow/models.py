@@ -17,7 +17,7 @@ from tracelet_shim.backends.mlflow.run import ONCE
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
 
-__all__ = ["log_model", "register"]
+__all__ = ["log_model", "logged_model", "register"]
 
 _RECORD = "tracelet.record"
 _NAME = r"[/:.%'\"\x00-\x1f\x7f\ud800-\udfff]"  # ``utils/validation.py``, `_validate_logged_model_name`
@@ -64,6 +64,14 @@ def log_model(client: Any, experiment_id: str, run_id: str, event: ev.Model, fil
         with variables(ONCE):
             client.log_outputs(run_id, [LoggedModelOutput(model_id, event.step)])
     return model_id
+
+
+def logged_model(client: Any, run_id: str, name: str) -> str | None:
+    """Return the id of the latest logged model of a name that is an output of a run; None if there is none."""
+    outputs = client.get_run(run_id).outputs
+    models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else ())]
+    named = [model for model in models if model.name == Names(_NAME, 250)(name)]
+    return str(max(named, key=lambda model: model.creation_timestamp).model_id) if named else None
 
 
 def register(client: Any, run_id: str, source: str, event: ev.Model, model_id: str | None = None) -> None:
