@@ -166,7 +166,7 @@ class _Finder(Lookout):
     def look(self, fullname: str) -> bool:
         if self.connecting or _decided:
             return False
-        if fullname in _PARSERS:
+        if fullname in _PARSERS and os.environ.get("TRACELET_AUTOLOG"):
             self.connecting = True
             try:
                 watch_arguments()
