@@ -103,4 +103,4 @@ def test_what_tensorboard_shows(run_python: RunPython, tmp_path: Path) -> None:
     assert exact.read_bytes() == b'image,seen as\r\n17,a|b\r\n23,"x,y"\r\n'
     content = {"columns": ["image", "seen as"], "data": [[17, "a|b"], [23, "x,y"]]}
     assert json.loads(exact.with_suffix(".json").read_text()) == content
-    assert (files / "artifacts" / "program.py" / "script.py").read_bytes() == (tmp_path / "script.py").read_bytes()
+    assert (files / "artifacts" / "program.py").read_bytes() == (tmp_path / "script.py").read_bytes()
