@@ -18,7 +18,7 @@ every_tracker = pytest.mark.parametrize("name", TRACKERS)
 
 TWO_WRITERS = """
 run = begin("two")
-print("ids", json.dumps([RUN_ID]))
+print("ids", json.dumps([RUN_ID]), flush=True)
 first = log("two", points=20)
 second = SummaryWriter("runs/two/val")
 for step in range(20):
@@ -44,7 +44,7 @@ def test_two_writers_of_one_run(name: str, run_python: RunPython, tmp_path: Path
 BEFORE = """
 own = log("own", points=20)
 run = begin("theirs")
-print("ids", json.dumps([RUN_ID]))
+print("ids", json.dumps([RUN_ID]), flush=True)
 log("own", 20, 20, own)
 theirs = log("theirs", points=60)
 END
@@ -65,7 +65,7 @@ def test_a_writer_that_is_older_than_the_run(name: str, run_python: RunPython, t
 
 LATE = """
 run = begin("first")
-print("ids", json.dumps([RUN_ID]))
+print("ids", json.dumps([RUN_ID]), flush=True)
 writer = log("first")
 END
 log("first", 60, 7, writer)
@@ -202,7 +202,7 @@ HANDLE = """
 import tracelet_shim
 session = tracelet_shim.start_logging()
 run = begin("theirs")
-print("ids", json.dumps([RUN_ID]))
+print("ids", json.dumps([RUN_ID]), flush=True)
 session.log_params({"depth": 3, "model": {"width": 7}})
 log("theirs")
 session.log_metrics({"best": 0.5}, 60)

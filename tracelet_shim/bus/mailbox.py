@@ -7,6 +7,7 @@ the `Bus` does it, and go into the ring at a later look.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -388,6 +389,10 @@ class Mailbox:
         process, self._process = self._process, None
         if process is not None:
             self.lingers = message.linger if process.finish(last_words, lingers=message.linger > 0) else 0.0
+            with contextlib.suppress(RelayDiedError):
+                for reply in process.replies() if not self._closed else ():  # it has come to its end in this moment
+                    self._replied(reply)
+            process.release()
         self._is_over = False
         self._outbox.end(remove=self._closed)  # the relay does that too, if it lives long enough
         return self._closed_states

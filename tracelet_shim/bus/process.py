@@ -166,8 +166,7 @@ class ProcessChannel(Channel):
         """Wait for the process to be gone; see `RelayProcess.finish`."""
         if self._waiting is None:
             self._process.finish()
-        else:
-            self._process.release()
+        self._process.release()
 
     def after_fork(self) -> None:
         self._process.after_fork()

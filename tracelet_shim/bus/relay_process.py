@@ -207,10 +207,11 @@ class RelayProcess:
         deadline, and is killed. Not so while a tracker may be making its store, which might be unusable for ever then, or if
         the relay `lingers`, unless somebody has stopped it: it ends by itself.
 
+        What it has said by then can still be read, until `release`.
+
         Returns:
             True if it lingers.
         """
-        self.release()
         left = False
         try:
             self._process.wait(min(seconds, _LAST_WORDS) if self.closed else 0.1)

@@ -34,6 +34,7 @@ _latest: tuple[int | None, bytes, dict[str, _Shape]] = (None, b"", {})
 Many tags have one step; read and replaced as one, so that threads need no lock."""
 _shapes: tuple[dict[str, _Shape], ...] = (_latest[2], *({} for _ in range(11)))
 """By how many bytes the step has."""
+_, _, _shapes_of_2, _shapes_of_3, *_ = _shapes
 
 
 def _varint(number: int) -> bytes:
@@ -44,22 +45,6 @@ def _varint(number: int) -> bytes:
         number >>= 7
     found.append(number)
     return bytes(found)
-
-
-def _new_step(step: int | None) -> tuple[int | None, bytes, dict[str, _Shape]]:
-    global _latest
-    if not step:
-        data = b""  # 0 is the default, and left out
-    elif 0 < step < 1 << 7:
-        data = b"\x10%c" % step
-    elif 0 < step < 1 << 14:
-        data = b"\x10%c%c" % (step & 127 | 128, step >> 7)
-    elif 0 < step < 1 << 21:
-        data = b"\x10%c%c%c" % (step & 127 | 128, step >> 7 & 127 | 128, step >> 14)
-    else:
-        data = b"\x10" + _varint(step)
-    found = _latest = step, data, _shapes[len(data)]
-    return found
 
 
 def _new_tag(tag: str, step: bytes, shapes: dict[str, _Shape]) -> _Shape:
@@ -90,11 +75,19 @@ def encoded(wall_time: float, tag: str, value: float, step: int | None) -> bytes
     Raises:
         UnicodeEncodeError: the tag has lone surrogates.
     """
+    global _latest
     known, data, shapes = _latest
     if known is not step:
-        known, data, shapes = _new_step(step)
-    shape = shapes.get(tag) or _new_tag(tag, data, shapes)
-    return shape[0](b"\t", wall_time, data, shape[1], value)
+        if step is None or not 0 < step < 16384:
+            data = b"\x10" + _varint(step) if step else b""  # 0 is the default, and left out
+            shapes = _shapes[len(data)]
+        elif step < 128:
+            data, shapes = b"\x10%c" % step, _shapes_of_2
+        else:
+            data, shapes = b"\x10%c%c" % (step & 127 | 128, step >> 7), _shapes_of_3
+        _latest = step, data, shapes
+    pack, part = shapes.get(tag) or _new_tag(tag, data, shapes)
+    return pack(b"\t", wall_time, data, part, value)
 
 
 def _agrees() -> bool:

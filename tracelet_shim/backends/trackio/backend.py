@@ -22,6 +22,7 @@ Decisions, with the place in Trackio 0.43 that a rule comes from; more of them s
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -237,6 +238,8 @@ class TrackioBackend(OwnForms):
         if isinstance(error, AnswerError) or response is not None:
             status, own = (error.status, error.own) if isinstance(error, AnswerError) else (int(response.status_code), True)
             return self._patience.passes(status, own=own) if self._opened else judge(status, own=own) is Verdict.PASSES
+        if isinstance(error, sqlite3.OperationalError) and "no such" in str(error):
+            return True  # another thread or process is making the file: tables first, then columns (`SQLiteStorage.init_db`)
         httpx = sys.modules.get("httpx")
         return (httpx is not None and isinstance(error, httpx.TransportError)) or super().is_transient(error)
 
