@@ -34,7 +34,7 @@ _latest: tuple[int | None, bytes, dict[str, _Shape]] = (None, b"", {})
 Many tags have one step; read and replaced as one, so that threads need no lock."""
 _shapes: tuple[dict[str, _Shape], ...] = (_latest[2], *({} for _ in range(11)))
 """By how many bytes the step has."""
-_, _, _shapes_of_2, _shapes_of_3, *_ = _shapes
+_shapes_of_2, _shapes_of_3 = _shapes[2], _shapes[3]
 
 
 def _varint(number: int) -> bytes:
