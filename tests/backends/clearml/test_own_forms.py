@@ -16,6 +16,8 @@ import pytest
 
 from tests.backends.clearml.reader import ClearMLReader
 from tests.backends.clearml.test_clearml import in_thread, reader, write
+from tests.backends.clearml.test_online import backend_for
+from tests.backends.clearml.test_online import write as write_online
 from tests.conftest import RunPython
 from tests.faults.harness import environment
 from tests.sample_events import WALL, Maker, run_info
@@ -123,11 +125,6 @@ def test_system_metrics_offline(offline: Callable[[], ClearMLReader]) -> None:
 # -- at a server ----------------------------------------------------------------------------------------------------------------
 
 
-def backend_for(server: Server) -> ClearMLBackend:
-    hosts = dict.fromkeys(("api_host", "web_host", "files_host"), server.base)
-    return ClearMLBackend({"offline": False, "access_key": "access", "secret_key": "secret", **hosts})
-
-
 def everything(make: Maker) -> list[ev.Event]:
     return [
         make.table("tab", 3), make.artifact("data", folder=True), make.model("net", register_as="nets", aliases=("prod", "é")),
@@ -161,27 +158,13 @@ def test_each_is_there_once(serve: Serve, tmp_path: Path) -> None:
     """Also if it comes again, since the process was killed behind the write; and the SDK gives back what it was."""
     server = serve("clearml")
     events = everything(Maker())
-    ids: list[str] = []
-
-    def session(*batches: list[ev.Event], end: bool, **run: Any) -> None:
-        backend = backend_for(server)
-        ids.append(backend.open(run_info(**run)).run_id)
-        for batch in batches:
-            backend.write(batch)
-        if end:
-            backend.close("finished")
-        else:
-            backend._worker.unregister()
-            backend._undo.close()
-
-    in_thread(lambda: session(events, end=False))
-    in_thread(lambda: session(events, end=True, resume=ids[0]))
-    assert ids[0] == ids[1]
+    run_id = write_online(server, events, end=False)
+    assert write_online(server, events, resume=run_id) == run_id
     check_everything(server)
     program = f"""
 import json
 from clearml import Task
-task = Task.get_task({ids[0]!r})
+task = Task.get_task({run_id!r})
 print(json.dumps([task.artifacts["data/launch.py"].get_local_copy(), task.models["output"]["nets"].get_local_copy()]))
 """
     done = subprocess.run(
