@@ -269,6 +269,9 @@ def _trackers(report: _Report, settings: Settings) -> None:
                 backend(options)
                 backend.check(offline=settings.offline, options=options)
                 report.find("ok", name, f"{backend.distribution} {version} can be used")
+                if version and backend.versions.untested(version):
+                    text = f"{backend.distribution} {version} is newer than {backend.versions.newest}, the newest that was tried"
+                    report.find("warning", name, text, "it is used all the same; if something is odd, install that one")
             except errors.TraceletError as error:
                 problem, _, remedy = mask_text(str(error)).partition("; remedy: ")
                 report.find("error", name, problem, remedy or "see the documentation of the tracker")
