@@ -44,6 +44,8 @@ class Journal:
         directory: exists, and is this journal's own.
     """
 
+    use_http_messages = True  # before 3.42, messages of the SDK's own ask for it: it has a websocket else
+
     def __init__(self, directory: str) -> None:
         self.closed = False
         self.directory = directory

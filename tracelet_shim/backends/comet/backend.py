@@ -19,6 +19,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.comet import drawings, own_forms
 from tracelet_shim.backends.comet.archive import pack_abandoned
+from tracelet_shim.backends.comet.compat import experiment_class
 from tracelet_shim.backends.comet.experiments import Experiments, archive_directory, key_of
 from tracelet_shim.backends.comet.fetching import cannot_fetch, fetch
 from tracelet_shim.backends.comet.line import CHUNK, RefusedError
@@ -144,9 +145,7 @@ class CometBackend(OwnForms):
 
     @classmethod
     def ends(cls) -> Sequence[Ending]:
-        import comet_ml
-
-        experiment = comet_ml.CometExperiment  # an experiment that is begun ends the one before, not by `end`
+        experiment = experiment_class()  # an experiment that is begun ends the one before, not by `end`
         names = ["_on_end"] if hasattr(experiment, "_on_end") else ["end"]
         return [Ending(experiment, name, lambda experiment, *_: str(experiment.id)) for name in names]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import Journal, offline_class, remove_begun
+from tracelet_shim.backends.comet.compat import named_project, offline_directory
 from tracelet_shim.backends.comet.names import digest
 from tracelet_shim.backends.comet.process import OFF, sdk_alone
 from tracelet_shim.backends.comet.run import RunExperiment
@@ -28,9 +29,7 @@ def archive_directory(given: Mapping[str, Any]) -> str:
     Args:
         given: the user's options.
     """
-    from comet_ml.config import get_config
-
-    chosen = given.get("offline_directory") or get_config().get_comet_offline_directory()
+    chosen = given.get("offline_directory") or offline_directory()
     directory = os.path.abspath(os.path.expanduser(str(chosen)))
     os.makedirs(directory, mode=0o700, exist_ok=True)
     return directory
@@ -104,7 +103,9 @@ class Experiments:
                 mode="get_or_create",
                 online=True,
                 experiment_config=config,
-                **common,
+                workspace=common["workspace"],
+                experiment_key=common["experiment_key"],
+                **named_project(comet_ml.start, common["project_name"]),
             )
         except comet_ml.exceptions.InvalidAPIKey:  # its message has the key
             raise errors.BackendError("Comet: the server does not know this API key") from None
