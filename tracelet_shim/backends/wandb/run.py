@@ -27,13 +27,16 @@ from tracelet_shim.backends.base import Status
 from tracelet_shim.backends.shared.rows import Keys, rows
 from tracelet_shim.backends.shared.values import plain
 from tracelet_shim.backends.wandb import fast, needs
+from tracelet_shim.backends.wandb.library import library
 from tracelet_shim.backends.wandb.media import table_of
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Rows
+from tracelet_shim.backends.wandb.opening import FINISH_SECONDS, TRIAL_SECONDS
 from tracelet_shim.backends.wandb.process import restart_service
 from tracelet_shim.backends.wandb.resume import There, logs_of
 from tracelet_shim.backends.wandb.samples import Samples
 from tracelet_shim.backends.wandb.server import Server
 from tracelet_shim.backends.wandb.service_log import ServiceLog
+from tracelet_shim.backends.wandb.versions import steps
 from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["Run", "Want", "rows_before", "step_there"]
@@ -108,7 +111,7 @@ class Run:
     @property
     def was_there(self) -> bool:
         """True if W&B's service, when it opened the run, was told of something that the server has of it."""
-        return bool(self.sdk._local_step or self.sdk.resumed)
+        return bool(steps(self.sdk) or self.sdk.resumed)
 
     def ended_for(self) -> float:
         """Return for how many seconds it has been known here that it has ended."""
@@ -190,7 +193,7 @@ class Run:
             raise ConnectionError("W&B's server may still be taking in what it got before")
         if self.samples is not None:
             self.samples.line = held.samples
-        self.ahead = self.sdk._local_step - held.rows
+        self.ahead = steps(self.sdk) - held.rows
         return held.step
 
     def row(self, event: ev.Event, values: Mapping[str, Any]) -> None:
@@ -205,7 +208,7 @@ class Run:
             for value in values.values():
                 self._want_media(event, value)
         if self._parent is not None:
-            self.want(event, Rows(self, self.sdk._local_step))
+            self.want(event, Rows(self, steps(self.sdk)))
 
     def _define_new(self, values: Mapping[str, Any]) -> None:
         for key in values.keys() - self._defined if self.lent else ():
@@ -231,7 +234,7 @@ class Run:
         """An event needs this to be there."""
         if event is not None and self.server is not None:
             collecting = self._parent or self
-            collecting._wants.append(Want(event, need, collecting.sdk._local_step))
+            collecting._wants.append(Want(event, need, steps(collecting.sdk)))
 
     def take_wants(self) -> list[Want]:
         """Return what has been needed since the last time."""
@@ -279,7 +282,7 @@ class Run:
         """End the run. Return its directory, quoted for a shell, if it is offline and not everything was stored in time. (Online,
         the server is asked.)"""
         try:
-            self.sdk.finish(exit_code=_EXIT_CODES.get(status, 1))
+            library().finish(self.sdk, _EXIT_CODES.get(status, 1), seconds=FINISH_SECONDS if self._parent is None else TRIAL_SECONDS)
         except TimeoutError:
             return shlex.quote(self.folder) if self.offline else None
         return None

@@ -15,6 +15,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS
 from tracelet_shim.backends.wandb.run import Run
+from tracelet_shim.backends.wandb.versions import answer_of
 
 __all__ = ["MAX_UNSETTLED", "OnDisk", "Settling", "wait_for_service"]
 
@@ -138,8 +139,8 @@ def wait_for_service(run: Run) -> None:
     Raises:
         TimeoutError: it does not answer. (`run.summary` is just empty then.)
     """
-    ask = getattr(getattr(run.sdk, "_interface", None), "deliver_get_summary", None)
+    ask = getattr(getattr(run.sdk, "_interface", None) or getattr(run.sdk._backend, "interface", None), "deliver_get_summary", None)
     if ask is None:
         run.sdk.summary.keys()
     else:
-        ask().wait_or(timeout=run.sdk.settings.summary_timeout)
+        answer_of(ask(), timeout=run.sdk.settings.summary_timeout)
