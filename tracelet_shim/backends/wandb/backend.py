@@ -49,6 +49,7 @@ from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
 from tracelet_shim.backends.wandb.run import Run, rows_before, step_there
 from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, Settling, wait_for_service
 from tracelet_shim.backends.wandb.trials import TrialRuns
+from tracelet_shim.backends.wandb.unasked import for_us
 
 __all__ = ["WandbBackend"]
 
@@ -334,7 +335,7 @@ class WandbBackend(OwnForms):
                 break
         run, settling = self._opened()
         try:
-            with unread_settings():
+            with unread_settings(), for_us():
                 super().write(events)
         except Exception as error:
             settling.put(events, self.written)
@@ -374,10 +375,8 @@ class WandbBackend(OwnForms):
         self._media(event, lambda: wandb.Audio(self._file(event)))
 
     def log_text(self, event: ev.Text) -> None:
-        import wandb
-
         page, whole = media.page(event)
-        self._media(event, lambda: wandb.Html(page, inject=False, data_is_not_path=True))
+        self._media(event, lambda: media.html_of(page))
         if not whole:
             self.attach_files(event)
 

@@ -1,4 +1,4 @@
-"""W&B's library in this process: its settings, its service, the runs that it takes for active. It is another one in each generation:
+"""W&B's library in this process: its settings, its service, the runs that it takes for active. Each generation has another:
 
     0.17     `wandb_setup._WandbSetup._instance`: the first use makes it, reads the settings, and starts the service, a process in
              Python (`_manager`; from 0.18 on wandb-core, in Go, `_connection`). One run is active in a process.
@@ -7,8 +7,8 @@
     0.21.4   `wandb_setup.singleton()` makes it; the settings are read when they are needed.
     0.27     `finish` can be given a time.
 
-What is there is looked for; no version is asked. Where the settings are read at once, there is a library of our own beside that of
-the user, whose first `wandb.init` is to find his settings and not ours.
+What is there is looked for; no version is asked. Where the settings are read at once, there is a library of our own beside that
+of the user, whose first `wandb.init` is to find his settings and not ours.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+from tracelet_shim.backends.wandb.unasked import for_us, unless_for_us
 from tracelet_shim.backends.wandb.versions import bounds_its_end
 
 __all__ = ["Library", "library", "service_process"]
@@ -54,7 +55,13 @@ def service_process(service: Any) -> subprocess.Popen[bytes] | None:
 
 
 class Library:
-    """From 0.21.4 on: the user's is ours, too."""
+    """From 0.21.4 on: the user's is ours, too.
+
+    Attributes:
+        is_own: False; True for one of our own.
+    """
+
+    is_own: ClassVar[bool] = False
 
     @contextlib.contextmanager
     def ours(self) -> Iterator[None]:
@@ -78,8 +85,7 @@ class Library:
         """True if the user has not used it yet."""
         return self._library().settings_if_loaded is None
 
-    @staticmethod
-    def _library() -> Any:
+    def _library(self) -> Any:
         from wandb.sdk import wandb_setup
 
         return wandb_setup.singleton()
@@ -123,6 +129,10 @@ class Library:
     def _finish(self, run: Any, exit_code: int) -> None:
         run.finish(exit_code=exit_code)
 
+    def leave_foreign_service(self) -> None:
+        """Do not use the service of the process that has started this one: it ends with that."""
+        os.environ.pop("WANDB_SERVICE", None)
+
     def start_service(self) -> Any:
         """Have W&B's service started, if it is not, within `ours`; return the SDK's connection."""
         return self._library().ensure_service()
@@ -144,7 +154,8 @@ class Library:
             process = service_process(service)
             if process is not None and not self._has_others():
                 self.kill(service)
-                with contextlib.suppress(OSError, SystemExit, AssertionError, *_closed()):  # lost, its exit code, or ended already
+                # lost, its exit code passed on, or ended already
+                with contextlib.suppress(OSError, SystemExit, AssertionError, *_closed()):
                     self.teardown()
 
     def kill(self, service: Any) -> None:
@@ -167,6 +178,8 @@ class OwnLibrary(Library):
         holder: what has the SDK's library.
         name: under which name.
     """
+
+    is_own = True
 
     def __init__(self, holder: Any, name: str) -> None:
         self._holder, self._name = holder, name
@@ -227,46 +240,37 @@ class OwnLibrary(Library):
 
 
 class OneRunLibrary(OwnLibrary):
-    """Before 0.19.10: a second run in a process would end the first, and become `wandb.run`. Ours leaves the module `wandb` as it is
-    (`sdk/lib/module.py`)."""
+    """Before 0.19.10: a second run in a process would end the first, and become `wandb.run`; up to 0.18 the answers to one would
+    be taken for those to the other. Ours leave the module `wandb` as it is (`sdk/lib/module.py`), and a second one comes with a
+    library of its own, whose connection is to the same service."""
 
     def __init__(self, holder: Any, name: str) -> None:
-        super().__init__(holder, name)
-        self._quiet: set[int] = set()  # threads in which the SDK works for us
-        self._guard()
-
-    def _guard(self) -> None:
         from wandb.sdk.lib import module
 
-        def unless_ours(function: Any) -> Any:
-            @functools.wraps(function)
-            def guarded(*args: Any, **kwargs: Any) -> None:
-                if threading.get_ident() not in self._quiet:
-                    function(*args, **kwargs)
-
-            return guarded
-
-        for name in ("set_global", "unset_globals"):
-            setattr(module, name, unless_ours(getattr(module, name)))
-
-    @contextlib.contextmanager
-    def _apart(self) -> Iterator[None]:
-        """Have the SDK, in this thread, leave the module `wandb` as it is."""
-        thread = threading.get_ident()
-        self._quiet.add(thread)
-        try:
-            yield
-        finally:
-            self._quiet.discard(thread)
+        super().__init__(holder, name)
+        self._runs: list[Any] = []
+        self._token: str | None = None  # of our service
+        for function in ("set_global", "unset_globals"):
+            setattr(module, function, unless_for_us(getattr(module, function)))
 
     def init(self, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+        main = self._library()
+        self._runs = [run for run in self._runs if not run._is_finished and run._wl._pid == os.getpid()]
+        if self._runs:
+            self._there = None
+        try:
+            return self._init(fields, settings)
+        finally:
+            self._there = main
+
+    def _init(self, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
         import wandb
 
         made = self._library()
         fields = {name: value for name, value in fields.items() if value is not None}
         theirs, wandb.run = wandb.run, None
         try:
-            with self._apart():
+            with for_us():
                 opened = wandb.init(**fields, reinit=True, settings=dict(settings))
         finally:
             if wandb.run is None:
@@ -274,16 +278,23 @@ class OneRunLibrary(OwnLibrary):
         if not opened.disabled:
             getattr(made, "_global_run_stack", []).clear()
             opened._set_library(made)  # else, up to 0.19.0, it has whatever is in its place when it ends
+            self._runs.append(opened)
         return opened
 
     def _finish(self, run: Any, exit_code: int) -> None:
-        with self._apart():
+        with for_us():
             super()._finish(run, exit_code)
+
+    def leave_foreign_service(self) -> None:
+        if os.environ.get("WANDB_SERVICE") != self._token:
+            super().leave_foreign_service()
 
     def start_service(self) -> Any:
         made = self._library()
         ensure = getattr(made, "ensure_service", None)
-        return ensure() if ensure is not None else _connection(made)  # up to 0.19.0 it comes with the library
+        service = ensure() if ensure is not None else _connection(made)  # up to 0.19.0 it comes with the library
+        self._token = os.environ.get("WANDB_SERVICE")
+        return service
 
     def _has_others(self) -> bool:
         import wandb

@@ -110,7 +110,7 @@ class Opener:
         if run.offline and mode != "disabled":
             mode = "offline"
         if not here:
-            os.environ.pop("WANDB_SERVICE", None)  # the training process's service, which ends with it
+            library().leave_foreign_service()
         offline = "offline" in (mode, self._settings.get("mode"), os.environ.get("WANDB_MODE"))
         if offline and (not here or library().is_unused):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it uses the network in offline mode as well
@@ -119,12 +119,18 @@ class Opener:
             "id": run_id, "mode": mode,
         }  # fmt: skip
         settings = self._fields(run, here=here, trial=fields["job_type"] == "trial")
-        base_url = self._options.get("base_url")
-        address = {"WANDB_BASE_URL": base_url} if base_url is not None else {}  # up to 0.20 the login goes by that
-        with undisturbed(), library().ours(), arguments(run.program.readable().argv), variables(address):
+        with undisturbed(), library().ours(), arguments(run.program.readable().argv), variables(self._variables(here=here)):
             if not here:
                 self._start_service()
             return library().init(fields, settings)
+
+    def _variables(self, *, here: bool) -> dict[str, str | None]:
+        """Return what a library of our own goes by, and takes from nowhere else."""
+        base_url = self._options.get("base_url")
+        if not library().is_own:
+            return {}
+        silent = {"WANDB_SILENT": "true"} if here else {}
+        return {**silent, **({"WANDB_BASE_URL": base_url} if base_url is not None else {})}
 
     def _fields(self, run: RunInfo, *, here: bool, trial: bool) -> dict[str, Any]:
         """Return the fields of `wandb.Settings`."""

@@ -44,8 +44,8 @@ def undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def arguments(argv: Sequence[str]) -> Iterator[None]:
-    """Have W&B record these arguments. It takes them from ``sys.argv`` (`Settings._args`; up to 0.18 a setting like others): in the
-    relay those of another program, in the user's own process with any secret that they have."""
+    """Have W&B record these arguments. It takes them from ``sys.argv`` (`Settings._args`, up to 0.18 a setting like others): in
+    the relay those of another program, in the user's own process with any secret that they have."""
     import wandb
 
     settings: Any = wandb.Settings

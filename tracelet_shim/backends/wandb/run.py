@@ -28,7 +28,7 @@ from tracelet_shim.backends.shared.rows import Keys, rows
 from tracelet_shim.backends.shared.values import plain
 from tracelet_shim.backends.wandb import fast, needs
 from tracelet_shim.backends.wandb.library import library
-from tracelet_shim.backends.wandb.media import table_of
+from tracelet_shim.backends.wandb.media import charted, table_of
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Rows
 from tracelet_shim.backends.wandb.opening import FINISH_SECONDS, TRIAL_SECONDS
 from tracelet_shim.backends.wandb.process import restart_service
@@ -36,6 +36,7 @@ from tracelet_shim.backends.wandb.resume import There, logs_of
 from tracelet_shim.backends.wandb.samples import Samples
 from tracelet_shim.backends.wandb.server import Server
 from tracelet_shim.backends.wandb.service_log import ServiceLog
+from tracelet_shim.backends.wandb.unasked import log_tables_unasked
 from tracelet_shim.backends.wandb.versions import steps
 from tracelet_shim.eventfiles.own_files import is_sample
 
@@ -102,7 +103,7 @@ class Run:
         self._wants: list[Want] = []
         self._defined: set[str] = set()
         if asks and not lent:
-            _log_tables_unasked(sdk)
+            log_tables_unasked(sdk)
 
     @property
     def ended(self) -> bool:
@@ -282,7 +283,8 @@ class Run:
         """End the run. Return its directory, quoted for a shell, if it is offline and not everything was stored in time. (Online,
         the server is asked.)"""
         try:
-            library().finish(self.sdk, _EXIT_CODES.get(status, 1), seconds=FINISH_SECONDS if self._parent is None else TRIAL_SECONDS)
+            seconds = FINISH_SECONDS if self._parent is None else TRIAL_SECONDS
+            library().finish(self.sdk, _EXIT_CODES.get(status, 1), seconds=seconds)
         except TimeoutError:
             return shlex.quote(self.folder) if self.offline else None
         return None
@@ -334,11 +336,5 @@ def _parts(value: Any) -> Iterator[Any]:
         for each in value:
             yield from _parts(each)
     else:
-        yield getattr(value, "table", value)  # a chart has one
-
-
-def _log_tables_unasked(sdk: Any) -> None:
-    """Have the SDK not ask the server, for each table that is logged, of which type an artifact of this name is: the names are
-    the run's own, and a server that does not answer would hold up the write (`wandb_run.py`, `_assert_can_log_artifact`)."""
-    if hasattr(sdk, "_assert_can_log_artifact"):
-        sdk._assert_can_log_artifact = lambda _: None
+        table = charted(value)
+        yield value if table is None else table

@@ -139,7 +139,8 @@ def wait_for_service(run: Run) -> None:
     Raises:
         TimeoutError: it does not answer. (`run.summary` is just empty then.)
     """
-    ask = getattr(getattr(run.sdk, "_interface", None) or getattr(run.sdk._backend, "interface", None), "deliver_get_summary", None)
+    interface = getattr(run.sdk, "_interface", None) or getattr(run.sdk._backend, "interface", None)
+    ask = getattr(interface, "deliver_get_summary", None)
     if ask is None:
         run.sdk.summary.keys()
     else:

@@ -1,5 +1,5 @@
-"""What differs between the versions of W&B's SDK, from 0.17 on, in what it calls things. What is there is looked for; no version is
-asked.
+"""What differs between the versions of W&B's SDK, from 0.17 on, in what it calls things. What is there is looked for; no version
+is asked.
 
     0.17   settings of its own are ``_disable_stats``; from 0.19 on ``x_disable_stats``
     0.24   a run counts its rows as ``_local_step``, before as ``_step``
