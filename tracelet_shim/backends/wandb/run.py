@@ -101,6 +101,7 @@ class Run:
         self._ended_at: float | None = None
         self._parent = parent
         self._wants: list[Want] = []
+        self._touched: set[Run] = set()
         self._defined: set[str] = set()
         if asks and not lent:
             log_tables_unasked(sdk)
@@ -108,6 +109,11 @@ class Run:
     @property
     def ended(self) -> bool:
         return bool(self.sdk._is_finished)
+
+    @property
+    def interface(self) -> Any:
+        """The SDK's way to W&B's service; its place has changed. None if it has another."""
+        return getattr(self.sdk, "_interface", None) or getattr(getattr(self.sdk, "_backend", None), "interface", None)
 
     @property
     def was_there(self) -> bool:
@@ -233,6 +239,8 @@ class Run:
 
     def want(self, event: ev.Event | None, need: Need) -> None:
         """An event needs this to be there."""
+        if self._parent is not None:
+            self._parent._touched.add(self)
         if event is not None and self.server is not None:
             collecting = self._parent or self
             collecting._wants.append(Want(event, need, steps(collecting.sdk)))
@@ -241,6 +249,11 @@ class Run:
         """Return what has been needed since the last time."""
         wants, self._wants = self._wants, []
         return wants
+
+    def take_touched(self) -> set[Run]:
+        """Return the runs of trials that have got something since the last time."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def _want_media(self, event: ev.Event, value: Any) -> None:
         if self.server is None or isinstance(value, (int, float)):

@@ -1,5 +1,5 @@
-"""Having W&B's SDK do what our runs need without it asking the server first, in the thread that hands it over: a server that does not
-answer would hold up the write for minutes, offline as well where W&B's own settings do not say so.
+"""Having W&B's SDK do what our runs need without it asking the server first, in the thread that hands it over: a server that does
+not answer would hold up the write for minutes, offline as well where W&B's own settings do not say so.
 
 Up to 0.27 a picture or a table is preceded by the question which versions of the SDK the server takes; it is answered here with
 one that every server of the last years takes (0.12, of 2022, is what is looked for).
