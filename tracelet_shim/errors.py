@@ -5,7 +5,7 @@
     │   ├── UnknownBackendError       no backend of that name; lists the known ones
     │   └── InvalidBackendError       a backend class or object that breaks the contract
     ├── StateError                    what a session left on disk is not there, or cannot be used; names place and remedy
-    ├── BackendUnavailableError       the tracker is not installed, or a credential is missing
+    ├── BackendUnavailableError       the tracker is not installed, or too old, or a credential is missing
     ├── BackendError                  the tracker refused or failed
     │   └── EventRejectedError        one event the tracker will never take; the rest goes on
     ├── ArtifactError                 `use_artifact` got none; says what each tracker that was asked has to say
@@ -75,7 +75,7 @@ class StateError(TraceletError):
 
 
 class BackendUnavailableError(TraceletError):
-    """A tracker that was named cannot be used here: not installed, or a credential is missing.
+    """A tracker that was named cannot be used here: not installed, too old, or a credential is missing.
 
     Attributes:
         name: the backend.

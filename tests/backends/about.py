@@ -52,6 +52,8 @@ class About:
         opening: what appears while a run is opened, as patterns in the directory that `reader.environment` was given, each with
             the variables that it takes beside those; a test kills the relay when the first thing of a pattern is there.
         own_places: patterns for what each run has for itself; none where runs share a store.
+        own_place_made: pattern of what is in such a place from when on it is one of the run's, which may have several; empty
+            where it has one.
         times: (working directory, home) -> when the only run there began and ended, in seconds since the epoch, as the store
             has it. The home is the one that `environment.isolated` was given.
         users_run: None if it has no run that a program can have active.
@@ -64,6 +66,7 @@ class About:
     reader: type[Reader]
     opening: Mapping[str, Mapping[str, str | None]]
     own_places: tuple[str, ...] = ()
+    own_place_made: str = ""
     times: Callable[[Path, Path], tuple[float, float]]
     users_run: UsersRun | None = None
     float32: bool = False

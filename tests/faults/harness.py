@@ -68,6 +68,15 @@ def eventually(check: Callable[[], bool], seconds: float = 90.0, *, pause: float
         time.sleep(pause)
 
 
+def states(process: int) -> list[str]:
+    """Return what each thread of a process does, as /proc names it: "R", "S", "T" for one that is stopped, ..."""
+    found = []
+    for path in Path(f"/proc/{process}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # the thread has ended since
+            found.append(path.read_text().rpartition(")")[2].split()[0])
+    return found
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as probe:

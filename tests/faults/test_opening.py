@@ -11,7 +11,7 @@ import pytest
 from tests.backends import TRACKERS
 from tests.backends.about import about
 from tests.faults.conftest import Train
-from tests.faults.harness import eventually
+from tests.faults.harness import eventually, states
 
 MOMENTS = [(tracker, moment) for tracker in TRACKERS for moment in about(tracker).opening]
 
@@ -35,6 +35,9 @@ log(20, 40)
     )
     relay = program.relay()
     eventually(lambda: any(True for _ in tmp_path.glob(moment)), pause=0.0005)
+    os.kill(relay, signal.SIGSTOP)  # so that what is there when it is killed can be looked at
+    eventually(lambda: all(state == "T" for state in states(relay)), pause=0.001)
+    made = len(list(tmp_path.glob(known.own_place_made))) if known.own_place_made else 0
     os.kill(relay, signal.SIGKILL)
     program.go("killed")
     assert program.end(40, seconds=400).count("starting it again") == 1
@@ -42,4 +45,4 @@ log(20, 40)
     assert len(read.run_ids()) == 1
     assert sorted(point.step for point in read.scalars("", "loss")) == list(range(40))
     if known.own_places:
-        assert len([path for pattern in known.own_places for path in tmp_path.glob(pattern)]) == 1
+        assert len([path for pattern in known.own_places for path in tmp_path.glob(pattern)]) == made + 1

@@ -19,20 +19,19 @@ from __future__ import annotations
 import enum
 import errno
 import hashlib
-import importlib.util
 import math
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple, cast
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.fetching import Fetched, Fetches, NoSuchArtifactError
+from tracelet_shim.backends.installed import Installed
 from tracelet_shim.backends.notices import Notices
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.run_info import WHAT_RAN, Ending, Job, OpenedRun, Part, Program, RunInfo, Status
@@ -105,7 +104,7 @@ class UnsettledLostError(Exception):
     are to be written again, and `write` recognises what has been stored all the same."""
 
 
-class Backend(Fetches, Notices, ABC):
+class Backend(Installed, Fetches, Notices, ABC):
     """Base of all backends.
 
     Class attributes:
@@ -125,9 +124,6 @@ class Backend(Fetches, Notices, ABC):
             the program is long gone, the time of the last event. None: now.
     """
 
-    name: ClassVar[str]
-    module: ClassVar[str]
-    distribution: ClassVar[str]
     options: ClassVar[Mapping[str, str]] = {}
     """option name -> one line of documentation; also the list that unknown options are checked against."""
     parsers: ClassVar[Mapping[str, Parser]] = {}
@@ -174,29 +170,6 @@ class Backend(Fetches, Notices, ABC):
             return parse(options, cls.parsers)
         except ValueError as error:
             raise errors.ConfigurationError(f"backend {cls.name!r}: {error}") from None
-
-    @classmethod
-    def installed(cls) -> str | None:
-        """Return the installed version of the SDK, or None. Imports nothing."""
-        try:
-            if importlib.util.find_spec(cls.module) is None:
-                return None
-            return metadata.version(cls.distribution)
-        except metadata.PackageNotFoundError:
-            return "unknown"
-        except (ImportError, ValueError):
-            return None
-
-    @classmethod
-    def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
-        """Raise `BackendUnavailableError` for what can be known at once: not installed, no credential.
-
-        Called in the training process; must not import the SDK, use the network or take noticeable time.
-        """
-        if cls.installed() is None:
-            raise errors.BackendUnavailableError(
-                cls.name, f"{cls.distribution} is not installed; remedy: pip install 'tracelet-shim[{cls.name}]'"
-            )
 
     @classmethod
     def own_hook(cls) -> str | None:

@@ -76,9 +76,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for
 def _interpreter(report: _Report) -> None:
     report.data["python"] = {"version": platform.python_version(), "executable": sys.executable}
     report.data["version"] = metadata.version("tracelet-shim")
-    for package, why in (("torch", "there is no SummaryWriter without it"), ("tensorboard", "it decodes what is logged")):
+    packages = (
+        ("torch", "warning", "there is no SummaryWriter without it; replay and the session's own methods are there"),
+        ("tensorboard", "error", "it decodes what is logged"),
+    )
+    for package, level, why in packages:
         if importlib.util.find_spec(package) is None:
-            report.find("error", package, f"not installed: {why}", f"pip install {package}")
+            report.find(level, package, f"not installed: {why}", f"pip install {package}")
         else:
             report.find("ok", package, f"version {metadata.version(package)}")
 
@@ -269,6 +273,9 @@ def _trackers(report: _Report, settings: Settings) -> None:
                 backend(options)
                 backend.check(offline=settings.offline, options=options)
                 report.find("ok", name, f"{backend.distribution} {version} can be used")
+                if version and backend.versions.untested(version):
+                    text = f"{backend.distribution} {version} is newer than {backend.versions.newest}, the newest that was tried"
+                    report.find("warning", name, text, "it is used all the same; if something is odd, install that one")
             except errors.TraceletError as error:
                 problem, _, remedy = mask_text(str(error)).partition("; remedy: ")
                 report.find("error", name, problem, remedy or "see the documentation of the tracker")

@@ -19,8 +19,9 @@ def times(_here: Path, home: Path) -> tuple[float, float]:
 
 ABOUT = About(
     reader=CometReader,
-    opening={"*.part": {}},  # from experiment.json on it is an archive of the experiment, which may have several
+    opening={"*.part": {}, "*.part/experiment.json": {}},
     own_places=("*.part", "*.zip"),
+    own_place_made="*.part/experiment.json",  # an archive of the experiment: one of each session's
     times=times,
     users_run=UsersRun(
         begin="comet_ml.OfflineExperiment(project_name='p', log_code=False, parse_args=False, auto_output_logging=False,"

@@ -42,6 +42,7 @@ from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Verdict, judge
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import utf8
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.errors import EventRejectedError
 from tracelet_shim.eventfiles.own_files import is_own, is_sample
 
@@ -59,6 +60,7 @@ class AimBackend(OwnForms):
     name = "aim"
     module = "aim"
     distribution = "aim"
+    versions = Versions("3.19.0", "3.29.1")
     probe = PROBE
     fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {

@@ -37,6 +37,7 @@ from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import flat
+from tracelet_shim.backends.shared.versions import Versions
 
 __all__ = ["ClearMLBackend"]
 
@@ -54,6 +55,7 @@ class ClearMLBackend(OwnForms):
     name = "clearml"
     module = "clearml"
     distribution = "clearml"
+    versions = Versions("1.14.0", "2.1.12")
     probe = PROBE
     own_hook = staticmethod(own_hook)
     credentials = (

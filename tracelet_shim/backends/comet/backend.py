@@ -38,6 +38,7 @@ from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.shared.transient import Patience, may_open
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.shared.values import flat
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.common.text import as_utf8
 
 __all__ = ["ILLEGAL", "CometBackend"]
@@ -57,6 +58,7 @@ class CometBackend(OwnForms):
     name = "comet"
     module = "comet_ml"
     distribution = "comet_ml"
+    versions = Versions("3.40.0", "3.58.8")
     probe = PROBE
     own_hook = staticmethod(own_hook)
     cannot_fetch = staticmethod(cannot_fetch)

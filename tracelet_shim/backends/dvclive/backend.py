@@ -33,6 +33,7 @@ from tracelet_shim.backends.dvclive.trials import add_to_trial
 from tracelet_shim.backends.shared.files import load
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.rows import Keys
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.common.text import quoted
 
 __all__ = ["DVCLiveBackend"]
@@ -46,6 +47,7 @@ class DVCLiveBackend(OwnForms):
     name = "dvclive"
     module = "dvclive"
     distribution = "dvclive"
+    versions = Versions("3.41.0", "3.49.1")
     probe = PROBE
     fetch = staticmethod(fetch)
     batch_events = 2000

@@ -46,6 +46,7 @@ from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Patience
 from tracelet_shim.backends.shared.values import cut
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.common.began import working_directory
 
 __all__ = ["MLflowBackend"]
@@ -60,6 +61,7 @@ class MLflowBackend(Backend):
     name = "mlflow"
     module = "mlflow"
     distribution = "mlflow"
+    versions = Versions("2.10.0", "3.18.0")
     probe = PROBE
     own_hook = staticmethod(own_hook)
     fetch = staticmethod(fetch)

@@ -33,6 +33,7 @@ from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys
 from tracelet_shim.backends.shared.transient import may_open
 from tracelet_shim.backends.shared.values import plain, utf8
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.backends.swanlab import charts, own_forms, settings
 from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX_KEY, MAX_OLD_KEY, MAX_PARAM, PARAM
 from tracelet_shim.backends.swanlab.off import Off
@@ -54,6 +55,7 @@ class SwanLabBackend(OwnForms):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
+    versions = Versions("0.6.0", "0.10.3")
     probe = PROBE
     own_hook = staticmethod(own_hook)
     cannot_fetch = staticmethod(own_forms.cannot_fetch)

@@ -29,6 +29,7 @@ from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Level
 from tracelet_shim.backends.render.tables import markdown
 from tracelet_shim.backends.shared.files import about_run, load
 from tracelet_shim.backends.shared.options import Parser, directory, seconds
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.backends.tensorboard import records
 from tracelet_shim.backends.tensorboard.fetching import fetch
 from tracelet_shim.backends.tensorboard.folders import normal
@@ -49,6 +50,7 @@ class TensorBoardBackend(Backend):
     name = "tensorboard"
     module = "tensorboard"
     distribution = "tensorboard"
+    versions = Versions("2.11.0", "2.21.0")
     fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {
         "logdir": "directory that gets a directory for each run, <project>/<exp_name>; default: ./tracelet-runs",

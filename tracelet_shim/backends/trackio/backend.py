@@ -35,6 +35,7 @@ from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.tables import bucket_numbers, node_page
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.backends.trackio import joined, log_ids, names, own_forms, process
 from tracelet_shim.backends.trackio.answers import AnswerError, RefusedTokenError
 from tracelet_shim.backends.trackio.batch import Batch
@@ -64,6 +65,7 @@ class TrackioBackend(OwnForms):
     name = "trackio"
     module = "trackio"
     distribution = "trackio"
+    versions = Versions("0.2.0", "0.43.0")
     probe = PROBE
     fetch = staticmethod(fetch)
     credentials = "check the token (`hf auth login`, HF_TOKEN; of a server of your own, TRACKIO_WRITE_TOKEN)"

@@ -36,6 +36,7 @@ from tracelet_shim.backends.base import Capability, Ending, Level, OpenedRun, Ru
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.options import Parser
 from tracelet_shim.backends.shared.rows import Keys
+from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.backends.wandb import media, own_forms, settings
 from tracelet_shim.backends.wandb.errors import lost, passes
 from tracelet_shim.backends.wandb.names import RunNames
@@ -62,11 +63,10 @@ class WandbBackend(OwnForms):
     name = "wandb"
     module = "wandb"
     distribution = "wandb"
+    versions = Versions("0.17.0", "0.31.0")
     probe = PROBE
     own_hook = staticmethod(own_hook)
-    credentials = (
-        "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with WANDB_MODE=offline"
-    )
+    credentials = "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with WANDB_MODE=offline"
     options: ClassVar[Mapping[str, str]] = settings.OPTIONS
     parsers: ClassVar[Mapping[str, Parser]] = settings.PARSERS
     acknowledged = base.Acknowledged(
