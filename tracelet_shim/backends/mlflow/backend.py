@@ -28,8 +28,7 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
-from tracelet_shim.backends.mlflow import limits, login, settings
-from tracelet_shim.backends.mlflow.compat import TagLimit
+from tracelet_shim.backends.mlflow import compat, limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
 from tracelet_shim.backends.mlflow.fetching import fetch
 from tracelet_shim.backends.mlflow.models import log_model, register
@@ -47,7 +46,6 @@ from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Patience
 from tracelet_shim.backends.shared.values import cut
-from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.common.began import working_directory
 
 __all__ = ["MLflowBackend"]
@@ -62,7 +60,7 @@ class MLflowBackend(Backend):
     name = "mlflow"
     module = "mlflow"
     distribution = "mlflow"
-    versions = Versions("2.10.0", "3.18.0")
+    versions = compat.VERSIONS
     probe = PROBE
     own_hook = staticmethod(own_hook)
     fetch = staticmethod(fetch)
@@ -169,8 +167,9 @@ class MLflowBackend(Backend):
     @classmethod
     def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
         super().check(offline=offline, options=options)
-        missing = settings.missing_login(cls.probe.address(cls.parsed(options)))
-        if missing is not None:
+        uri = cls.probe.address(cls.parsed(options))
+        missing = settings.missing_login(uri) or "; remedy: ".join(compat.missing_for_databases(uri) or ())
+        if missing:
             raise errors.BackendUnavailableError(cls.name, missing)
 
     # -- the run ----------------------------------------------------------------------------------------------------
@@ -184,7 +183,7 @@ class MLflowBackend(Backend):
         # In files a key is a file and its slashes are folders: "a" and "a/b" exclude each other.
         in_files = settings.is_file_store(uri)
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
-        rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem, in_files, TagLimit())
+        rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem, in_files, compat.TagLimit())
         self._shortened = Shortened(keys, self._image_keys, self._paths, self._artifact_paths)
         with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts(cwd):
             self._client = self._client or connect(uri, alone=alone)
@@ -230,6 +229,8 @@ class MLflowBackend(Backend):
 
     def advice(self, error: BaseException) -> str:
         status, _ = refused_as(error) or (0, False)
+        if isinstance(error, ImportError) and (missing := compat.missing_for_databases(self._uri)) is not None:
+            return missing[1]  # `check` did not know where MLflow would log
         return login.advice(status, self._uri) or super().advice(error)
 
     # -- events -----------------------------------------------------------------------------------------------------

@@ -8,15 +8,34 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tracelet_shim.backends.mlflow.limits import MAX_TAG, SURE_TAG
+from tracelet_shim.backends.shared.versions import Need, Versions
 
-__all__ = ["TagLimit", "context_tags", "let_go", "logged_models", "outputs_of", "version_of", "was_made_by_newer"]
+__all__ = [
+    "SERVERS", "VERSIONS", "TagLimit", "context_tags", "let_go", "logged_models", "missing_for_databases", "outputs_of",
+    "version_of", "was_made_by_newer",
+]  # fmt: skip
+
+VERSIONS = Versions("2.10.0", "3.17.2", (Need("<2.16", "setuptools", "<81", "it imports pkg_resources"),))
+
+SERVERS = ("postgresql", "mysql", "mssql")
+"""Databases that are servers, as the URI of a store names them."""
+_DATABASES = Versions(needs=(Need("<3.9", "sqlalchemy", "<2.1", "it imports a pool that 2.1 has not"),))
+"""What is needed only where the store is a database."""
 
 _TOO_LONG = re.compile(r"(?i)\btag value '.*exceeded length limit of (\d+)", re.DOTALL)
 """``utils/validation.py`` of MLflow 2.10, `_validate_length_limit`."""
+
+
+def missing_for_databases(uri: str) -> tuple[str, str] | None:
+    """Return what keeps the installed MLflow from using a store that is a database, and what to do; None for any other store."""
+    if uri.partition(":")[0].partition("+")[0] not in ("sqlite", *SERVERS):
+        return None
+    return _DATABASES.problem("mlflow", metadata.version("mlflow"))
 
 
 class TagLimit:

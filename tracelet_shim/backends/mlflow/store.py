@@ -15,12 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tracelet_shim import errors
-from tracelet_shim.backends.mlflow.compat import let_go, was_made_by_newer
+from tracelet_shim.backends.mlflow.compat import SERVERS, let_go, was_made_by_newer
 from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
 
 __all__ = ["connect", "one_at_a_time"]
-
-_DATABASES = ("postgresql", "mysql", "mssql")
 
 _BEING_MADE = ("already exists", "out-of-date", "duplicate column", "no such")
 """What the SDK's errors say while another process is creating the same database."""
@@ -68,7 +66,7 @@ def connect(uri: str, *, alone: bool) -> Any:
 
     path = path_of(uri)
     with _quiet():
-        if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+        if urlsplit(uri).scheme.partition("+")[0] in SERVERS:
             _knock(uri)
         problem: Exception | None = None
         for pause in (0.5, 1, 2, 4, 8, 0):
