@@ -1,7 +1,7 @@
 """What operating systems have in different ways: Linux all of it, macOS most, Windows little.
 
-Where something is missing, what stands here does without, or raises the OSError that callers know from file systems which cannot do
-it either.
+Where something is missing, what stands here does without, or raises the OSError that callers know from file systems which cannot
+do it either.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _is_there_on_windows(pid: int) -> bool:
 
     kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009 - mypy knows the name on Windows only
     kernel.OpenProcess.restype = ctypes.c_void_p
-    process = kernel.OpenProcess(_SYNCHRONIZE, False, pid)  # noqa: FBT003
+    process = kernel.OpenProcess(_SYNCHRONIZE, False, pid)
     if not process:
         return bool(kernel.GetLastError() == _ACCESS_DENIED)
     try:
