@@ -312,7 +312,7 @@ class MLflowBackend(Backend):
             source = f"runs:/{self._run.run_id}/artifacts/{self._artifact_paths(event.tag)}"
         if event.register_as is not None:
             for alias, there in register(self._client, self._run.run_id, source, event, model).items():
-                self.notice(f"alias {alias}", f"the alias {alias!r} is {there!r} in the registry: MLflow does not take it as it is")
+                self.notice(f"alias {alias}", f"the alias {alias!r} is {there!r} in the registry: MLflow takes no such name")
 
     def log_alert(self, event: ev.Alert) -> None:
         self.attach_files(event)
