@@ -1,4 +1,5 @@
-"""Stand-in for a Comet server, as far as comet_ml 3.58's SDK needs one (REST only; this version has no websocket).
+"""Stand-in for a Comet server, as far as the SDK needs one, comet_ml 3.40 to 3.58 (REST only: no version
+needs the websocket that those before 3.42 have).
 
     python -m tests.backends.comet.server --port 8101 --record DIR
     COMET_URL_OVERRIDE=http://127.0.0.1:8101/clientlib/ COMET_API_KEY=<key> python train.py
@@ -91,7 +92,8 @@ class Comet(StandIn):
         where = f"{self.base}/{made['workspace']}/{made['project']}/"
         return {
             "runId": made["run_id"], "project_id": made["project_id"], "focusUrl": where, "lastOffset": 0,
-            "featureToggles": [], "githubEnabled": False, "name": made["others"].get("Name", "made_up_name"),
+            "ws_url": "ws://none", "featureToggles": [{"name": "sdk_use_http_messages", "enabled": True}],  # before 3.42
+            "githubEnabled": False, "name": made["others"].get("Name", "made_up_name"),
             "upload_file_size_limit_in_mb": 100, "asset_upload_file_size_limit_in_mb": 100, "uploadVideoMaxSizeMB": 100,
             "cometWebAssetUrl": f"{self.base}/api/asset/download", "cometRestApiAssetUrl": f"{self.base}/api/asset",
             "cometWebImageUrl": f"{self.base}/api/image/download", "cometRestApiImageUrl": f"{self.base}/api/image",

@@ -59,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         reply = {"msg": "4.0.0", "version": "4.0.0", "assetId": "1", "assetIds": [], "s3": []}
         if path.endswith("/run"):
             reply = {"runId": "r", "project_id": "p", "focusUrl": "http://127.0.0.1/focus/", "lastOffset": 0}
+            toggles = [{"name": "sdk_use_http_messages", "enabled": True}]
+            reply |= {"ws_url": "ws://none", "featureToggles": toggles}  # before 3.42
             if Handler.status != 200:
                 reply = {"msg": "invalid", "sdk_error_code": 90212, "code": 400}
         if "status-report" in path:

@@ -193,11 +193,17 @@ def pack_abandoned(directory: str) -> None:
             logger.warning("comet: %s cannot be packed", path, exc_info=True)
 
 
+_OVERRIDDEN = ("_create_offline_archive", "_setup_streamer", "_write_experiment_meta_file", "_mark_as_ended")
+
+
 @functools.cache
 def offline_class() -> Any:
-    """Return the `OfflineExperiment` that writes to a `Journal`."""
+    """Return the `OfflineExperiment` that writes to a `Journal`; None where the SDK has another inside than is known here."""
     from comet_ml import OfflineExperiment
     from comet_ml.utils import local_timestamp
+
+    if not all(hasattr(OfflineExperiment, name) for name in _OVERRIDDEN):
+        return None
 
     class Offline(OfflineExperiment):  # type: ignore[misc]
         tmpdir: str

@@ -15,6 +15,7 @@ __all__ = [
     "longest_name",
     "named_project",
     "offline_directory",
+    "projection",
 ]
 
 _OF_THE_LOG = frozenset({
@@ -107,6 +108,20 @@ def longest_name(experiment: Any, kind: str) -> int | None:
         kind: which of them.
     """
     return getattr(experiment, f"{kind}_name_max_length", None)  # since 3.43
+
+
+def projection(**about: Any) -> Any:
+    """Return the SDK's `Embedding`. Before 3.47 it knows its files by their links alone, which offline nobody tells: there they
+    are those that later versions write."""
+    from comet_ml import Embedding
+
+    taken = inspect.signature(Embedding).parameters
+    if "vector_asset_id" not in taken:
+        for kind in ("vector", "metadata", "sprite"):
+            asset = about[f"{kind}_asset_id"]
+            if about[f"{kind}_url"] is None and asset is not None:
+                about[f"{kind}_url"] = f"/api/asset/download?assetId={asset}&experimentKey={about['experiment_key']}"
+    return Embedding(**{name: value for name, value in about.items() if name in taken})
 
 
 def get_artifact() -> Callable[..., Any]:

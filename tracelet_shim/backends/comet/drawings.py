@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tracelet_shim import events as ev
+from tracelet_shim.backends.comet.compat import projection
 
 __all__ = ["bins", "embedding", "points_3d", "row_count"]
 
@@ -93,7 +94,6 @@ def embedding(event: ev.Embedding, name: str, experiment: Any, asset_of: Callabl
         experiment: the SDK's object.
         asset_of: gives the id of the asset with this suffix.
     """
-    from comet_ml import Embedding
 
     def link(suffix: str) -> tuple[str, str]:  # once the server has told how links begin
         asset = asset_of(suffix)
@@ -101,7 +101,7 @@ def embedding(event: ev.Embedding, name: str, experiment: Any, asset_of: Callabl
 
     (vectors, vectors_url), (labels, labels_url) = link("tensors.tsv"), link("metadata.tsv")
     sprite, sprite_url = link("sprite.png") if event.sprite is not None else (None, None)
-    shown = Embedding(
+    shown = projection(
         vector_url=vectors_url, vector_shape=[row_count(event), math.prod(event.matrix.shape[1:])], vector_asset_id=vectors,
         metadata_url=labels_url, metadata_asset_id=labels, sprite_url=sprite_url, sprite_asset_id=sprite,
         image_size=event.sprite_size, title=name, experiment_key=experiment.id,

@@ -74,7 +74,9 @@ class Experiments:
             raise errors.ConfigurationError(f"backend 'comet': {problem}")
         common = {"project_name": self._project, "workspace": workspace_of(self._given), "experiment_key": key}
         with sdk_alone():
-            return RunExperiment(self._start(common)) if self._directory is None else self._begin(self._directory, common)
+            if self._directory is None or offline_class() is None:
+                return RunExperiment(self._start(common))
+            return self._begin(self._directory, common)
 
     def _begin(self, archives: str, common: Mapping[str, Any]) -> RunExperiment:
         """Return an experiment that becomes an archive."""
@@ -92,16 +94,16 @@ class Experiments:
         return RunExperiment(experiment, directory=directory)
 
     def _start(self, common: Mapping[str, Any]) -> Any:
-        """Return an experiment at the server."""
+        """Return an experiment at the server, or one of the SDK's own archives."""
         import comet_ml
 
         secret = self._given.get("api_key")
-        config = comet_ml.ExperimentConfig(**OFF, offline_directory=self._given.get("offline_directory"))
+        config = comet_ml.ExperimentConfig(**OFF, offline_directory=self._directory or self._given.get("offline_directory"))
         try:
             experiment = comet_ml.start(
                 api_key=str(secret) if secret else None,
                 mode="get_or_create",
-                online=True,
+                online=self._directory is None,
                 experiment_config=config,
                 workspace=common["workspace"],
                 experiment_key=common["experiment_key"],
