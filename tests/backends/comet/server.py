@@ -144,6 +144,12 @@ class Comet(StandIn):
         about = {"experimentKey": given.get("experimentKey"), "experimentName": made["others"].get("Name")}
         return 200, {**about, "workspaceName": made["workspace"], "projectName": made["project"], "archived": False}
 
+    def list_experiments(self, _: Any, given: Any) -> Answer:
+        """Asked for by `comet_ml.start`, before 3.47, of an experiment whose key it has not found."""
+        made = self.state["experiments"].items()
+        there = [key for key, each in made if given.get("projectName") in (None, each["project"])]
+        return 200, {"experiments": [{"experimentKey": key, "experimentName": key} for key in there]}
+
     def get_tags(self, asked: Any, given: Any) -> Answer:
         made = self.experiment(asked, given)
         return 200, {"tags": made["tags"] if made else []}
@@ -353,6 +359,7 @@ ROUTES = [
     (r"/asset/3d-limits", "limits"),
     (r"/account-details", "account"),
     (r"/experiment/metadata", "metadata"),
+    (r"/experiments", "list_experiments"),
     (r"/experiment/tags", "get_tags"),
     (r"/batch/logger/experiment/metric", "metrics"),
     (r"/experiment/metrics/get-metric", "get_metric"),

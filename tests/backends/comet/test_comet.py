@@ -67,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
             reply = dict.fromkeys(("is_alive_beat_duration_millis", "gpu_monitor_interval_millis"), 10000)
         data = json.dumps(reply).encode()
         self.send_response(Handler.status if path.endswith("/run") else 200)
+        self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -793,7 +794,7 @@ for attempt in (lambda: backend.write([make.scalar("x", 6.0, 6)]), lambda: backe
 
 def test_no_server_and_no_access_fail_soon(store: Path, run_python: Any) -> None:
     """A server that is not there is a transient error within seconds; a refused key is final, and never shown."""
-    done = run_python(
+    code = (
         SERVER
         + """
 import logging, os, sys, time
@@ -809,17 +810,18 @@ def attempt(**options):
         assert time.monotonic() - begin < 10
         assert "S3CRET" not in repr(error) and "S3CRET" not in str(error.__cause__)
         return backend.is_transient(error), type(error).__name__
+if sys.argv[2] == "refused":
+    server = serve()
+    Handler.status = 400
+    os.environ["COMET_URL_OVERRIDE"] = f"http://127.0.0.1:{server.server_port}/clientlib/"
 print(attempt(api_key="S3CRET" * 4))
-server = serve()
-Handler.status = 400
-os.environ["COMET_URL_OVERRIDE"] = f"http://127.0.0.1:{server.server_port}/clientlib/"
-print(attempt(api_key="S3CRET" * 4))
-""",
-        str(Path(__file__).parents[2]),
-        env={**dict(os.environ), **_NO_SERVER, "COMET_OFFLINE_DIRECTORY": str(store)},
+"""
     )
-    print(done.stderr, file=sys.stderr)
-    transient, refused = done.stdout.splitlines()
-    assert transient.startswith("(True")
-    assert refused.startswith("(False")
-    assert "S3CRET" not in done.stdout + done.stderr
+    environment = {**dict(os.environ), **_NO_SERVER, "COMET_OFFLINE_DIRECTORY": str(store)}
+    root = str(Path(__file__).parents[2])
+    transient, refused = (run_python(code, root, what, env=environment) for what in ("gone", "refused"))
+    print(transient.stderr, refused.stderr, file=sys.stderr)
+    assert transient.stdout.startswith("(True")
+    assert refused.stdout.startswith("(False")
+    for done in (transient, refused):
+        assert "S3CRET" not in done.stdout + done.stderr

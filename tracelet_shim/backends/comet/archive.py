@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tracelet_shim import errors
+from tracelet_shim.backends.comet.compat import as_uploaded
 
 __all__ = ["Journal", "last_messages", "offline_class", "pack", "pack_abandoned", "remove_begun"]
 
@@ -92,6 +93,7 @@ class Journal:
             for item in payload["items"]:
                 item["file_path"] = self._keep(Path(item["file_path"]), written, move=True)
             payload["thumbnail_path"] = self._keep(Path(payload["thumbnail_path"]), written, move=True)
+        payload = as_uploaded(message.type, payload)
         return json.dumps({"payload": payload, "type": message.type}, cls=NestedEncoder, separators=(",", ":")) + "\n"
 
     def _keep(self, content: str | bytes | Path, written: list[str], *, move: bool = False) -> str:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 __all__ = [
     "BehindQueue",
+    "as_uploaded",
     "behind_queue",
     "experiment_class",
     "get_artifact",
     "longest_name",
     "named_project",
     "offline_directory",
+    "points_3d",
     "projection",
+    "tell_status",
+    "uploads_registrations",
 ]
 
 _OF_THE_LOG = frozenset({
@@ -79,12 +87,21 @@ def _send_now(sender: Callable[..., None], **given: Any) -> None:
     sender(**{name: value for name, value in given.items() if name not in _OF_THE_LOG})
 
 
+def tell_status(session: Any) -> None:
+    """Have a `requests.Session` of the SDK's return an answer that it may not ask again for, rather than raise an error without
+    that answer: as it is since 3.49."""
+    for adapter in session.adapters.values():
+        retries = getattr(adapter, "max_retries", None)
+        if retries is not None and retries.raise_on_status:
+            adapter.max_retries = retries.new(raise_on_status=False)
+
+
 def offline_directory() -> str:
     """Return where the SDK itself writes archives."""
     from comet_ml.config import get_config
 
     config = get_config()
-    ask = getattr(config, "get_comet_offline_directory", None)  # since 3.49
+    ask = getattr(config, "get_comet_offline_directory", None)  # since 3.47
     return str(ask() if ask is not None else config["comet.offline_directory"])
 
 
@@ -108,6 +125,76 @@ def longest_name(experiment: Any, kind: str) -> int | None:
         kind: which of them.
     """
     return getattr(experiment, f"{kind}_name_max_length", None)  # since 3.43
+
+
+def uploads_registrations() -> bool:
+    """Whether ``comet upload`` registers a model. Before 3.46 it takes the message for a mistake, and marks the run."""
+    from comet_ml import schemas
+
+    return hasattr(schemas, "get_register_model_msg_validator")
+
+
+@functools.cache
+def _scene_has_step() -> bool:
+    from comet_ml import schemas
+
+    validator = getattr(schemas, "get_cloud_3d_msg_validator", None)
+    return validator is None or "step" in validator().schema.get("properties", {"step": {}})
+
+
+def as_uploaded(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a message in the form that ``comet upload`` takes. Before 3.54, the step of a scene of points is a mistake to it: it
+    is in the scene's metadata then.
+
+    Args:
+        kind: the message's type.
+        payload: the message.
+    """
+    if kind != "3d-image" or _scene_has_step():
+        return payload
+    metadata = {**(payload.get("metadata") or {}), "step": payload.get("step")}
+    return {**{name: value for name, value in payload.items() if name != "step"}, "metadata": metadata}
+
+
+def points_3d(*scene: Any, **more: Any) -> None:
+    """Call the SDK's function that makes the message of a scene of points. Before 3.56 it leaves one of its temporary files."""
+    from comet_ml import experiment_loggers
+
+    module = inspect.getmodule(experiment_loggers.log_3d_points)
+    if getattr(module, "tempfile", None) is not tempfile:
+        experiment_loggers.log_3d_points(*scene, **more)
+        return
+    messages: list[Any] = []
+    noting = _Noting()
+    module.tempfile = noting  # type: ignore[union-attr]
+    try:
+        experiment_loggers.log_3d_points(*scene, **{**more, "enqueue_message_callback": messages.append})
+    finally:
+        module.tempfile = tempfile  # type: ignore[union-attr]
+        kept = {item.file_path for message in messages for item in message.items}
+        kept |= {message.thumbnail_path for message in messages}
+        for name in noting.names:
+            if name not in kept:
+                Path(name).unlink(missing_ok=True)
+    for message in messages:
+        more["enqueue_message_callback"](message)
+
+
+class _Noting:
+    """`tempfile`, with a note of the files that this thread makes."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._thread = threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(tempfile, name)
+
+    def NamedTemporaryFile(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - its name
+        file = tempfile.NamedTemporaryFile(*args, **kwargs)  # noqa: SIM115 - the SDK closes it
+        if threading.get_ident() == self._thread:
+            self.names.append(file.name)
+        return file
 
 
 def projection(**about: Any) -> Any:

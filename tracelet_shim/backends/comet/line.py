@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from tracelet_shim import errors
-from tracelet_shim.backends.comet.compat import behind_queue
+from tracelet_shim.backends.comet.compat import behind_queue, tell_status
 from tracelet_shim.backends.shared.transient import Verdict, judge, may_open
 
 __all__ = ["CHUNK", "Line", "RefusedError", "line_of", "point"]
@@ -99,6 +99,7 @@ class Line:
         for client in (self.connection._low_level_http_client, self.api.low_level_api_client):
             for session in (client.session, client.retry_session):
                 session.hooks["response"].append(_no_page)
+                tell_status(session)
 
     def call(self, request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Make a request of the SDK's connection or API client, and return what it returns.

@@ -107,6 +107,11 @@ class RunExperiment:
             self.experiment._write_experiment_meta_file()
 
     @property
+    def archived(self) -> bool:
+        """Whether it is an offline one, which is uploaded later."""
+        return hasattr(self.experiment, "offline_directory")
+
+    @property
     def queued(self) -> bool:
         """Whether messages go through the SDK's queue."""
         return self._directory is None and self.line is None
