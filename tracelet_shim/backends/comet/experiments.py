@@ -13,7 +13,7 @@ from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import Journal, offline_class, remove_begun
 from tracelet_shim.backends.comet.compat import named_project, offline_directory
 from tracelet_shim.backends.comet.names import digest
-from tracelet_shim.backends.comet.process import OFF, sdk_alone
+from tracelet_shim.backends.comet.process import OFF, discreet, sdk_alone
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.comet.settings import setting
 from tracelet_shim.backends.run_info import RunInfo
@@ -99,18 +99,22 @@ class Experiments:
 
         secret = self._given.get("api_key")
         config = comet_ml.ExperimentConfig(**OFF, offline_directory=self._directory or self._given.get("offline_directory"))
-        try:
-            experiment = comet_ml.start(
-                api_key=str(secret) if secret else None,
-                mode="get_or_create",
-                online=self._directory is None,
-                experiment_config=config,
-                workspace=common["workspace"],
-                experiment_key=common["experiment_key"],
-                **named_project(comet_ml.start, common["project_name"]),
-            )
-        except comet_ml.exceptions.InvalidAPIKey:  # its message has the key
-            raise errors.BackendError("Comet: the server does not know this API key") from None
+        refused = comet_ml.exceptions.InvalidAPIKey
+        with discreet(str(secret or setting("api_key") or "")) as logged:
+            try:
+                experiment = comet_ml.start(
+                    api_key=str(secret) if secret else None,
+                    mode="get_or_create",
+                    online=self._directory is None,
+                    experiment_config=config,
+                    workspace=common["workspace"],
+                    experiment_key=common["experiment_key"],
+                    **named_project(comet_ml.start, common["project_name"]),
+                )
+            except refused:  # its message has the key
+                raise errors.BackendError("Comet: the server does not know this API key") from None
         if not experiment.alive:  # the SDK has logged why; most often, there was no answer
+            if any(isinstance(error, refused) for error in logged):
+                raise errors.BackendError("Comet: the server does not know this API key")
             raise ConnectionError("Comet: the server did not open an experiment")
         return experiment
