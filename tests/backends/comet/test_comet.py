@@ -58,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         Handler.got.append((self.path, body))
         reply = {"msg": "4.0.0", "version": "4.0.0", "assetId": "1", "assetIds": [], "s3": []}
+        reply |= {"workspaceName": "w", "projectName": "p"}
         if path.endswith("/run"):
             reply = {"runId": "r", "project_id": "p", "focusUrl": "http://127.0.0.1/focus/", "lastOffset": 0}
             toggles = [{"name": "sdk_use_http_messages", "enabled": True}]

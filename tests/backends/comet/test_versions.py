@@ -97,11 +97,11 @@ def test_key_is_kept_out_of_the_log(secret: str) -> None:
             try:
                 raise comet_ml.exceptions.InvalidAPIKey("S3CRET", "host")
             except comet_ml.exceptions.InvalidAPIKey:
-                logger.error("The given API key %s is invalid on %s", "S3CRET", "host", exc_info=True)
+                logger.error("The given API key %s is invalid on %s", "S3CRET", "host", exc_info=True)  # noqa: G201 - as the SDK does it
         logger.error("after")
     finally:
         logging.getLogger("comet_ml").removeHandler(handler)
-    assert [type(error) for error in logged] == [comet_ml.exceptions.InvalidAPIKey]
+    assert {type(error) for error in logged} == {comet_ml.exceptions.InvalidAPIKey}
     told = "The given API key *** is invalid on host\nafter\n"
     assert out.getvalue() == told if secret else "key S3CRET is invalid" in out.getvalue()
 
