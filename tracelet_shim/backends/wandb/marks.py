@@ -1,8 +1,8 @@
 """Marks in the log of a run that is offline, by which it is known how much of it is on disk.
 
 Before 0.31, W&B's service writes a block of its log when it is full (`sdk/internal/datastore.py`, `LEVELDBLOG_BLOCK_LEN`), and
-the rest at the end of the run: a kill loses up to 32 KiB. A mark is a record without content (of telemetry, whose uuid nobody reads);
-one that is to be written at once is as long as a block.
+the rest at the end of the run: a kill loses up to 32 KiB. A mark is a record without content (of telemetry, whose uuid nobody
+reads); one that is to be written at once is as long as a block.
 """
 
 from __future__ import annotations
