@@ -640,12 +640,17 @@ m = Maker()
 
 
 def program(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own."""
+    """Run a program in a process of its own. (What it says goes to files: W&B's service would hold pipes open, and up to 0.17 it
+    ends when the program is gone, which it is not before somebody has waited for it.)"""
     root = Path(__file__).parents[3]
-    return subprocess.run(
-        [sys.executable, "-c", PROLOGUE + text, str(directory)], capture_output=True, text=True, timeout=100, cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)}, check=False,
-    )  # fmt: skip
+    directory.mkdir(parents=True, exist_ok=True)
+    said, complained = directory / "program.out", directory / "program.err"
+    with open(said, "w") as out, open(complained, "w") as err:
+        done = subprocess.run(
+            [sys.executable, "-c", PROLOGUE + text, str(directory)], stdout=out, stderr=err, text=True, timeout=100, cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)}, check=False,
+        )  # fmt: skip
+    return subprocess.CompletedProcess(done.args, done.returncode, said.read_text(), complained.read_text())
 
 
 def test_kill_leaves_the_data(directory: Path) -> None:
