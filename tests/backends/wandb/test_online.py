@@ -36,7 +36,8 @@ def services(program: Training) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent in program.relays and b"wandb-core" in (entry / "cmdline").read_bytes():
+            is_one = re.search(rb"wandb-core|wandb.service", (entry / "cmdline").read_bytes())  # up to 0.17 the latter
+            if parent in program.relays and is_one is not None:
                 found.append(int(entry.name))
     return found
 
