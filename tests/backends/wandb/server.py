@@ -68,6 +68,8 @@ class Wandb(StandIn):
     def graphql(self, asked: dict[str, Any]) -> Answer:
         found = re.search(r"\b(?:query|mutation)\s+(\w+)", asked["query"])
         name = asked.get("operationName") or (found[1] if found else "")
+        if not name and re.match(r"\s*(?:query\s*)?\{\s*viewer\b", asked["query"]):  # what `wandb.Api` asks up to 0.24
+            name = "Viewer"
         known = getattr(self, f"on_{name}", None)
         with self.lock:
             if known is None:
