@@ -31,6 +31,12 @@ from tests.servers.standin import Answer, Query, StandIn, main
 ENTITY = "standin"
 FEATURES = ("LARGE_FILENAMES", "ARTIFACT_TAGS", "CLIENT_IDS", "FILESTREAM_GZIP", "EXPAND_DEFINED_METRIC_GLOBS")
 
+ARTIFACT_FIELDS = (
+    "entityName", "projectName", "runName", "artifactTypeName", "artifactCollectionName", "digest", "digestAlgorithm",
+    "description", "aliases", "metadata", "historyStep", "enableDigestDeduplication", "distributedID", "clientID",
+    "sequenceClientID", "ttlDurationSeconds", "tags", "storageRegion",
+)  # fmt: skip
+
 
 def refusal(message: str) -> Any:
     """What the service answers to a wrong key (wandb/wandb issue 9620) and to a key without the right (issue 8609)."""
@@ -95,6 +101,11 @@ class Wandb(StandIn):
     def on_ServerInfo(self, _: Any, __: str) -> Any:
         latest = {"outOfDate": False, "latestVersionString": "0.80.0", "versionOnThisInstanceString": "0.80.0"}
         return {"serverInfo": {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": latest}}
+
+    def on_InputFields(self, given: Any, _: str) -> Any:
+        """What wandb-core asks up to 0.24, before it makes an artifact: which fields does this server know?"""
+        known = {"CreateArtifactInput": ARTIFACT_FIELDS}.get(given["typeName"], [])
+        return {"TypeInfo": {"inputFields": [{"name": name} for name in known]}}
 
     def on_OrganizationCoreWeaveOrganizationID(self, _: Any, __: str) -> Any:
         return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.wandb.installed import since
 from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.faults.conftest import Train
@@ -251,9 +252,9 @@ everything(2)
     everything(server, [0, 1, 2])
 
 
-JOINED = EVERYTHING + """
+JOINED = EVERYTHING + f"GIVEN = {{'finish_timeout': 10.0}} if {since('0.27')} else {{}}" + """
 import wandb
-mine = wandb.init(project="p", settings=wandb.Settings(console="off", silent=True, finish_timeout=10.0))
+mine = wandb.init(project="p", settings=wandb.Settings(console="off", silent=True, **GIVEN))
 session = begin("wandb", exit_timeout=30)
 mine.log({"own": 1.0})
 log(0, 50)

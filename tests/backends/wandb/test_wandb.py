@@ -782,7 +782,7 @@ def test_a_dead_server_can_be_retried(directory: Path) -> None:
     """A server that does not answer is a passing problem, and a second attempt with the same run id is not refused."""
     done = program(
         directory,
-        f"SAYS = {'refused' if since('0.18') else 'timed out'!r}"
+        f"SAYS = {'refused' if since('0.24') else 'timed out'!r}"
         """
 os.environ.update(WANDB_MODE="online", WANDB_API_KEY="k" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
 backend = WandbBackend({"settings": {"init_timeout": 1.0}})

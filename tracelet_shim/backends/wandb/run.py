@@ -111,11 +111,6 @@ class Run:
         return bool(self.sdk._is_finished)
 
     @property
-    def interface(self) -> Any:
-        """The SDK's way to W&B's service; its place has changed. None if it has another."""
-        return getattr(self.sdk, "_interface", None) or getattr(getattr(self.sdk, "_backend", None), "interface", None)
-
-    @property
     def was_there(self) -> bool:
         """True if W&B's service, when it opened the run, was told of something that the server has of it."""
         return bool(steps(self.sdk) or self.sdk.resumed)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tracelet_shim.backends.wandb.versions import setting
+from tracelet_shim.backends.wandb.versions import interface, setting
 
 __all__ = ["Samples", "line_of"]
 
@@ -39,7 +39,7 @@ class Samples:
         from wandb.proto.wandb_internal_pb2 import StatsRecord
 
         self._stats = StatsRecord
-        self._interface = run._interface
+        self._interface = interface(run)
         self.line = 0
         record = self._record(1.5, {"a": math.nan})
         if record.WhichOneof("record_type") != "stats" or line_of(record) != 0 or not callable(self._interface._publish):
