@@ -50,6 +50,7 @@ from tracelet_shim.backends.wandb.run import Run, rows_before, step_there
 from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, Settling, on_disk
 from tracelet_shim.backends.wandb.trials import TrialRuns
 from tracelet_shim.backends.wandb.unasked import for_us
+from tracelet_shim.backends.wandb.versions import NUMPY
 
 __all__ = ["WandbBackend"]
 
@@ -64,7 +65,7 @@ class WandbBackend(OwnForms):
     name = "wandb"
     module = "wandb"
     distribution = "wandb"
-    versions = Versions("0.17.0", "0.31.0")
+    versions = Versions("0.17.0", "0.31.0", (NUMPY,))
     probe = PROBE
     own_hook = staticmethod(own_hook)
     credentials = "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with WANDB_MODE=offline"

@@ -1,7 +1,7 @@
 """What differs between the versions of W&B's SDK, from 0.17 on, in what it calls things. What is there is looked for; no version
 is asked.
 
-    0.17   settings of its own are ``_disable_stats``; from 0.19 on ``x_disable_stats``
+    0.17   it needs numpy<2, up to 0.17.1; settings of its own are ``_disable_stats``; from 0.19 on ``x_disable_stats``
     0.24   a run counts its rows as ``_local_step``, before as ``_step``; it has its `interface`, before its ``_backend`` had it
     0.19   what the service answers is waited for with ``wait_or``, which raises; before with ``wait``, which returns None
     0.27   `Run.finish` can be given a time
@@ -14,7 +14,10 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tracelet_shim.backends.shared.versions import Need
+
 __all__ = [
+    "NUMPY",
     "answer_of",
     "bounds_its_end",
     "count_steps",
@@ -25,6 +28,8 @@ __all__ = [
     "steps",
     "writes_its_log",
 ]
+
+NUMPY = Need("<0.17.2", "numpy", "<2", "it uses numpy.float_")
 
 
 @functools.cache
