@@ -314,7 +314,8 @@ class Wandb(StandIn):
         for spec in specs:
             place = f"artifacts/{spec['artifactID']}/{spec['name']}"
             node = {
-                "storagePath": place, "uploadUrl": f"{self.base}/storage/{quote(place)}", "uploadHeaders": [],
+                "displayName": spec["name"], "storagePath": place,
+                "uploadUrl": f"{self.base}/storage/{quote(place)}", "uploadHeaders": [],
                 "uploadMultipartUrls": None, "artifact": {"id": spec["artifactID"]},
             }  # fmt: skip
             edges.append({"node": node})
