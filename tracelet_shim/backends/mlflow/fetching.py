@@ -67,7 +67,6 @@ def _of_a_run(uri: str, run: RunInfo, name: str, directory: str) -> Fetched:
 
 def _listed(client: Any, uri: str, run_id: str, folder: str) -> list[str]:
     """Return the paths of what is in a folder of a run's artifacts."""
-    from mlflow.artifacts import list_artifacts
     from mlflow.exceptions import MlflowException
 
     try:
@@ -76,6 +75,8 @@ def _listed(client: Any, uri: str, run_id: str, folder: str) -> list[str]:
         if refused_as(error) != (404, False):
             raise
     # A client of MLflow 3 asks for the run's logged models, too, which a server of MLflow 2 has no address for.
+    from mlflow.artifacts import list_artifacts
+
     kept = client.get_run(run_id).info.artifact_uri.rstrip("/")
     found = list_artifacts(artifact_uri=f"{kept}/{folder}", tracking_uri=uri)
     return [f"{folder}/{one.path.rpartition('/')[2]}" for one in found]
