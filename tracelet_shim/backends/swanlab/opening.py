@@ -17,6 +17,7 @@ from tracelet_shim.backends.swanlab.resume import remove_begun, take_up, unsent_
 from tracelet_shim.backends.swanlab.run import Run
 from tracelet_shim.backends.swanlab.settings import fields_of, label, project_name
 from tracelet_shim.backends.swanlab.uploads import bound, no_pages, sync
+from tracelet_shim.backends.swanlab.versions import settings_with
 
 __all__ = ["Opener"]
 
@@ -112,11 +113,9 @@ class Opener:
         settings |= {k: self._options[k] for k in ("api_host", "web_host") if self._options.get(k)}
         with apart(started), readable_environment() as hidden:
             import swanlab
-            from swanlab.sdk.internal.settings import create_settings
 
             self._quiet.begin()
-            known = create_settings()
-            known.merge_settings(swanlab.Settings(**settings))
+            known = settings_with(swanlab.Settings(**settings))
             if (fields["mode"] or known.mode) in ("online", "cloud"):
                 knock(known.api_host, str(known.api_key or ""))
             if project is None and not run.project:

@@ -29,7 +29,7 @@ _CORE = (
     "internal.core_python.store:DataStoreReader", "internal.pkg.adapter:medium", "internal.pkg.adapter:policy",
     "internal.run:Run.finish", "internal.run:clear_run", "internal.run:set_run", "internal.run.components:create_run_config",
     "internal.run.components:deactivate_run_config", "internal.run.components.config:Config",
-    "internal.run.components.config.writer:format_config", "internal.settings:create_settings",
+    "internal.run.components.config:Config._bindctx", "internal.settings:Settings.merge_settings",
 )  # fmt: skip
 """What the road through the core cannot do without, below ``swanlab.sdk``."""
 

@@ -34,10 +34,12 @@ from tracelet_shim.backends.base import Program, Status
 from tracelet_shim.backends.shared.files import copy
 from tracelet_shim.backends.shared.places import Places
 from tracelet_shim.backends.shared.seen import Seen
+from tracelet_shim.backends.swanlab.earlier_uploads import EarlierUploads
 from tracelet_shim.backends.swanlab.limits import MAX_STEP, REPEATS
 from tracelet_shim.backends.swanlab.process import one_at_a_time
 from tracelet_shim.backends.swanlab.times import set_time, timestamp
 from tracelet_shim.backends.swanlab.uploads import Uploads, sync_command
+from tracelet_shim.backends.swanlab.versions import config_record, tells_results
 
 __all__ = ["NAMES", "Run"]
 
@@ -85,7 +87,7 @@ class Run:
         if not hasattr(core._metrics, "get") or not hasattr(core._store, "ensure_flushed"):
             raise errors.BackendError("this version of swanlab stores points in an unknown way; known: 0.10")
         self._lock = one_at_a_time(core)
-        self.uploads = Uploads(core, own=own)
+        self.uploads = Uploads(core, own=own) if tells_results() else EarlierUploads(core, own=own)
         if own:
             name = core._store._fp.name
             core._store._fp.close()
@@ -271,16 +273,8 @@ class Run:
     def set_config(self, values: Mapping[str, Any]) -> None:
         """Set entries of the config. It is handed over here, as points are: the SDK's own thread does so some time later, and
         until then nobody would know that it is still to be uploaded."""
-        from google.protobuf.timestamp_pb2 import Timestamp
-        from swanlab.sdk.internal.bus import ConfigEvent
-        from swanlab.sdk.internal.run.components.config.writer import format_config
-        from swanlab.sdk.internal.run.components.consumer.builder import RecordBuilder
-
-        config = self.sdk.config
-        config.update(values)
-        content = format_config(config._config, config._sort)
-        event = ConfigEvent(path=config._file, timestamp=Timestamp(), content=content)
-        self.core.upsert_saves([RecordBuilder(self.sdk._ctx).build_config(event)])
+        self.sdk.config.update(values)
+        self.core.upsert_saves([config_record(self.sdk)])
 
     def note_names(self, whole: Mapping[str, str]) -> None:
         """Keep the whole of each name that had to be cut, one JSON line each."""
@@ -347,8 +341,7 @@ class Run:
 
     def waiting(self) -> int:
         """Return the number of records that the service has not taken yet."""
-        transport = self.core._transport
-        return 0 if transport is None else len(transport._buf) + len(transport._pending)
+        return self.uploads.waiting()
 
     @property
     def remedy(self) -> str:
@@ -375,5 +368,5 @@ class Run:
         if watcher is not None:
             watcher._observer.stop()  # the SDK stops it only if it was used; it has a thread and an inotify handle
         if self.core._transport is not None:
-            return str(self.core._transport.finish_summary())
+            return self.uploads.missing()
         return "the end of the run" if self.core._pending_online_finish_record is not None else None

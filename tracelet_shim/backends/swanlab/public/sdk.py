@@ -186,6 +186,8 @@ class Sdk:
     def url(self, run: Any) -> str | None:
         """Return the page of a run, or None."""
         cloud = getattr(getattr(run, "public", None), "cloud", None)
+        if cloud is None and str(run.mode) != "online":  # there it is an error in 0.8
+            return None
         url = getattr(cloud, "experiment_url", None) if cloud is not None else getattr(run, "url", None)
         return str(url) if url else None
 
