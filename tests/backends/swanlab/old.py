@@ -1,5 +1,5 @@
-"""Reads runs of SwanLab 0.6.2 to 0.7 back, from ``backup.swanlab`` (JSON in a LevelDB log) and the files beside it, in the words of
-the protobuf records of later versions, as far as the reader needs them."""
+"""Reads runs of SwanLab 0.6.2 to 0.7 back, from ``backup.swanlab`` (JSON in a LevelDB log) and the files beside it, in the words
+of the protobuf records of later versions, as far as the reader needs them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Reads SwanLab runs back from their ``.swanlab`` logs (a LevelDB log of protobuf records) and the files beside them; those of 0.6
-and 0.7 are read by `tests.backends.swanlab.old`."""
+"""Reads SwanLab runs back from their ``.swanlab`` logs (a LevelDB log of protobuf records) and the files beside them; those of
+0.6 and 0.7 are read by `tests.backends.swanlab.old`."""
 
 from __future__ import annotations
 
