@@ -1,8 +1,8 @@
 """What SwanLab's service has got, for the core of 0.8 to 0.10.0, whose uploads tell nothing: the SDK's handlers, watched.
 
 There a batch that the service refuses (4xx) is dropped with a line in a log, and so is a file or the config that cannot be
-uploaded for any reason. Here the handlers are called themselves, an error in them is judged by our own table, and what may pass is raised:
-then the SDK keeps the batch.
+uploaded for any reason. Here the handlers are called themselves, an error in them is judged by our own table, and what may pass
+is raised: then the SDK keeps the batch.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from tracelet_shim.backends.swanlab.limits import MAX_STEP, REPEATS
 from tracelet_shim.backends.swanlab.process import one_at_a_time
 from tracelet_shim.backends.swanlab.times import set_time, timestamp
 from tracelet_shim.backends.swanlab.uploads import Uploads, sync_command
-from tracelet_shim.backends.swanlab.versions import config_record, tells_results
+from tracelet_shim.backends.swanlab.versions import config_record, metadata_record, tells_results
 
 __all__ = ["NAMES", "Run"]
 
@@ -63,6 +63,7 @@ class Run:
         dir: the run's directory.
         about: what the config has under ``tracelet``.
         latest: the time of what a trial got last.
+        long_tags: how many of the tags were longer than this version takes.
         seen: points that earlier sessions have stored, and that may come again.
         uploads: what the service has of it.
     """
@@ -78,6 +79,7 @@ class Run:
         self.id, self.mode = str(run.id), str(run.mode)
         self.dir = Path(run.dir)
         self.about: dict[str, Any] = {}
+        self.long_tags = 0
         self.latest = 0.0
         self.seen = Seen()
         self._types, self._data, self._timestamp, self._media = ColumnType, data_pb2, Timestamp, adapter.medium
@@ -106,9 +108,10 @@ class Run:
         known: Mapping[str, Any] = self.sdk.config
         return known
 
-    def limits(self) -> Iterable[tuple[str, str]]:
+    def limits(self) -> Iterator[tuple[str, str]]:
         """Return (kind, text) of what this version of SwanLab cannot do, for the user."""
-        return ()
+        if self.long_tags:
+            yield "tags", f"{self.long_tags} of the tags are longer than the installed SwanLab takes: they are in the config only"
 
     # -- points -----------------------------------------------------------------------------------------------------
 
@@ -217,7 +220,7 @@ class Run:
                 filename=f"{at:03d}-{digest[:16]}.{suffix}", sha256=digest, size=len(data),
                 caption=f"step {step}" if place.endswith(" (more)") else "",
             )  # fmt: skip
-            if self.core._ctx.config.skip_store:  # a run of the user's that keeps nothing on disk
+            if getattr(self.core._ctx.config, "skip_store", False):  # a run of the user's that keeps nothing on disk
                 entry.payload = data
             else:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -317,9 +320,7 @@ class Run:
 
     def describe(self, program: Program) -> None:
         """Tell SwanLab which program runs: it would take its own process for that (`probe_python`)."""
-        from swanlab.proto.swanlab.save.v1.save_pb2 import SaveType
         from swanlab.sdk.internal.probe_python.typings import MetadataSnapshot, RuntimeSnapshot
-        from swanlab.sdk.internal.probe_python.utils import make_save_record
 
         program = program.readable()
         runtime = RuntimeSnapshot(
@@ -329,8 +330,7 @@ class Run:
         )  # fmt: skip
         found = self.sdk._probe._metadta_snapshot or MetadataSnapshot()
         text = found.model_copy(update={"runtime": runtime}).model_dump_json(by_alias=True)
-        target = self.sdk._ctx.metadata_file
-        self.core.upsert_saves([make_save_record("metadata", SaveType.SAVE_TYPE_METADATA, text, target)])
+        self.core.upsert_saves([metadata_record(text, self.sdk._ctx.metadata_file)])
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
-__all__ = ["config_record", "settings_with", "tells_results"]
+__all__ = ["config_record", "metadata_record", "settings_with", "tag_length", "tells_results"]
 
 
 def config_record(run: Any) -> Any:
@@ -28,6 +29,19 @@ def config_record(run: Any) -> Any:
     return SaveRecord(name="config", source_path=config._file.absolute().as_posix(), type=SaveType.SAVE_TYPE_CONFIG)
 
 
+def metadata_record(text: str, target: Path) -> Any:
+    """Return the record of what SwanLab knows of the program, with its file written."""
+    from swanlab.proto.swanlab.save.v1.save_pb2 import SaveRecord, SaveType
+
+    utils: Any
+    try:
+        utils = importlib.import_module("swanlab.sdk.internal.probe_python.utils")
+    except ImportError:  # until 0.10.0
+        target.write_text(text, encoding="utf-8")
+        return SaveRecord(name="metadata", source_path=target.absolute().as_posix(), type=SaveType.SAVE_TYPE_METADATA)
+    return utils.make_save_record("metadata", SaveType.SAVE_TYPE_METADATA, text, target)
+
+
 def settings_with(given: Any) -> Any:
     """Return the settings that a run would have that is given these: 0.8 makes them of the environment each time."""
     module: Any = importlib.import_module("swanlab.sdk.internal.settings")
@@ -36,6 +50,13 @@ def settings_with(given: Any) -> Any:
         known.merge_settings(module.settings)
     known.merge_settings(given)
     return known
+
+
+def tag_length() -> int:
+    """Return how many characters a tag may have: 20 in 0.8, 512 later."""
+    constraints: Any = importlib.import_module("swanlab.sdk.internal.pkg.constraints")
+    rules = [rule for field in constraints.TagString.__metadata__ for rule in getattr(field, "metadata", ())]
+    return min((int(rule.max_length) for rule in rules if hasattr(rule, "max_length")), default=512)
 
 
 def tells_results() -> bool:
