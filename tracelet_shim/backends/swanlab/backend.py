@@ -56,7 +56,7 @@ class SwanLabBackend(OwnForms):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
-    versions = Versions("0.6.0", "0.10.3")
+    versions = Versions("0.6.2", "0.10.3")  # 0.6.0 and 0.6.1 have no offline mode
     probe = PROBE
     own_hook = staticmethod(own_hook)
     cannot_fetch = staticmethod(own_forms.cannot_fetch)
