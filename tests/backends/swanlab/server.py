@@ -1,4 +1,4 @@
-"""Stand-in for a SwanLab server, as far as the SDKs of swanlab 0.6.5 to 0.10 need one.
+"""Stand-in for a SwanLab server, as far as the SDKs of swanlab 0.6.2 to 0.10 need one.
 
     python -m tests.backends.swanlab.server --port 8101 --record DIR
     SWANLAB_API_HOST=http://127.0.0.1:8101 SWANLAB_WEB_HOST=http://127.0.0.1:8101 SWANLAB_API_KEY=<key> python train.py
@@ -9,7 +9,7 @@ presigned uploads (media) and files/prepare, files/complete (saved files); uploa
 with `bad` are refused with 401, with `forbidden` 403; batches with a key that begins with `refused` with 400, until there
 is a file `takes-all` in DIR.
 
-Of 0.6.5 to 0.7: project (create: 409 with the project if there is one), experiment/<id>/columns, experiment/<id>/column, and,
+Of 0.6.2 to 0.7: project (create: 409 with the project if there is one), experiment/<id>/columns, experiment/<id>/column, and,
 until 0.7.0 or so, .../sts (an object store, here at /storage/... too).
 
 State: `experiments`: cuid -> name, description, labels, cluster, state, `scalars` (key -> step -> value, the first is
@@ -213,6 +213,7 @@ ROUTES = [
     ("GET", r"/project/([^/]+)/([^/]+)", "get_project"),
     ("POST", r"/projects/([^/]+)", "new_project"),
     ("POST", r"/project", "new_project_of_mine"),
+    ("POST", r"/project/([^/]+)/([^/]+)/runs", "new_experiment"),
     ("POST", r"/experiment/([^/]+)/columns", "columns"),
     ("GET", r"/experiment/([^/]+)/column", "known_columns"),
     ("GET", r"/project/([^/]+)/([^/]+)/runs/([^/]+)/sts", "object_store"),

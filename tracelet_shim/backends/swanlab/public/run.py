@@ -73,8 +73,8 @@ class PublicRun:
             yield "times", "the installed SwanLab takes the time when a value is logged for the value's own"
         if self.mode == "online" and not self.begun.has_files:
             yield "files", f"the installed SwanLab uploads no files: they are in {self.dir / 'files'}"
-        if self.mode == "offline" and self.begun.continues:
-            yield "resume", "the installed SwanLab cannot go on with an offline run: each session is an experiment there"
+        if self.begun.continues and (self.mode != "online" or not self.begun.has_ids):
+            yield "resume", f"the installed SwanLab cannot go on with a run ({self.mode}): each session is an experiment of its own"
 
     # -- points -----------------------------------------------------------------------------------------------------
 
