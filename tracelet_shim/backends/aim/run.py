@@ -167,8 +167,8 @@ class Run:
 
     @property
     def files_at(self) -> str | None:
-        """Where the run's files go; None if there is no place for them."""
-        place: str | None = self.native.artifacts_uri
+        """Where the run's files go; None if there is no place for them. (`Run.artifacts_uri` of 3.19 fails at None.)"""
+        place: str | None = self.native.meta_run_tree.get("artifacts_uri", None)
         return place
 
     def keep_files_at(self, place: str) -> None:
