@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help venv demo test test-all faults bench lint types docs wheel constraints clean
+.PHONY: help venv demo test test-all faults matrix floors bench lint types docs wheel constraints clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,12 @@ test-all: $(INSTALLED)  ## run all tests, those too that are for each night, and
 
 faults: $(INSTALLED)  ## only what breaks things under real trackers and looks what is left
 	$(BIN)/python -m pytest -n 4 tests/faults $(ARGS)
+
+matrix: $(INSTALLED)  ## run the conformance suite with other versions of the SDKs; ARGS='mlflow' or 'mlflow==2.10.2' for some
+	$(BIN)/python -m matrix $(ARGS)
+
+floors: $(INSTALLED)  ## run it with the oldest versions of two trackers, the next two with each commit
+	$(BIN)/python -m matrix --turn $$(git rev-list --count HEAD)
 
 bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for about five minutes
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -15,6 +15,9 @@ from typing import Any
 
 import msgspec
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import matrix
 import tracelet_shim
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend
@@ -216,7 +219,62 @@ def default_of(field: Any) -> str:
     return "0" if default is False else f"`{default}`" if isinstance(default, str) else f"{default:g}"
 
 
-PAGES = {"fidelity.md": fidelity, "settings.md": settings, "the-run.md": the_run}
+def compatibility() -> str:
+    """Return the page of versions with the tables of what was run, from matrix/results, which stand between two marks."""
+    before, begin, rest = (DOCS / "compatibility.md").read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"compatibility.md lacks the lines between which its tables go:\n{BEGIN}{END}")
+    results = {cell: result for cell, result in matrix.results() if result}
+    by_tracker = []
+    for backend in ours():
+        theirs = [(cell, result) for cell, result in results.items() if cell.tracker == backend.name and cell.version]
+        needs = [f"{need.versions}: `{need.distribution}{need.specifier}` ({need.why})" for need in backend.versions.needs]
+        head = f"[{title(backend)}](trackers/{backend.name}.md)"
+        accepted = f"`{backend.distribution}` {backend.versions.oldest} to {backend.versions.newest}"
+        by_tracker.append([head, accepted, "; ".join(_ran(cell, result) for cell, result in theirs), "; ".join(needs)])
+    rest_of_all = [
+        [f"Python {cell.python}", ", ".join(map(_title, cell.trackers)), _beside(result), _verdict(result)]
+        for cell, result in results.items() if not cell.version
+    ]  # fmt: skip
+    lines = [
+        "",
+        *backends.markdown_table(["tracker", "accepted", "run with", "needs beside it"], by_tracker),
+        "",
+        *backends.markdown_table(["interpreter", "trackers, as pip installs them there", "with", "result"], rest_of_all),
+        "",
+    ]
+    return before + begin + "\n".join(lines) + end + after
+
+
+def _title(tracker: str) -> str:
+    return title(registry.find(tracker))
+
+
+def _ran(cell: matrix.Cell, result: matrix.Result) -> str:
+    python = "" if cell.python == "3.11" else f"Python {cell.python}"
+    failed = "" if matrix.holds(result) else _verdict(result)
+    inside = ", ".join(filter(None, [python, *(f"`{pin}`" for pin in cell.beside), failed]))
+    return cell.version + (f" ({inside})" if inside else "")
+
+
+def _beside(result: matrix.Result) -> str:
+    """Name what else a result rests on."""
+    versions = result.get("installed", {})
+    return ", ".join(f"{name} {versions[name]}" for name in ("torch", "tensorboard", "numpy", "protobuf") if name in versions)
+
+
+def _verdict(result: matrix.Result) -> str:
+    if "problem" in result:
+        return f"fails: {result['problem']}"
+    if "wheel" in result:
+        return "the wheel without torch: doctor, `run`, `replay`, the session's methods"
+    passed = ", ".join(f"{name}: {row['passed']} passed" for name, row in sorted(result["hostings"].items()))
+    failed = sum(len(checks) for row in result["hostings"].values() for checks in row["failed"].values())
+    return passed + (f", {failed} failed" if failed else "")
+
+
+PAGES = {"compatibility.md": compatibility, "fidelity.md": fidelity, "settings.md": settings, "the-run.md": the_run}
 
 
 def main() -> None:

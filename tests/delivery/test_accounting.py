@@ -54,9 +54,10 @@ class Gated(RecordingBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go = threading.Event()
+        self.asked, self.go = threading.Event(), threading.Event()
 
     def write(self, events: Sequence[ev.Event]) -> None:
+        self.asked.set()
         self.go.wait(60)
         super().write(events)
 
@@ -333,17 +334,20 @@ def test_a_tracker_that_does_not_answer_is_named(
 ) -> None:
     """A tracker that does not return from a call is named once, while the program runs, with what it was asked; `status` says so
     as long as it lasts. One that has nothing to do is not named."""
-    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)
     gated, idle = Gated(), RecordingBackend()
     session = tracelet.start_logging(backend=[gated, idle])
-    assert session.flush(60)
     writer.add_scalar("loss", 1.0, 1)
+    until(lambda: session.status()["recording"].delivered == 1)
+    assert gated.asked.wait(60)
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)  # only now: on a slow machine, any call may take that long
     until(lambda: session.status()["gated"].error is not None)
     assert "writing 1 events" in str(session.status()["gated"].error)
     time.sleep(1)
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 60.0)
     gated.go.set()
     assert session.flush(60)
     assert session.status()["gated"].error is None
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)  # now nobody has anything to do
     time.sleep(1)
     said = capsys.readouterr().err
     assert said.count("it has not answered for") == 1

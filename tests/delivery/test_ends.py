@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, ledger, mlflow_runs, relays, tensorboard_steps
 
@@ -32,8 +33,14 @@ ENDS = {
 KILLS = {"SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -9), "os._exit": ("os._exit(0)", 0)}
 
 
-@pytest.mark.parametrize("hosting", HOSTINGS)
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    ("end", "hosting"),
+    each_change(
+        [(end, hosting) for end in ENDS for hosting in HOSTINGS],
+        *((end, "process") for end in ENDS),
+        *((end, "thread") for end in ("falls off the end", "raises", "is interrupted", "is terminated")),
+    ),
+)
 def test_every_point_and_the_right_status(run_python: RunPython, tmp_path: Path, end: str, hosting: str) -> None:
     """However a program ends, its points arrive once, its run has the right status, its exit code is its own."""
     code, returncode, status = ENDS[end]

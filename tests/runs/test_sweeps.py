@@ -158,6 +158,7 @@ def ray_directory() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # Ray's own processes take most of it; Hydra's jobs are in directories of their own too
 @pytest.mark.usefixtures("mlflow_store")
 @needs("ray")
 def test_ray(ray_directory: str) -> None:

@@ -76,9 +76,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for
 def _interpreter(report: _Report) -> None:
     report.data["python"] = {"version": platform.python_version(), "executable": sys.executable}
     report.data["version"] = metadata.version("tracelet-shim")
-    for package, why in (("torch", "there is no SummaryWriter without it"), ("tensorboard", "it decodes what is logged")):
+    packages = (
+        ("torch", "warning", "there is no SummaryWriter without it; replay and the session's own methods are there"),
+        ("tensorboard", "error", "it decodes what is logged"),
+    )
+    for package, level, why in packages:
         if importlib.util.find_spec(package) is None:
-            report.find("error", package, f"not installed: {why}", f"pip install {package}")
+            report.find(level, package, f"not installed: {why}", f"pip install {package}")
         else:
             report.find("ok", package, f"version {metadata.version(package)}")
 

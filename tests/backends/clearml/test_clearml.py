@@ -737,6 +737,8 @@ class Api(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         endpoint = self.path.split("?")[0].rpartition("/")[2]
+        if self.headers.get("Content-Type", "").startswith("multipart/"):  # clearml before 2.0 has the folder in the form only
+            endpoint = "files"
         if endpoint in self.refuse:
             self._answer({}, self.refuse[endpoint])
         elif endpoint == "files":

@@ -14,6 +14,7 @@ import pytest
 import tracelet_shim as tracelet
 from tests.backends.comet.reader import CometReader
 from tests.backends.comet.test_comet import opened, store  # noqa: F401
+from tests.chosen import each_change
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
 from tests.sample_events import Maker
@@ -228,7 +229,7 @@ KILLED = (1, 4, 5)
 """Where the relay is killed as well: it is started again three times."""
 
 
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_on_a_server(train: Train, serve: Serve, hosting: str) -> None:
     """Each is there once, though one request of each kind was done and its answer lost, and the relay killed in that moment."""
     server = serve("comet")
@@ -370,7 +371,7 @@ with open("found.json", "w") as file:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "thread"))
 def test_an_artifact_is_used(train: Train, serve: Serve, hosting: str) -> None:
     """What one run has logged another one gets, by its name, its version or alias; Comet knows which has used it."""
     server = serve("comet")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.faults.conftest import Train
 from tests.faults.harness import Training, eventually, losses
@@ -46,7 +47,7 @@ def check_gone(pids: Sequence[int]) -> None:
     eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), 30)  # one that is not waited for has none
 
 
-@pytest.mark.parametrize("fault", ["403", "swallow", "500", "200"])
+@pytest.mark.parametrize("fault", each_change(("403", "swallow", "500", "200"), "403", "200"))  # the others are in tests/online
 def test_rows_are_refused_for_a_while(train: Train, serve: Serve, fault: str) -> None:
     """A 403, after which W&B's service uploads nothing more, a request that is swallowed, errors, and a proxy's page, which that
     service takes for an acknowledgement: no row is lost, and none is there twice."""
@@ -67,7 +68,7 @@ def test_rows_are_refused_for_a_while(train: Train, serve: Serve, fault: str) ->
     server.check_understood()
 
 
-@pytest.mark.parametrize("fault", ["gone", "hang"])
+@pytest.mark.parametrize("fault", each_change(("gone", "hang"), "hang"))  # the other is in tests/online
 def test_server_is_away_past_the_end(train: Train, serve: Serve, fault: str) -> None:
     """What a server that died, or hangs, did not get is named at the end, counted, and delivered by a resumed delivery: once."""
     server = serve("wandb")
@@ -90,7 +91,7 @@ def test_server_is_away_past_the_end(train: Train, serve: Serve, fault: str) -> 
     server.check_understood()
 
 
-@pytest.mark.parametrize("victim", ["service", "relay", "all"])
+@pytest.mark.parametrize("victim", each_change(("service", "relay", "all"), "service"))  # the others are in tests/online
 def test_processes_are_killed(train: Train, serve: Serve, victim: str) -> None:
     """W&B's service, the relay or everything is killed with rows on their way: the service is gone with its relay, and in the
     end, each row is on the server once."""

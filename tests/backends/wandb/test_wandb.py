@@ -702,8 +702,9 @@ backend.open(run_info())
 backend.write([m.scalar("s", 0.0, 0)])
 backend.flush()
 from wandb.sdk import wandb_setup
-wandb_setup.singleton().ensure_service()._proc._process.kill()
-time.sleep(0.5)
+service = wandb_setup.singleton().ensure_service()._proc._process
+service.kill()
+service.wait()
 events = [m.scalar("s", 1.0, 1), m.image("i", 1)]
 try:
     backend.write(events)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
 from tracelet_shim.backends.mlflow import settings
+from tracelet_shim.backends.mlflow.compat import version_of
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.file import path_of
 from tracelet_shim.backends.mlflow.limits import artifact_paths
@@ -67,14 +68,13 @@ def _model(uri: str, name: str, directory: str) -> Fetched:
     """Get a model, or a file of it. An alias, a stage and ``latest`` become the version that they are now."""
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
-    from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
     first, *rest = name.removeprefix(_MODELS).split("/")
     if "@" not in first and rest:
         first, rest = f"{first}/{rest[0]}", rest[1:]
     client = MlflowClient(tracking_uri=uri, registry_uri=registry)
-    exactly = "/".join(map(str, get_model_name_and_version(client, _MODELS + first)))
+    exactly = "/".join(version_of(client, _MODELS + first))
     identity = "/".join([_MODELS + exactly, *rest])
     place = os.path.join(directory, file_names()(first.partition("@")[0].partition("/")[0]))
     path = download_artifacts(artifact_uri=identity, dst_path=place, tracking_uri=uri, registry_uri=registry)

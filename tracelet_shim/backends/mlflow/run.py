@@ -6,6 +6,7 @@ of its own (``tracking/fluent.py``, ``_active_run_stack``).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,7 +16,10 @@ from typing import Any, NamedTuple
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend
-from tracelet_shim.backends.mlflow.limits import MAX_PARAM, MAX_TAG, fit
+from tracelet_shim.backends.mlflow.compat import TagLimit
+from tracelet_shim.backends.mlflow.limits import MAX_PARAM, fit
+from tracelet_shim.backends.mlflow.points import StoredPoints
+from tracelet_shim.backends.mlflow.tags import listed
 from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
@@ -36,12 +40,16 @@ class Rules(NamedTuple):
         paths: those of files.
         times: the timestamps of points.
         stem: gives the path of an event's file, without suffix.
+        in_files: the store keeps metrics in files.
+        tag_limit: how long a tag may be.
     """
 
     keys: Names
     paths: Names
     times: OwnTimes
     stem: Callable[[ev.Event], str]
+    in_files: bool
+    tag_limit: TagLimit
 
 
 def create(client: Any, experiment: str, start_time: int | None, tags: Mapping[str, str], name: str | None) -> Any:
@@ -69,9 +77,11 @@ class Run:
         self._rules = rules
         self._params = dict(params or {})
         self._infinite = set(infinite)
+        self._stored = StoredPoints(client, run_id) if rules.in_files else None
 
     def log_metrics(self, points: Sequence[tuple[str, float, ev.Event]]) -> None:
-        """Log (name, value, event) of each. A row that exists is skipped (``sqlalchemy_store.py``, ``_log_metrics_once``)."""
+        """Log (name, value, event) of each. A row that exists is skipped: by a database (``sqlalchemy_store.py``,
+        ``_log_metrics_once``), and here for one in files."""
         from mlflow.entities import Metric
 
         metrics, infinite = [], []
@@ -85,7 +95,8 @@ class Run:
                 infinite.append((event, {**row, "value": str(value)}))
         if infinite:
             self._keep_infinite(infinite)
-        self._client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+        with self._stored.written(metrics) if self._stored is not None else contextlib.nullcontext(metrics) as new:
+            self._client.log_batch(self.run_id, metrics=new, synchronous=True)
 
     def _keep_infinite(self, rows: list[tuple[ev.Event, dict[str, Any]]]) -> None:
         """List the true points of infinities, which are stored as the largest float (``sanitize_metric_value``)."""
@@ -94,8 +105,8 @@ class Run:
         self.log_file(f"infinite_values/{leaf}.json", listing.encode())
         new = {row["key"] for _, row in rows} - self._infinite
         keys = json.dumps(sorted(self._infinite | new))
-        if new and len(keys) <= MAX_TAG:
-            self.set_tags({"tracelet.infinite": keys})
+        if new:
+            self._send_tags(lambda most: {"tracelet.infinite": keys} if len(keys) <= most else {})
             self._infinite |= new
 
     def log_params(self, params: Mapping[str, str]) -> None:
@@ -120,10 +131,28 @@ class Run:
         self.set_tags({keys(f"tracelet.param.{key}"): text for key, text in values.items() if known[key] != text})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
+        self._send_tags(lambda most: {key: self._fit(f"tags/{key}", text, most) for key, text in tags.items()})
 
-        fitting = [RunTag(key, self._fit(f"tags/{key}", text, MAX_TAG)) for key, text in tags.items()]
-        self._client.log_batch(self.run_id, tags=fitting, synchronous=True)
+    def _send_tags(self, within: Callable[[int], Mapping[str, str]]) -> None:
+        """Set tags. A server of MLflow before 2.17 keeps less of a long one; what it keeps is all that is sent then.
+
+        Args:
+            within: returns the tags, each no longer than that.
+        """
+        from mlflow.entities import RunTag
+        from mlflow.exceptions import MlflowException
+
+        limit = self._rules.tag_limit
+        while True:
+            tags = within(limit.most)
+            try:
+                self._client.log_batch(self.run_id, tags=[RunTag(key, text) for key, text in tags.items()], synchronous=True)
+            except MlflowException as error:
+                if not limit.refused(error):
+                    raise
+                continue
+            if not limit.doubts(tags) or limit.kept(tags, self._client.get_run(self.run_id).data.tags):
+                return
 
     def _fit(self, name: str, text: str, limit: int) -> str:
         """Return `text` within MLflow's limit; one that is cut is attached whole as a file."""
@@ -153,11 +182,15 @@ class Run:
 
     def tell(self, tag: str, said: Mapping[str, str]) -> None:
         """Add something to a tag that lists the latest of its kind, as many as fit into a tag."""
-        told = json.loads(self._client.get_run(self.run_id).data.tags.get(tag) or "[]")
+        told = listed(self._client.get_run(self.run_id).data.tags.get(tag))
         told = [*(one for one in told if one != said), said]
-        while len(json.dumps(told)) > MAX_TAG:
-            told.pop(0)
-        self.set_tags({tag: json.dumps(told)})
+
+        def latest(most: int) -> Mapping[str, str]:
+            while len(json.dumps(told)) > most:
+                told.pop(0)
+            return {tag: json.dumps(told)}
+
+        self._send_tags(latest)
 
     def log_input(self, event: ev.Used) -> None:
         """Log an artifact as an input, for which MLflow has datasets. One of this name and content stays as it is."""

@@ -57,6 +57,7 @@ class Run:
 
     Attributes:
         sdk, core: the SDK's objects.
+        id, mode: what the SDK calls them.
         dir: the run's directory.
         about: what the config has under ``tracelet``.
         latest: the time of what a trial got last.
@@ -72,6 +73,7 @@ class Run:
 
         self.sdk = run
         self.core = core = run._core
+        self.id, self.mode = str(run.id), str(run.mode)
         self.dir = Path(run.dir)
         self.about: dict[str, Any] = {}
         self.latest = 0.0
@@ -88,6 +90,23 @@ class Run:
             name = core._store._fp.name
             core._store._fp.close()
             core._store._fp = open(name, "ab", buffering=BUFFER)  # noqa: SIM115 - the SDK closes it
+
+    @property
+    def url(self) -> str:
+        return str(self.sdk.url)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.sdk.alive)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        known: Mapping[str, Any] = self.sdk.config
+        return known
+
+    def limits(self) -> Iterable[tuple[str, str]]:
+        """Return (kind, text) of what this version of SwanLab cannot do, for the user."""
+        return ()
 
     # -- points -----------------------------------------------------------------------------------------------------
 
@@ -181,12 +200,12 @@ class Run:
         self._check(key, step)
         self.sdk._callbacker.on_scalar_flush([record])
 
-    def media(self, key: str, kind: str, step: int, items: Sequence[tuple[str, bytes]], wall_time: float) -> None:
-        """Store a media record: `kind` is SwanLab's name of the type, `items` are (suffix, content)."""
+    def media(self, key: str, kind: str, step: int, items: Sequence[tuple[str, bytes]], wall_time: float) -> bool:
+        """Store a media record: `kind` is SwanLab's name of the type, `items` are (suffix, content). Return that there is one."""
         when = timestamp(wall_time)
         digests = [hashlib.sha256(data).hexdigest() for _, data in items]
         if self.seen.take((key, *when, *digests)):
-            return
+            return True
         column = self._media[kind]
         place, at = self._place(key, column, step)
         folder = self.dir / "media" / kind
@@ -209,6 +228,7 @@ class Run:
         self.core.upsert_media([record])
         self._check(place, at)
         self.sdk._callbacker.on_media_flush([record])
+        return True
 
     def put_again(self, folder: Path, point: Any) -> None:
         """Deliver a point of an earlier session, whose directory is `folder`, that the service has not got."""
@@ -333,7 +353,7 @@ class Run:
     @property
     def remedy(self) -> str:
         """The command that uploads what is on disk."""
-        return sync_command(str(self.sdk.id), self.dir)
+        return sync_command(self.id, self.dir)
 
     def log_here(self) -> None:
         """Send SwanLab's own diagnostic log, one a process, to this run's directory."""

@@ -8,13 +8,14 @@ from tracelet_shim.backends.shared.transient import Verdict, is_refusal, judge, 
 
 __all__ = ["lost", "passes"]
 
+_GONE = {"MailboxClosedError", "HandleAbandonedError", "SockClientClosedError", "MailboxError"}  # the last two up to 0.20
 _PAGE = re.compile(r"(<|\\u003c)(html|!doctype)", re.IGNORECASE)
 _LASTING = re.compile("permission denied|not found", re.IGNORECASE)
 
 
 def lost(error: BaseException) -> bool:
     """Tell whether W&B's service process has died."""
-    return isinstance(error, ConnectionError) or bool(_kinds(error) & {"MailboxClosedError", "HandleAbandonedError"})
+    return isinstance(error, ConnectionError) or bool(_kinds(error) & _GONE)
 
 
 def passes(error: BaseException) -> bool | None:

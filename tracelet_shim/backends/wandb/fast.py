@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tracelet_shim.backends.wandb.versions import count_steps, steps
+
 __all__ = ["Rows"]
 
 _log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ class Rows:
         interface = copy.copy(run._interface)
         interface._publish = seen.append
         row = {"a": 0.5, "n": math.nan, "i": -math.inf, "global_step": 3, "_timestamp": 1.5}
-        interface.publish_partial_history(run, dict(row), user_step=run._local_step)
+        interface.publish_partial_history(run, dict(row), user_step=steps(run))
         interface._assign(seen[0])
         self._request = ServerRequest
         self._empty = ServerRequest(record_publish=seen[0])  # what stands in a message beside the row
@@ -83,7 +85,7 @@ class Rows:
             await self._client.publish(last)  # waits until the socket takes more, and notes an error of it
 
         self._asyncer.run(send)
-        self._run._local_step += len(rows)  # part of the names of media files
+        count_steps(self._run, len(rows))  # part of the names of media files
 
 
 class _Frames:

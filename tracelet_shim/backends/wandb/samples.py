@@ -14,6 +14,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tracelet_shim.backends.wandb.versions import setting
+
 __all__ = ["Samples", "line_of"]
 
 _log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Samples:
     def of(cls, run: Any) -> Samples | None:
         """Return the object for `run`; None if its monitor is on, or the installed SDK does not do as the known versions do."""
         try:
-            return cls(run) if run._settings.x_disable_stats else None
+            return cls(run) if setting(run._settings, "x_disable_stats") else None
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             _log.info("system metrics are rows, since W&B (known: 0.31) has another way for them: %s", error)
             return None

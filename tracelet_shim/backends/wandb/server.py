@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tracelet_shim.backends.wandb.versions import setting
+
 if TYPE_CHECKING:
     from tracelet_shim.backends.wandb.links import Target
 
@@ -88,9 +90,10 @@ class Server:
         self._where = {"entity": run.entity, "project": run.project, "run": run.id}
         self._base = str(settings.base_url).rstrip("/")
         self._key = settings.api_key
-        self._credentials = Path(settings.credentials_file) if settings.identity_token_file else None
-        self._verify = not settings.insecure_disable_ssl
-        self._proxies = {scheme: proxy for scheme in ("http", "https") if (proxy := getattr(settings, f"{scheme}_proxy"))}
+        token = setting(settings, "identity_token_file")
+        self._credentials = Path(settings.credentials_file) if token else None
+        self._verify = not setting(settings, "insecure_disable_ssl")
+        self._proxies = {scheme: proxy for scheme in ("http", "https") if (proxy := setting(settings, f"{scheme}_proxy"))}
         self._ids: dict[str, str] = {}  # the server's, of artifacts, by that of the client
         self.can_ask = bool(self._key or self._credentials)
         self.problem: str | None = None
