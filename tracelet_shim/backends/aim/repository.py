@@ -14,7 +14,7 @@ from tracelet_shim import errors
 from tracelet_shim.backends.aim import joined
 from tracelet_shim.backends.aim.connection import connection_class
 from tracelet_shim.backends.aim.process import disown
-from tracelet_shim.backends.aim.versions import lists_without_index
+from tracelet_shim.backends.aim.versions import is_in_index, lists_without_index
 from tracelet_shim.common.private_files import locked
 from tracelet_shim.common.text import usable
 
@@ -132,6 +132,8 @@ class Repository:
         if self.is_remote or (goes_on and lists_without_index(self.native)):
             return
         self._indexer = self._indexer or _indexer(self.native)
+        if is_in_index(self._indexer, run_hash):
+            return
         for _ in range(10):
             try:
                 self._indexer.index(run_hash)

@@ -1,7 +1,7 @@
 """What differs between the versions of Aim (3.19 to 3.29), found by what is there.
 
-- Up to 3.21, Aim knows no directory as a place for artifacts (its registry of places has ``s3`` only): it is given one. The page of
-  a run lists the files; it offers none of them for download there.
+- Up to 3.21, Aim knows no directory as a place for artifacts (its registry of places has ``s3`` only): it is given one. The page
+  of a run lists the files; it offers none of them for download there.
 - Up to 3.28, a run that goes on is listed from its own store, and what `RepoIndexManager.index` is for is a run whose program was
   killed: it writes into the index that it has ended now. From 3.29 on, what is not in the index is not listed.
 - `Run.artifacts_uri` of 3.19 fails where there is none.
@@ -16,7 +16,7 @@ import tempfile
 from typing import Any
 from urllib.parse import urlparse
 
-__all__ = ["artifacts_uri", "know_directories", "lists_without_index"]
+__all__ = ["artifacts_uri", "is_in_index", "know_directories", "lists_without_index"]
 
 
 def know_directories() -> None:
@@ -49,6 +49,12 @@ def know_directories() -> None:
 def lists_without_index(repo: Any) -> bool:
     """Tell whether a run that goes on is listed though it is not in the index of an `aim.Repo`."""
     return "from_union" in inspect.signature(repo.request_tree).parameters
+
+
+def is_in_index(manager: Any, run_hash: str) -> bool:
+    """Tell whether a run has been put into the index already, by its end, so that a `RepoIndexManager` would fail to. From 3.29
+    on, that may be done again."""
+    return hasattr(manager, "run_needs_indexing") and not manager.run_needs_indexing(run_hash)
 
 
 def artifacts_uri(run: Any) -> str | None:
