@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import pytest
+
 from tests.faults.conftest import Train
 from tests.faults.harness import Training, environment, eventually, is_relay, losses
-from tests.servers.harness import Point
+from tests.servers.harness import SERVERS, Point
 
 __all__ = [
     "ROUND", "Held", "Program", "Status", "check_all", "check_answers", "check_coming_and_going", "check_misses", "everywhere",
-    "held", "logged", "things",
+    "held", "logged", "things", "with_servers",
 ]  # fmt: skip
 
 ROUND = 50
@@ -56,6 +58,15 @@ def round(number):
     writer.flush()  # TensorBoard's own file, for the case that this is killed
     reach(f"logged{number}")
 """
+
+
+def with_servers(*chosen: str) -> pytest.MarkDecorator:
+    """Have a row with all servers at a time in each night, and with these for each change: what takes longest is to import SDKs,
+    and each has most of the rows."""
+    here = tuple(name for name in chosen if name in SERVERS) or SERVERS
+    return pytest.mark.parametrize(
+        "names", [pytest.param(here, id="-".join(here)), pytest.param(SERVERS, id="all", marks=pytest.mark.nightly)]
+    )
 
 
 class Held(Protocol):
