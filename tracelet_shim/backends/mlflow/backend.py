@@ -311,7 +311,8 @@ class MLflowBackend(Backend):
             self.log_artifact(event)
             source = f"runs:/{self._run.run_id}/artifacts/{self._artifact_paths(event.tag)}"
         if event.register_as is not None:
-            register(self._client, self._run.run_id, source, event, model)
+            for alias, there in register(self._client, self._run.run_id, source, event, model).items():
+                self.notice(f"alias {alias}", f"the alias {alias!r} is {there!r} in the registry: MLflow takes no such name")
 
     def log_alert(self, event: ev.Alert) -> None:
         self.attach_files(event)

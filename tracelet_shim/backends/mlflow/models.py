@@ -75,8 +75,8 @@ def logged_model(client: Any, run_id: str, name: str) -> str | None:
     return str(max(named, key=lambda model: model.creation_timestamp).model_id) if named else None
 
 
-def register(client: Any, run_id: str, source: str, event: ev.Model, model_id: str | None = None) -> None:
-    """Make a model the next version of a registered one, and give that its aliases.
+def register(client: Any, run_id: str, source: str, event: ev.Model, model_id: str | None = None) -> dict[str, str]:
+    """Make a model the next version of a registered one, and give that its aliases. Return those that have another name there.
 
     Args:
         client: an `MlflowClient`.
@@ -101,8 +101,10 @@ def register(client: Any, run_id: str, source: str, event: ev.Model, model_id: s
         with variables(ONCE):
             of_model = {} if model_id is None else {"model_id": model_id}  # MLflow 2 knows none
             version = client.create_model_version(name, source, run_id, tags={_RECORD: record}, **of_model)
-    for alias in event.aliases:
-        client.set_registered_model_alias(name, aliases(alias), version.version)
+    renamed = {alias: aliases(alias) for alias in event.aliases}
+    for alias in renamed.values():
+        client.set_registered_model_alias(name, alias, version.version)
+    return {alias: there for alias, there in renamed.items() if alias != there}
 
 
 def _identity(event: ev.Event) -> str:
