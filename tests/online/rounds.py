@@ -8,6 +8,7 @@ those of `tests.servers.harness`, or any others that are a `Held`: rows are abou
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -60,12 +61,13 @@ def round(number):
 """
 
 
-def with_servers(*chosen: str) -> pytest.MarkDecorator:
-    """Have a row with all servers at a time in each night, and with these for each change: what takes longest is to import SDKs,
-    and each has most of the rows."""
-    here = tuple(name for name in chosen if name in SERVERS) or SERVERS
+def with_servers(*, turn: int) -> pytest.MarkDecorator:
+    """Have a row with all servers at a time in each night, and for each change with two of them, by turns: most of the time goes
+    into the import of SDKs."""
+    pairs = list(itertools.combinations(SERVERS, 2)) or [SERVERS]
+    two = pairs[turn % len(pairs)]
     return pytest.mark.parametrize(
-        "names", [pytest.param(here, id="-".join(here)), pytest.param(SERVERS, id="all", marks=pytest.mark.nightly)]
+        "names", [pytest.param(two, id="-".join(two)), pytest.param(SERVERS, id="all", marks=pytest.mark.nightly)]
     )
 
 

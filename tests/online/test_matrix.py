@@ -31,14 +31,14 @@ def start(serve: Serve, names: Sequence[str]) -> list[Server]:
     return [serve(name) for name in names]
 
 
-@with_servers("swanlab", "wandb")
+@with_servers(turn=5)
 def test_answers(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Errors, refusals that may pass, a proxy's page, lost answers and requests that hang, one after the other, to everything
     that is asked: as long as something is missing the status says so, and in the end each thing is there, once."""
     check_answers(train, start(serve, names), ANSWERS)
 
 
-@with_servers("clearml", "comet")
+@with_servers(turn=0)
 def test_servers_come_and_go(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Servers that are away at the start, come, die, come back, and die for good: what is missing in the end is named, strict
     fails, nobody says that everything has been delivered, and a resumed delivery brings it when they are back: once."""
@@ -48,7 +48,7 @@ def test_servers_come_and_go(train: Train, serve: Serve, names: tuple[str, ...])
     check_coming_and_going(train, servers)
 
 
-@with_servers("comet", "swanlab")
+@with_servers(turn=3)
 def test_servers_hang(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Servers that take every request and never answer, from the start: they hold up no end, what is missing is named, and comes
     with a resumed delivery; the same again from the middle of a run that goes on."""
@@ -67,7 +67,7 @@ def test_servers_hang(train: Train, serve: Serve, names: tuple[str, ...]) -> Non
     assert "everything has been delivered" in program.replay()
 
 
-@with_servers("clearml", "swanlab")
+@with_servers(turn=1)
 def test_wrong_keys(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Keys that the servers do not know are named with what can be done, and not tried again and again; what is missing is named,
     too, and comes with a resumed delivery under the right keys."""
@@ -88,7 +88,7 @@ def test_wrong_keys(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     assert "everything has been delivered" in program.replay()
 
 
-@with_servers("clearml", "wandb")
+@with_servers(turn=2)
 def test_processes_are_killed(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """The relay is killed with answers lost, and then everything with requests on their way: what is missing comes with
     the next relay, or with a resumed delivery, and nothing is there twice."""
@@ -111,7 +111,7 @@ def test_processes_are_killed(train: Train, serve: Serve, names: tuple[str, ...]
     assert "everything has been delivered" in program.replay()
 
 
-@with_servers("comet", "swanlab")
+@with_servers(turn=3)
 def test_training_is_killed_and_begins_again(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """The training process is killed: its relay delivers what it has got. The next one goes on in the same runs, by their id."""
     servers = start(serve, names)
@@ -130,7 +130,7 @@ def test_training_is_killed_and_begins_again(train: Train, serve: Serve, names: 
     check_all(servers, program.rounds)
 
 
-@with_servers("comet", "wandb")
+@with_servers(turn=4)
 def test_servers_are_ill_when_runs_begin_and_end(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Errors while runs are opened are waited for. When the answers to all that is asked at the end are lost, everything may be
     there, and nobody knows: it is missing, until one of two that resume at a time has found it there: once."""

@@ -11,7 +11,7 @@ from tests.servers.fixtures import Serve
 from tests.servers.harness import server_class
 
 
-@with_servers("swanlab", "wandb")
+@with_servers(turn=5)
 def test_runs_of_the_users(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Runs that the program has opened itself get everything, through errors too, once; what a server does not take before the
     session ends is named, and a resumed delivery puts it into the same runs, though the program was killed."""
@@ -35,7 +35,7 @@ def test_runs_of_the_users(train: Train, serve: Serve, names: tuple[str, ...]) -
     assert "everything has been delivered" in program.replay()
 
 
-@with_servers("clearml", "comet")
+@with_servers(turn=0)
 def test_trackers_in_a_thread(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """With the trackers in the training process, errors and requests that hang lose nothing either; what a server that died does
     not get is named, strict fails, and it comes with a resumed delivery."""
@@ -70,7 +70,7 @@ session = begin(*NAMES, ranks="all", strict=True, exit_timeout=120)
 """
 
 
-@with_servers("swanlab", "wandb")
+@with_servers(turn=5)
 def test_all_ranks(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Each of two ranks has a run of its own at each server, with everything, once, through errors and lost answers."""
     servers = [serve(name) for name in names]
@@ -106,7 +106,7 @@ sweep(4, 7)
 """
 
 
-@with_servers("clearml", "wandb")
+@with_servers(turn=2)
 def test_trials(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """The trials of a sweep are delivered when the servers have them: those that a server which died does not get are named,
     strict fails, and they come with a resumed delivery: each once."""

@@ -193,7 +193,7 @@ except RuntimeError as error:
 """
 
 
-@trackers("swanlab", of=[name for name in TRACKERS if users_run(name).is_context])
+@trackers("wandb", of=[name for name in TRACKERS if users_run(name).is_context])
 def test_an_exception_leaves_the_run(name: str, run_python: RunPython, tmp_path: Path) -> None:
     """The run has its points, the tracker's own word for a failure, and the program its exception."""
     done = run_python(program(name, FAILS), env=environment(name, tmp_path), timeout=400)
