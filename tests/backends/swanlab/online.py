@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from tests.servers.harness import Point, Server
 
-
 KEY = "key" * 7
 """0.6 and 0.7 take a key of 21 characters."""
 
