@@ -74,7 +74,7 @@ class PublicRun:
         if self.mode == "online" and not self.begun.has_files:
             yield "files", f"the installed SwanLab uploads no files: they are in {self.dir / 'files'}"
         if self.begun.continues and (self.mode != "online" or not self.begun.has_ids):
-            yield "resume", f"the installed SwanLab cannot go on with a run ({self.mode}): each session is an experiment of its own"
+            yield "resume", f"the installed SwanLab cannot go on with a run ({self.mode}): each session is one of its own"
 
     # -- points -----------------------------------------------------------------------------------------------------
 
