@@ -17,7 +17,7 @@ from tracelet_shim.backends.swanlab.public.link import Here, Process
 from tracelet_shim.backends.swanlab.public.run import PublicRun
 from tracelet_shim.backends.swanlab.public.sdk import active, active_id
 from tracelet_shim.backends.swanlab.public.writer import Writer
-from tracelet_shim.backends.swanlab.settings import fields_of, project_name
+from tracelet_shim.backends.swanlab.settings import fields_of, project_name, without_long
 from tracelet_shim.common.text import usable
 
 __all__ = ["PublicOpener"]
@@ -82,8 +82,7 @@ class PublicOpener:
         Path(fields["log_dir"]).mkdir(parents=True, exist_ok=True)
         for name, most in (("name", _NAME), ("group", _KIND), ("job_type", _KIND)):
             fields[name] = Names(LABEL, most)(fields[name]) if fields[name] else None
-        rule = Names(LABEL, _TAG)
-        fields["tags"] = [rule(tag) for tag in fields["tags"] or ()] or None
+        fields["tags"], long = without_long(fields["tags"], _TAG)
         host = {name: self._options.get(name) for name in ("api_host", "web_host")}
         link = self._opening = self._spare.pop() if self._spare else Process(here)
         try:
@@ -94,6 +93,7 @@ class PublicOpener:
         finally:
             self._opening = None
         opened = PublicRun(link, begun)
+        opened.long_tags = long
         opened.project = fields["project"]
         return opened
 

@@ -26,7 +26,7 @@ from tracelet_shim import errors
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.swanlab.knocking import knock
 
-__all__ = ["Sdk", "active", "active_id", "iso", "set_hosts"]
+__all__ = ["Sdk", "active", "active_id", "has_core", "iso", "set_hosts"]
 
 _CLOCKS = ("swanlab.data.run.key", "swanlab.data.run.exp")
 """Modules of 0.6 and 0.7 that take the time of a value from a function of theirs, `create_time`."""
@@ -63,13 +63,20 @@ def active_id(run: Any) -> str:
     return str(getattr(public, "run_id", None) or run.id)
 
 
+def has_core() -> bool:
+    """True from 0.8 on. Imports nothing: `SWANLAB_MODE=online` would stop the import of 0.6 and 0.7."""
+    found = importlib.util.find_spec("swanlab")
+    places = found.submodule_search_locations if found is not None else None
+    return any(Path(place, "sdk").is_dir() for place in places or ())
+
+
 def set_hosts(hosts: Mapping[str, str | None]) -> None:
     """Set the variables of the service's addresses before the SDK is imported: 0.6 and 0.7 want theirs with ``/api``."""
     for name, given in hosts.items():
         variable = f"SWANLAB_{name.upper()}"
         if address := given or os.environ.get(variable):
             os.environ[variable] = address.rstrip("/").removesuffix("/api")
-    if "SWANLAB_API_HOST" in os.environ and importlib.util.find_spec("swanlab.sdk") is None:
+    if "SWANLAB_API_HOST" in os.environ and not has_core():
         os.environ["SWANLAB_API_HOST"] += "/api"
 
 
@@ -186,6 +193,8 @@ class Sdk:
     def url(self, run: Any) -> str | None:
         """Return the page of a run, or None."""
         cloud = getattr(getattr(run, "public", None), "cloud", None)
+        if cloud is None and str(run.mode) != "online":  # there it is an error in 0.8
+            return None
         url = getattr(cloud, "experiment_url", None) if cloud is not None else getattr(run, "url", None)
         return str(url) if url else None
 

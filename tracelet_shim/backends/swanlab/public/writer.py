@@ -55,6 +55,7 @@ class Begun(NamedTuple):
     keeps_times: bool
     keeps_log: bool
     has_files: bool
+    has_ids: bool
 
 
 class State(NamedTuple):
@@ -100,7 +101,7 @@ class Writer:
                 config |= each.config
         self.begun = Begun(
             run_id, self._mode, sdk.url(run), str(self._folder), continues, config, sdk.keeps_times, self._store is not None,
-            sdk.has_files,
+            sdk.has_files, "id" in sdk.takes,
         )  # fmt: skip
 
     @classmethod
