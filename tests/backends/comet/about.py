@@ -27,7 +27,10 @@ ABOUT = About(
         begin="comet_ml.OfflineExperiment(project_name='p', log_code=False, parse_args=False, auto_output_logging=False,"
         " log_env_details=False, auto_metric_logging=False)",
         run_id="run.id", end="run.end()", begin_next="begin(name)",
-        other_ways=(("comet_ml.start(online=False, project_name='p')", "comet_ml.end()"),),
+        other_ways=((
+            "comet_ml.start(online=False, project='p')",  # later, `project_name`
+            "getattr(comet_ml, 'end', comet_ml.get_running_experiment().end)()",  # `comet_ml.end`, since 3.47
+        ),),
     ),
     draws_at_import=True,
     own_hook=True,

@@ -13,7 +13,7 @@ class CometServer(Server):
     users_run = """
 import comet_ml
 quiet = comet_ml.ExperimentConfig(auto_output_logging=False, auto_metric_logging=False, log_env_details=False)
-run = comet_ml.start(project_name="p", experiment_config=quiet)
+run = comet_ml.start(project="p", experiment_config=quiet)
 """
     _runs_key = "experiments"
 
