@@ -11,7 +11,7 @@ piece, so that a frame is there as a whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import mmap
 import os
 import platform
@@ -24,6 +24,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.common.file_systems import keeps_space, share_of
 from tracelet_shim.common.private_files import make_directory, open_file
+from tracelet_shim.common.system import O_CLOEXEC, O_NOFOLLOW, lock, user_number
 
 __all__ = ["SUFFIX", "Ring", "RingError", "RingReader", "all_in_memory", "in_memory"]
 
@@ -78,7 +79,7 @@ def in_memory(directory: str | os.PathLike[str]) -> str:
 
 def all_in_memory() -> str:
     """Return the directory above all of those, of this user."""
-    return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{os.getuid()}")
+    return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{user_number()}")
 
 
 _fence = _memory_fence()
@@ -105,6 +106,8 @@ class Ring:
     def __init__(self, directory: str | os.PathLike[str], session: str, capacity: int) -> None:
         self._capacity = capacity = max(_SMALLEST, capacity) // mmap.PAGESIZE * mmap.PAGESIZE
         self.path = ""
+        if not hasattr(os, "posix_fallocate"):  # macOS, Windows: none of what follows would be safe
+            raise OSError(errno.ENOSYS, "no ring can be made on this system")
         error: OSError | None = None
         memory = in_memory(directory)
         for place, may_be in ((os.fspath(directory), keeps_space), (memory, _is_mine)):
@@ -281,7 +284,7 @@ class RingReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | O_CLOEXEC | O_NOFOLLOW)
         try:
             _hold(descriptor)
             size = os.fstat(descriptor).st_size
@@ -427,7 +430,7 @@ def _remove(path: Path) -> None:
 def _hold(descriptor: int) -> None:
     """Show that the ring is in use, for as long as it is mapped: the map has a copy of the descriptor."""
     with contextlib.suppress(OSError):  # no locks there, or somebody is just looking whether it is in use
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(descriptor, shared=True)
 
 
 def _freed(words: memoryview) -> tuple[int, int, int]:
@@ -439,6 +442,6 @@ def _is_mine(directory: str | os.PathLike[str]) -> bool:
     """Return whether nobody else can have made this directory, and the one above it, and nobody else can write there."""
     for each in (directory, os.path.dirname(directory)):
         found = os.lstat(each)
-        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        if found.st_uid != user_number() or found.st_mode & 0o022:
             return False
     return True

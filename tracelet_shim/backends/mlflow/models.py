@@ -16,6 +16,7 @@ from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.run import ONCE
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.system import refer
 
 __all__ = ["log_model", "logged_model", "register"]
 
@@ -56,7 +57,7 @@ def log_model(client: Any, experiment_id: str, run_id: str, event: ev.Model, fil
             for path, content in files.items():
                 place = os.path.join(directory, path)
                 os.makedirs(os.path.dirname(place), exist_ok=True)
-                os.symlink(content, place)
+                refer(place, content)
             client.log_model_artifacts(model_id, directory)
         client.finalize_logged_model(model_id, LoggedModelStatus.READY)
     outputs = client.get_run(run_id).outputs
