@@ -1,4 +1,4 @@
-"""Which versions of everything this package works with: what is run (cells.toml), and what came out (results/)."""
+"""Which versions of everything this package works with: what is run (trackers/), and what came out (results/)."""
 
 from matrix.cells import Cell, cells
 from matrix.results import Result, holds, results

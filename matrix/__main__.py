@@ -37,11 +37,15 @@ def main() -> int:
     parser.add_argument("only", nargs="*", help="names of trackers or cells (mlflow, mlflow==2.10.2, py3.13); all, if none")
     parser.add_argument("--list", action="store_true", help="print the cells, run nothing")
     parser.add_argument("--turn", type=int, metavar="N", help="the oldest versions of two trackers, the Nth two; nothing is kept")
+    parser.add_argument("--part", metavar="K/N", help="only the Kth part of N, from 1 on; for jobs beside each other")
     parser.add_argument("--missing", action="store_true", help="only what has no result yet, or failed")
     given = parser.parse_args()
     chosen = cells() if given.turn is None else list(turn(given.turn))
     if given.only:
         chosen = [cell for cell in chosen if any(word in (*cell.name.split(), cell.tracker, cell.name) for word in given.only)]
+    if given.part:
+        part, parts = map(int, given.part.split("/"))
+        chosen = chosen[part - 1 :: parts]
     if given.missing:
         chosen = [cell for cell in chosen if not holds(result_of(cell))]
     if not chosen:

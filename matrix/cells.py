@@ -1,12 +1,23 @@
-"""A cell of the matrix: which versions are installed together, and what of it is run."""
+"""A cell of the matrix: which versions are installed together, and what of it is run.
+
+The cells of a tracker are in trackers/<name>.toml, each a ``[[cell]]`` with
+
+    version   of its SDK; the oldest and the newest are the range that its backend accepts, and that pyproject.toml asks for
+    with      what is pinned beside it, because that version of the SDK does not run with today's
+    python    minor version of the interpreter, if it is another than 3.11
+    torch     version, if it is another than that of the tests of each change
+
+In each Python that is promised there are, besides, all trackers at once, in the versions that pip takes there; and, for each
+tracker, the wheel with its extra and without torch (packaging/check_wheel.py).
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
@@ -23,10 +34,19 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 TORCH = "2.13.0"
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 class Cell(NamedTuple):
-    """See cells.toml."""
+    """One cell.
+
+    Attributes:
+        tracker: whose conformance suite, in both hostings; "all" for all that can be installed, at once.
+        version: of its SDK; empty for whatever pip takes.
+        python: minor version of the interpreter.
+        beside: what is pinned beside it.
+        torch: version; empty for none.
+    """
 
     tracker: str
     version: str = ""
@@ -60,17 +80,22 @@ class Cell(NamedTuple):
         return [*torch, f"{registry.find(self.tracker).distribution}=={self.version}", *self.beside]
 
 
-def _cell(given: Mapping[str, Any]) -> Cell:
-    known = {"tracker", "version", "python", "with", "torch"}
-    if unknown := sorted(set(given) - known):
-        sys.exit(f"matrix/cells.toml: {unknown} of {dict(given)} is none of {sorted(known)}")
-    rest = {key: value for key, value in given.items() if key != "with"}
-    return Cell(**rest, beside=tuple(given.get("with", ())))
-
-
 def cells() -> list[Cell]:
-    """Return all cells, in the order of the file."""
-    return [_cell(given) for given in tomllib.loads((HERE / "cells.toml").read_text(encoding="utf-8")).get("cell", [])]
+    """Return all cells: those of each tracker, then those with all, then the wheels."""
+    trackers = [name for name in registry.names() if (HERE / "trackers" / f"{name}.toml").exists()]
+    found = [cell for tracker in trackers for cell in _of_tracker(tracker)]
+    found += [Cell("all", python=python) for python in PYTHONS]
+    wheels = [Cell(tracker, python=python, torch="") for tracker in trackers for python in PYTHONS]
+    return found + [cell for cell in wheels if extra_requirements(cell.tracker, cell.python)]
+
+
+def _of_tracker(tracker: str) -> Iterator[Cell]:
+    path = HERE / "trackers" / f"{tracker}.toml"
+    for given in tomllib.loads(path.read_text(encoding="utf-8"))["cell"]:
+        known = {"version", "python", "with", "torch"}
+        if "version" not in given or set(given) - known:
+            sys.exit(f"{path}: {given} has no version, or something beside {sorted(known)}")
+        yield Cell(tracker, beside=tuple(given.pop("with", ())), **given)
 
 
 def turn(number: int, many: int = 2) -> Iterator[Cell]:

@@ -5,6 +5,7 @@ All with the real torch and the real comet_ml. Each test is a program of its own
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.backends import TRACKERS
 from tests.backends.about import about, sdk
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import tensorboard_steps
 from tests.replay.commands import COMMAND, environment
@@ -79,8 +81,16 @@ def delivered(directory: Path) -> bool:
 
 
 @pytest.mark.cold
-@pytest.mark.parametrize("before", ["", "import torch\n", "import torch.utils.tensorboard._utils\n"], ids=repr)
-@pytest.mark.parametrize("name", ["torch.utils.tensorboard", "torch.utils.tensorboard.writer"])
+@pytest.mark.parametrize(
+    ("name", "before"),
+    each_change(
+        itertools.product(
+            ("torch.utils.tensorboard", "torch.utils.tensorboard.writer"),
+            ("", "import torch\n", "import torch.utils.tensorboard._utils\n"),
+        ),
+        ("torch.utils.tensorboard", ""), ("torch.utils.tensorboard.writer", "import torch\n"),
+    ),
+)  # fmt: skip
 def test_comet_is_imported_first(run_python: RunPython, tmp_path: Path, name: str, before: str) -> None:
     """comet_ml's import hook claims `torch.utils.tensorboard`; programs import it wherever it is installed, as Trainer does."""
     done = run_python(f"{before}import comet_ml\nfrom {name} import SummaryWriter\n{LOG}", env={**ENV, "TRACELET_STRICT": "1"})
@@ -88,7 +98,9 @@ def test_comet_is_imported_first(run_python: RunPython, tmp_path: Path, name: st
 
 
 @pytest.mark.cold
-@pytest.mark.parametrize("module", [sdk(tracker) for tracker in TRACKERS if about(tracker).own_hook])
+@pytest.mark.parametrize(
+    "module", each_change([sdk(tracker) for tracker in TRACKERS if about(tracker).own_hook], "mlflow", "wandb")
+)
 def test_another_sdk_is_imported_first(run_python: RunPython, tmp_path: Path, module: str) -> None:
     """What the other SDKs do at their import changes nothing either."""
     done = run_python(f"import {module}\n{USE}", env=ENV)
@@ -100,13 +112,13 @@ def test_another_sdk_is_imported_first(run_python: RunPython, tmp_path: Path, mo
     "hook",
     [
         "sys.meta_path.insert(0, ClaimAll)",
-        "import torch; sys.meta_path.insert(0, ClaimAll)",
+        pytest.param("import torch; sys.meta_path.insert(0, ClaimAll)", marks=pytest.mark.nightly),
         "import torch; sys.meta_path.insert(0, InFrontAgain())",
-        "import torch; sys.meta_path.insert(0, Executes('torch.utils.tensorboard'))",
+        pytest.param("import torch; sys.meta_path.insert(0, Executes('torch.utils.tensorboard'))", marks=pytest.mark.nightly),
         "import torch, tensorboard; sys.meta_path.insert(0, Executes('torch.'))",
         "sys.meta_path.insert(0, Executes('torch.utils.tensorboard.writer'))",
         "without_us()",
-        "import torch; without_us(); sys.meta_path.insert(0, ClaimAll)",
+        pytest.param("import torch; without_us(); sys.meta_path.insert(0, ClaimAll)", marks=pytest.mark.nightly),
     ],
 )
 def test_an_odd_import_hook_stands_in_front(run_python: RunPython, tmp_path: Path, hook: str) -> None:
@@ -161,8 +173,17 @@ def test_the_module_is_loaded_again(run_python: RunPython, tmp_path: Path, again
     assert delivered(tmp_path), done.stderr
 
 
-@pytest.mark.parametrize("start", ["by the variable", "by a call before", "by a call meanwhile"])
-@pytest.mark.parametrize("fake", ["None", "mock.MagicMock()", "types.ModuleType(name)", "Slotted()", "with_spec()"])
+@pytest.mark.parametrize(
+    ("fake", "start"),
+    each_change(
+        itertools.product(
+            ("None", "mock.MagicMock()", "types.ModuleType(name)", "Slotted()", "with_spec()"),
+            ("by the variable", "by a call before", "by a call meanwhile"),
+        ),
+        ("None", "by the variable"), ("mock.MagicMock()", "by a call meanwhile"), ("types.ModuleType(name)", "by a call before"),
+        ("Slotted()", "by a call meanwhile"), ("with_spec()", "by the variable"),
+    ),
+)  # fmt: skip
 def test_a_mock_was_in_its_place(run_python: RunPython, tmp_path: Path, fake: str, start: str) -> None:
     """A test suite's stand-in is left alone and breaks nothing, and the real module is found when it comes."""
     script = f"""

@@ -58,6 +58,7 @@ def test_demo() -> None:
     assert "missing" not in printed
 
 
+@pytest.mark.nightly  # the whole demo once more
 def test_demo_fails_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracker that has less than was written makes the exit code 1, and is named."""
     Path("broken.py").write_text(
@@ -74,10 +75,13 @@ def test_demo_fails_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        ("mlflow", ("not everything had arrived", "missing: MLflow cannot be read (ImportError: not today)")),
+        pytest.param(
+            "mlflow", ("not everything had arrived", "missing: MLflow cannot be read (ImportError: not today)"),
+            marks=pytest.mark.nightly,  # the whole demo once more
+        ),
         ("torch", ("The program itself failed, with exit code 1",)),
     ],
-)
+)  # fmt: skip
 def test_demo_says_what_happened(tmp_path: Path, module: str, said: tuple[str, ...]) -> None:
     """Where the program does not end well the demo says so, in lines and without a traceback of its own, and has exit code 1."""
     Path("broken").mkdir()
@@ -142,6 +146,7 @@ def test_github_actions() -> None:
     assert all(Path(path).exists() for path in upload["path"].split())
 
 
+@pytest.mark.nightly  # as the one before it
 @pytest.mark.usefixtures("checkout")
 def test_gitlab_ci() -> None:
     """The same for GitLab; `tracelet-shim run` gives one command a run of its own."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tracelet_shim as tracelet
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, tensorboard_steps
 from tests.delivery.test_bus import StalledChannel
@@ -54,9 +55,10 @@ class Gated(RecordingBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go = threading.Event()
+        self.asked, self.go = threading.Event(), threading.Event()
 
     def write(self, events: Sequence[ev.Event]) -> None:
+        self.asked.set()
         self.go.wait(60)
         super().write(events)
 
@@ -281,7 +283,7 @@ def test_a_run_that_was_not_ended_is_no_success(writer: Any, backend: type[Recor
     assert (state.delivered, state.pending, state.failed) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("backend", ["HangsInClose", "FailsInClose"])
+@pytest.mark.parametrize("backend", each_change(("HangsInClose", "FailsInClose"), "HangsInClose"))
 def test_run_fails_where_a_run_was_not_ended(tmp_path: Path, backend: str) -> None:
     """`tracelet-shim run --strict` has exit code 3 for such a run as well, whatever the program itself asks for."""
     (tmp_path / "program.py").write_text(
@@ -333,17 +335,20 @@ def test_a_tracker_that_does_not_answer_is_named(
 ) -> None:
     """A tracker that does not return from a call is named once, while the program runs, with what it was asked; `status` says so
     as long as it lasts. One that has nothing to do is not named."""
-    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)
     gated, idle = Gated(), RecordingBackend()
     session = tracelet.start_logging(backend=[gated, idle])
-    assert session.flush(60)
     writer.add_scalar("loss", 1.0, 1)
+    until(lambda: session.status()["recording"].delivered == 1)
+    assert gated.asked.wait(60)
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)  # only now: on a slow machine, any call may take that long
     until(lambda: session.status()["gated"].error is not None)
     assert "writing 1 events" in str(session.status()["gated"].error)
     time.sleep(1)
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 60.0)
     gated.go.set()
     assert session.flush(60)
     assert session.status()["gated"].error is None
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)  # now nobody has anything to do
     time.sleep(1)
     said = capsys.readouterr().err
     assert said.count("it has not answered for") == 1
@@ -475,8 +480,11 @@ def test_what_comes_too_late_is_named(run_python: RunPython, tmp_path: Path) -> 
     assert tensorboard_steps(tmp_path) == list(range(105))
 
 
-@pytest.mark.parametrize("hosting", ["process", "thread"])
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("strict", "hosting"),
+    each_change([(strict, hosting) for strict in (True, False) for hosting in ("process", "thread")],
+                (True, "process"), (False, "thread")),
+)  # fmt: skip
 def test_what_a_handler_logs_after_the_end_is_named(
     run_python: RunPython, tmp_path: Path, hosting: str, strict: bool
 ) -> None:

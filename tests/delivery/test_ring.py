@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import ring as ring_module
+from tracelet_shim.bus import ring_places
 from tracelet_shim.bus.accounts import Accounts
 from tracelet_shim.bus.outbox import Outbox
-from tracelet_shim.bus.ring import Ring, RingError, RingReader, in_memory
+from tracelet_shim.bus.ring import Ring, RingError, RingReader
+from tracelet_shim.bus.ring_places import in_memory
 from tracelet_shim.common import file_systems
 from tracelet_shim.events import Array
 from tracelet_shim.relay.leftovers import tidy
@@ -221,7 +223,7 @@ def test_a_damaged_ring_is_not_believed(ring: Ring, at: int) -> None:
 def test_where_a_ring_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system that does not keep the space that it has given, the ring is in memory, where only its owner can read it;
     where there is no room either, there is none."""
-    monkeypatch.setattr(ring_module, "_SHARED_MEMORY", str(tmp_path / "shm"))
+    monkeypatch.setattr(ring_places, "_SHARED_MEMORY", str(tmp_path / "shm"))
     monkeypatch.setattr(ring_module, "keeps_space", lambda path: False)
     ring = Ring(tmp_path / "state", "s", SMALL)
     path = Path(ring.path)
@@ -255,7 +257,7 @@ def blocks(path: Path) -> int:
 def test_rings_that_nobody_comes_back_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay removes what killed sessions have left, where it has been taken, and else all but what is still to be read, at
     either end of the ring. What somebody uses stays as it is."""
-    monkeypatch.setattr(ring_module, "_SHARED_MEMORY", str(tmp_path / "shm"))
+    monkeypatch.setattr(ring_places, "_SHARED_MEMORY", str(tmp_path / "shm"))
     with monkeypatch.context() as patched:
         patched.setattr(ring_module, "keeps_space", lambda path: False)
         rings = {name: Ring(tmp_path / "elsewhere", name, 1 << 20) for name in ("empty", "begun", "round", "used")}

@@ -10,13 +10,20 @@ import pytest
 
 from tests.backends.mlflow.reader import MLflowReader
 from tests.backends.wandb.reader import WandbReader
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.runs.programs import LOOP, TRACKERS, environment, ids, logged, points, program, users_run
 
 pytestmark = pytest.mark.usefixtures("mlflow_store")
 
-@pytest.mark.parametrize("delivery", ["process", "thread"])
-@pytest.mark.parametrize("name", TRACKERS)
+WITH_A_RELAY = [(name, "process") for name in TRACKERS]
+
+
+# A run of the user's lives in the training process in both hostings, but for MLflow.
+@pytest.mark.parametrize(
+    ("name", "delivery"),
+    each_change([*WITH_A_RELAY, *((name, "thread") for name in TRACKERS)], *WITH_A_RELAY, ("mlflow", "thread")),
+)
 def test_runs_that_follow_each_other(name: str, delivery: str, run_python: RunPython, tmp_path: Path) -> None:
     """Each of three runs, ended right after its last point, has all its own points, and no run of ours stands beside them."""
     env = environment(name, tmp_path, TRACELET_DELIVERY=delivery)
@@ -26,7 +33,7 @@ def test_runs_that_follow_each_other(name: str, delivery: str, run_python: RunPy
     assert set(TRACKERS[name].reader(tmp_path).run_ids()) == set(runs)
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize("name", each_change(TRACKERS, "comet", "mlflow", "wandb"))  # what differs are the SDKs' own handlers
 def test_a_run_that_the_program_leaves_open(name: str, run_python: RunPython, tmp_path: Path) -> None:
     """What a tracker's own handler does at the end of the interpreter comes after the delivery."""
     text = "run = begin('fold0')\nprint('ids', json.dumps([RUN_ID]))\nlog('fold0')\n"
@@ -257,7 +264,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("name", [name for name in TRACKERS if users_run(name).outlives_program])
+@pytest.mark.parametrize("name", each_change([name for name in TRACKERS if users_run(name).outlives_program], "aim", "wandb"))
 def test_a_run_that_dies_with_its_program(name: str, run_python: RunPython, tmp_path: Path) -> None:
     """What a killed program took with it is put into the same run of the user's by `replay --resume`; but what W&B had taken
     in a run of the user's, it keeps for up to 15 seconds, and loses."""

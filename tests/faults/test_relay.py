@@ -222,15 +222,16 @@ reach("logged"); wait_for("the end of time")
 def test_relay_that_makes_a_store_is_not_killed(train: Train, tmp_path: Path) -> None:
     """Where the deadline comes while MLflow makes its database, the relay still ends that, and then itself; what is missing
     comes with a resumed delivery, into one run."""
-    database = tmp_path / "mlflow.db"
+    database = tmp_path / "new.db"  # the other one is there already
+    env = {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
     program = train(
         """
 begin("mlflow", exit_timeout=0.1)
 log(0, 20)
-while not any("mlflow.db" in name for name in os.listdir()):
+while not any("new.db" in name for name in os.listdir()):
     time.sleep(0.001)
 """,
-        env={"MLFLOW_TRACKING_URI": f"sqlite:///{database}"},
+        env=env,
         exit_timeout=0.1,
     )
     said = program.end(20)
@@ -238,7 +239,7 @@ while not any("mlflow.db" in name for name in os.listdir()):
     eventually(lambda: not psutil.pid_exists(program.relay()))
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
         assert db.execute("SELECT name FROM experiments").fetchall() == [("Default",)]
-    program.resume()
+    program.resume(env=env)
     with contextlib.closing(sqlite3.connect(database)) as db:
         assert db.execute("SELECT name, status FROM runs").fetchall() == [("e", "FINISHED")]
         assert db.execute("SELECT key, step, value FROM metrics ORDER BY step").fetchall() == losses(20)

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard import writer as writer_module
 
 import tracelet_shim
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.intercept import native
 from tracelet_shim.intercept import _scalar
@@ -226,8 +227,16 @@ tracelet_shim.stop_logging()
 """
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("what", ["scalar", "add_summary", "add_event", "_get_file_writer", "write", "add_scalar"])
+PATCHED = ("scalar", "add_summary", "add_event", "_get_file_writer", "write", "add_scalar")
+
+
+@pytest.mark.parametrize(
+    ("what", "when"),
+    each_change(
+        [(what, when) for what in PATCHED for when in ("before", "after")],
+        *((what, ("before", "after")[number % 2]) for number, what in enumerate(PATCHED)),
+    ),
+)
 def test_who_has_patched_the_native_way_before_the_first_call_sees_all_of_it(run_python: RunPython, what: str, when: str) -> None:
     """As autologging and ClearML do it, with plain functions, when the program begins."""
     assert int(run_python(_PATCHES, what, when).stdout) >= 10

@@ -8,6 +8,7 @@ import pytest
 
 from tests.backends.about import all_about
 from tests.backends.mlflow.reader import MLflowReader
+from tests.chosen import each_change
 from tests.conftest import RunPython
 
 RELATIVE = {"mlflow": ".", "aim": ".", "dvclive": "dvclive", "tensorboard": "tracelet-runs", "wandb": "."}
@@ -43,8 +44,13 @@ def env_of(name: str, **more: str | None) -> dict[str, str | None]:
     return {**unset, "TRACELET_BACKEND": name, "TRACELET_STRICT": "1", "WANDB_MODE": "offline", **more}
 
 
-@pytest.mark.parametrize("delivery", ["process", "thread"])
-@pytest.mark.parametrize("name", RELATIVE)
+@pytest.mark.parametrize(
+    ("name", "delivery"),
+    each_change(
+        [(name, delivery) for name in RELATIVE for delivery in ("process", "thread")],
+        ("mlflow", "process"), ("wandb", "process"), ("aim", "thread"), ("dvclive", "thread"),
+    ),
+)  # fmt: skip
 def test_sessions_in_other_directories(name: str, delivery: str, run_python: RunPython, tmp_path: Path) -> None:
     """Each job has a run, in the one store where the program began; in its own directory there are its event files and their
     state, and nothing of a tracker."""

@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.runs.programs import LOOP, TRACKERS, environment, ids, logged, points, program, users_run
 
 pytestmark = pytest.mark.usefixtures("mlflow_store")
 
 WAYS = [(name, begin, end) for name in TRACKERS for begin, end in users_run(name).other_ways]
+OF_EACH = [next(way for way in WAYS if way[0] == name) for name in dict.fromkeys(name for name, *_ in WAYS)]
 
 
-@pytest.mark.parametrize(("name", "begin", "end"), WAYS, ids=[f"{name}-{begin or end}"[:60] for name, begin, end in WAYS])
+@pytest.mark.parametrize(
+    ("name", "begin", "end"),
+    each_change(WAYS, *OF_EACH),
+    ids=[f"{name}-{begin or end}"[:60] for name, begin, end in WAYS],
+)
 def test_another_way(
     name: str, begin: str, end: str, run_python: RunPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

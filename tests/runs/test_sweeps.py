@@ -120,6 +120,7 @@ def needs(*modules: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # what differs from Hydra's is the recipe alone
 @pytest.mark.usefixtures("mlflow_store")
 @needs("optuna")
 def test_optuna() -> None:
@@ -158,6 +159,7 @@ def ray_directory() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # Ray's own processes take most of it; Hydra's jobs are in directories of their own too
 @pytest.mark.usefixtures("mlflow_store")
 @needs("ray")
 def test_ray(ray_directory: str) -> None:

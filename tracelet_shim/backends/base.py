@@ -35,6 +35,7 @@ from tracelet_shim.backends.installed import Installed
 from tracelet_shim.backends.notices import Notices
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.run_info import WHAT_RAN, Ending, Job, OpenedRun, Part, Program, RunInfo, Status
+from tracelet_shim.backends.shared.modules import remedy
 from tracelet_shim.backends.shared.names import file_names
 from tracelet_shim.backends.shared.options import Parser, parse
 from tracelet_shim.backends.shared.probe import Probe
@@ -263,8 +264,8 @@ class Backend(Installed, Fetches, Notices, ABC):
 
     def advice(self, error: BaseException) -> str:
         """Return what can be done about an error that keeps a run from being opened; empty if that is not known."""
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return f"pip install {error.name}"
+        if isinstance(error, ImportError):
+            return remedy(error)
         return self.credentials if is_refusal(str(error)) else ""
 
     # -- events -----------------------------------------------------------------------------------------------------

@@ -22,13 +22,13 @@ from pathlib import Path
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
+from tracelet_shim.bus.ring_places import SUFFIX, in_memory, is_mine, remove_ring
 from tracelet_shim.common.file_systems import keeps_space, share_of
 from tracelet_shim.common.private_files import make_directory, open_file
-from tracelet_shim.common.system import O_CLOEXEC, O_NOFOLLOW, lock, user_number
+from tracelet_shim.common.system import O_CLOEXEC, O_NOFOLLOW, lock
 
-__all__ = ["SUFFIX", "Ring", "RingError", "RingReader", "all_in_memory", "in_memory"]
+__all__ = ["Ring", "RingError", "RingReader"]
 
-SUFFIX = ".ring"
 _MAGIC = 0x31474E49525F5354  # in the file: TS_RING1
 _HEADER = mmap.PAGESIZE
 _FRAME = struct.Struct("@IIIIQd")  # bytes in all, what it is, source, bytes of the hint, position, value
@@ -36,9 +36,10 @@ _SIZE, _pack = _FRAME.size, _FRAME.pack_into
 _MAGIC_AT, _CAPACITY_AT, _WRITTEN_AT, _SLOT_AT, _SLOTS = 0, 1, 2, 3, (8, 16)  # by eight bytes
 _RECORD, _MESSAGE, _PART, _LAST_PART, _PAD = range(1, 6)
 _KIND, _VALUED, _DATA = 0xFF, 0x100, 0x200
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - in a directory of the user's own
 
 _SMALLEST = 1 << 16
+_STEP = 1 << 18  # bytes that are made ready at a time
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; Python has no name for it
 _BATCH_RECORDS = 1000
 _BATCH_BYTES = 1 << 20
 
@@ -70,18 +71,6 @@ class RingError(Exception):
     """The file is no ring, or it is damaged."""
 
 
-def in_memory(directory: str | os.PathLike[str]) -> str:
-    """Return the directory for rings that cannot be in the state directory `directory`."""
-    import hashlib
-
-    return os.path.join(all_in_memory(), hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16])
-
-
-def all_in_memory() -> str:
-    """Return the directory above all of those, of this user."""
-    return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{user_number()}")
-
-
 _fence = _memory_fence()
 
 
@@ -110,7 +99,7 @@ class Ring:
             raise OSError(errno.ENOSYS, "no ring can be made on this system")
         error: OSError | None = None
         memory = in_memory(directory)
-        for place, may_be in ((os.fspath(directory), keeps_space), (memory, _is_mine)):
+        for place, may_be in ((os.fspath(directory), keeps_space), (memory, is_mine)):
             try:
                 if place == memory:
                     make_directory(os.path.dirname(place))
@@ -124,7 +113,7 @@ class Ring:
             except OSError as problem:
                 error = problem
         if not self.path:
-            _remove(Path(memory, session + SUFFIX))  # the directories
+            remove_ring(Path(memory, session + SUFFIX))  # the directories
             raise error or OSError(f"there is no place for a ring beside {os.fspath(directory)}")
         self._words = memoryview(self._map).cast("Q")
         self._words[_CAPACITY_AT] = capacity
@@ -132,6 +121,8 @@ class Ring:
         self.records = 0
         self._written = 0
         self._at, self._limit = _HEADER, _HEADER
+        self._turns = -1  # quarters that have been begun, less one
+        self._makes_ready = True
         self.on_turn: Callable[[], None] = lambda: None
 
     @staticmethod
@@ -213,7 +204,7 @@ class Ring:
         return True
 
     def _find_room(self, total: int) -> bool:
-        """Find a place for so many bytes, at the front if there are too few before the end. Stops at each quarter of the ring."""
+        """Find a place for so many bytes, at the front if there are too few before the end, and make the memory there ready."""
         written = self._written
         free = self._capacity - (written - _freed(self._words)[0])
         to_end = self._capacity - written % self._capacity
@@ -228,9 +219,23 @@ class Ring:
             return False
         elif to_end == self._capacity:
             self._at = _HEADER
-        self._limit = self._at + max(total, min(to_end, free, self._capacity // 4))
-        self.on_turn()
+        self._limit = self._at + max(total, min(to_end, free, _STEP, self._capacity // 4))
+        self._make_ready()
+        turns = self._written // (self._capacity // 4)
+        if turns != self._turns:
+            self._turns = turns
+            self.on_turn()
         return True
+
+    def _make_ready(self) -> None:
+        """Have the kernel map the pages up to the limit at once: a record that touches a new page waits for each of them a
+        microsecond or two, and one of 44 KB touches eleven."""
+        if self._makes_ready:
+            start = self._at // mmap.PAGESIZE * mmap.PAGESIZE
+            try:
+                self._map.madvise(_MADV_POPULATE_WRITE, start, self._limit - start)
+            except (OSError, AttributeError):  # an older kernel, another system: they come when they are touched
+                self._makes_ready = False
 
     def restore(self) -> None:
         """Make the file again if somebody has removed it; nobody else may have it mapped.
@@ -263,7 +268,7 @@ class Ring:
         self._words.release()
         self._map.close()
         if remove:
-            _remove(Path(self.path))
+            remove_ring(Path(self.path))
 
 
 class RingReader:
@@ -416,15 +421,7 @@ class RingReader:
         self._words.release()
         self._map.close()
         if remove:
-            _remove(self.path)
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the other side has removed it, or there are more
-        path.unlink(missing_ok=True)
-        if path.is_relative_to(_SHARED_MEMORY):
-            path.parent.rmdir()
-            path.parent.parent.rmdir()
+            remove_ring(self.path)
 
 
 def _hold(descriptor: int) -> None:
@@ -436,12 +433,3 @@ def _hold(descriptor: int) -> None:
 def _freed(words: memoryview) -> tuple[int, int, int]:
     slot = _SLOTS[words[_SLOT_AT] & 1]
     return words[slot], words[slot + 1], words[slot + 2]
-
-
-def _is_mine(directory: str | os.PathLike[str]) -> bool:
-    """Return whether nobody else can have made this directory, and the one above it, and nobody else can write there."""
-    for each in (directory, os.path.dirname(directory)):
-        found = os.lstat(each)
-        if found.st_uid != user_number() or found.st_mode & 0o022:
-            return False
-    return True

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tracelet_shim.bus.ring import SUFFIX, RingError, RingReader, all_in_memory
+from tracelet_shim.bus.ring import RingError, RingReader
+from tracelet_shim.bus.ring_places import SUFFIX, all_in_memory
 from tracelet_shim.common.system import O_CLOEXEC, O_NOFOLLOW, lock
 
 __all__ = ["tidy"]

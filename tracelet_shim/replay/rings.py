@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.bus.ring import SUFFIX, RingError, RingReader, in_memory
+from tracelet_shim.bus.ring import RingError, RingReader
+from tracelet_shim.bus.ring_places import SUFFIX, in_memory
 from tracelet_shim.common.run_report import is_alive
 from tracelet_shim.eventfiles.logdir import STATE
 from tracelet_shim.eventfiles.own_files import is_own

@@ -18,6 +18,7 @@ from tests.backends.clearml.reader import ClearMLReader
 from tests.backends.clearml.test_clearml import in_thread, reader, write
 from tests.backends.clearml.test_online import backend_for
 from tests.backends.clearml.test_online import write as write_online
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.faults.harness import environment
 from tests.sample_events import WALL, Maker, run_info
@@ -237,7 +238,7 @@ session.alert("behind", level="info")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_the_whole_way(run_python: RunPython, serve: Serve, hosting: str) -> None:
     """A program's calls arrive once, whichever process hosts the tracker, and whichever relay is killed meanwhile."""
     server = serve("clearml")
@@ -284,7 +285,7 @@ for name in ("nothing", "model:nets@third", "0" * 32 + "/w.pt", "model:" + "0" *
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "thread"))
 def test_artifacts_are_given_back(run_python: RunPython, serve: Serve, tmp_path: Path, hosting: str) -> None:
     """By the name that they were logged by, in this task or another, and models by name, tag or id; what was used stands in the
     task, and models are its inputs."""

@@ -15,6 +15,7 @@ import pytest
 
 from tests.backends.dvclive.reader import DVCLiveReader
 from tests.backends.dvclive.test_dvclive import opened, reader, where
+from tests.chosen import each_change
 from tests.faults.conftest import Train, train  # noqa: F401
 from tests.faults.harness import eventually
 from tests.sample_events import Maker
@@ -195,7 +196,7 @@ def test_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_from_a_program(train: Train, tmp_path: Path, hosting: str) -> None:  # noqa: F811
     """All arrives through the session, once, though the relay is killed behind each of it."""
     program = train(

@@ -259,7 +259,10 @@ class MLflowReader(Reader):
         return found
 
     def model(self, name: str) -> dict[str, bytes]:
-        """Return the files of the latest logged model of this name that is an output of the run."""
+        """Return the files of the latest logged model of this name that is an output of the run; those of the artifact in a store
+        of MLflow 2, which has no such models."""
+        if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'logged_models'"):
+            return self.artifact(name)
         sql = (
             "SELECT m.artifact_location FROM logged_models m JOIN inputs i ON i.destination_id = m.model_id"
             " WHERE m.name = ? AND m.status = 2 AND i.source_id = ? AND i.destination_type = 'MODEL_OUTPUT'"

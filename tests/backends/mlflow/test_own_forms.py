@@ -98,6 +98,7 @@ def test_each_is_there_once(server: PlainServer) -> None:
         backend.write(events)
         backend.write([make.tags(stage="done")])
         backend.close("finished")
+        assert backend.take_notices() == {"alias v1": "the alias 'v1' is '_x76_1' in the registry: MLflow takes no such name"}
     with closing(sqlite3.connect(server.home / "mlflow.db")) as db:
         tags = dict(db.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (opened.run_id,)))
         models = db.execute("SELECT model_id, name, status FROM logged_models WHERE name LIKE 'my%'").fetchall()

@@ -1,4 +1,5 @@
-"""Reads SwanLab runs back from their ``.swanlab`` logs (a LevelDB log of protobuf records) and the files beside them."""
+"""Reads SwanLab runs back from their ``.swanlab`` logs (a LevelDB log of protobuf records) and the files beside them; those of
+0.6 and 0.7 are read by `tests.backends.swanlab.old`."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ import yaml
 from PIL import Image, ImageSequence
 
 from tests.backends.attached import files_of
+from tests.backends.swanlab import old
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 _REPEAT = re.compile(r"(.*) \((?:repeat (\d)|(more)|(more: step)|(more: rest)|(infinity))\)", re.DOTALL)
@@ -70,6 +73,9 @@ class _Run:
         self.names: dict[str, str] = {}
         for log in logs:
             self.finish = None
+            if log.name == old.NAME:
+                self._read_old(log)
+                continue
             for record in _log_records(log):
                 what = record.WhichOneof("record_type")
                 if what == "start":
@@ -93,6 +99,21 @@ class _Run:
                 self.names |= dict(map(json.loads, names.read_text().splitlines()))
         self.about = self.config.pop("tracelet", {})
 
+    def _read_old(self, log: Path) -> None:
+        for what, record in old.records(log):
+            if what in ("start", "finish"):
+                setattr(self, what, record)
+            elif what == "column":
+                assert self.columns.setdefault(record.column_key, record.column_type) == record.column_type
+            elif what == "point":
+                assert record.media or self.columns[record.key] == record.type
+                self.points.append((log.parent, record))
+            else:
+                self.saved.add(record)
+        self.config = old.config_of(log.parent)
+        if (names := log.parent / "files" / "tracelet" / "names.jsonl").exists():
+            self.names |= dict(map(json.loads, names.read_text().splitlines()))
+
     @cached_property
     def entries(self) -> dict[tuple[str, str], list[Entry]]:
         """(tag, kind) -> points in order, repeats behind the point they repeat."""
@@ -113,7 +134,7 @@ class _Run:
                 continue
             if match := _REPEAT.fullmatch(key):
                 key, repeat = match[1], 100 if match[3] else int(match[2])
-            media = point.DESCRIPTOR.name == "MediaRecord"
+            media = point.media if isinstance(point, SimpleNamespace) else point.DESCRIPTOR.name == "MediaRecord"
             named = _KIND.fullmatch(key) if media else None  # None: the user's own media, in a run that he shared
             tag, kind = named.groups() if named else (key, "media" if media else "scalar")
             step = point.step
@@ -124,6 +145,8 @@ class _Run:
             wall = (point.timestamp.seconds * 10**9 + point.timestamp.nanos) / 10**9
             items = [self.content(folder, point, item) for item in point.value.items] if media else []
             value: Any = items if media else point.value.number
+            if not media and np.isinf(value) and isinstance(point, SimpleNamespace):
+                value *= infinities[point.key, point.step]  # 0.6 and 0.7 write INF for both
             if not media and np.isinf(value):
                 assert infinities[point.key, point.step] == np.sign(value)
             found[self.whole(tag), kind].append(Entry((step, repeat, point.step), step, wall, value))
@@ -131,6 +154,8 @@ class _Run:
 
     @staticmethod
     def content(folder: Path, point: Any, item: Any) -> tuple[str, bytes]:
+        if isinstance(point, SimpleNamespace):
+            return item.filename, item.data
         from swanlab.proto.swanlab.metric.column.v1.column_pb2 import ColumnType
 
         name = ColumnType.Name(point.type).removeprefix("COLUMN_TYPE_").lower()
@@ -165,6 +190,8 @@ class SwanLabReader(Reader):
             first = next(_log_records(path), None)
             if first is not None:
                 logs[first.start.id].append(path)
+        for path in sorted(self.directory.glob(f"run-*/{old.NAME}"), key=lambda path: old.told(path.parent)["opened"]):
+            logs[old.told(path.parent)["id"]].append(path)
         return {run_id: _Run(paths) for run_id, paths in logs.items()}
 
     @cached_property
@@ -318,10 +345,12 @@ class SwanLabReader(Reader):
         return told
 
     def status(self) -> str:
-        from swanlab.proto.swanlab.run.v1.run_pb2 import RunState
-
         if self.run.finish is None:
             return "running"
+        if isinstance(self.run.finish, SimpleNamespace):
+            return str(self.run.finish.status)
+        from swanlab.proto.swanlab.run.v1.run_pb2 import RunState
+
         states = {"FINISHED": "finished", "CRASHED": "failed", "ABORTED": "killed"}
         return states[RunState.Name(self.run.finish.state).removeprefix("RUN_STATE_")]
 

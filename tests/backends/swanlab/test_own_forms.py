@@ -11,6 +11,7 @@ import pytest
 
 from tests.backends.swanlab.reader import SwanLabReader
 from tests.backends.swanlab.test_swanlab import session, write
+from tests.chosen import each_change
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
 from tests.sample_events import Maker
@@ -111,7 +112,7 @@ while not os.path.exists("end"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "thread"))
 def test_offline_from_a_program(train: Train, tmp_path: Path, hosting: str) -> None:
     """All is there once, though the relay is killed behind it."""
     program = train(PROGRAM, env={"HOSTING": hosting, "SWANLAB_MODE": "offline"}, exit_timeout=120)
@@ -138,7 +139,7 @@ def test_offline_from_a_program(train: Train, tmp_path: Path, hosting: str) -> N
 FAULTS = ["/house/metrics$", "/files/complete$", "/profile$"]
 
 
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_on_a_server(train: Train, serve: Serve, hosting: str) -> None:
     """Each is there once, with its files, though one request of each kind was done and its answer lost, and the relay killed in
     that moment."""

@@ -499,7 +499,7 @@ def test_the_users_own_run_is_joined_and_left_open(tmp_path: Path, run_python: R
     """An active run of the user's gets our points beside his own of the same names, and goes on after our end."""
     done = run_python(
         f"""
-        import sys, threading, time
+        import sys, threading
         sys.path.insert(0, {str(ROOT)!r})
         from tests.sample_events import Maker, run_info
         from tracelet_shim.backends.swanlab.backend import SwanLabBackend
@@ -509,16 +509,18 @@ def test_the_users_own_run_is_joined_and_left_open(tmp_path: Path, run_python: R
         assert SwanLabBackend.borrowed() == "mine"
         swanlab.log({{"s": swanlab.Text("mine"), "x": 5.0}}, step=3)
         run.log({{"x": 6.0}}, step=4)
-        stop = threading.Event()
+        stop, many = threading.Event(), threading.Event()
         def log_on() -> None:  # the user's thread knows nothing of what happens to his run
             for step in range(100_000):
                 swanlab.log({{"busy": 1.0}}, step=step)
+                if step == 300:
+                    many.set()
                 if stop.wait(0.001):
                     print("busy", step + 1)
                     break
         user = threading.Thread(target=log_on)
         user.start()
-        time.sleep(0.7)
+        assert many.wait(60)
         backend, make = SwanLabBackend(), Maker()
         assert backend.open(run_info(resume="mine")).run_id == "mine"
         backend.write(make.one_of_each() + [make.scalar("x", 7.0, 3)])

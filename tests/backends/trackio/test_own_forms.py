@@ -15,6 +15,7 @@ import pytest
 from tests.backends.trackio.live import TrackioServer
 from tests.backends.trackio.reader import TrackioReader
 from tests.backends.trackio.test_trackio import home  # noqa: F401 - a fixture
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.sample_events import WALL, Maker, run_info
 from tracelet_shim import events as ev
@@ -212,7 +213,7 @@ wait(8)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_the_whole_way(run_python: RunPython, tmp_path: Path, hosting: str) -> None:
     """Models and samples arrive once, whichever process hosts the tracker, and though a relay is killed meanwhile; what no
     registry takes is said once, and is no error."""

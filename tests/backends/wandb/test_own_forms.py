@@ -15,6 +15,7 @@ import pytest
 
 from tests.backends.wandb.reader import WandbReader, _log_records
 from tests.backends.wandb.test_wandb import directory, session  # noqa: F401
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
@@ -197,7 +198,7 @@ def contents(server: Server, artifact: str, name: str = "w.pt") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_the_whole_way(run_python: RunPython, serve: Serve, hosting: str) -> None:
     """A program's calls arrive once, whichever process hosts the tracker, and though a relay is killed meanwhile; what no
     registry takes is said once, and is no error."""
@@ -290,7 +291,7 @@ except tracelet.ArtifactError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_artifacts_are_given_back(run_python: RunPython, serve: Serve, hosting: str) -> None:
     """By the name that they were logged by, or W&B's path, also of a registry; and they are inputs of the run, once each."""
     server = serve("wandb")

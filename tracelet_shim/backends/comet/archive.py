@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tracelet_shim import errors
+from tracelet_shim.backends.comet.compat import as_uploaded
 from tracelet_shim.common.system import lock
 
 __all__ = ["Journal", "last_messages", "offline_class", "pack", "pack_abandoned", "remove_begun"]
@@ -43,6 +44,8 @@ class Journal:
     Args:
         directory: exists, and is this journal's own.
     """
+
+    use_http_messages = True  # before 3.42, messages of the SDK's own ask for it: it has a websocket else
 
     def __init__(self, directory: str) -> None:
         self.closed = False
@@ -90,6 +93,7 @@ class Journal:
             for item in payload["items"]:
                 item["file_path"] = self._keep(Path(item["file_path"]), written, move=True)
             payload["thumbnail_path"] = self._keep(Path(payload["thumbnail_path"]), written, move=True)
+        payload = as_uploaded(message.type, payload)
         return json.dumps({"payload": payload, "type": message.type}, cls=NestedEncoder, separators=(",", ":")) + "\n"
 
     def _keep(self, content: str | bytes | Path, written: list[str], *, move: bool = False) -> str:
@@ -191,11 +195,17 @@ def pack_abandoned(directory: str) -> None:
             logger.warning("comet: %s cannot be packed", path, exc_info=True)
 
 
+_OVERRIDDEN = ("_create_offline_archive", "_setup_streamer", "_write_experiment_meta_file", "_mark_as_ended")
+
+
 @functools.cache
 def offline_class() -> Any:
-    """Return the `OfflineExperiment` that writes to a `Journal`."""
+    """Return the `OfflineExperiment` that writes to a `Journal`; None where the SDK has another inside than is known here."""
     from comet_ml import OfflineExperiment
     from comet_ml.utils import local_timestamp
+
+    if not all(hasattr(OfflineExperiment, name) for name in _OVERRIDDEN):
+        return None
 
     class Offline(OfflineExperiment):  # type: ignore[misc]
         tmpdir: str

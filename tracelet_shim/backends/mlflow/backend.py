@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
-from tracelet_shim.backends.mlflow import limits, login, settings
+from tracelet_shim.backends.mlflow import compat, limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
 from tracelet_shim.backends.mlflow.fetching import fetch
 from tracelet_shim.backends.mlflow.models import log_model, register
@@ -36,9 +36,10 @@ from tracelet_shim.backends.mlflow.pictures import picture
 from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
 from tracelet_shim.backends.mlflow.resume import experiment_of, find
 from tracelet_shim.backends.mlflow.run import Rules, Run, create
+from tracelet_shim.backends.mlflow.sending import Sender
 from tracelet_shim.backends.mlflow.store import connect, one_at_a_time
 from tracelet_shim.backends.mlflow.tables import table_file
-from tracelet_shim.backends.mlflow.tags import origin, tags_of
+from tracelet_shim.backends.mlflow.tags import listed, origin, tags_of
 from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.mlflow.trials import Trials
 from tracelet_shim.backends.render.bins import uniform_bins
@@ -46,7 +47,6 @@ from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.transient import Patience
 from tracelet_shim.backends.shared.values import cut
-from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.common.began import working_directory
 
 __all__ = ["MLflowBackend"]
@@ -61,7 +61,7 @@ class MLflowBackend(Backend):
     name = "mlflow"
     module = "mlflow"
     distribution = "mlflow"
-    versions = Versions("2.10.0", "3.18.0")
+    versions = compat.VERSIONS
     probe = PROBE
     own_hook = staticmethod(own_hook)
     fetch = staticmethod(fetch)
@@ -101,7 +101,8 @@ class MLflowBackend(Backend):
         ev.Table: Capability(Level.NATIVE, "table of the evaluation view, which `load_table` reads; exactly as CSV"),
         ev.Artifact: Capability(Level.NATIVE, "artifact of the run, in `artifacts`; a later one of its name replaces it"),
         ev.Model: Capability(
-            Level.NATIVE, "logged model, an output of the run; registered as a version of `register_as`, with the aliases"
+            Level.NATIVE,
+            "logged model, an output of the run (MLflow 2: artifact of the run); a version of `register_as`, with the aliases",
         ),
         ev.Tags: Capability(Level.NATIVE, "tags"),
         ev.Alert: Capability(Level.CONVERTED, "tag `tracelet.alerts`, the latest of them; each as a Markdown file"),
@@ -122,6 +123,7 @@ class MLflowBackend(Backend):
         self._patience = Patience()
         self._opened = False
         self._run: Run
+        self._sender: Sender
         self._trials: Trials
         self._shortened: Shortened
 
@@ -167,8 +169,9 @@ class MLflowBackend(Backend):
     @classmethod
     def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
         super().check(offline=offline, options=options)
-        missing = settings.missing_login(cls.probe.address(cls.parsed(options)))
-        if missing is not None:
+        uri = cls.probe.address(cls.parsed(options))
+        missing = settings.missing_login(uri) or "; remedy: ".join(compat.missing_for_databases(uri) or ())
+        if missing:
             raise errors.BackendUnavailableError(cls.name, missing)
 
     # -- the run ----------------------------------------------------------------------------------------------------
@@ -182,16 +185,17 @@ class MLflowBackend(Backend):
         # In files a key is a file and its slashes are folders: "a" and "a/b" exclude each other.
         in_files = settings.is_file_store(uri)
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
-        rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem)
         self._shortened = Shortened(keys, self._image_keys, self._paths, self._artifact_paths)
         with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts(cwd):
             self._client = self._client or connect(uri, alone=alone)
+            self._sender = Sender(self._client, uri)
+            rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem, in_files, self._sender)
             if self._entity is None:
                 self._entity, self._joined = find(self._client, run, self.given, keys)
             if self._entity is None:
                 self._entity = self._create(run, keys)
             info, data = self._entity.info, self._entity.data
-            infinite = json.loads(data.tags.get("tracelet.infinite", "[]"))
+            infinite = listed(data.tags.get("tracelet.infinite"))
             self._run = Run(self._client, info.run_id, rules, params=data.params, infinite=infinite)
             self._trials = Trials(self._client, self._entity, rules, self._source)
             self._run.set_tags(tags_of(run, keys, made=True, joined=self._joined))
@@ -202,7 +206,7 @@ class MLflowBackend(Backend):
     def _create(self, run: RunInfo, keys: Names) -> Any:
         # A tag that is cut here comes again as soon as the run can take the file that has it whole.
         tags = {
-            key: limits.fit(f"tags/{key}", value, limits.MAX_TAG, self._paths)[0]
+            key: limits.fit(f"tags/{key}", value, limits.SURE_TAG, self._paths)[0]
             for key, value in tags_of(run, keys, made=False, joined=False).items()
         }
         self._source = origin(run)
@@ -228,6 +232,8 @@ class MLflowBackend(Backend):
 
     def advice(self, error: BaseException) -> str:
         status, _ = refused_as(error) or (0, False)
+        if isinstance(error, ImportError) and (missing := compat.missing_for_databases(self._uri)) is not None:
+            return missing[1]  # `check` did not know where MLflow would log
         return login.advice(status, self._uri) or super().advice(error)
 
     # -- events -----------------------------------------------------------------------------------------------------
@@ -302,13 +308,14 @@ class MLflowBackend(Backend):
         for file in event.files:
             self.check_kept(file)
         inside = {self._artifact_paths(file.path.removeprefix(f"{event.tag}/")): file.at for file in event.files}
-        model = log_model(self._client, self._entity.info.experiment_id, self._run.run_id, event, inside)
+        model = log_model(self._client, self._sender, self._entity.info.experiment_id, self._run.run_id, event, inside)
         source = f"models:/{model}"
         if model is None:
             self.log_artifact(event)
             source = f"runs:/{self._run.run_id}/artifacts/{self._artifact_paths(event.tag)}"
         if event.register_as is not None:
-            register(self._client, self._run.run_id, source, event, model)
+            for alias, there in register(self._client, self._run.run_id, source, event, model).items():
+                self.notice(f"alias {alias}", f"the alias {alias!r} is {there!r} in the registry: MLflow takes no such name")
 
     def log_alert(self, event: ev.Alert) -> None:
         self.attach_files(event)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
 from tracelet_shim.backends.mlflow import settings
+from tracelet_shim.backends.mlflow.compat import version_of
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.file import path_of
 from tracelet_shim.backends.mlflow.limits import artifact_paths
@@ -18,6 +19,7 @@ from tracelet_shim.backends.shared.names import file_names
 
 __all__ = ["fetch"]
 
+_ASKED = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _MODELS, _RUNS = "models:/", "runs:/"
 _FORMS = f"{_RUNS}RUN_ID/PATH and {_MODELS}NAME@ALIAS or {_MODELS}NAME/VERSION are found in any run"
 
@@ -33,7 +35,7 @@ def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -
     from mlflow.exceptions import MlflowException
 
     try:
-        with settings.readable_errors(uri), variables({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+        with settings.readable_errors(uri), variables(_ASKED | {"MLFLOW_TRACKING_URI": uri}):
             if name.startswith(_MODELS):
                 return _model(uri, name, directory)
             return _of_a_run(uri, run, name, directory)
@@ -54,7 +56,7 @@ def _of_a_run(uri: str, run: RunInfo, name: str, directory: str) -> Fetched:
         client = MlflowClient(tracking_uri=uri)
         path = f"artifacts/{artifact_paths()(name)}"
         folder = path.rpartition("/")[0]
-        if path in [one.path for one in client.list_artifacts(run.resume, folder)]:
+        if path in _listed(client, uri, run.resume, folder):
             name = f"{_RUNS}{run.resume}/{path}"
         elif (model := logged_model(client, run.resume, name)) is not None:
             return _model(uri, f"{_MODELS}{model}", directory)
@@ -63,18 +65,34 @@ def _of_a_run(uri: str, run: RunInfo, name: str, directory: str) -> Fetched:
     return Fetched(download_artifacts(artifact_uri=name, dst_path=directory, tracking_uri=uri), name)
 
 
+def _listed(client: Any, uri: str, run_id: str, folder: str) -> list[str]:
+    """Return the paths of what is in a folder of a run's artifacts."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return [one.path for one in client.list_artifacts(run_id, folder)]
+    except MlflowException as error:
+        if refused_as(error) != (404, False):
+            raise
+    # A client of MLflow 3 asks for the run's logged models, too, which a server of MLflow 2 has no address for.
+    from mlflow.artifacts import list_artifacts
+
+    kept = client.get_run(run_id).info.artifact_uri.rstrip("/")
+    found = list_artifacts(artifact_uri=f"{kept}/{folder}", tracking_uri=uri)
+    return [f"{folder}/{one.path.rpartition('/')[2]}" for one in found]
+
+
 def _model(uri: str, name: str, directory: str) -> Fetched:
     """Get a model, or a file of it. An alias, a stage and ``latest`` become the version that they are now."""
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
-    from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
     first, *rest = name.removeprefix(_MODELS).split("/")
     if "@" not in first and rest:
         first, rest = f"{first}/{rest[0]}", rest[1:]
     client = MlflowClient(tracking_uri=uri, registry_uri=registry)
-    exactly = "/".join(map(str, get_model_name_and_version(client, _MODELS + first)))
+    exactly = "/".join(version_of(client, _MODELS + first))
     identity = "/".join([_MODELS + exactly, *rest])
     place = os.path.join(directory, file_names()(first.partition("@")[0].partition("/")[0]))
     path = download_artifacts(artifact_uri=identity, dst_path=place, tracking_uri=uri, registry_uri=registry)

@@ -10,7 +10,7 @@ from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import cut, flat, utf8
 
 __all__ = [
-    "ILLEGAL_IMAGE_KEY", "ILLEGAL_KEY", "MAX_BATCH", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Whole", "artifact_paths",
+    "ILLEGAL_IMAGE_KEY", "ILLEGAL_KEY", "MAX_BATCH", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "SURE_TAG", "Whole", "artifact_paths",
     "config_params", "experiment_name", "fit", "plain", "run_name",
 ]  # fmt: skip
 
@@ -21,6 +21,7 @@ ILLEGAL_IMAGE_KEY = r"[^A-Za-z0-9_\-./ ]|^ "
 """``tracking/client.py``, `log_image`; and a file whose name begins with a blank is listed without it by servers."""
 
 MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+SURE_TAG = 5000  # what a server before 2.17 keeps of a tag
 MAX_BATCH = 1000
 _MAX_EXPERIMENT, _MAX_RUN_NAME = 500, 250
 _UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim import events as ev
+from tracelet_shim.backends.mlflow.compat import logged_models, outputs_of
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.run import ONCE
+from tracelet_shim.backends.mlflow.sending import Sender
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.common.system import refer
@@ -26,19 +28,24 @@ _REGISTERED = r"[/:'\"\x00-\x1f\x7f\ud800-\udfff]|^\.+\Z"  # the same, `_validat
 _ALIAS = r"[^\w\-]|^[vV](?=\d+\Z)|^l(?=atest\Z)"  # the same, `_validate_model_alias_name`
 
 
-def log_model(client: Any, experiment_id: str, run_id: str, event: ev.Model, files: Mapping[str, str]) -> str | None:
-    """Make files a logged model of a run, and return its id; None if the server is of MLflow 2, which has none.
+def log_model(
+    client: Any, sender: Sender, experiment_id: str, run_id: str, event: ev.Model, files: Mapping[str, str]
+) -> str | None:
+    """Make files a logged model of a run, and return its id; None if the client or the server is of MLflow 2, which has none.
 
     Args:
         client: an `MlflowClient`.
+        sender: sends the files.
         experiment_id: of the run.
         run_id: the run.
         event: says the name.
         files: path within the model -> where the content is.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
+    entities = logged_models(client)
+    if entities is None:
+        return None
     record = _identity(event)
     try:
         known = client.search_logged_models([experiment_id], f"tags.`{_RECORD}` = '{record}'")
@@ -52,31 +59,29 @@ def log_model(client: Any, experiment_id: str, run_id: str, event: ev.Model, fil
             return None
         raise
     model_id = str(model.model_id)
-    if model.status != LoggedModelStatus.READY:
+    if model.status != entities.LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory(prefix="tracelet-") as directory:
             for path, content in files.items():
                 place = os.path.join(directory, path)
                 os.makedirs(os.path.dirname(place), exist_ok=True)
                 refer(place, content)
-            client.log_model_artifacts(model_id, directory)
-        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-    outputs = client.get_run(run_id).outputs
-    if model_id not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
+            sender.model_files(model_id, directory)
+        client.finalize_logged_model(model_id, entities.LoggedModelStatus.READY)
+    if model_id not in outputs_of(client.get_run(run_id)):
         with variables(ONCE):
-            client.log_outputs(run_id, [LoggedModelOutput(model_id, event.step)])
+            client.log_outputs(run_id, [entities.LoggedModelOutput(model_id, event.step)])
     return model_id
 
 
 def logged_model(client: Any, run_id: str, name: str) -> str | None:
     """Return the id of the latest logged model of a name that is an output of a run; None if there is none."""
-    outputs = client.get_run(run_id).outputs
-    models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else ())]
+    models = [client.get_logged_model(model_id) for model_id in outputs_of(client.get_run(run_id))]
     named = [model for model in models if model.name == Names(_NAME, 250)(name)]
     return str(max(named, key=lambda model: model.creation_timestamp).model_id) if named else None
 
 
-def register(client: Any, run_id: str, source: str, event: ev.Model, model_id: str | None = None) -> None:
-    """Make a model the next version of a registered one, and give that its aliases.
+def register(client: Any, run_id: str, source: str, event: ev.Model, model_id: str | None = None) -> dict[str, str]:
+    """Make a model the next version of a registered one, and give that its aliases. Return those that have another name there.
 
     Args:
         client: an `MlflowClient`.
@@ -99,9 +104,12 @@ def register(client: Any, run_id: str, source: str, event: ev.Model, model_id: s
         version = known[0]
     else:
         with variables(ONCE):
-            version = client.create_model_version(name, source, run_id, tags={_RECORD: record}, model_id=model_id)
-    for alias in event.aliases:
-        client.set_registered_model_alias(name, aliases(alias), version.version)
+            of_model = {} if model_id is None else {"model_id": model_id}  # MLflow 2 knows none
+            version = client.create_model_version(name, source, run_id, tags={_RECORD: record}, **of_model)
+    renamed = {alias: aliases(alias) for alias in event.aliases}
+    for alias in renamed.values():
+        client.set_registered_model_alias(name, alias, version.version)
+    return {alias: there for alias, there in renamed.items() if alias != there}
 
 
 def _identity(event: ev.Event) -> str:

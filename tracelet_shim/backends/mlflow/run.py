@@ -6,6 +6,7 @@ of its own (``tracking/fluent.py``, ``_active_run_stack``).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,7 +16,10 @@ from typing import Any, NamedTuple
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend
-from tracelet_shim.backends.mlflow.limits import MAX_PARAM, MAX_TAG, fit
+from tracelet_shim.backends.mlflow.limits import MAX_PARAM, fit
+from tracelet_shim.backends.mlflow.points import StoredPoints
+from tracelet_shim.backends.mlflow.sending import Sender
+from tracelet_shim.backends.mlflow.tags import listed
 from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
@@ -37,12 +41,16 @@ class Rules(NamedTuple):
         paths: those of files.
         times: the timestamps of points.
         stem: gives the path of an event's file, without suffix.
+        in_files: the store keeps metrics in files.
+        sender: sends what goes to a run.
     """
 
     keys: Names
     paths: Names
     times: OwnTimes
     stem: Callable[[ev.Event], str]
+    in_files: bool
+    sender: Sender
 
 
 def create(client: Any, experiment: str, start_time: int | None, tags: Mapping[str, str], name: str | None) -> Any:
@@ -70,14 +78,16 @@ class Run:
         self._rules = rules
         self._params = dict(params or {})
         self._infinite = set(infinite)
+        self._stored = StoredPoints(client, run_id) if rules.in_files else None
 
     def log_metrics(self, points: Sequence[tuple[str, float, ev.Event]]) -> None:
-        """Log (name, value, event) of each. A row that exists is skipped (``sqlalchemy_store.py``, ``_log_metrics_once``)."""
+        """Log (name, value, event) of each. A row that exists is skipped: by a database (``sqlalchemy_store.py``,
+        ``_log_metrics_once``), and here for one in files."""
         from mlflow.entities import Metric
 
         metrics, infinite = [], []
         for name, value, event in points:
-            key, step = self._rules.keys(name), int(event.step)
+            key, step = self.key(name), int(event.step)
             when = self._rules.times.of(self.run_id, key, step, value, Backend.wall_time_ms(event), event.record)
             metrics.append(Metric(key, float(value), when, step))
             if math.isinf(value):
@@ -86,7 +96,8 @@ class Run:
                 infinite.append((event, {**row, "value": str(value)}))
         if infinite:
             self._keep_infinite(infinite)
-        self._client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+        with self._stored.written(metrics) if self._stored is not None else contextlib.nullcontext(metrics) as new:
+            self._rules.sender.metrics(self.run_id, new, StoredPoints(self._client, self.run_id).missing)
 
     def _keep_infinite(self, rows: list[tuple[ev.Event, dict[str, Any]]]) -> None:
         """List the true points of infinities, which are stored as the largest float (``sanitize_metric_value``)."""
@@ -95,36 +106,34 @@ class Run:
         self.log_file(f"infinite_values/{leaf}.json", listing.encode())
         new = {row["key"] for _, row in rows} - self._infinite
         keys = json.dumps(sorted(self._infinite | new))
-        if new and len(keys) <= MAX_TAG:
-            self.set_tags({"tracelet.infinite": keys})
+        if new:
+            self._rules.sender.tags(self.run_id, lambda most: {"tracelet.infinite": keys} if len(keys) <= most else {})
             self._infinite |= new
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Log parameters. They cannot change: the first value stays, a later one becomes a tag ``tracelet.param.<name>``."""
-        from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        known, keys = self._params, self._rules.keys
+        known = self._params
         fitting = ((name, self._fit(f"params/{name}", text, MAX_PARAM)) for name, text in params.items())
-        values = {keys(name): text for name, text in fitting}
+        values = {self.key(name): text for name, text in fitting}
         try:
-            new = [Param(key, text) for key, text in values.items() if key not in known]
-            self._client.log_batch(self.run_id, params=new, synchronous=True)
+            self._rules.sender.params(self.run_id, {key: text for key, text in values.items() if key not in known})
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             known.update(self._client.get_run(self.run_id).data.params)  # the user, or an earlier session, was there before
-            new = [Param(key, text) for key, text in values.items() if key not in known]
-            self._client.log_batch(self.run_id, params=new, synchronous=True)
+            values = {self._rules.sender.key(key): text for key, text in values.items()}
+            self._rules.sender.params(self.run_id, {key: text for key, text in values.items() if key not in known})
         for key, text in values.items():
             known.setdefault(key, text)
-        self.set_tags({keys(f"tracelet.param.{key}"): text for key, text in values.items() if known[key] != text})
+        self.set_tags({self.key(f"tracelet.param.{key}"): text for key, text in values.items() if known[key] != text})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
+        def fitting(most: int) -> Mapping[str, str]:
+            return {key: self._fit(f"tags/{key}", text, most) for key, text in tags.items()}
 
-        fitting = [RunTag(key, self._fit(f"tags/{key}", text, MAX_TAG)) for key, text in tags.items()]
-        self._client.log_batch(self.run_id, tags=fitting, synchronous=True)
+        self._rules.sender.tags(self.run_id, fitting)
 
     def _fit(self, name: str, text: str, limit: int) -> str:
         """Return `text` within MLflow's limit; one that is cut is attached whole as a file."""
@@ -139,26 +148,30 @@ class Run:
             file = os.path.join(directory, name)
             with open(file, "wb") as out:
                 out.write(data)
-            self._client.log_artifact(self.run_id, file, folder or None)
+            self._rules.sender.file(self.run_id, file, folder or None)
 
     def copy_file(self, path: str, file: str) -> None:
         """Store a file as an artifact, whatever it is called here."""
         folder, _, name = path.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="tracelet-") as directory:
             refer(os.path.join(directory, name), file)
-            self._client.log_artifact(self.run_id, os.path.join(directory, name), folder or None)
+            self._rules.sender.file(self.run_id, os.path.join(directory, name), folder or None)
 
     def key(self, name: str) -> str:
-        """Return the key of a tag."""
-        return self._rules.keys(name)
+        """Return the key of a metric, a parameter or a tag."""
+        return self._rules.sender.key(self._rules.keys(name))
 
     def tell(self, tag: str, said: Mapping[str, str]) -> None:
         """Add something to a tag that lists the latest of its kind, as many as fit into a tag."""
-        told = json.loads(self._client.get_run(self.run_id).data.tags.get(tag) or "[]")
+        told = listed(self._client.get_run(self.run_id).data.tags.get(tag))
         told = [*(one for one in told if one != said), said]
-        while len(json.dumps(told)) > MAX_TAG:
-            told.pop(0)
-        self.set_tags({tag: json.dumps(told)})
+
+        def latest(most: int) -> Mapping[str, str]:
+            while len(json.dumps(told)) > most:
+                told.pop(0)
+            return {tag: json.dumps(told)}
+
+        self._rules.sender.tags(self.run_id, latest)
 
     def log_input(self, event: ev.Used) -> None:
         """Log an artifact as an input, for which MLflow has datasets. One of this name and content stays as it is."""

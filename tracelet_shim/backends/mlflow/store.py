@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shlex
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tracelet_shim import errors
+from tracelet_shim.backends.mlflow.compat import SERVERS, let_go, was_made_by_newer
 from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
 from tracelet_shim.common.private_files import locked
 
 __all__ = ["connect", "one_at_a_time"]
 
-_DATABASES = ("postgresql", "mysql", "mssql")
-
 _BEING_MADE = ("already exists", "out-of-date", "duplicate column", "no such")
 """What the SDK's errors say while another process is creating the same database."""
+
+_REVISION = re.compile(r"found version (\w+)")
+"""``store/db/utils.py``, `_verify_schema`."""
 
 
 @contextlib.contextmanager
@@ -49,7 +53,7 @@ def connect(uri: str, *, alone: bool) -> Any:
 
     path = path_of(uri)
     with _quiet():
-        if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+        if urlsplit(uri).scheme.partition("+")[0] in SERVERS:
             _knock(uri)
         problem: Exception | None = None
         for pause in (0.5, 1, 2, 4, 8, 0):
@@ -61,7 +65,7 @@ def connect(uri: str, *, alone: bool) -> Any:
                 if not any(word in str(error) for word in _BEING_MADE):
                     raise
                 problem = error
-                _let_go(uri)
+                let_go(uri)
                 if path is None or not put_right(path):
                     time.sleep(pause)
         raise _unusable(uri, path, problem) from problem
@@ -69,6 +73,12 @@ def connect(uri: str, *, alone: bool) -> Any:
 
 def _unusable(uri: str, path: Path | None, problem: Exception | None) -> errors.BackendError:
     said = str(problem).partition("\n")[0].partition(". Take a backup")[0]
+    found = _REVISION.search(said)
+    if found is not None and was_made_by_newer(found[1]):
+        return errors.BackendError(
+            f"the MLflow database was made by a newer version than this, {metadata.version('mlflow')}: {said}; "
+            "pip install --upgrade mlflow, or log into another database"
+        )
     remedy = f"; make a copy of {path}, then: mlflow db upgrade {shlex.quote(uri)}" if path is not None else ""
     return errors.BackendError(f"the MLflow database cannot be used: {said}{remedy}")
 
@@ -78,16 +88,7 @@ def _make(uri: str) -> None:
     from mlflow import MlflowClient
 
     MlflowClient(tracking_uri=uri)
-    _let_go(uri)
-
-
-def _let_go(uri: str) -> None:
-    """Close the connections that MLflow keeps for a later use: the file that they are to is about to get another name."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    engine = SqlAlchemyStore._engine_map.pop(uri, None)
-    if engine is not None:
-        engine.dispose()
+    let_go(uri)
 
 
 @contextlib.contextmanager

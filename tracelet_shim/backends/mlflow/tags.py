@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from typing import Any
 
 from tracelet_shim.backends.base import RunInfo
+from tracelet_shim.backends.mlflow.compat import context_tags
 from tracelet_shim.backends.mlflow.limits import plain, run_name
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.provenance.secrets import mask_text
 
-__all__ = ["origin", "tags_of"]
+__all__ = ["listed", "origin", "tags_of"]
 
 
 def tags_of(run: RunInfo, keys: Names, *, made: bool, joined: bool) -> dict[str, str]:
@@ -42,8 +45,6 @@ def tags_of(run: RunInfo, keys: Names, *, made: bool, joined: bool) -> dict[str,
 
 def origin(run: RunInfo) -> dict[str, str]:
     """Return the tags that say what ran: the user's program, never the relay."""
-    from mlflow.tracking.context.git_context import GitRunContext
-    from mlflow.tracking.context.registry import resolve_tags
     from mlflow.utils import git_utils
 
     program = run.program
@@ -57,4 +58,12 @@ def origin(run: RunInfo) -> dict[str, str]:
         }
         if found["commit"]:
             tags.update({f"mlflow.source.git.{key}": value for key, value in found.items() if value})
-    return {key: str(value) for key, value in resolve_tags(tags, ignore=[GitRunContext]).items()}
+    return context_tags(tags)
+
+
+def listed(text: str | None) -> list[Any]:
+    """Return what a tag lists; nothing if there is no such tag, or a server has kept only its beginning."""
+    try:
+        return list(json.loads(text or "[]"))
+    except ValueError:
+        return []

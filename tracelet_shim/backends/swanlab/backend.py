@@ -1,8 +1,9 @@
-"""SwanLab (checked with 0.10.3): online, or offline into ``swanlog/run-*`` for `swanlab sync`.
+"""SwanLab (checked with 0.6.2 to 0.10.3): online, or offline into ``swanlog/run-*`` for `swanlab sync`.
 
-Delivery. Records go straight to the run's core (`run`), so they fail here if they fail, and are in the file before `write`
-returns. Online, the SDK uploads from then on, at its own pace, watched (`uploads`): what the service has not taken is unsettled;
-when the run ends, it stays in the file, for `swanlab sync`.
+Delivery. Which way the installed SDK is taken says `road`. From 0.8 on records go straight to the run's core (`run`), else values
+through the public API (`public`); so they fail here if they fail, and are in the file before `write` returns. Online, the SDK
+uploads from then on, at its own pace, watched (`uploads`): what the service has not taken is unsettled; when the run ends, it
+stays in the file, for `swanlab sync`.
 
 Keys. A key has one type. So scalars have the tag as key, other types the tag and their name: ``weights (histogram)``. What
 SwanLab strips or refuses, and what we append, is escaped (`limits`); where a repeated or an odd step goes says `run`.
@@ -16,7 +17,6 @@ import contextlib
 import hashlib
 import re
 import shlex
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
@@ -35,15 +35,15 @@ from tracelet_shim.backends.shared.transient import may_open
 from tracelet_shim.backends.shared.values import plain, utf8
 from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.backends.swanlab import charts, own_forms, settings
-from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX_KEY, MAX_PARAM, PARAM
-from tracelet_shim.backends.swanlab.opening import Opener
+from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX_KEY, MAX_OLD_KEY, MAX_PARAM, PARAM
+from tracelet_shim.backends.swanlab.off import Off
 from tracelet_shim.backends.swanlab.own_forms import OwnForms
 from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
-from tracelet_shim.backends.swanlab.process import apart, readable_environment
-from tracelet_shim.backends.swanlab.resume import remove_begun, take_up, unsent_trials, uploaded
-from tracelet_shim.backends.swanlab.run import Run
+from tracelet_shim.backends.swanlab.public.opening import PublicOpener
+from tracelet_shim.backends.swanlab.public.sdk import active, active_id
+from tracelet_shim.backends.swanlab.road import Road, Run, Uploads, core_lacks, find
 from tracelet_shim.backends.swanlab.trials import TrialRuns
-from tracelet_shim.backends.swanlab.uploads import Uploads, sync, sync_command
+from tracelet_shim.backends.swanlab.uploads import sync_command
 
 __all__ = ["SwanLabBackend"]
 
@@ -56,7 +56,7 @@ class SwanLabBackend(OwnForms):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
-    versions = Versions("0.6.0", "0.10.3")
+    versions = Versions("0.6.2", "0.10.3")  # 0.6.0 and 0.6.1 have no offline mode
     probe = PROBE
     own_hook = staticmethod(own_hook)
     cannot_fetch = staticmethod(own_forms.cannot_fetch)
@@ -97,7 +97,7 @@ class SwanLabBackend(OwnForms):
         self._names = Names(KEY, MAX_KEY)
         self._param_names = Names(PARAM, 512)
         self._shortened = Shortened(self._names, self._paths, self._param_names)
-        self._opener = Opener(self.given)
+        self._road: Road | None = None
         self._main: Run | None = None
         self._trials: TrialRuns | None = None
         self._taken: set[tuple[Any, ...]] = set()  # of scalars their records, of others (record, kind, part)
@@ -116,17 +116,21 @@ class SwanLabBackend(OwnForms):
 
     @classmethod
     def borrowed(cls) -> str | None:
-        run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
-        return str(run.id) if run is not None and run.alive else None
+        run = active()
+        return None if run is None else active_id(run)
 
     @classmethod
     def borrowed_project(cls) -> str | None:
-        run = getattr(sys.modules.get("swanlab.sdk.internal.run"), "_current_run", None)
-        return None if run is None else run._ctx.config.settings.project.name
+        run = active()
+        if run is None:
+            return None
+        name = getattr(getattr(run, "public", None), "project_name", None)
+        return str(name) if name else run._ctx.config.settings.project.name
 
     @classmethod
     def ends(cls) -> Sequence[Ending]:
-        return [Ending(sys.modules["swanlab.sdk.internal.run"].Run, "finish", lambda run, *_: str(run.id))]
+        run = active()
+        return [] if run is None else [Ending(type(run), "finish", lambda *_: cls.borrowed())]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -134,38 +138,58 @@ class SwanLabBackend(OwnForms):
         self._joined = run.resume is not None and self.borrowed() == run.resume
         if run.borrowed and not self._joined:
             raise errors.BackendError(f"your SwanLab run {run.resume} has ended")
-        if self._joined:
-            opened = sys.modules["swanlab.sdk.internal.run"]._current_run
-        else:
-            self.check(offline=run.offline, options=self.given)
-            opened = self._opener.session(run)
-        if opened.mode == "disabled":
-            self._disabled = True
-            if not self._joined:
-                with apart():
-                    opened.finish()
-            return OpenedRun(str(opened.id))
-        self._main = main = Run(opened, own=not self._joined)
-        self._uploads = main.uploads
-        self._trials = TrialRuns(main, run, self._opener)
-        earlier = take_up(main) if not self._joined else []
-        self._trials.continued |= bool(earlier)
-        if main.sdk.mode == "online" and earlier:
-            self._trials.take_up(unsent_trials(main))
         if not self._joined:
-            if opened.id == run.session:
-                remove_begun(main)
+            self.check(offline=run.offline, options=self.given)
+        self._road = road = self._find_road(core_lacks())
+        main = road.join() if self._joined else self._session(run)
+        road = self._road
+        if isinstance(main, Off):
+            self._disabled = True
+            return OpenedRun(main.id)
+        self._main = main
+        self._uploads = main.uploads
+        self._trials = TrialRuns(main, run, road)
+        earlier = road.take_up(main, begun=main.id == run.session) if not self._joined else False
+        self._trials.continued |= earlier
+        if main.mode == "online" and earlier:
+            self._trials.take_up(road.unsent_trials(main))
+        if not self._joined:
             main.describe(run.program)
+        for kind, text in main.limits():
+            self.notice(kind, text)
         self._say_of(main, run)
         self._set_params(main, run.config)
         main.flush()
-        again = " --start-step 0" if earlier else ""  # adds to what is there already, instead of what is beyond it
+        again = " --start-step 0" if earlier and road.trials_wait else ""  # adds to what is there, instead of what is beyond it
         links: dict[str, Callable[[], str]] = {
-            "online": lambda: str(opened.url),
+            "online": lambda: main.url,
             "local": lambda: f"swanlab watch {shlex.quote(str(main.dir.parent))}",
             "offline": lambda: f"{main.remedy}{again}",
         }
-        return OpenedRun(str(opened.id), links[opened.mode]())
+        return OpenedRun(main.id, links[main.mode]())
+
+    def _session(self, run: RunInfo) -> Run | Off:
+        """Open the session's run; through the public API, if a core that seemed to be the one we know is another one."""
+        try:
+            return self._opened_road().session(run)
+        except (AttributeError, ImportError, TypeError) as error:
+            if isinstance(self._road, PublicOpener):
+                raise
+            self._road = self._find_road(f"{type(error).__name__}: {error}")
+            return self._road.session(run)
+
+    def _find_road(self, lacking: str | None) -> Road:
+        """Return the way that the installed SDK is taken, whose core lacks this; what goes with that is set, too."""
+        if lacking is not None:
+            self._names = Names(KEY, MAX_OLD_KEY)
+            self._shortened = Shortened(self._names, self._paths, self._param_names)
+            if lacking != "swanlab.sdk":
+                self.notice("core", f"the core of the installed SwanLab is not as known ({lacking}): its public API is used")
+        return find(self.given, lacking)
+
+    def abandon(self) -> None:
+        if self._road is not None:
+            self._road.abandon()
 
     @staticmethod
     def _say_of(main: Run, run: RunInfo) -> None:
@@ -179,6 +203,11 @@ class SwanLabBackend(OwnForms):
         if self._main is None or self._trials is None:
             raise errors.BackendError("swanlab: open() comes first")
         return self._main, self._trials
+
+    def _opened_road(self) -> Road:
+        if self._road is None:
+            raise errors.BackendError("swanlab: open() comes first")
+        return self._road
 
     def flush(self) -> None:
         if self._main is not None and self._trials is not None:
@@ -195,23 +224,26 @@ class SwanLabBackend(OwnForms):
         unsent = list(trials.unsent())
         remedies = [*([] if self._joined else [main.remedy]), *(sync_command(*each) for each in unsent[:10])]
         failed = self._finish(main, trials, status, unsent)
-        self._opener.quiet.end()
+        if self._road is not None:
+            self._road.end(main)
         if failed:
             raise errors.BackendError(f"not all was uploaded ({failed}), but it is on disk: {' && '.join(remedies)}")
 
     def _finish(self, main: Run, trials: TrialRuns, status: Status, unsent: Sequence[tuple[str, Path]]) -> str | None:
         """End the run and upload its trials, with a limit of time; return what was in the way."""
-        done, failed = threading.Event(), list[str]()
+        road, done, failed = self._opened_road(), threading.Event(), list[str]()
 
         def finish() -> None:
             try:
-                with apart(), readable_environment():
+                with road.ending():
                     if not self._joined and (problem := main.finish(status, self.ended_at())):
                         failed.append(problem)
                     for run_id, folder in unsent:
-                        sync(run_id, folder)
-                        uploaded(folder)
-                    trials.uploaded()
+                        road.upload(run_id, folder)
+                    if trials.problem is not None:
+                        failed.append(trials.problem)
+                    else:
+                        trials.uploaded()
             except Exception as error:
                 failed.append(f"{type(error).__name__}: {error}")
             done.set()
@@ -255,7 +287,7 @@ class SwanLabBackend(OwnForms):
             self.written = len(events)
             return
         main, _ = self._opened()
-        if not main.sdk.alive:
+        if not main.alive:
             raise errors.BackendError("the program has finished the SwanLab run that it shared")
         if main.waiting() > MAX_WAITING:
             raise TimeoutError("SwanLab's service is behind")
@@ -309,8 +341,16 @@ class SwanLabBackend(OwnForms):
         if not items or len(items) > MAX_ITEMS or max(len(data) for _, data in items) > MAX_BYTES:
             self.attach_files(event)
             return False
-        self._once(event, lambda: main.media(self._key(event), kind, event.step, items, event.wall_time))
-        return True
+        had = True
+
+        def deliver() -> None:
+            nonlocal had
+            had = main.media(self._key(event), kind, event.step, items, event.wall_time)
+            if not had:
+                self.attach_files(event)
+
+        self._once(event, deliver)
+        return had
 
     def log_image(self, event: ev.Image) -> None:
         self._media(event, "image", [(event.format, event.data)])
@@ -378,7 +418,7 @@ class SwanLabBackend(OwnForms):
                 run.save(path, value.encode())
                 value = f"{value[:MAX_PARAM]}... (cut, whole text in {path})"
             result[key] = "None" if value is None else value  # the config makes {} of it
-        known = run.sdk.config
+        known = run.config
         for key, value in result.items():
             if key in known and known[key] != value:  # SwanLab keeps one value a parameter
                 run.about.setdefault("earlier_values", {}).setdefault(key, []).append(known[key])

@@ -15,7 +15,7 @@ from tracelet_shim.backends.shared.values import utf8
 from tracelet_shim.backends.swanlab import charts
 
 if TYPE_CHECKING:
-    from tracelet_shim.backends.swanlab.run import Run
+    from tracelet_shim.backends.swanlab.road import Run
     from tracelet_shim.backends.swanlab.trials import TrialRuns
 
 __all__ = ["CAPABILITIES", "OwnForms", "cannot_fetch"]

@@ -41,14 +41,16 @@ from tracelet_shim.backends.wandb import media, own_forms, settings
 from tracelet_shim.backends.wandb.errors import lost, passes
 from tracelet_shim.backends.wandb.names import RunNames
 from tracelet_shim.backends.wandb.on_server import OnServer
-from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS, Opener
+from tracelet_shim.backends.wandb.opening import Opener
 from tracelet_shim.backends.wandb.own_forms import OwnForms
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
 from tracelet_shim.backends.wandb.process import restart_service, unread_settings, wait_for_logs
-from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
+from tracelet_shim.backends.wandb.resume import remove_begun
 from tracelet_shim.backends.wandb.run import Run, rows_before, step_there
-from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, OnDisk, Settling, wait_for_service
+from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, Settling, on_disk
 from tracelet_shim.backends.wandb.trials import TrialRuns
+from tracelet_shim.backends.wandb.unasked import for_us
+from tracelet_shim.backends.wandb.versions import NUMPY
 
 __all__ = ["WandbBackend"]
 
@@ -63,7 +65,7 @@ class WandbBackend(OwnForms):
     name = "wandb"
     module = "wandb"
     distribution = "wandb"
-    versions = Versions("0.17.0", "0.31.0")
+    versions = Versions("0.17.0", "0.31.0", (NUMPY,))
     probe = PROBE
     own_hook = staticmethod(own_hook)
     credentials = "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with WANDB_MODE=offline"
@@ -169,7 +171,7 @@ class WandbBackend(OwnForms):
         self._disabled = bool(opened.sdk.disabled)
         if self._disabled:
             return OpenedRun(opened.id, self._link(opened))
-        settling = OnDisk(opened) if opened.offline else OnServer(opened)
+        settling = on_disk(opened) if opened.offline else OnServer(opened)
         self._settling = self._settling or settling  # the former as long as its events may have to be written again
         self._names.in_run(opened.id)
         opened.tell(self._params(opened, run.config), **settings.said_of(run, opened.sdk, lent=joined))
@@ -180,7 +182,7 @@ class WandbBackend(OwnForms):
             there = step_there(opened, before) if run.resume is not None or opened.was_there else None
             if run.resume is not None or (opened.id == run.session and opened.offline):
                 samples = opened.samples.line if opened.samples is not None else 0
-                opened.there = end_of_logs(opened.folder, opened.id, there, MAX_UNSETTLED + self.batch_events, samples)
+                opened.there = opened.end_of_logs(there, MAX_UNSETTLED + self.batch_events, samples)
         self._refused += self._settling.take_refused()
         self._settling = settling
         if opened.id == run.session:
@@ -201,9 +203,7 @@ class WandbBackend(OwnForms):
 
     def flush(self) -> None:
         if self._run is not None and self._settling is not None and not self._disabled:
-            wait_for_service(self._run)
-            time.sleep(FLUSH_SECONDS)
-            self._settling.flushed()
+            self._settling.flush()
             if not self._run.offline:
                 self._settling.look(now=True)
             if (why := self._settling.given_up()) is not None:
@@ -334,7 +334,7 @@ class WandbBackend(OwnForms):
                 break
         run, settling = self._opened()
         try:
-            with unread_settings():
+            with unread_settings(), for_us():
                 super().write(events)
         except Exception as error:
             settling.put(events, self.written)
@@ -374,10 +374,8 @@ class WandbBackend(OwnForms):
         self._media(event, lambda: wandb.Audio(self._file(event)))
 
     def log_text(self, event: ev.Text) -> None:
-        import wandb
-
         page, whole = media.page(event)
-        self._media(event, lambda: wandb.Html(page, inject=False, data_is_not_path=True))
+        self._media(event, lambda: media.html_of(page))
         if not whole:
             self.attach_files(event)
 

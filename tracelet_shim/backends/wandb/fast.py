@@ -10,6 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tracelet_shim.backends.wandb.versions import count_steps, steps
+from tracelet_shim.backends.wandb.versions import interface as interface_of
+
 __all__ = ["Rows"]
 
 _log = logging.getLogger(__name__)
@@ -33,10 +36,10 @@ class Rows:
         from wandb.proto.wandb_server_pb2 import ServerRequest
 
         seen: list[Any] = []
-        interface = copy.copy(run._interface)
+        interface = copy.copy(interface_of(run))
         interface._publish = seen.append
         row = {"a": 0.5, "n": math.nan, "i": -math.inf, "global_step": 3, "_timestamp": 1.5}
-        interface.publish_partial_history(run, dict(row), user_step=run._local_step)
+        interface.publish_partial_history(run, dict(row), user_step=steps(run))
         interface._assign(seen[0])
         self._request = ServerRequest
         self._empty = ServerRequest(record_publish=seen[0])  # what stands in a message beside the row
@@ -54,7 +57,7 @@ class Rows:
         try:
             return cls(run)
         except (ImportError, AttributeError, TypeError, ValueError, IndexError) as error:
-            _log.info("rows are logged one by one, since W&B (known: 0.31) has another way for them: %s", error)
+            _log.info("rows are logged one by one, since W&B (known: from 0.21 on) has another way for them: %s", error)
             return None
 
     def _message(self, row: Mapping[str, Any]) -> Any:
@@ -83,7 +86,7 @@ class Rows:
             await self._client.publish(last)  # waits until the socket takes more, and notes an error of it
 
         self._asyncer.run(send)
-        self._run._local_step += len(rows)  # part of the names of media files
+        count_steps(self._run, len(rows))  # part of the names of media files
 
 
 class _Frames:

@@ -14,7 +14,9 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.render.geometry import obj
 from tracelet_shim.backends.render.tables import COUNTS, pr_curve_columns
 
-__all__ = ["MAX_BINS", "Table", "bins", "embedding", "histogram", "objects", "page", "pr_curve", "table_of"]
+__all__ = [
+    "MAX_BINS", "Table", "bins", "charted", "embedding", "histogram", "html_of", "objects", "page", "pr_curve", "table_of",
+]  # fmt: skip
 
 MAX_BINS = 512
 """`wandb.Histogram.MAX_LENGTH`."""
@@ -63,6 +65,13 @@ def page(event: ev.Text) -> tuple[str, bool]:
     return shown, shown == whole
 
 
+def html_of(page: str) -> Any:
+    """Return a page as it is; read from a stream, since a text is looked for as a path."""
+    import wandb
+
+    return wandb.Html(io.StringIO(page), inject=False)
+
+
 def pr_curve(event: ev.PRCurve) -> Any:
     """Return a line chart over a table that has all columns."""
     import wandb
@@ -70,13 +79,24 @@ def pr_curve(event: ev.PRCurve) -> Any:
     columns = pr_curve_columns(event)
     names = ["threshold", "precision", "recall", *COUNTS]
     rows = [list(row) for row in zip(*(columns[name] for name in names), strict=True)]
-    return wandb.plot_table(
+    return _plot_table()(
         "wandb/line/v0",
         wandb.Table(columns=names, data=rows),
         {"x": "recall", "y": "precision"},
         {"title": event.path},
         split_table=True,
     )
+
+
+def _plot_table() -> Any:
+    """Return what is `wandb.plot_table` from 0.18.7 on; before, that is one of the active run."""
+    try:
+        from wandb.plot import plot_table
+    except ImportError:
+        from wandb.sdk.wandb_run import Run
+
+        return Run.plot_table
+    return plot_table
 
 
 def objects(event: ev.Mesh) -> Any:
@@ -186,7 +206,15 @@ def table_of(value: Any, key: str) -> Logged | None:
 
     if isinstance(value, wandb.Table):
         return Logged(key, value)
-    if hasattr(value, "set_key") and isinstance(getattr(value, "table", None), wandb.Table):
-        value.set_key(key)
-        return Logged(value.spec.table_key, value.table)
-    return None
+    table = charted(value)
+    if not isinstance(table, wandb.Table):
+        return None
+    if not hasattr(value, "set_key"):
+        return Logged(f"Custom Chart Tables/{key}_table", table)
+    value.set_key(key)
+    return Logged(value.spec.table_key, table)
+
+
+def charted(value: Any) -> Any:
+    """Return the table of a chart; None if the value is none."""
+    return getattr(value, "table" if hasattr(value, "set_key") else "_data", None)  # the latter up to 0.18.6

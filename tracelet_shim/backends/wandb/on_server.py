@@ -17,6 +17,7 @@ from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Sam
 from tracelet_shim.backends.wandb.run import Run
 from tracelet_shim.backends.wandb.server import MOST_NAMES
 from tracelet_shim.backends.wandb.settling import Settling
+from tracelet_shim.backends.wandb.versions import steps
 
 __all__ = ["OnServer"]
 
@@ -94,7 +95,7 @@ class OnServer(Settling):
                 self._entries.append(_Entry(rows, at - done, needs, Refusal.of(events[at - 1])))
                 done = at
         if written > done:
-            self._entries.append(_Entry(self._run.sdk._local_step, written - done, [], None))
+            self._entries.append(_Entry(steps(self._run.sdk), written - done, [], None))
         self._left += written
 
     @property

@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from tracelet_shim.backends.base import RunInfo
+from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.values import utf8
 from tracelet_shim.backends.wandb import limits
-from tracelet_shim.backends.wandb.process import arguments, restart_service, service_process, undisturbed, unread_settings
+from tracelet_shim.backends.wandb.library import library, service_process
+from tracelet_shim.backends.wandb.process import arguments, restart_service, undisturbed
+from tracelet_shim.backends.wandb.versions import known_settings, spelled
 from tracelet_shim.common.text import usable
 
-__all__ = ["FLUSH_SECONDS", "Opener"]
+__all__ = ["FINISH_SECONDS", "FLUSH_SECONDS", "TRIAL_SECONDS", "Opener"]
 
 FLUSH_SECONDS = 0.2
 """How often W&B's service writes its log to disk (15 s by default); a kill loses what is younger."""
+FINISH_SECONDS, TRIAL_SECONDS = 20.0, 5.0
+"""How long the end of the session's run, and of a trial's, may take."""
 
 UPLOADS = {
     "x_file_stream_transmit_interval": 3.0, "x_file_stream_timeout_seconds": 20.0, "x_file_stream_max_bytes": 1 << 20,
@@ -85,48 +90,49 @@ class Opener:
     def end_service(self) -> None:
         """Kill W&B's service, where it is ours. If it went on by itself, it would write its own parameters over those of whoever
         resumes the run."""
-        if (process := service_process(self._service)) is not None:
-            process.kill()
+        if self._service is not None:
+            library().kill(self._service)
 
     def _start_service(self) -> None:
         """Have W&B's service started, if it is not, and killed with this process, before W&B's own exit handler waits for it."""
-        from wandb.sdk import wandb_setup
-
-        service = wandb_setup.singleton().ensure_service()
+        service = library().start_service()
         if service is not self._service:
             self._service = service
             atexit.unregister(self.end_service)  # behind W&B's own
             atexit.register(self.end_service)
 
     def _init(self, run: RunInfo, run_id: str | None, **fields: Any) -> Any:
-        import wandb
-        from wandb.sdk import wandb_setup
-
         here = run.program.pid == os.getpid()
         folder = self._options.get("dir")
+        if folder is None and "root_dir" not in self._settings:
+            folder = os.environ.get("WANDB_DIR")  # which W&B may have read before
         if folder is None and "WANDB_DIR" not in os.environ and os.path.isdir(run.program.cwd):
             folder = usable(run.program.cwd)
         mode: Any = self._options.get("mode")
         if run.offline and mode != "disabled":
             mode = "offline"
         if not here:
-            os.environ.pop("WANDB_SERVICE", None)  # the training process's service, which ends with it
-        unused = wandb_setup.singleton().settings_if_loaded is None
+            library().leave_foreign_service()
         offline = "offline" in (mode, self._settings.get("mode"), os.environ.get("WANDB_MODE"))
-        if offline and (unused or not here):
+        if offline and (not here or library().is_unused):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it uses the network in offline mode as well
+        fields |= {
+            "project": run.project and limits.project(run.project), "entity": self._options.get("entity"), "dir": folder,
+            "id": run_id, "mode": mode,
+        }  # fmt: skip
         settings = self._fields(run, here=here, trial=fields["job_type"] == "trial")
-        with undisturbed(), unread_settings(), arguments(run.program.readable().argv):
+        with undisturbed(), library().ours(), arguments(run.program.readable().argv), variables(self._variables(here=here)):
             if not here:
                 self._start_service()
-            opened = wandb.init(
-                project=run.project and limits.project(run.project), entity=self._options.get("entity"), dir=folder, id=run_id,
-                mode=mode, reinit="create_new", settings=wandb.Settings(**settings), **fields,
-            )  # fmt: skip
-        if opened.disabled:
-            opened.finish()  # a disabled run puts itself into wandb.run; finish() takes it out again
-        wandb_setup.singleton().remove_active_run(opened)
-        return opened
+            return library().init(fields, settings)
+
+    def _variables(self, *, here: bool) -> dict[str, str | None]:
+        """Return what a library of our own goes by, and takes from nowhere else."""
+        base_url = self._options.get("base_url")
+        if not library().is_own:
+            return {}
+        silent = {"WANDB_SILENT": "true"} if here else {}
+        return {**silent, **({"WANDB_BASE_URL": base_url} if base_url is not None else {})}
 
     def _fields(self, run: RunInfo, *, here: bool, trial: bool) -> dict[str, Any]:
         """Return the fields of `wandb.Settings`."""
@@ -139,10 +145,10 @@ class Opener:
             "disable_git": True, "disable_code": True, "save_code": False, "x_save_requirements": False,
             "x_disable_stats": True, "x_stats_pid": program.pid, "x_transaction_log_flush_interval": FLUSH_SECONDS,
             **UPLOADS,
-            "init_timeout": 15.0, "finish_timeout": 5.0 if trial else 20.0,
+            "init_timeout": 15.0, "finish_timeout": TRIAL_SECONDS if trial else FINISH_SECONDS,
             "finish_timeout_raises": True, "base_url": self._options.get("base_url"),
             "program": script, "program_abspath": program.script, "host": program.host,
             "program_relpath": os.path.relpath(program.script, program.cwd) if program.script and inside else script,
-            "x_executable": program.executable,
+            "x_executable": program.executable, "_args": list(program.argv[1:]),
         }  # fmt: skip
-        return {k: v for k, v in settings.items() if v is not None} | dict(self._settings)
+        return known_settings({k: v for k, v in settings.items() if v is not None}) | spelled(self._settings)

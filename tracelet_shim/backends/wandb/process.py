@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
+import inspect
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["arguments", "restart_service", "service_process", "undisturbed", "unread_settings", "wait_for_logs"]
+from tracelet_shim.backends.wandb.library import library
 
-
-def service_process(service: Any) -> subprocess.Popen[bytes] | None:
-    """Return the process of W&B's service, if this process has started it.
-
-    Args:
-        service: the SDK's connection to it, or None.
-    """
-    return getattr(getattr(service, "_proc", None), "_process", None)
+__all__ = ["arguments", "restart_service", "undisturbed", "unread_settings", "wait_for_logs"]
 
 
 def restart_service() -> None:
-    """End W&B's service process, unless a run of the user's lives there; the next init starts a new one.
-
-    A service that failed to open a run goes on holding the run's id, and the next attempt is refused ("in use").
-    """
-    import wandb
-    from wandb.sdk import wandb_setup
-
-    library = wandb_setup.singleton()
-    service = library.ensure_service()
-    if library.most_recent_active_run is None and service.owns_service:
-        service._proc._process.kill()
-        with contextlib.suppress(OSError, SystemExit, AssertionError):  # lost, its exit code passed on, or ended already
-            wandb.teardown()
+    """As `Library.restart_service`."""
+    library().restart_service()
 
 
 def wait_for_logs(*, ours: bool) -> None:
@@ -43,11 +25,9 @@ def wait_for_logs(*, ours: bool) -> None:
     Args:
         ours: the service is ours alone; else it may have runs of the user's.
     """
-    import wandb
-
     if ours:
-        with contextlib.suppress(SystemExit):  # it passes on the exit code of the service
-            wandb.teardown()
+        with library().ours(), contextlib.suppress(SystemExit):  # it passes on the exit code of the service
+            library().teardown()
     else:
         time.sleep(0.2)
 
@@ -64,12 +44,15 @@ def undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def arguments(argv: Sequence[str]) -> Iterator[None]:
-    """Have W&B record these arguments. It takes them from ``sys.argv`` (`Settings._args`): in the relay those of another
-    program, in the user's own process with any secret that they have."""
+    """Have W&B record these arguments. It takes them from ``sys.argv`` (`Settings._args`, up to 0.18 a setting like others): in
+    the relay those of another program, in the user's own process with any secret that they have."""
     import wandb
 
     settings: Any = wandb.Settings
-    own = settings._args
+    own = inspect.getattr_static(settings, "_args", None)
+    if not isinstance(own, property):
+        yield
+        return
     settings._args = property(lambda _: list(argv[1:]))
     try:
         yield
@@ -77,17 +60,6 @@ def arguments(argv: Sequence[str]) -> Iterator[None]:
         settings._args = own
 
 
-@contextlib.contextmanager
-def unread_settings() -> Iterator[None]:
-    """Have W&B forget settings and credentials that it first reads within: the user's own first init is to find them,
-    the environment above all, as they are then (`wandb_setup.py`, "Changes to your environment will be ignored")."""
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib import wbauth
-
-    unread = wandb_setup.singleton().settings_if_loaded is None
-    try:
-        yield
-    finally:
-        if unread:
-            wandb_setup.singleton()._settings = None
-            wbauth.unauthenticate_session(update_settings=False)
+def unread_settings() -> contextlib.AbstractContextManager[None]:
+    """As `Library.unread`."""
+    return library().unread()

@@ -27,13 +27,17 @@ from tracelet_shim.backends.base import Status
 from tracelet_shim.backends.shared.rows import Keys, rows
 from tracelet_shim.backends.shared.values import plain
 from tracelet_shim.backends.wandb import fast, needs
-from tracelet_shim.backends.wandb.media import table_of
+from tracelet_shim.backends.wandb.library import library
+from tracelet_shim.backends.wandb.media import charted, table_of
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Rows
+from tracelet_shim.backends.wandb.opening import FINISH_SECONDS, TRIAL_SECONDS
 from tracelet_shim.backends.wandb.process import restart_service
-from tracelet_shim.backends.wandb.resume import There, logs_of
+from tracelet_shim.backends.wandb.resume import There, end_of_logs, logs_of
 from tracelet_shim.backends.wandb.samples import Samples
 from tracelet_shim.backends.wandb.server import Server
 from tracelet_shim.backends.wandb.service_log import ServiceLog
+from tracelet_shim.backends.wandb.unasked import log_tables_unasked
+from tracelet_shim.backends.wandb.versions import steps, writes_its_log
 from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["Run", "Want", "rows_before", "step_there"]
@@ -97,9 +101,10 @@ class Run:
         self._ended_at: float | None = None
         self._parent = parent
         self._wants: list[Want] = []
+        self._touched: set[Run] = set()
         self._defined: set[str] = set()
         if asks and not lent:
-            _log_tables_unasked(sdk)
+            log_tables_unasked(sdk)
 
     @property
     def ended(self) -> bool:
@@ -108,7 +113,7 @@ class Run:
     @property
     def was_there(self) -> bool:
         """True if W&B's service, when it opened the run, was told of something that the server has of it."""
-        return bool(self.sdk._local_step or self.sdk.resumed)
+        return bool(steps(self.sdk) or self.sdk.resumed)
 
     def ended_for(self) -> float:
         """Return for how many seconds it has been known here that it has ended."""
@@ -190,8 +195,13 @@ class Run:
             raise ConnectionError("W&B's server may still be taking in what it got before")
         if self.samples is not None:
             self.samples.line = held.samples
-        self.ahead = self.sdk._local_step - held.rows
+        self.ahead = steps(self.sdk) - held.rows
         return held.step
+
+    def end_of_logs(self, there: int | None, most: int, samples: int = 0) -> There:
+        """As `resume.end_of_logs`, of this run."""
+        ask = self.server.rows if self.server is not None and not writes_its_log() else None
+        return end_of_logs(self.folder, self.id, there, most, samples, ask=ask)
 
     def row(self, event: ev.Event, values: Mapping[str, Any]) -> None:
         """Log a row at the step and wall time of `event`."""
@@ -205,7 +215,7 @@ class Run:
             for value in values.values():
                 self._want_media(event, value)
         if self._parent is not None:
-            self.want(event, Rows(self, self.sdk._local_step))
+            self.want(event, Rows(self, steps(self.sdk)))
 
     def _define_new(self, values: Mapping[str, Any]) -> None:
         for key in values.keys() - self._defined if self.lent else ():
@@ -229,14 +239,21 @@ class Run:
 
     def want(self, event: ev.Event | None, need: Need) -> None:
         """An event needs this to be there."""
+        if self._parent is not None:
+            self._parent._touched.add(self)
         if event is not None and self.server is not None:
             collecting = self._parent or self
-            collecting._wants.append(Want(event, need, collecting.sdk._local_step))
+            collecting._wants.append(Want(event, need, steps(collecting.sdk)))
 
     def take_wants(self) -> list[Want]:
         """Return what has been needed since the last time."""
         wants, self._wants = self._wants, []
         return wants
+
+    def take_touched(self) -> set[Run]:
+        """Return the runs of trials that have got something since the last time."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def _want_media(self, event: ev.Event, value: Any) -> None:
         if self.server is None or isinstance(value, (int, float)):
@@ -279,7 +296,8 @@ class Run:
         """End the run. Return its directory, quoted for a shell, if it is offline and not everything was stored in time. (Online,
         the server is asked.)"""
         try:
-            self.sdk.finish(exit_code=_EXIT_CODES.get(status, 1))
+            seconds = FINISH_SECONDS if self._parent is None else TRIAL_SECONDS
+            library().finish(self.sdk, _EXIT_CODES.get(status, 1), seconds=seconds)
         except TimeoutError:
             return shlex.quote(self.folder) if self.offline else None
         return None
@@ -331,11 +349,5 @@ def _parts(value: Any) -> Iterator[Any]:
         for each in value:
             yield from _parts(each)
     else:
-        yield getattr(value, "table", value)  # a chart has one
-
-
-def _log_tables_unasked(sdk: Any) -> None:
-    """Have the SDK not ask the server, for each table that is logged, of which type an artifact of this name is: the names are
-    the run's own, and a server that does not answer would hold up the write (`wandb_run.py`, `_assert_can_log_artifact`)."""
-    if hasattr(sdk, "_assert_can_log_artifact"):
-        sdk._assert_can_log_artifact = lambda _: None
+        table = charted(value)
+        yield value if table is None else table
