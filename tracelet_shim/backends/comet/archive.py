@@ -12,7 +12,6 @@ run's key (``get_or_create``, as `comet_ml.start` does), so none overwrites anot
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import io
 import json
@@ -28,6 +27,7 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.compat import as_uploaded
+from tracelet_shim.common.system import lock
 
 __all__ = ["Journal", "last_messages", "offline_class", "pack", "pack_abandoned", "remove_begun"]
 
@@ -54,7 +54,7 @@ class Journal:
         self._lock = threading.Lock()
         self._file = open(os.path.join(directory, "messages.json"), "ab", buffering=0)  # noqa: SIM115 - kept open
         with contextlib.suppress(OSError):  # a file system without locks: then nobody packs it for us either
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
 
     def put(self, messages: Iterable[Any]) -> None:
         """Write messages and their files: all of them, or it raises and there is none.
@@ -153,7 +153,7 @@ def remove_begun(directory: str, key: str) -> None:
     for path in Path(directory).glob(f"{key}-*.part"):
         if not (path / "experiment.json").exists():
             with contextlib.suppress(OSError), open(path / "messages.json", "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else another process is making it just now
+                lock(file)  # else another process is making it just now
                 shutil.rmtree(path)
 
 
@@ -179,7 +179,7 @@ def pack_abandoned(directory: str) -> None:
             continue
         try:
             with open(path / "messages.json", "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file)
                 start = size = file.seek(0, os.SEEK_END)
                 tail = b""
                 while start and b"\n" not in tail:  # the last line may have been cut short

@@ -3,6 +3,7 @@ or a logged model (``models:/...``)."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -95,5 +96,7 @@ def _model(uri: str, name: str, directory: str) -> Fetched:
     exactly = "/".join(version_of(client, _MODELS + first))
     identity = "/".join([_MODELS + exactly, *rest])
     place = os.path.join(directory, file_names()(first.partition("@")[0].partition("/")[0]))
-    path = download_artifacts(artifact_uri=identity, dst_path=place, tracking_uri=uri, registry_uri=registry)
+    # Before MLflow 3 it is told by the variables alone, which are set.
+    told = {"registry_uri": registry} if "registry_uri" in inspect.signature(download_artifacts).parameters else {}
+    path = download_artifacts(artifact_uri=identity, dst_path=place, tracking_uri=uri, **told)
     return Fetched(path, identity)

@@ -76,7 +76,7 @@ def _is(version: str, specifier: str) -> bool:
     ("unknown") meets nothing: let it be tried."""
     numbers = _numbers(version)
     parts = [_SPECIFIER.fullmatch(part) for part in specifier.split(",")]
-    return numbers is not None and all(part and _COMPARE[part[1]](numbers, _numbers(part[2])) for part in parts)
+    return numbers is not None and all(part and _COMPARE[part[1]](numbers, _numbers(part[2]) or ()) for part in parts)
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:

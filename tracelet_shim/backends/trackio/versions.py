@@ -28,7 +28,13 @@ __all__ = ["ARTIFACTS", "SERVER", "VERSIONS", "has", "is_older_than", "known_nam
 ARTIFACTS, SERVER = (0, 30), (0, 30)
 """The first versions that keep artifacts, and whose servers can be written to."""
 
-VERSIONS = Versions("0.2.2", "0.43.0", (Need("<0.38", "huggingface_hub", "<1.32", "it imports names that moved there"),))
+VERSIONS = Versions(
+    "0.2.2", "0.43.0",
+    (
+        Need("<0.38", "huggingface_hub", "<1.32", "it imports names that moved there"),
+        Need("<0.11", "requests", ">=2", "it imports it, and nothing brings it any more"),
+    ),
+)  # fmt: skip
 
 _IN_A_ROW = "in a row (the dashboard draws it from Trackio {} on)"
 _FILES = "a file in the media directory, listed in a row (an artifact from Trackio 0.30 on)"

@@ -79,9 +79,11 @@ class PublicOpener:
     def _begin(self, run: RunInfo, fields: dict[str, Any], about: Mapping[str, Any]) -> PublicRun:
         here = usable(run.program.cwd)
         fields["log_dir"] = os.path.join(here, fields["log_dir"] or _log_dir())
-        Path(fields["log_dir"]).mkdir(parents=True, exist_ok=True)
+        if (fields["mode"] or os.environ.get("SWANLAB_MODE")) != "disabled":
+            Path(fields["log_dir"]).mkdir(parents=True, exist_ok=True)
         for name, most in (("name", _NAME), ("group", _KIND), ("job_type", _KIND)):
-            fields[name] = Names(LABEL, most)(fields[name]) if fields[name] else None
+            if len(fields[name] or "") > most:
+                fields[name] = Names(LABEL, most)(fields[name])
         fields["tags"], long = without_long(fields["tags"], _TAG)
         host = {name: self._options.get(name) for name in ("api_host", "web_host")}
         link = self._opening = self._spare.pop() if self._spare else Process(here)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -229,7 +230,7 @@ class Sdk:
         """
         if self._media is not None:
             chart = getattr(self._media.Chart, kind.upper(), None)
-            return None if chart is None else _raw(self._media, chart, name, data, caption)
+            return None if chart is None else _raw(self._media, chart)(name, data, caption)
         if kind == "text":
             return self._swanlab.Text(data.decode(), caption=caption)
         maker = {"image": "Image", "audio": "Audio", "object3d": "Object3D"}.get(kind)
@@ -250,11 +251,18 @@ class _Buffer(io.BytesIO):
     file_name = ""
 
 
-def _raw(base: Any, kind: Any, name: str, data: bytes, caption: str | None) -> Any:
-    """Return a value whose file has exactly these bytes: `swanlab.Image` would encode it anew. `base` is what it derives from."""
+@functools.cache
+def _raw(base: Any, kind: Any) -> Any:
+    """Return a class of values whose file has exactly the bytes that they are given: `swanlab.Image` would encode them anew. One
+    for each type, as the SDK wants it of the values in a list. `base` is what it derives from."""
 
     class Raw(base):  # type: ignore[misc]
+        def __init__(self, name: str, data: bytes, caption: str | None) -> None:
+            super().__init__()
+            self._item = name, data, caption
+
         def parse(self) -> tuple[str, io.BytesIO | None]:
+            name, data, _ = self._item
             return (data.decode(), None) if kind is base.Chart.TEXT else (name, _Buffer(data))
 
         def get_chart(self) -> Any:
@@ -264,6 +272,7 @@ def _raw(base: Any, kind: Any, name: str, data: bytes, caption: str | None) -> A
             return str(kind.name).capitalize()
 
         def get_more(self) -> dict[str, str] | None:
+            caption = self._item[2]
             return {"caption": caption} if caption else None
 
-    return Raw()
+    return Raw
