@@ -1,4 +1,4 @@
-"""What Windows lacks is taken away, and a program delivers all the same. It is no Windows: files that are open can be removed here."""
+"""What Windows lacks is taken away, and a program delivers all the same. It is no Windows: open files can be removed here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.environment import isolated_environment
 
-PROGRAM = Path(__file__).with_name("without_posix.py")
+PROGRAM = Path(__file__).with_name("without_posix.txt")
 
 
 def test_a_program_without_what_windows_lacks(tmp_path: Path) -> None:
