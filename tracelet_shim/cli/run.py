@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -24,6 +25,7 @@ from tracelet_shim.session.exit_code import UNDELIVERED
 
 if TYPE_CHECKING:
     from tracelet_shim.cli._supervisor import Supervisor
+    from tracelet_shim.cli._waiting import Waiting
     from tracelet_shim.session.settings import Settings
 
 __all__ = ["CONTEXT_SETTINGS", "run"]
@@ -32,6 +34,7 @@ CONTEXT_SETTINGS = {
     "allow_interspersed_args": False,  # from the command on, every option is the command's
 }
 
+_POSIX = hasattr(signal, "pthread_sigmask")  # else Windows
 _SITE = Path(__file__).resolve().parents[1] / "_site"
 
 
@@ -191,8 +194,7 @@ def _check_interpreter(program: str, environment: Mapping[str, str], *, strict: 
 
 def _supervise(command: list[str], environment: dict[str, str], settings: Settings) -> NoReturn:
     """Run the command, wait for its deliveries, sum up, and end as it ended."""
-    from tracelet_shim.cli._supervisor import end_like
-
+    end_like = _end_like()
     try:
         directory = tempfile.TemporaryDirectory(prefix="tracelet-run-", ignore_cleanup_errors=True)
     except OSError as error:
@@ -215,13 +217,27 @@ def _supervise(command: list[str], environment: dict[str, str], settings: Settin
     end_like(code)
 
 
-def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
-    from tracelet_shim.cli._supervisor import Supervisor
+def _end_like() -> Callable[[int], NoReturn]:
+    if _POSIX:
+        from tracelet_shim.cli._supervisor import end_like
 
+        return end_like
+    from tracelet_shim.cli._waiting import end_with
+
+    return end_with
+
+
+def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor | Waiting:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        return Supervisor(command, environment)
+        if _POSIX:
+            from tracelet_shim.cli._supervisor import Supervisor
+
+            return Supervisor(command, environment)
+        from tracelet_shim.cli._waiting import Waiting
+
+        return Waiting(command, environment)
     except FileNotFoundError:
         say(f"command not found: {command[0]}")
         raise typer.Exit(127) from None  # the codes that shells, env(1) and nohup(1) use
@@ -230,7 +246,7 @@ def _start(command: list[str], environment: Mapping[str, str]) -> Supervisor:
         raise typer.Exit(126) from None
 
 
-def _sum_up(report: str, supervisor: Supervisor, environment: Mapping[str, str], settings: Settings) -> bool:
+def _sum_up(report: str, supervisor: Supervisor | Waiting, environment: Mapping[str, str], settings: Settings) -> bool:
     """Wait for what is still being delivered, and print what became of it; return False if something is missing that must not
     be."""
     from tracelet_shim.cli import _summary

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-from tracelet_shim.common.system import O_BINARY, O_CLOEXEC, O_NOFOLLOW, lock
+from tracelet_shim.common.system import HOLDS_DIRECTORIES, O_BINARY, O_CLOEXEC, O_NOFOLLOW, lock
 
 __all__ = ["locked", "make_directory", "make_file", "open_file", "restrict"]
 
@@ -72,7 +72,7 @@ def locked(directory: _Path, seconds: float) -> Iterator[bool]:
     was got."""
     got = False
     with contextlib.ExitStack() as stack:
-        if os.name != "nt" or not os.path.isdir(directory):  # there, a directory cannot be opened
+        if HOLDS_DIRECTORIES:
             descriptor = os.open(directory, os.O_RDONLY | O_CLOEXEC)
             stack.callback(os.close, descriptor)
             got = _wait_for(descriptor, seconds)

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
-    "HAS_PACKETS", "O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "after_fork", "end_group", "is_there", "lock", "pread", "refer",
-    "user_number",
+    "HAS_PACKETS", "HOLDS_DIRECTORIES", "O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "after_fork", "end_group", "is_there", "lock",
+    "pread", "refer", "user_number",
 ]  # fmt: skip
 
 O_CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
@@ -29,6 +29,9 @@ O_BINARY: int = getattr(os, "O_BINARY", 0)
 
 HAS_PACKETS = sys.platform not in ("darwin", "win32") and hasattr(socket, "AF_UNIX") and hasattr(socket, "SOCK_SEQPACKET")
 """Whether two processes can have a socket between them that keeps messages apart. macOS has the name of it, and no more."""
+
+HOLDS_DIRECTORIES: bool = sys.platform != "win32"
+"""Whether a directory can be opened, and so locked."""
 
 _SYNCHRONIZE, _WAIT_TIMEOUT, _ACCESS_DENIED = 0x00100000, 0x102, 5  # of winbase.h and winerror.h
 _reading = threading.Lock()
