@@ -18,6 +18,7 @@ from tracelet_shim.backends.mlflow.run import ONCE
 from tracelet_shim.backends.mlflow.sending import Sender
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.system import refer
 
 __all__ = ["log_model", "logged_model", "register"]
 
@@ -63,7 +64,7 @@ def log_model(
             for path, content in files.items():
                 place = os.path.join(directory, path)
                 os.makedirs(os.path.dirname(place), exist_ok=True)
-                os.symlink(content, place)
+                refer(place, content)
             sender.model_files(model_id, directory)
         client.finalize_logged_model(model_id, entities.LoggedModelStatus.READY)
     if model_id not in outputs_of(client.get_run(run_id)):

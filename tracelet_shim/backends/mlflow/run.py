@@ -23,6 +23,7 @@ from tracelet_shim.backends.mlflow.tags import listed
 from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.system import refer
 
 __all__ = ["ONCE", "Rules", "Run", "create"]
 
@@ -153,7 +154,7 @@ class Run:
         """Store a file as an artifact, whatever it is called here."""
         folder, _, name = path.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="tracelet-") as directory:
-            os.symlink(file, os.path.join(directory, name))
+            refer(os.path.join(directory, name), file)
             self._rules.sender.file(self.run_id, os.path.join(directory, name), folder or None)
 
     def key(self, name: str) -> str:
