@@ -23,8 +23,8 @@ __all__ = ["connect", "one_at_a_time"]
 _BEING_MADE = ("already exists", "out-of-date", "duplicate column", "no such")
 """What the SDK's errors say while another process is creating the same database."""
 
-_REVISION = re.compile(r"found version (\w+)")
-"""``store/db/utils.py``, `_verify_schema`."""
+_REVISION = re.compile(r"found version (\w+)|Can't locate revision identified by '(\w+)'")
+"""``store/db/utils.py``, `_verify_schema`; and Alembic, whose migrations MLflow starts where it misses a table."""
 
 
 @contextlib.contextmanager
@@ -62,6 +62,8 @@ def connect(uri: str, *, alone: bool) -> Any:
                     make_whole(path, uri, _make, alone=alone)
                 return MlflowClient(tracking_uri=uri)
             except Exception as error:
+                if (newer := _of_a_newer(error)) is not None:
+                    raise newer from error
                 if not any(word in str(error) for word in _BEING_MADE):
                     raise
                 problem = error
@@ -71,14 +73,20 @@ def connect(uri: str, *, alone: bool) -> Any:
         raise _unusable(uri, path, problem) from problem
 
 
+def _of_a_newer(problem: Exception) -> errors.BackendError | None:
+    """Return what to tell of a database that a newer MLflow has made; None if this is not what is wrong."""
+    found = _REVISION.search(str(problem))
+    if found is None or not was_made_by_newer(found[1] or found[2]):
+        return None
+    said = str(problem).partition("\n")[0].partition(". Take a backup")[0]
+    return errors.BackendError(
+        f"the MLflow database was made by a newer version than this, {metadata.version('mlflow')}: {said}; "
+        "pip install --upgrade mlflow, or log into another database"
+    )
+
+
 def _unusable(uri: str, path: Path | None, problem: Exception | None) -> errors.BackendError:
     said = str(problem).partition("\n")[0].partition(". Take a backup")[0]
-    found = _REVISION.search(said)
-    if found is not None and was_made_by_newer(found[1]):
-        return errors.BackendError(
-            f"the MLflow database was made by a newer version than this, {metadata.version('mlflow')}: {said}; "
-            "pip install --upgrade mlflow, or log into another database"
-        )
     remedy = f"; make a copy of {path}, then: mlflow db upgrade {shlex.quote(uri)}" if path is not None else ""
     return errors.BackendError(f"the MLflow database cannot be used: {said}{remedy}")
 
