@@ -205,7 +205,7 @@ class Sdk:
 
     def finish(self, run: Any, *, failed: str | None) -> None:
         """End a run, with what failed."""
-        state = run.state
+        state = getattr(run, "state", None)
         if isinstance(state, enum.Enum):
             run.finish(type(state)["CRASHED" if failed else "SUCCESS"], error=failed)
         else:

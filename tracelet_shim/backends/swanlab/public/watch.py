@@ -8,6 +8,7 @@ nothing else is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import threading
 import time
@@ -161,7 +162,7 @@ class Watch:
         with self._lock:
             number = self._waiting.pop((models[0].key, models[0].step), None)
             if number is not None:
-                self._refused.append(Refused(number, str(error)))
+                self._refused.append(Refused(number, _reason(error, response)))
         return None
 
     def _done(self, models: Sequence[Any]) -> None:
@@ -191,6 +192,16 @@ class Watch:
 
 def _original(upload: Any) -> Any:
     return getattr(upload, "original", upload)
+
+
+def _reason(error: Exception, response: Any) -> str:
+    """Return what the service says of a refusal, without the addresses that the SDK puts around it."""
+    if response is not None and _is_own(response):
+        with contextlib.suppress(ValueError):
+            said = response.json()
+            if isinstance(said, dict) and said.get("message"):
+                return str(said["message"])
+    return str(error)
 
 
 def _is_own(response: Any) -> bool:
