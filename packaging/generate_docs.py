@@ -226,6 +226,7 @@ def compatibility() -> str:
     if not begin or not end:
         sys.exit(f"compatibility.md lacks the lines between which its tables go:\n{BEGIN}{END}")
     results = {cell: result for cell, result in matrix.results() if result}
+    missing = [cell.name for cell, result in matrix.results() if not result]
     by_tracker = []
     for backend in ours():
         theirs = [(cell, result) for cell, result in results.items() if cell.tracker == backend.name and cell.version]
@@ -234,7 +235,7 @@ def compatibility() -> str:
         accepted = f"`{backend.distribution}` {backend.versions.oldest} to {backend.versions.newest}"
         by_tracker.append([head, accepted, "; ".join(_ran(cell, result) for cell, result in theirs), "; ".join(needs)])
     rest_of_all = [
-        [f"Python {cell.python}", ", ".join(map(_title, cell.trackers)), _beside(result), _verdict(result)]
+        [f"Python {cell.python}", ", ".join(map(_title, cell.trackers)), _beside(result), _verdict(result) + _gap(cell)]
         for cell, result in results.items() if not cell.version
     ]  # fmt: skip
     lines = [
@@ -243,6 +244,7 @@ def compatibility() -> str:
         "",
         *backends.markdown_table(["interpreter", "trackers, as pip installs them there", "with", "result"], rest_of_all),
         "",
+        *([f"Not run yet: {', '.join(missing)}.", ""] if missing else []),
     ]
     return before + begin + "\n".join(lines) + end + after
 
@@ -272,6 +274,10 @@ def _verdict(result: matrix.Result) -> str:
     passed = ", ".join(f"{name}: {row['passed']} passed" for name, row in sorted(result["hostings"].items()))
     failed = sum(len(checks) for row in result["hostings"].values() for checks in row["failed"].values())
     return passed + (f", {failed} failed" if failed else "")
+
+
+def _gap(cell: matrix.Cell) -> str:
+    return f"; {cell.gap}" if cell.gap else ""
 
 
 PAGES = {"compatibility.md": compatibility, "fidelity.md": fidelity, "settings.md": settings, "the-run.md": the_run}
