@@ -36,8 +36,8 @@ ROOT = HERE.parent
 TORCH = "2.13.0"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 _AT_THE_END = (
-    "thread hosting: from 3.12 on Python starts no thread any more when a program ends, and SDKs that are still to open or close a "
-    "run then want to; what is missing is named, and comes with `replay --resume`"
+    "thread hosting: Python 3.12 (not 3.13) starts no thread any more when a program ends, and SDKs that are still to open or "
+    "close a run then want to; what is missing is named, and comes with `replay --resume`"
 )
 
 
@@ -90,7 +90,7 @@ def cells() -> list[Cell]:
     """Return all cells: those of each tracker, then those with all, then the wheels."""
     trackers = [name for name in registry.names() if (HERE / "trackers" / f"{name}.toml").exists()]
     found = [cell for tracker in trackers for cell in _of_tracker(tracker)]
-    gaps = {"3.12": _AT_THE_END, "3.13": _AT_THE_END}
+    gaps = {"3.12": _AT_THE_END}
     found += [Cell("all", python=python, gap=gaps.get(python, "")) for python in PYTHONS]
     wheels = [Cell(tracker, python=python, torch="") for tracker in trackers for python in PYTHONS]
     return found + [cell for cell in wheels if extra_requirements(cell.tracker, cell.python)]

@@ -49,7 +49,7 @@ def test_generated_pages_are_fresh(tmp_path: Path) -> None:
     """What `make docs` writes is what is there: nobody edited it, and the code has not moved on."""
     subprocess.run([sys.executable, str(ROOT / "packaging" / "generate_docs.py"), str(tmp_path)], check=True)
     made = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.md"))
-    assert made == ["fidelity.md", "settings.md", "the-run.md", *(f"trackers/{name}.md" for name in ours())]
+    assert made == ["compatibility.md", "fidelity.md", "settings.md", "the-run.md", *(f"trackers/{name}.md" for name in ours())]
     for name in made:
         assert (DOCS / name).read_text() == (tmp_path / name).read_text(), f"docs/{name} is stale: make docs"
 
