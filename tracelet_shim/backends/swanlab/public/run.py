@@ -75,6 +75,9 @@ class PublicRun:
             yield "files", f"the installed SwanLab uploads no files: they are in {self.dir / 'files'}"
         if self.begun.continues and (self.mode != "online" or not self.begun.has_ids):
             yield "resume", f"the installed SwanLab cannot go on with a run ({self.mode}): each session is one of its own"
+        if self.begun.continues and self.mode == "online":
+            told = "what an earlier session of this run had handed to the installed SwanLab counts as delivered, unasked"
+            yield "earlier", f"{told}; to upload it again: swanlab sync, for each directory of it beside {self.dir}"
 
     # -- points -----------------------------------------------------------------------------------------------------
 
