@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml  # type: ignore[import-untyped]
-
 __all__ = ["ABOUT", "LOG", "Earlier", "Store", "earlier", "records"]
 
 LOG = "backup.swanlab"
@@ -92,6 +90,8 @@ class Earlier(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
+        import yaml  # type: ignore[import-untyped]
+
         path = self.folder / "files" / "config.yaml"
         found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
         return {key: entry["value"] for key, entry in (found or {}).items()}
