@@ -32,6 +32,7 @@ from tracelet_shim.backends.trackio.versions import known_names, takes
 __all__ = ["Older", "local_store"]
 
 _ROW, _CONFIG, _ID, _FILES = (f"{OWN}{name}" for name in ("row", "config", "id", "files/"))
+_RECENT = 50_000  # more than come again in one process: those of a write that failed
 _NO_ARTIFACTS = "Trackio has artifacts and registries from 0.36 on"
 
 
@@ -60,6 +61,7 @@ class Older(Local):
         self._media = Path(getattr(utils, "MEDIA_DIR", self._top / "media"))
         self._names = dict[str, str]()
         self._opened = set[str]()
+        self._recent = dict[str, None]()  # of rows without ids: those of the latest that this process has stored
         self._ids = dict[str, list[str]]()  # of rows without ids: run -> the ids that it had, sorted
 
     # -- runs ---------------------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class Older(Local):
         self._names[run_id] = name
         config = config and {**config, **({} if self.has_run_ids else {_ID: run_id})}
         if not self._has_row_ids:
-            there = set(self._ids_of(name))
+            there = {*self._ids_of(name), *self._recent}
             rows = [row for row in rows if row["log_id"] not in there]
         metrics = [row["metrics"] for row in rows]
         if not self._has_row_ids:
@@ -126,11 +128,12 @@ class Older(Local):
         except BaseException:
             self._ids.clear()  # they may be there all the same
             raise
+        self._remember(row["log_id"] for row in rows if row["metrics"])
 
     def log_system(self, rows: list[dict[str, Any]]) -> None:
         metrics, timestamps, ids = ([row[name] for row in rows] for name in ("metrics", "timestamp", "log_id"))
         if not self._has_row_ids:
-            there = set(self._ids_of(rows[0]["run"]))
+            there = {*self._ids_of(rows[0]["run"]), *self._recent}
             kept = [n for n, log_id in enumerate(ids) if log_id not in there]
             metrics, timestamps = [{**metrics[n], _ROW: ids[n]} for n in kept], [timestamps[n] for n in kept]
         more = {"timestamps": timestamps, "log_ids": ids, "run_id": rows[0]["run_id"]}
@@ -142,11 +145,18 @@ class Older(Local):
         except BaseException:
             self._ids.clear()
             raise
+        self._remember(ids)
+
+    def _remember(self, log_ids: Iterable[str]) -> None:
+        if not self._has_row_ids:
+            self._recent.update(dict.fromkeys(log_ids))
+            while len(self._recent) > _RECENT:
+                del self._recent[next(iter(self._recent))]
 
     def known(self, log_ids: Sequence[str]) -> list[str]:
         if self._has_row_ids:
             return super().known(log_ids)
-        there = {log_id for ids in self._ids.values() for log_id in ids}
+        there = {*self._recent, *(log_id for ids in self._ids.values() for log_id in ids)}
         return [log_id for log_id in log_ids if log_id in there]
 
     def spans(self, file_id: str, first: str, last: str, *, system: bool = False) -> list[tuple[str, str]]:
@@ -157,6 +167,7 @@ class Older(Local):
             ids = self._ids_of(name) if name in self._opened else []
             begin, end = bisect_left(ids, f"{file_id}{first}"), bisect_right(ids, f"{file_id}{last}~")
             found += [log_id for log_id in ids[max(begin - 1, 0) : end] if log_id.startswith(file_id)]
+        found = sorted({*found, *(log_id for log_id in self._recent if log_id.startswith(file_id))})
         return [(span[0], span[2]) for span in (log_id.removeprefix(file_id).partition("-") for log_id in found)]
 
     def _ids_of(self, name: str) -> list[str]:
