@@ -27,6 +27,7 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.text = ""
+        self._seen = 0  # characters of it that come before what is waited for next
         self._fd, end = pty.openpty()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _TAKE_TERMINAL, *command], env=dict(environment), stdin=end, stdout=end,
@@ -48,12 +49,12 @@ class Terminal:
         os.write(self._fd, keys.encode())
 
     def wait_for(self, pattern: str, seconds: float = 60.0) -> None:
-        """Read until what is on the screen from now on matches."""
+        """Read until what has come since the last thing that was waited for, perhaps together with that, matches."""
         until = time.monotonic() + seconds
-        start = len(self.text)
-        while not re.search(pattern, self.text[start:]):
+        while not (found := re.compile(pattern).search(self.text, self._seen)):
             assert time.monotonic() < until, f"{pattern!r} did not come:\n{self.text}"
             assert self._read(0.1), f"{pattern!r} had not come at the end:\n{self.text}"
+        self._seen = found.end()
 
     def end(self, seconds: float = 60.0) -> int:
         """Read until the end of the program; return its exit code, or the negative number of its signal."""
