@@ -77,6 +77,20 @@ def states(process: int) -> list[str]:
     return found
 
 
+def starved(process: int) -> dict[Path, float]:
+    """Return for how many seconds each thread of a process was ready to run, and waited for a processor."""
+    found = {}
+    for path in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # the thread has ended since
+            found[path] = int(path.read_text().split()[1]) / 1e9
+    return found
+
+
+def longest_wait(process: int, before: Mapping[Path, float]) -> float:
+    """Return how long a thread of a process has been `starved` since, the one that was so longest: threads wait at one time."""
+    return max((waited - before.get(path, 0.0) for path, waited in starved(process).items()), default=0.0)
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as probe:
@@ -209,21 +223,14 @@ class Training:
     def _wait_for_exit(self, since: float) -> None:
         """Exit takes `exit_timeout`, three seconds for the relay process to end, and three more; what they could not do since the
         machine had no processor for them is not their time."""
-        before, lost = self._starved(), 0.0
+        processes = (self.process.pid, *self.relays)
+        before = {place: waited for pid in processes for place, waited in starved(pid).items()}
+        lost = 0.0
         while self.process.poll() is None:
-            lost = max(lost, self._starved() - before)
+            lost = max(lost, sum(longest_wait(pid, before) for pid in (self.process.pid, *self.relays)))
             took = time.time() - since - min(lost, 60)
             assert took < self.exit_timeout + 6, f"it has not ended {took:.1f} s after its last line:\n{self.errors}"
             time.sleep(0.05)
-
-    def _starved(self) -> float:
-        """Return for how many seconds threads of the program and its relays were ready to run, and waited for a processor."""
-        waited = 0
-        for pid in (self.process.pid, *self.relays):
-            for place in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-                with contextlib.suppress(OSError):
-                    waited += int(place.read_text().split()[1])
-        return waited / 1e9
 
     def stop(self) -> None:
         """Leave nothing behind: kill the program and its relays."""
