@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from matrix.cells import ROOT, Cell, cells, core_requirements, turn
 from matrix.results import Result, holds, keep, result_of
 from tracelet_shim.backends import registry
@@ -122,9 +124,9 @@ def _interpreter(minor: str) -> str | None:
 
 def _installed(python: Path, cell: Cell) -> dict[str, str]:
     done = _call([str(python), "-m", "pip", "list", "--format=json"])
-    versions = {row["name"].lower().replace("_", "-"): row["version"] for row in json.loads(done.stdout)}
-    theirs = [registry.find(tracker).distribution.lower().replace("_", "-") for tracker in cell.trackers]
-    wanted = dict.fromkeys([*TOLD, *theirs])
+    versions = {canonicalize_name(row["name"]): row["version"] for row in json.loads(done.stdout)}
+    theirs = [registry.find(tracker).distribution for tracker in cell.trackers]
+    wanted = dict.fromkeys(map(canonicalize_name, [*TOLD, *theirs]))
     return {name: versions[name] for name in wanted if name in versions}
 
 
@@ -182,7 +184,6 @@ def _line(result: Result) -> str:
         failed = [f"{len(checks)} FAILED ({checks[0]}: {why})" for why, checks in row["failed"].items()]
         parts.append(", ".join([f"{hosting} {row['passed']} passed", *failed]))
     return "; ".join(parts)
-
 
 
 if __name__ == "__main__":

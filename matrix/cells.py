@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,18 +73,16 @@ class Cell(NamedTuple):
         """Whose SDKs are in it."""
         if self.tracker != "all":
             return [self.tracker]
-        asked = {Requirement(line).name.lower().replace("_", "-") for line in extra_requirements("all", self.python)}
-        return [name for name in registry.names() if registry.find(name).distribution.lower().replace("_", "-") in asked]
+        asked = {canonicalize_name(Requirement(line).name) for line in extra_requirements("all", self.python)}
+        return [name for name in registry.names() if canonicalize_name(registry.find(name).distribution) in asked]
 
     @property
     def requirements(self) -> list[str]:
         """What pip is asked for, besides this package and what tests need."""
         torch = [f"torch=={self.torch}"] if self.torch else []
-        if self.tracker == "all":
-            return [*torch, *extra_requirements("all", self.python), *self.beside]
-        if not self.version:
-            return [*torch, *extra_requirements(self.tracker, self.python), *self.beside]
-        return [*torch, f"{registry.find(self.tracker).distribution}=={self.version}", *self.beside]
+        if self.version:
+            return [*torch, f"{registry.find(self.tracker).distribution}=={self.version}", *self.beside]
+        return [*torch, *extra_requirements(self.tracker, self.python), *self.beside]
 
 
 def cells() -> list[Cell]:
@@ -107,13 +106,10 @@ def _of_tracker(tracker: str) -> Iterator[Cell]:
 
 def turn(number: int, many: int = 2) -> Iterator[Cell]:
     """Yield the oldest versions of `many` trackers, by turns: those that the number falls on."""
-    floors = [cell for cell in cells() if cell.version and cell.torch == TORCH and cell.python == "3.11" and _is_oldest(cell)]
+    of_trackers = [cell for cell in cells() if cell.version and cell.torch == TORCH and cell.python == "3.11"]
+    floors = [cell for cell in of_trackers if cell.version == registry.find(cell.tracker).versions.oldest]
     for i in range(min(many, len(floors))):
         yield floors[(number * many + i) % len(floors)]
-
-
-def _is_oldest(cell: Cell) -> bool:
-    return cell.tracker != "all" and cell.version == registry.find(cell.tracker).versions.oldest
 
 
 def core_requirements() -> list[str]:
