@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from tracelet_shim.cli._waiting import flush
+
 __all__ = ["Supervisor", "end_like"]
 
 _FINAL = {signal.SIGKILL, signal.SIGSTOP}
@@ -152,9 +154,7 @@ def _stop() -> None:
 
 def end_like(code: int) -> NoReturn:
     """End this process with the exit code, or by the signal, that the command ended with."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    flush()
     if code < 0:
         # The command has dumped core, if it was to; another core of ours would be of no use, and could take its name.
         with contextlib.suppress(OSError, ValueError):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import NoReturn
 
-__all__ = ["Waiting", "end_with"]
+__all__ = ["Waiting", "end_with", "flush"]
 
 
 class Waiting:
@@ -42,9 +42,14 @@ class Waiting:
         return True
 
 
-def end_with(code: int) -> NoReturn:
-    """End this process with the exit code that the command ended with."""
+def flush() -> None:
+    """Write out what has been printed, if there is still somebody who reads it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+
+
+def end_with(code: int) -> NoReturn:
+    """End this process with the exit code that the command ended with."""
+    flush()
     os._exit(code & 0xFF if code < 0 else code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import yaml
+
+from tests.backends import leveldb
 
 NAME = "backup.swanlab"
 MADE_BY_SDK = {"config.yaml", "requirements.txt", "swanlab-metadata.json", "conda.yaml"}
@@ -22,21 +23,9 @@ def log_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (model, fields) up to the end, or to where a killed process left off."""
     data = path.read_bytes()
     assert not data or data[:6] == struct.pack("<4sH", b":SWL", 0xE1D6)
-    at, parts = 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        crc, size, kind = struct.unpack("<IHB", data[at : at + 7])
-        piece = data[at + 7 : at + 7 + size]
-        if len(piece) < size or zlib.crc32(piece, zlib.crc32(bytes([kind]))) != crc:
-            return
-        at += 7 + size
-        parts = piece if kind in (1, 2) else parts + piece
-        if kind in (1, 4):
-            line = json.loads(parts)
-            yield line["model_type"], line["data"]
+    for record in leveldb.records(data):
+        line = json.loads(record)
+        yield line["model_type"], line["data"]
 
 
 def told(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import json
 import re
 import struct
 import wave
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -21,6 +20,7 @@ import yaml
 from PIL import Image, ImageSequence
 
 from tests.backends.attached import files_of
+from tests.backends.leveldb import records
 from tests.backends.swanlab import old
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
@@ -29,25 +29,12 @@ _KIND = re.compile(r"(.*) \(([a-z_]+)\)", re.DOTALL)
 
 
 def _log_records(path: Path) -> Iterator[Any]:
-    """Yield the records of a log up to its end, or to where a killed process left off."""
+    """Return the records of a log up to its end, or to where a killed process left off."""
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 
     data = path.read_bytes()
     assert not data or data[:7] == struct.pack("<4sHB", b":SWL", 0xE1D6, 2)
-    at, parts = 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        crc, size, kind = struct.unpack("<IHB", data[at : at + 7])
-        piece = data[at + 7 : at + 7 + size]
-        if len(piece) < size or zlib.crc32(piece, zlib.crc32(bytes([kind]))) != crc:
-            return
-        at += 7 + size
-        parts = piece if kind in (1, 2) else parts + piece
-        if kind in (1, 4):
-            yield Record.FromString(parts)
+    return map(Record.FromString, records(data))
 
 
 class Entry(NamedTuple):

@@ -6,9 +6,7 @@ import html
 import io
 import json
 import re
-import struct
 import wave
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from tests.backends.attached import files_of
+from tests.backends.leveldb import records
 from tracelet_shim.testing import NDArray, Point, Reader, Trial
 
 _OWN = {"_timestamp", "_runtime", "_step", "_wandb", "global_step"}
@@ -24,24 +23,10 @@ _OWN = {"_timestamp", "_runtime", "_step", "_wandb", "global_step"}
 
 
 def _log_records(path: Path) -> Iterator[Any]:
-    """Yield the records of a log up to its end, or to where a killed process left off."""
+    """Return the records of a log up to its end, or to where a killed process left off."""
     from wandb.proto import wandb_internal_pb2
 
-    data = path.read_bytes()
-    at, parts = 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        crc, size, kind = struct.unpack("<IHB", data[at : at + 7])
-        piece = data[at + 7 : at + 7 + size]
-        if kind == 0 or len(piece) < size or zlib.crc32(piece, zlib.crc32(bytes([kind]))) != crc:
-            return
-        at += 7 + size
-        parts = piece if kind in (1, 2) else parts + piece
-        if kind in (1, 4):
-            yield wandb_internal_pb2.Record.FromString(parts)
+    return map(wandb_internal_pb2.Record.FromString, records(path.read_bytes()))
 
 
 def _path_of(key: str, full: dict[str, str]) -> str:

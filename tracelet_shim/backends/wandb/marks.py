@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracelet_shim.backends.wandb.resume import BLOCK
 from tracelet_shim.backends.wandb.versions import interface
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ __all__ = ["Marks"]
 
 _log = logging.getLogger(__name__)
 
-_BLOCK = 1 << 15
 _MARK = "tracelet-mark-{};"
 _FOUND = re.compile(rb"tracelet-mark-(\d+);")
 _LONGEST = 40
@@ -72,7 +72,7 @@ class Marks:
         """
         self._put += 1
         mark = _MARK.format(self._put)
-        self._interface._publish(self._record(mark * (_BLOCK // len(mark) + 1 if at_once else 1)))
+        self._interface._publish(self._record(mark * (BLOCK // len(mark) + 1 if at_once else 1)))
         return self._put
 
     def on_disk(self) -> int:

@@ -22,12 +22,12 @@ from tracelet_shim.backends.shared.rows import WALL_TOLERANCE
 from tracelet_shim.backends.shared.seen import Seen
 from tracelet_shim.backends.wandb.samples import line_of
 
-__all__ = ["Found", "There", "end_of_logs", "logs_of", "remove_begun"]
+__all__ = ["BLOCK", "Found", "There", "end_of_logs", "logs_of", "remove_begun"]
 
 TAIL = 32 << 20
 """Bytes at the end of an earlier log that are looked through: as much as what is unsettled may take."""
 
-_BLOCK, _LOG_HEADER, _PIECE = 1 << 15, 7, struct.Struct("<IHB")
+BLOCK, _LOG_HEADER, _PIECE = 1 << 15, 7, struct.Struct("<IHB")
 
 _SAMPLE = "\0"
 """What the keys of system metrics begin with here; those of rows cannot."""
@@ -223,13 +223,13 @@ def _records(log: Path) -> Iterator[Any]:
     from wandb.proto import wandb_internal_pb2
 
     with open(log, "rb") as file:
-        start = max(0, log.stat().st_size - TAIL) // _BLOCK * _BLOCK
+        start = max(0, log.stat().st_size - TAIL) // BLOCK * BLOCK
         file.seek(start)
         data = file.read()
     at, record = 0 if start else _LOG_HEADER, b""
     whole = start == 0  # else the first pieces may belong to a record that began before
     while at + _PIECE.size <= len(data):
-        room = _BLOCK - at % _BLOCK
+        room = BLOCK - at % BLOCK
         if room < _PIECE.size:
             at += room
             continue
