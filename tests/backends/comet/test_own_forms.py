@@ -21,8 +21,8 @@ from tests.sample_events import Maker
 from tests.servers.fixtures import Serve
 from tests.servers.harness import Server
 from tracelet_shim import events as ev
-from tracelet_shim.backends.comet.compat import uploads_registrations
 from tracelet_shim.backends.comet.process import OFF
+from tracelet_shim.backends.comet.versions import uploads_registrations
 
 HERE = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from tests.faults.conftest import Train
 from tests.faults.harness import losses
 from tests.sample_events import Maker
 from tests.servers.fixtures import Serve
-from tracelet_shim.backends.comet import archive, compat
+from tracelet_shim.backends.comet import archive, versions
 from tracelet_shim.backends.comet.process import discreet
 
 
@@ -79,7 +79,7 @@ def test_links_of_a_projection(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(comet_ml, "Embedding", Old)
     given: dict[str, Any] = dict.fromkeys(("vector_url", "metadata_url", "sprite_url", "sprite_asset_id"))
-    made = compat.projection(**given, vector_asset_id="a", metadata_asset_id="b", experiment_key="k")
+    made = versions.projection(**given, vector_asset_id="a", metadata_asset_id="b", experiment_key="k")
     link = "/api/asset/download?assetId={}&experimentKey=k"
     assert made.links == (link.format("a"), link.format("b"), None)
 
@@ -113,15 +113,15 @@ def test_project_is_named_as_the_sdk_asks() -> None:
     def new(project: str | None = None, project_name: str | None = None) -> None:
         """As since."""
 
-    assert compat.named_project(old, "p") == {"project": "p"}
-    assert compat.named_project(new, "p") == {"project_name": "p"}
+    assert versions.named_project(old, "p") == {"project": "p"}
+    assert versions.named_project(new, "p") == {"project_name": "p"}
 
 
 def test_step_of_a_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the upload would mark the run as failed for it, the step of a scene is in the metadata."""
     scene = {"name": "m", "step": 3, "metadata": {"tag": "m"}}
-    monkeypatch.setattr(compat, "_scene_has_step", lambda: True)
-    assert compat.as_uploaded("3d-image", scene) == scene
-    monkeypatch.setattr(compat, "_scene_has_step", lambda: False)
-    assert compat.as_uploaded("3d-image", scene) == {"name": "m", "metadata": {"tag": "m", "step": 3}}
-    assert compat.as_uploaded("metric_msg", scene) == scene
+    monkeypatch.setattr(versions, "_scene_has_step", lambda: True)
+    assert versions.as_uploaded("3d-image", scene) == scene
+    monkeypatch.setattr(versions, "_scene_has_step", lambda: False)
+    assert versions.as_uploaded("3d-image", scene) == {"name": "m", "metadata": {"tag": "m", "step": 3}}
+    assert versions.as_uploaded("metric_msg", scene) == scene

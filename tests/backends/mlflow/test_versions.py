@@ -17,7 +17,7 @@ from tests.backends.mlflow.plain import PlainServer
 from tests.backends.mlflow.reader import MLflowReader
 from tests.sample_events import Maker, run_info
 from tracelet_shim import errors
-from tracelet_shim.backends.mlflow import compat
+from tracelet_shim.backends.mlflow import versions
 from tracelet_shim.backends.mlflow.backend import MLflowBackend
 
 
@@ -137,8 +137,8 @@ def test_a_database_of_a_newer_mlflow(store: Path, lacks: tuple[str, ...]) -> No
     with pytest.raises(errors.BackendError, match=r"newer version than this, .*pip install --upgrade mlflow") as caught:
         MLflowBackend({"tracking_uri": f"sqlite:///{copy}"}).open(run_info())
     assert "db upgrade" not in str(caught.value)
-    assert compat.was_made_by_newer("fffff0000000")
-    assert not compat.was_made_by_newer("451aebb31d03")
+    assert versions.was_made_by_newer("fffff0000000")
+    assert not versions.was_made_by_newer("451aebb31d03")
 
 
 def test_a_provider_that_cannot_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +156,8 @@ def test_a_provider_that_cannot_be_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(GitRunContext, "tags", lambda _: {"mlflow.source.git.commit": "the relay's"})
     for function in (newer, resolve_tags):
         monkeypatch.setattr(registry, "resolve_tags", function)
-        assert "mlflow.source.git.commit" not in compat.context_tags({"a": "b"})
-        kept = compat.context_tags({"mlflow.source.git.commit": "his", "a": "b"})
+        assert "mlflow.source.git.commit" not in versions.context_tags({"a": "b"})
+        kept = versions.context_tags({"mlflow.source.git.commit": "his", "a": "b"})
         assert (kept["mlflow.source.git.commit"], kept["a"], "mlflow.user" in kept) == ("his", "b", True)
 
 

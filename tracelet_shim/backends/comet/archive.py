@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tracelet_shim import errors
-from tracelet_shim.backends.comet.compat import as_uploaded
+from tracelet_shim.backends.comet.versions import as_uploaded
 from tracelet_shim.common.system import lock
 
 __all__ = ["Journal", "last_messages", "offline_class", "pack", "pack_abandoned", "remove_begun"]

@@ -19,7 +19,6 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.comet import drawings, own_forms
 from tracelet_shim.backends.comet.archive import pack_abandoned
-from tracelet_shim.backends.comet.compat import experiment_class
 from tracelet_shim.backends.comet.experiments import Experiments, archive_directory, key_of
 from tracelet_shim.backends.comet.fetching import cannot_fetch, fetch
 from tracelet_shim.backends.comet.line import CHUNK, RefusedError
@@ -32,6 +31,7 @@ from tracelet_shim.backends.comet.process import active, import_sdk
 from tracelet_shim.backends.comet.resume import Left, left_behind
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.comet.settings import is_offline, setting
+from tracelet_shim.backends.comet.versions import experiment_class
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names, Shortened
 from tracelet_shim.backends.shared.options import Parser, switch

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.comet import compat
+from tracelet_shim.backends.comet import versions
 
 __all__ = ["bins", "embedding", "points_3d", "row_count"]
 
@@ -70,7 +70,7 @@ def points_3d(event: ev.Mesh, name: str, experiment: Any) -> list[Any]:
             "size": dict(zip(("width", "height", "depth"), (high - low).tolist(), strict=True)),
             "segments": outlines,
         }  # fmt: skip
-        compat.points_3d(
+        versions.points_3d(
             f"{name} ·{i}" if len(vertices) > 1 else name,
             [row + colors[n] for n, row in enumerate(rows)] if colors is not None else rows,
             [box] if outlines else None,
@@ -99,7 +99,7 @@ def embedding(event: ev.Embedding, name: str, experiment: Any, asset_of: Callabl
 
     (vectors, vectors_url), (labels, labels_url) = link("tensors.tsv"), link("metadata.tsv")
     sprite, sprite_url = link("sprite.png") if event.sprite is not None else (None, None)
-    shown = compat.projection(
+    shown = versions.projection(
         vector_url=vectors_url, vector_shape=[row_count(event), math.prod(event.matrix.shape[1:])], vector_asset_id=vectors,
         metadata_url=labels_url, metadata_asset_id=labels, sprite_url=sprite_url, sprite_asset_id=sprite,
         image_size=event.sprite_size, title=name, experiment_key=experiment.id,

@@ -11,11 +11,11 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import Journal, offline_class, remove_begun
-from tracelet_shim.backends.comet.compat import named_project, offline_directory
 from tracelet_shim.backends.comet.names import digest
 from tracelet_shim.backends.comet.process import OFF, discreet, sdk_alone
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.comet.settings import setting
+from tracelet_shim.backends.comet.versions import named_project, offline_directory
 from tracelet_shim.backends.run_info import RunInfo
 
 __all__ = ["Experiments", "archive_directory", "key_of"]

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
-from tracelet_shim.backends.comet.compat import get_artifact
 from tracelet_shim.backends.comet.experiments import workspace_of
 from tracelet_shim.backends.comet.names import artifact_name
 from tracelet_shim.backends.comet.process import import_sdk, sdk_settings
 from tracelet_shim.backends.comet.settings import is_offline
+from tracelet_shim.backends.comet.versions import get_artifact
 from tracelet_shim.backends.shared.names import file_names
 
 __all__ = ["Wanted", "cannot_fetch", "fetch", "wanted"]

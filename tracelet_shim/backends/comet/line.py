@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from tracelet_shim import errors
-from tracelet_shim.backends.comet.compat import behind_queue, tell_status
+from tracelet_shim.backends.comet.versions import behind_queue, tell_status
 from tracelet_shim.backends.shared.transient import Verdict, judge, may_open
 
 __all__ = ["CHUNK", "Line", "RefusedError", "line_of", "point"]

@@ -10,9 +10,9 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.comet.compat import longest_name
 from tracelet_shim.backends.comet.names import digest
 from tracelet_shim.backends.comet.run import RunExperiment
+from tracelet_shim.backends.comet.versions import longest_name
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import cut, utf8
 from tracelet_shim.eventfiles.own_files import is_sample

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level
-from tracelet_shim.backends.comet.compat import uploads_registrations
 from tracelet_shim.backends.comet.line import RefusedError
 from tracelet_shim.backends.comet.names import aliases_of, registry_name
+from tracelet_shim.backends.comet.versions import uploads_registrations
 from tracelet_shim.backends.render import files
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import utf8

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Backend, Capability, Ending, Level, OpenedRun, RunInfo, Status
-from tracelet_shim.backends.mlflow import compat, limits, login, settings
+from tracelet_shim.backends.mlflow import limits, login, settings
 from tracelet_shim.backends.mlflow.errors import passes, refused_as
 from tracelet_shim.backends.mlflow.fetching import fetch
 from tracelet_shim.backends.mlflow.models import log_model, register
@@ -42,6 +42,7 @@ from tracelet_shim.backends.mlflow.tables import table_file
 from tracelet_shim.backends.mlflow.tags import listed, origin, tags_of
 from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.mlflow.trials import Trials
+from tracelet_shim.backends.mlflow.versions import VERSIONS, missing_for_databases
 from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.shared.names import Names, Shortened
@@ -61,7 +62,7 @@ class MLflowBackend(Backend):
     name = "mlflow"
     module = "mlflow"
     distribution = "mlflow"
-    versions = compat.VERSIONS
+    versions = VERSIONS
     probe = PROBE
     own_hook = staticmethod(own_hook)
     fetch = staticmethod(fetch)
@@ -170,7 +171,7 @@ class MLflowBackend(Backend):
     def check(cls, *, offline: bool, options: Mapping[str, Any]) -> None:
         super().check(offline=offline, options=options)
         uri = cls.probe.address(cls.parsed(options))
-        missing = settings.missing_login(uri) or "; remedy: ".join(compat.missing_for_databases(uri) or ())
+        missing = settings.missing_login(uri) or "; remedy: ".join(missing_for_databases(uri) or ())
         if missing:
             raise errors.BackendUnavailableError(cls.name, missing)
 
@@ -232,7 +233,7 @@ class MLflowBackend(Backend):
 
     def advice(self, error: BaseException) -> str:
         status, _ = refused_as(error) or (0, False)
-        if isinstance(error, ImportError) and (missing := compat.missing_for_databases(self._uri)) is not None:
+        if isinstance(error, ImportError) and (missing := missing_for_databases(self._uri)) is not None:
             return missing[1]  # `check` did not know where MLflow would log
         return login.advice(status, self._uri) or super().advice(error)
 

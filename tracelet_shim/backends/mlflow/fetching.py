@@ -10,11 +10,11 @@ from typing import Any
 
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
 from tracelet_shim.backends.mlflow import settings
-from tracelet_shim.backends.mlflow.compat import version_of
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.file import path_of
 from tracelet_shim.backends.mlflow.limits import artifact_paths
 from tracelet_shim.backends.mlflow.models import logged_model
+from tracelet_shim.backends.mlflow.versions import version_of
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import file_names
 

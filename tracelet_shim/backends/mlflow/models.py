@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim import events as ev
-from tracelet_shim.backends.mlflow.compat import logged_models, outputs_of
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.run import ONCE
 from tracelet_shim.backends.mlflow.sending import Sender
+from tracelet_shim.backends.mlflow.versions import logged_models, outputs_of
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.common.system import refer

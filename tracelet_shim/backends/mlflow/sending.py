@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from tracelet_shim.backends.mlflow.compat import artifacts_at, takes_colons
 from tracelet_shim.backends.mlflow.limits import MAX_KEY, MAX_TAG, SURE_TAG
+from tracelet_shim.backends.mlflow.versions import artifacts_at, takes_colons
 
 __all__ = ["Sender"]
 

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tracelet_shim import errors
-from tracelet_shim.backends.mlflow.compat import SERVERS, let_go, was_made_by_newer
 from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
+from tracelet_shim.backends.mlflow.versions import SERVERS, let_go, was_made_by_newer
 from tracelet_shim.common.private_files import locked
 
 __all__ = ["connect", "one_at_a_time"]

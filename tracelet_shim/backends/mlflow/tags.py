@@ -7,8 +7,8 @@ import os
 from typing import Any
 
 from tracelet_shim.backends.base import RunInfo
-from tracelet_shim.backends.mlflow.compat import context_tags
 from tracelet_shim.backends.mlflow.limits import plain, run_name
+from tracelet_shim.backends.mlflow.versions import context_tags
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.provenance.secrets import mask_text

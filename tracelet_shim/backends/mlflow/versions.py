@@ -25,6 +25,7 @@ SERVERS = ("postgresql", "mysql", "mssql")
 _DATABASES = Versions(needs=(Need("<3.9", "sqlalchemy", "<2.1", "it imports a pool that 2.1 has not"),))
 """What is needed only where the store is a database."""
 
+
 def missing_for_databases(uri: str) -> tuple[str, str] | None:
     """Return what keeps the installed MLflow from using a store that is a database, and what to do; None for any other store."""
     if uri.partition(":")[0].partition("+")[0] not in ("sqlite", *SERVERS):
