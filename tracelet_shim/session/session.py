@@ -259,6 +259,7 @@ class Session(OwnMethods):
         Returns:
             False if the time ran out, delivery to a tracker has failed for good, or one has refused an event.
         """
+        intercept.settle()
         self._recorder.wait_no_longer()
         if self._bus is None:
             return True
@@ -355,9 +356,9 @@ class Session(OwnMethods):
             return
         self._stopped_as = status
         self.active = False
-        reason = intercept.missed()
-        if reason is not None:
+        if (reason := intercept.missed()) is not None:
             self.nothing_seen(reason)
+        intercept.settle()
         self._recorder.wait_no_longer()
         if self._bus is None:
             self._is_over = True
