@@ -124,7 +124,7 @@ class Source:
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
         self.find_position(writer)
-        call = _calls.now.call
+        call = self.call()
         owner = _logdir(call.writer) if call is not None else self.logdir
         if self.runs is None or self.runs[0] is not sink:  # made before this session was there
             self.runs = (sink, runs_of(call.writer, sink) if call is not None and owner != self.logdir else sink.active_runs())
@@ -137,6 +137,23 @@ class Source:
         """Find out how many events are in the file of a writer that was used before we watched it."""
         if self.position is None:
             self.position = _count(writer, self.path)
+
+    def call(self) -> _calls.Note | None:
+        """Return the call in this thread that an event may come from."""
+        return _calls.now.call
+
+
+class _Direct(Source):
+    """An EventFileWriter that is part of no FileWriter."""
+
+    __slots__ = ()
+
+    def call(self) -> None:
+        """No method that is noted writes to such a one: it is a signal handler's, in the middle of another call."""
+
+
+def _source_for(writer: Any, position: int | None) -> Source:
+    return Source(writer, position) if "event_writer" in writer.__dict__ else _Direct(writer, position)
 
 
 def _logdir(writer: Any) -> str:
@@ -171,7 +188,7 @@ def runs_of(writer: Any, sink: Sink) -> ActiveRuns:
 
 def new_runs(source: Source, sink: Sink) -> ActiveRuns:
     """Return to which runs a FileWriter belongs that is made now: to its SummaryWriter's, if that was made earlier."""
-    call = _calls.now.call
+    call = source.call()
     if call is not None:
         return runs_of(call.writer, sink)
     if making.now:
@@ -230,21 +247,22 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
 
 def events_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `EventFileWriter.__init__`: as `created`, where no FileWriter makes it."""
-    if writer is None or making.file:
+    if writer is None:
         return wrapped(*args, **kwargs)
     outer, making.events = making.events, writer
     try:
         result = wrapped(*args, **kwargs)
     finally:
         making.events = outer
-    _found(writer)
+    if not making.file:
+        _found(writer)
     return result
 
 
 def _found(writer: Any) -> None:
     """Take note of a file writer that was just made."""
     try:
-        source = Source(writer, 1)
+        source = _source_for(writer, 1)
         setattr(writer, ATTRIBUTE, source)
         sink = current.sink
         if sink is not None:
@@ -275,7 +293,7 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
         return wrapped(*args, **kwargs)
     if source is None:
         try:
-            source = writer.__dict__.setdefault(ATTRIBUTE, Source(writer, None))
+            source = writer.__dict__.setdefault(ATTRIBUTE, _source_for(writer, None))
         except Exception as error:
             sink.problem(error)
             return wrapped(*args, **kwargs)
@@ -299,7 +317,7 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
             try:
                 event = args[0] if args else kwargs["event"]
                 value = hint = None
-                call = _calls.now.call if "event_writer" in writer.__dict__ else None  # no method of ours writes to the others
+                call = source.call()
                 if call is not None:
                     try:
                         value, hint = call.contribution(event, writer)
