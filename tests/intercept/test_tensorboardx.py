@@ -335,3 +335,23 @@ def test_nothing_is_loaded_of_it_by_us(run_python: RunPython, tmp_path: Path) ->
         env=environment("mlflow", tmp_path),
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.cold
+def test_one_that_was_imported_past_us_is_named(run_python: RunPython, tmp_path: Path) -> None:
+    """By a program that has thrown all our hooks out: the end says whose writers nothing was seen of, and how to deliver it."""
+    done = run_python(
+        """
+        import sys
+        sys.meta_path = [finder for finder in sys.meta_path if "tracelet" not in type(finder).__module__]
+        sys.path_hooks[:] = [hook for hook in sys.path_hooks if "tracelet" not in type(hook).__module__]
+        from tensorboardX import SummaryWriter
+        with SummaryWriter("runs/x") as writer:
+            writer.add_scalar("loss", 1.0, 0)
+        """,
+        env=environment("mlflow", tmp_path),
+        check=False,
+    )
+    assert "nothing of tensorboardX reaches mlflow in this process (it was imported past us" in done.stderr
+    assert "tracelet-shim replay LOGDIR --backend mlflow" in done.stderr
+    assert done.returncode == 3

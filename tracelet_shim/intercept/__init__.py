@@ -12,10 +12,10 @@ from tracelet_shim.intercept._autolog import arguments_seen, install_autolog
 from tracelet_shim.intercept._sink import ActiveRuns, Sink, set_sink, sink
 from tracelet_shim.intercept._tap import absolute, flush_files
 from tracelet_shim.intercept._tensorboardx import settle
-from tracelet_shim.intercept._watch import install, missed
+from tracelet_shim.intercept._watch import install, missed, missed_package
 from tracelet_shim.intercept._wrapt import Wrapper
 
 __all__ = [
     "ActiveRuns", "Sink", "Wrapper", "absolute", "arguments_seen", "flush_files", "install", "install_autolog", "missed",
-    "set_sink", "settle", "sink", "use_fast_crc",
+    "missed_package", "set_sink", "settle", "sink", "use_fast_crc",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 from tracelet_shim._bootstrap import Lookout
 from tracelet_shim.intercept._wrapt import patch, patch_events, patch_tensorboardx, patch_tensorboardx_events
 
-__all__ = ["install", "missed"]
+__all__ = ["install", "missed", "missed_package"]
 
 _WATCHED: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {
     "torch.utils.tensorboard.writer": (("FileWriter", "SummaryWriter"), patch),
@@ -41,6 +41,17 @@ def install() -> None:
 
 def missed() -> str | None:
     """Return why nothing is seen of writers of this process, though their module is loaded; None if all is well."""
+    found = _missed()
+    return found[1] if found is not None else None
+
+
+def missed_package() -> str:
+    """Return whose writers those are."""
+    found = _missed()
+    return found[0].rpartition(".")[0] if found is not None else ""
+
+
+def _missed() -> tuple[str, str] | None:
     for name in _WATCHED:
         module = sys.modules.get(name)
         classes = _classes(name, module) if module is not None else ()
@@ -48,9 +59,9 @@ def missed() -> str | None:
             continue
         errors = [error for owner in classes if (error := _outcomes.get(owner)) is not None]
         if errors:
-            return repr(errors[0])
+            return name, repr(errors[0])
         if name != _LOADED_BY_OTHERS and not all(owner in _outcomes for owner in classes):
-            return "it was imported past us, by an import hook of another package or of the program"
+            return name, "it was imported past us, by an import hook of another package or of the program"
     return None
 
 

@@ -429,8 +429,8 @@ class Session(OwnMethods):
         """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
         names = ",".join(spec.name for spec in self._specs)
         text = (
-            f"nothing of torch.utils.tensorboard reaches {names} in this process ({reason}); to deliver what the event files "
-            f"have: tracelet-shim replay LOGDIR --backend {names}"
+            f"nothing of {intercept.missed_package()} reaches {names} in this process ({reason}); to deliver what the event "
+            f"files have: tracelet-shim replay LOGDIR --backend {names}"
         )
         if self._bus is None:
             run_report.add(unseen=text, pid=os.getpid())
