@@ -28,7 +28,8 @@ $(INSTALLED): pyproject.toml constraints.txt packaging/tracelet_shim.pth packagi
 demo: $(INSTALLED)  ## train a small model and show what arrived in MLflow, Aim and TensorBoard
 	$(BIN)/python examples/demo.py
 
-# More workers than cores: a test waits for its programs and servers half of the time.
+# More workers than cores: a test waits for its programs and servers half of the time. Which members of a matrix are left for
+# the night, so that this takes no more than 12 minutes, stands in CONTRIBUTING.md.
 test: $(INSTALLED)  ## run the tests of each change; ARGS='-k name' for some of them
 	$(BIN)/python -m pytest -n 4 --without-nightly $(ARGS)
 

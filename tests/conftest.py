@@ -93,7 +93,15 @@ def _memory() -> Path | None:
     return place if has_room and runs_programs and os.access(place, os.W_OK) else None
 
 
+AT_NIGHT = pytest.StashKey[set[str]]()
+"""Of a configuration, the names of the tests all of whose members are marked as nightly."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for item in items:
+        names[item.get_closest_marker("nightly") is not None].add(item.name.partition("[")[0])
+    config.stash[AT_NIGHT] = names[True] - names[False]
     if config.getoption("--without-nightly"):
         left_out = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=left_out)

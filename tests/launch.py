@@ -223,8 +223,14 @@ def _become(order: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    import gc
+
     import torch  # noqa: F401
 
+    # At its end an interpreter looks through all that torch has made, and a fork would copy all of it for that: this takes longer
+    # than most programs do.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait are waited for by nobody
     with socket.socket(fileno=int(sys.argv[1])) as _orders:
         _order = _serve(_orders)

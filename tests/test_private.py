@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.replay.commands import COMMAND, environment
 from tests.sample_events import run_info
@@ -43,8 +44,10 @@ def modes(directory: Path) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("mlflow_store")
-@pytest.mark.parametrize("umask", ["000", "277"])
-@pytest.mark.parametrize("named", [False, True], ids=["in the log directory", "where the user says"])
+@pytest.mark.parametrize(
+    ("named", "umask"),
+    each_change([(named, umask) for named in (False, True) for umask in ("000", "277")], (False, "000"), (True, "277")),
+)
 def test_the_files_of_a_session(run_python: RunPython, tmp_path: Path, umask: str, named: bool) -> None:
     """All that is left of a session which could not deliver everything is 0600, in a directory that is 0700; one that the user
     has made stays as it is."""

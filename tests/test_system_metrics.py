@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing import io_wrapper
 
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays
 from tests.replay.commands import tracelet_shim
@@ -68,7 +69,7 @@ def scalars(directory: Path) -> list[tuple[str, int]]:
     ]
 
 
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_samples_arrive_beside_the_data(run_python: RunPython, tmp_path: Path, hosting: str) -> None:
     """Each tracker has each sample once, under system/, at seconds since the start; the native event files have none, and
     the program's own data is complete."""

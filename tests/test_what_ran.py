@@ -19,6 +19,7 @@ import pytest
 
 from tests.backends import TRACKERS
 from tests.backends.about import about as about_tracker
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, relays
 from tests.replay.commands import tracelet_shim
@@ -73,7 +74,7 @@ def files_with(text: str, directory: Path) -> list[Path]:
     return [path for path in files if text.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_a_run_knows_its_code_and_machine(run_python: RunPython, work_tree: Path, hosting: str) -> None:
     """The run has commit and branch as tags, and as files the changes since the commit, the packages and all the rest."""
     run_python(LOG + f"session(delivery={hosting!r})\nlog(5)", "--rate", "0.1", cwd=work_tree)
@@ -264,7 +265,7 @@ def test_an_unknown_part_is_an_error() -> None:
         resolve({"what_ran": ["git", "env"]}, (), {})
 
 
-@pytest.mark.parametrize("hosting", ["process", "thread"])
+@pytest.mark.parametrize("hosting", each_change(("process", "thread"), "process"))
 def test_all_trackers_have_it_and_no_secret(run_python: RunPython, work_tree: Path, hosting: str) -> None:
     """One program, all trackers: each has the three files in its own store, and none has a secret of the arguments, of the
     environment, of the remote's URL or of the changed code, in any file that it has written."""

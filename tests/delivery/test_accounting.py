@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tracelet_shim as tracelet
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, tensorboard_steps
 from tests.delivery.test_bus import StalledChannel
@@ -282,7 +283,7 @@ def test_a_run_that_was_not_ended_is_no_success(writer: Any, backend: type[Recor
     assert (state.delivered, state.pending, state.failed) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("backend", ["HangsInClose", "FailsInClose"])
+@pytest.mark.parametrize("backend", each_change(("HangsInClose", "FailsInClose"), "HangsInClose"))
 def test_run_fails_where_a_run_was_not_ended(tmp_path: Path, backend: str) -> None:
     """`tracelet-shim run --strict` has exit code 3 for such a run as well, whatever the program itself asks for."""
     (tmp_path / "program.py").write_text(
@@ -479,8 +480,11 @@ def test_what_comes_too_late_is_named(run_python: RunPython, tmp_path: Path) -> 
     assert tensorboard_steps(tmp_path) == list(range(105))
 
 
-@pytest.mark.parametrize("hosting", ["process", "thread"])
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("strict", "hosting"),
+    each_change([(strict, hosting) for strict in (True, False) for hosting in ("process", "thread")],
+                (True, "process"), (False, "thread")),
+)  # fmt: skip
 def test_what_a_handler_logs_after_the_end_is_named(
     run_python: RunPython, tmp_path: Path, hosting: str, strict: bool
 ) -> None:

@@ -8,9 +8,7 @@ import pytest
 
 from tests.chosen import each_change
 from tests.conftest import RunPython
-from tests.delivery.programs import LOG, eventually, ledger, mlflow_runs, relays, tensorboard_steps
-
-pytestmark = pytest.mark.usefixtures("mlflow_store")
+from tests.delivery.programs import CHEAP, LOG, cheap_runs, eventually, ledger, relays, tensorboard_steps
 
 HOSTINGS = ("process", "thread")
 ENDS = {
@@ -38,16 +36,16 @@ KILLS = {"SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -9), "os._exit": ("
     each_change(
         [(end, hosting) for end in ENDS for hosting in HOSTINGS],
         *((end, "process") for end in ENDS),
-        *((end, "thread") for end in ("falls off the end", "raises", "is interrupted", "is terminated")),
+        *((end, "thread") for end in ("raises", "is interrupted", "is terminated")),
     ),
 )
 def test_every_point_and_the_right_status(run_python: RunPython, tmp_path: Path, end: str, hosting: str) -> None:
     """However a program ends, its points arrive once, its run has the right status, its exit code is its own."""
     code, returncode, status = ENDS[end]
-    done = run_python(LOG + f"session(delivery={hosting!r})\nw = log(300)\n" + code, check=False)
+    done = run_python(CHEAP + f"session(delivery={hosting!r})\nw = log(300)\n" + code, check=False)
     assert done.returncode == returncode, done.stderr
     points = 301 if end == "caught an exit" else 300
-    eventually(lambda: mlflow_runs(tmp_path) == [(status, points, points)])
+    eventually(lambda: cheap_runs(tmp_path) == [(status, points, points)])
     eventually(lambda: all(state == "closed" for *_, state in ledger(tmp_path)))
     assert tensorboard_steps(tmp_path) == list(range(points))
 
@@ -56,9 +54,9 @@ def test_every_point_and_the_right_status(run_python: RunPython, tmp_path: Path,
 def test_killed_without_a_word(run_python: RunPython, tmp_path: Path, kill: str) -> None:
     """What was published a second before SIGKILL arrives, and the run is marked as failed."""
     code, returncode = KILLS[kill]
-    done = run_python(LOG + "session()\nw = log(300)\ntime.sleep(1)\n" + code, check=False)
+    done = run_python(CHEAP + "session()\nw = log(300)\ntime.sleep(1)\n" + code, check=False)
     assert done.returncode == returncode
-    eventually(lambda: mlflow_runs(tmp_path) == [("FAILED", 300, 300)])
+    eventually(lambda: cheap_runs(tmp_path) == [("FAILED", 300, 300)])
     eventually(lambda: not relays(tmp_path))
     assert tensorboard_steps(tmp_path) == list(range(300))
 
@@ -66,7 +64,7 @@ def test_killed_without_a_word(run_python: RunPython, tmp_path: Path, kill: str)
 def test_relay_is_killed(run_python: RunPython, tmp_path: Path) -> None:
     """A relay that is killed is started once more and goes on where it stopped: every point once, in the same run."""
     done = run_python(
-        LOG
+        CHEAP
         + """
 s = session()
 w = log(300)
@@ -78,7 +76,7 @@ assert s.flush(60), s.status()
 """
     )
     assert "starting it again" in done.stderr
-    assert mlflow_runs(tmp_path) == [("FINISHED", 600, 600)]
+    assert cheap_runs(tmp_path) == [("FINISHED", 600, 600)]
     assert tensorboard_steps(tmp_path) == list(range(600))
 
 
@@ -134,7 +132,7 @@ def test_terminated_again_while_delivering(run_python: RunPython, tmp_path: Path
     """A second SIGTERM, as `timeout` and schedulers send one to the whole process group, does not cut the delivery short that
     the first one's handler has begun."""
     done = run_python(
-        LOG
+        CHEAP
         + f"""
 signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))
 session(delivery={hosting!r})
@@ -151,14 +149,14 @@ time.sleep(5)
     )
     assert done.returncode == 143
     assert "Traceback" not in done.stderr
-    assert mlflow_runs(tmp_path) == [("KILLED", 20000, 20000)]
+    assert cheap_runs(tmp_path) == [("KILLED", 20000, 20000)]
 
 
 @pytest.mark.parametrize("hosting", HOSTINGS)
 def test_terminated_again_before_the_end_is_asked_for(run_python: RunPython, tmp_path: Path, hosting: str) -> None:
     """Nor does one that comes between the first lines of the end."""
     done = run_python(
-        LOG
+        CHEAP
         + f"""
 from tracelet_shim.bus.bus import Bus
 
@@ -182,13 +180,13 @@ time.sleep(5)
     )
     assert done.returncode == 143
     assert "Traceback" not in done.stderr
-    assert mlflow_runs(tmp_path) == [("KILLED", 2000, 2000)]
+    assert cheap_runs(tmp_path) == [("KILLED", 2000, 2000)]
 
 
 def test_harmless_trouble_under_strict(run_python: RunPython) -> None:
     """Trouble that makes no event doubtful does not fail a strict program."""
     done = run_python(
-        LOG
+        CHEAP
         + """
 from tracelet_shim.bus.messages import Trouble
 s = session(strict=True)
@@ -201,15 +199,15 @@ s._replies.take(Trouble(None, "system-metrics", "no GPU can be read"))
 
 def test_relay_cannot_start(run_python: RunPython, tmp_path: Path) -> None:
     """Without an interpreter to start a relay with, the trackers are served from a thread, and one line says so."""
-    done = run_python(LOG + "sys.executable = ''\nsession()\nlog(300)")
+    done = run_python(CHEAP + "sys.executable = ''\nsession()\nlog(300)")
     assert done.stderr.count("served from a thread") == 1
-    assert mlflow_runs(tmp_path) == [("FINISHED", 300, 300)]
+    assert cheap_runs(tmp_path) == [("FINISHED", 300, 300)]
 
 
 def test_forked_child_is_inactive(run_python: RunPython, tmp_path: Path) -> None:
     """A forked child opens nothing and sends nothing, and the parent's session goes on as if it had not been."""
     run_python(
-        LOG
+        CHEAP
         + """
 s = session()
 w = log(100)
@@ -225,13 +223,13 @@ os.kill(child, signal.SIGKILL)
 os.waitpid(child, 0)
 """
     )
-    assert mlflow_runs(tmp_path) == [("FINISHED", 200, 200)]
+    assert cheap_runs(tmp_path) == [("FINISHED", 200, 200)]
 
 
 def test_spawned_child_opens_no_run(run_python: RunPython, tmp_path: Path) -> None:
     """Children that multiprocessing spawns import the script again, and inherit the environment, and open no run."""
     run_python(
-        LOG
+        CHEAP
         + """
 import multiprocessing
 session()
@@ -242,17 +240,17 @@ if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(work, range(4))
 """,
-        env={"TRACELET_BACKEND": "mlflow"},
+        env={"TRACELET_BACKEND": "dvclive"},
     )
-    assert mlflow_runs(tmp_path) == [("FINISHED", 100, 100)]
+    assert cheap_runs(tmp_path) == [("FINISHED", 100, 100)]
 
 
 @pytest.mark.parametrize(("ranks", "runs"), [("main", 1), ("all", 2)])
 def test_ranks(run_python: RunPython, tmp_path: Path, ranks: str, runs: int) -> None:
     """Of the processes of one job, rank 0 alone logs, or each has a run of its own if all are asked for."""
     for rank in "01":
-        run_python(LOG + f"session(ranks={ranks!r})\nlog(50)", env={"RANK": rank})
-    assert len(mlflow_runs(tmp_path)) == runs
+        run_python(CHEAP + f"session(ranks={ranks!r})\nlog(50)", env={"RANK": rank})
+    assert len(cheap_runs(tmp_path)) == runs
 
 
 def test_training_process_stays_as_it_was(run_python: RunPython) -> None:

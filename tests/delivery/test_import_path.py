@@ -82,9 +82,9 @@ def test_old_packages_beside_ours_do_not_hide_the_standard_library(run_python: R
     ("flags", "variables"),
     [
         ([], {}),
-        (["-s"], {}),
+        pytest.param(["-s"], {}, marks=pytest.mark.nightly),
         pytest.param(["-P"], {}, marks=FROM_3_11),
-        pytest.param([], {"PYTHONSAFEPATH": "1"}, marks=FROM_3_11),
+        pytest.param([], {"PYTHONSAFEPATH": "1"}, marks=[FROM_3_11, pytest.mark.nightly]),
     ],
     ids=["plain", "no user site", "safe path", "safe path variable"],
 )

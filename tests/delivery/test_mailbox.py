@@ -9,14 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.chosen import each_change
 from tests.conftest import RunPython
-from tests.delivery.programs import LOG, eventually, ledger, mlflow_runs, relays, tensorboard_steps
+from tests.delivery.programs import CHEAP, LOG, cheap_runs, eventually, ledger, mlflow_runs, relays, tensorboard_steps
 from tests.faults.harness import event_file_steps
+
+pytestmark = pytest.mark.usefixtures("mlflow_store")
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)\n"
 
 
-@pytest.mark.parametrize("ends", [KILL, "os._exit(0)\n", "threading.Timer(0, os.abort).start(); time.sleep(60)\n"])
+ENDS = (KILL, "os._exit(0)\n", "threading.Timer(0, os.abort).start(); time.sleep(60)\n")
+
+
+@pytest.mark.parametrize("ends", each_change(ENDS, KILL))
 def test_nothing_that_was_published_is_lost(run_python: RunPython, tmp_path: Path, ends: str) -> None:
     """A program that ends without a word right after its last scalar, before the relay has begun to look, has every one of them
     in its trackers and in its event file, and no file of the ring stays."""
@@ -87,11 +93,11 @@ def test_a_relay_is_killed_before_it_says_anything(run_python: RunPython, tmp_pa
     """A relay that is killed while it starts has a successor, and its trackers do not move into the program: what is in the ring
     outlives the program all the same."""
     done = run_python(
-        LOG + "s = session()\nos.kill(s._bus._parts[0].bus.relay_pid, signal.SIGKILL)\nw = log(500)\ntime.sleep(0.3)\n"
+        CHEAP + "s = session()\nos.kill(s._bus._parts[0].bus.relay_pid, signal.SIGKILL)\nw = log(500)\ntime.sleep(0.3)\n"
         "log(500, w, 500)\n" + KILL, check=False,
     )  # fmt: skip
     assert "the relay process died (it ended with exit code -9); starting it again" in done.stderr
-    eventually(lambda: mlflow_runs(tmp_path) == [("FAILED", 1000, 1000)])
+    eventually(lambda: cheap_runs(tmp_path) == [("FAILED", 1000, 1000)])
     eventually(lambda: not relays(tmp_path))
     assert tensorboard_steps(tmp_path) == list(range(1000))
 
@@ -99,7 +105,7 @@ def test_a_relay_is_killed_before_it_says_anything(run_python: RunPython, tmp_pa
 def test_without_a_ring(run_python: RunPython, tmp_path: Path) -> None:
     """Where there is no place for a ring, a thread sends everything through a pipe, to the relay that has been started."""
     run_python(
-        LOG
+        CHEAP
         + """
 from tracelet_shim.bus import mailbox
 
@@ -117,14 +123,14 @@ log(300, w, 300)
 assert s.flush(60)
 """
     )
-    assert mlflow_runs(tmp_path) == [("FINISHED", 600, 600)]
+    assert cheap_runs(tmp_path) == [("FINISHED", 600, 600)]
     assert tensorboard_steps(tmp_path) == list(range(600))
 
 
 def test_a_program_has_given_sigpipe_its_usual_meaning_back(run_python: RunPython, tmp_path: Path) -> None:
     """As programs do whose output goes through ``head``. It lives when the relay does not."""
     run_python(
-        LOG
+        CHEAP
         + """
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 s = session()
@@ -139,13 +145,13 @@ log(100, w, 100)
 assert s.flush(60)
 """
     )
-    assert mlflow_runs(tmp_path) == [("FINISHED", 200, 200)]
+    assert cheap_runs(tmp_path) == [("FINISHED", 200, 200)]
 
 
 def test_a_program_has_more_than_1024_files_open(run_python: RunPython, tmp_path: Path) -> None:
     """More than `select.select` can name."""
     run_python(
-        LOG
+        CHEAP
         + """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -153,10 +159,10 @@ held = [open(os.devnull) for _ in range(1100)]
 s = session()
 w = log(100)
 assert s.flush(60)
-assert s.status()["mlflow"].delivered == 100
+assert s.status()["dvclive"].delivered == 100
 """
     )
-    assert mlflow_runs(tmp_path) == [("FINISHED", 100, 100)]
+    assert cheap_runs(tmp_path) == [("FINISHED", 100, 100)]
 
 
 @pytest.mark.parametrize("gone", ["os.unlink(ring)", "shutil.rmtree(os.path.dirname(ring))"])
@@ -164,7 +170,7 @@ def test_the_rings_file_is_removed(run_python: RunPython, tmp_path: Path, gone: 
     """By who tidies up, or by systemd, which removes what a user has in ``/dev/shm`` when he logs out. A relay's successor finds
     what is in it all the same."""
     run_python(
-        LOG
+        CHEAP
         + f"""
 import shutil
 s = session()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tracelet_shim as tracelet
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import LOG, eventually, tensorboard_steps
 from tests.environment import warnings
@@ -246,7 +247,7 @@ def test_flush_while_more_is_logged_all_the_time(tmp_path: Path, others_flush: b
     tracelet.stop_logging()
 
 
-@pytest.mark.parametrize("delivery", ["process", "thread"])
+@pytest.mark.parametrize("delivery", each_change(("process", "thread"), "process"))
 def test_a_directory_whose_name_is_no_utf8(run_python: RunPython, tmp_path: Path, delivery: str) -> None:
     """In such a working directory, and so in such a log directory, every tracker gets everything, the ledger is complete, and
     the command that is shown delivers what is missing."""

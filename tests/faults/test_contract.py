@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from tests.conftest import AT_NIGHT
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,3 +43,12 @@ def test_each_line_of_the_contract_names_its_tests() -> None:
     for path in Path(__file__).parent.glob("test_*.py"):
         if path != Path(__file__):
             assert set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)) <= named, path.name
+
+
+def test_each_line_is_tested_with_each_change(pytestconfig: pytest.Config) -> None:
+    """Of the tests that a line of the page names, one at least has members that are not left for the night."""
+    page = (ROOT / "docs" / "delivery.md").read_text()
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ") and "`test_" in line]
+    named = [(line[0], set(re.findall(r"`(test_\w+)`", line[-1]))) for line in lines]
+    assert len([tests for _, tests in named if tests]) > 100
+    assert [fault for fault, tests in named if tests and tests <= pytestconfig.stash[AT_NIGHT]] == []

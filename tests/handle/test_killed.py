@@ -45,7 +45,7 @@ def check(directory: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("begun", [True, False], ids=["begun", "prepared"])
+@pytest.mark.parametrize("begun", [pytest.param(True, id="begun", marks=pytest.mark.nightly), pytest.param(False, id="prepared")])
 def test_both_are_killed_before_the_first_writer(run_python: RunPython, tmp_path: Path, begun: bool) -> None:
     """Whether the runs were open or, as the environment prepares a session, not yet: `status` shows it, `--resume` delivers it,
     from wherever the directory is by then, and a second one has nothing to do."""

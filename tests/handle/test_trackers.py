@@ -94,6 +94,7 @@ def test_three_trackers(run_python: RunPython, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # MLflow's own forms have it, with a server
 def test_a_registered_model(run_python: RunPython, tmp_path: Path) -> None:
     """Each call is a version in MLflow's registry, and that with the alias loads by it and predicts the same."""
     run_python(
@@ -117,6 +118,7 @@ session.log_model("double", "net", register_as="doubles")
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # as the next one
 def test_a_module(run_python: RunPython, tmp_path: Path) -> None:
     """A module of torch is what it was at the call, whatever training does to it then; MLflow loads it by its alias, as a module
     and as any model."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 import tracelet_shim as tracelet
+from tests.chosen import each_change
 from tests.conftest import RunPython
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
@@ -253,7 +254,7 @@ session = tracelet.start_logging("TRACKER", project="p", exp_name="e", strict=Tr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tracker", ["aim", "tensorboard", "dvclive"])
+@pytest.mark.parametrize("tracker", each_change(("aim", "tensorboard", "dvclive"), "aim"))
 def test_trackers_of_this_machine(run_python: RunPython, tmp_path: Path, tracker: str) -> None:
     """Artifacts of another run come back as they were logged, and of the session's own run by their name alone, while it goes on;
     the tracker's store says what was used."""

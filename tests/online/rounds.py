@@ -8,6 +8,7 @@ those of `tests.servers.harness`, or any others that are a `Held`: rows are abou
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -18,13 +19,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import pytest
+
 from tests.faults.conftest import Train
 from tests.faults.harness import Training, environment, eventually, is_relay, losses
-from tests.servers.harness import Point
+from tests.servers.harness import SERVERS, Point
 
 __all__ = [
     "ROUND", "Held", "Program", "Status", "check_all", "check_answers", "check_coming_and_going", "check_misses", "everywhere",
-    "held", "logged", "things",
+    "held", "logged", "things", "with_servers",
 ]  # fmt: skip
 
 ROUND = 50
@@ -56,6 +59,16 @@ def round(number):
     writer.flush()  # TensorBoard's own file, for the case that this is killed
     reach(f"logged{number}")
 """
+
+
+def with_servers(*, turn: int) -> pytest.MarkDecorator:
+    """Have a row with all servers at a time in each night, and for each change with two of them, by turns: most of the time goes
+    into the import of SDKs."""
+    pairs = list(itertools.combinations(SERVERS, 2)) or [SERVERS]
+    two = pairs[turn % len(pairs)]
+    return pytest.mark.parametrize(
+        "names", [pytest.param(two, id="-".join(two)), pytest.param(SERVERS, id="all", marks=pytest.mark.nightly)]
+    )
 
 
 class Held(Protocol):

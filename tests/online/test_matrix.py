@@ -1,4 +1,5 @@
 """The same faults for all four trackers at a time, each with its own server: what the servers hold at each moment and at last.
+With each change two of them are chosen for a row.
 
 A program costs seconds, and a fault that is over hides no other: so faults follow each other in one program wherever they can.
 """
@@ -6,40 +7,52 @@ A program costs seconds, and a fault that is over hides no other: so faults foll
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
-from tests.online.rounds import Program, check_all, check_answers, check_coming_and_going, check_misses, everywhere
+from tests.online.rounds import (
+    Program,
+    check_all,
+    check_answers,
+    check_coming_and_going,
+    check_misses,
+    everywhere,
+    with_servers,
+)
 from tests.servers.fixtures import Serve
-from tests.servers.harness import SERVERS, Server
+from tests.servers.harness import Server
 
 ANSWERS = (("500", "json"), ("429", "json"), ("403", "html"), ("200", "html"), ("lost", "json"), ("hang", "json"))
 
 
-def start(serve: Serve) -> list[Server]:
-    return [serve(name) for name in SERVERS]
+def start(serve: Serve, names: Sequence[str]) -> list[Server]:
+    return [serve(name) for name in names]
 
 
-def test_answers(train: Train, serve: Serve) -> None:
+@with_servers(turn=5)
+def test_answers(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Errors, refusals that may pass, a proxy's page, lost answers and requests that hang, one after the other, to everything
     that is asked: as long as something is missing the status says so, and in the end each thing is there, once."""
-    check_answers(train, start(serve), ANSWERS)
+    check_answers(train, start(serve, names), ANSWERS)
 
 
-def test_servers_come_and_go(train: Train, serve: Serve) -> None:
+@with_servers(turn=0)
+def test_servers_come_and_go(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Servers that are away at the start, come, die, come back, and die for good: what is missing in the end is named, strict
     fails, nobody says that everything has been delivered, and a resumed delivery brings it when they are back: once."""
-    servers = start(serve)
+    servers = start(serve, names)
     for server in servers:
         server.kill()
     check_coming_and_going(train, servers)
 
 
-def test_servers_hang(train: Train, serve: Serve) -> None:
+@with_servers(turn=3)
+def test_servers_hang(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Servers that take every request and never answer, from the start: they hold up no end, what is missing is named, and comes
     with a resumed delivery; the same again from the middle of a run that goes on."""
-    servers = start(serve)
+    servers = start(serve, names)
     for server in servers:
         server.misbehave("hang", "")
     program = Program(train, servers, 1, exit_timeout=5)
@@ -54,10 +67,11 @@ def test_servers_hang(train: Train, serve: Serve) -> None:
     assert "everything has been delivered" in program.replay()
 
 
-def test_wrong_keys(train: Train, serve: Serve) -> None:
+@with_servers(turn=1)
+def test_wrong_keys(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Keys that the servers do not know are named with what can be done, and not tried again and again; what is missing is named,
     too, and comes with a resumed delivery under the right keys."""
-    servers = start(serve)
+    servers = start(serve, names)
     wrong: dict[str, str | None] = {}
     for server in servers:
         wrong |= server.wrong_env
@@ -74,10 +88,11 @@ def test_wrong_keys(train: Train, serve: Serve) -> None:
     assert "everything has been delivered" in program.replay()
 
 
-def test_processes_are_killed(train: Train, serve: Serve) -> None:
+@with_servers(turn=2)
+def test_processes_are_killed(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """The relay is killed with answers lost, and then everything with requests on their way: what is missing comes with
     the next relay, or with a resumed delivery, and nothing is there twice."""
-    servers = start(serve)
+    servers = start(serve, names)
     program = Program(train, servers, 4)
     program.round()
     program.wait_until_there()
@@ -96,9 +111,10 @@ def test_processes_are_killed(train: Train, serve: Serve) -> None:
     assert "everything has been delivered" in program.replay()
 
 
-def test_training_is_killed_and_begins_again(train: Train, serve: Serve) -> None:
+@with_servers(turn=3)
+def test_training_is_killed_and_begins_again(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """The training process is killed: its relay delivers what it has got. The next one goes on in the same runs, by their id."""
-    servers = start(serve)
+    servers = start(serve, names)
     program = Program(train, servers, 2, run_id="night-7")
     program.round()
     program.status()  # so it has reached the relay
@@ -114,10 +130,11 @@ def test_training_is_killed_and_begins_again(train: Train, serve: Serve) -> None
     check_all(servers, program.rounds)
 
 
-def test_servers_are_ill_when_runs_begin_and_end(train: Train, serve: Serve) -> None:
+@with_servers(turn=4)
+def test_servers_are_ill_when_runs_begin_and_end(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Errors while runs are opened are waited for. When the answers to all that is asked at the end are lost, everything may be
     there, and nobody knows: it is missing, until one of two that resume at a time has found it there: once."""
-    servers = start(serve)
+    servers = start(serve, names)
     for server in servers:
         server.misbehave("503", "", body="html")
     program = Program(train, servers, 2, exit_timeout=12)

@@ -6,15 +6,16 @@ import re
 
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually
-from tests.online.rounds import Program, check_all, check_misses, everywhere
+from tests.online.rounds import Program, check_all, check_misses, everywhere, with_servers
 from tests.servers.fixtures import Serve
-from tests.servers.harness import SERVERS, server_class
+from tests.servers.harness import server_class
 
 
-def test_runs_of_the_users(train: Train, serve: Serve) -> None:
+@with_servers(turn=5)
+def test_runs_of_the_users(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Runs that the program has opened itself get everything, through errors too, once; what a server does not take before the
     session ends is named, and a resumed delivery puts it into the same runs, though the program was killed."""
-    servers = [serve(name) for name in SERVERS if server_class(name).users_run]
+    servers = [serve(name) for name in names if server_class(name).users_run]
     opened = "".join(f"{server.users_run}\nmine[{server.name!r}] = run.id\n" for server in servers)
     begin = f"mine = {{}}\n{opened}\nsession = begin(*mine, exit_timeout=5)\nassert session.run_ids == mine, session.run_ids\n"
     program = Program(train, servers, 3, begin=begin, at_last="tracelet.stop_logging()\nreach('told')\n")
@@ -34,10 +35,11 @@ def test_runs_of_the_users(train: Train, serve: Serve) -> None:
     assert "everything has been delivered" in program.replay()
 
 
-def test_trackers_in_a_thread(train: Train, serve: Serve) -> None:
+@with_servers(turn=0)
+def test_trackers_in_a_thread(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """With the trackers in the training process, errors and requests that hang lose nothing either; what a server that died does
     not get is named, strict fails, and it comes with a resumed delivery."""
-    servers = [serve(name) for name in SERVERS]
+    servers = [serve(name) for name in names]
     env = {"COMET_LOGGING_CONSOLE": None}  # the tests' own value has the SDK print on training's terminal what we keep off it
     program = Program(train, servers, 4, delivery="thread", exit_timeout=8, env=env)
     program.round()
@@ -68,10 +70,11 @@ session = begin(*NAMES, ranks="all", strict=True, exit_timeout=120)
 """
 
 
-def test_all_ranks(train: Train, serve: Serve) -> None:
+@with_servers(turn=5)
+def test_all_ranks(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """Each of two ranks has a run of its own at each server, with everything, once, through errors and lost answers."""
-    servers = [serve(name) for name in SERVERS]
-    program = Program(train, servers, 3, begin=f"NAMES = {SERVERS!r}\n{RANKS}")
+    servers = [serve(name) for name in names]
+    program = Program(train, servers, 3, begin=f"NAMES = {names!r}\n{RANKS}")
     program.round()
     everywhere(servers, lambda server: server.count_runs() == 2)
     for fault in ("500", "lost"):
@@ -103,11 +106,11 @@ sweep(4, 7)
 """
 
 
-def test_trials(train: Train, serve: Serve) -> None:
+@with_servers(turn=2)
+def test_trials(train: Train, serve: Serve, names: tuple[str, ...]) -> None:
     """The trials of a sweep are delivered when the servers have them: those that a server which died does not get are named,
     strict fails, and they come with a resumed delivery: each once."""
-    servers = [serve(name) for name in SERVERS]
-    names = [server.name for server in servers]
+    servers = [serve(name) for name in names]
     program = Program(train, servers, 0, begin=f"NAMES = {names!r}\n{SWEEP}", exit_timeout=10)
     program.training.wait_for("swept4")
     eventually(lambda: all(state.delivered + state.unconfirmed == 3 for state in program.status().values()))

@@ -120,6 +120,7 @@ def needs(*modules: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # what differs from Hydra's is the recipe alone
 @pytest.mark.usefixtures("mlflow_store")
 @needs("optuna")
 def test_optuna() -> None:

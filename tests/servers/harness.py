@@ -162,7 +162,7 @@ class Server(ABC):
 
     def check_understood(self) -> None:
         """Fail if the SDK asked for something that the stand-in does not know."""
-        assert self.state["unknown"] == []
+        assert self.state["unknown"] == [], self.state["unknown"]
 
 
 def server_class(tracker: str) -> type[Server]:

@@ -10,6 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
 
 from tests.conftest import RunPython
 from tracelet_shim.backends import registry
@@ -71,8 +74,27 @@ def test_needs() -> None:
     assert "and is not installed (x)" in (other.problem("mlflow", "2.11") or ("", ""))[0]
 
 
-def test_prereleases_count_as_what_they_come_before() -> None:
-    assert Versions("2.10", "3.18").untested("3.19.0rc1")
-    assert not Versions("2.10", "3.18").untested("3.18")
-    assert Versions("2.10").problem("mlflow", "2.10.0rc0") is None
-    assert Versions("2.10").problem("mlflow", "unknown") is None
+RELEASES = st.lists(st.integers(0, 12), min_size=1, max_size=4).map(lambda numbers: ".".join(map(str, numbers)))
+
+
+@given(RELEASES, st.lists(st.tuples(st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), RELEASES), min_size=1, max_size=3))
+def test_versions_are_compared_as_pip_does(version: str, parts: list[tuple[str, str]]) -> None:
+    """For releases; the rest (``rc1``, ``.post1``, ``+cpu``) counts as the release that it belongs to."""
+    specifier = ",".join(f"{sign}{number}" for sign, number in parts)
+    needs = (Need(specifier, "no-such-package", "<1", "x"),)
+    assert (Versions(needs=needs).problem("sdk", version) is not None) == SpecifierSet(specifier).contains(version)
+
+
+@pytest.mark.parametrize("version", ["3.18rc1", "3.18.0.post1", "3.18.0+cpu", "3.18.0.dev3", "3.18"])
+def test_what_belongs_to_a_release_is_in_the_range(version: str) -> None:
+    """Neither older nor newer than it."""
+    versions = Versions("3.18.0", "3.18.0")
+    assert versions.problem("sdk", version) is None
+    assert not versions.untested(version)
+
+
+def test_what_has_no_numbers_is_tried() -> None:
+    versions = Versions("2.10", "3.18")
+    assert versions.problem("mlflow", "unknown") is None
+    assert not versions.untested("unknown")
+    assert versions.untested("3.19.0rc1")

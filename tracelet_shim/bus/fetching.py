@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -19,6 +18,7 @@ import msgspec
 from tracelet_shim.backends.base import Backend, RunInfo
 from tracelet_shim.bus import wire
 from tracelet_shim.bus.launch import RelayDiedError, module_command, relay_environment
+from tracelet_shim.common.system import end_group
 
 __all__ = ["Answer", "Question", "ask", "ask_here"]
 
@@ -85,8 +85,7 @@ def _ask(question: Question, timeout: float, asked: BinaryIO, answered: BinaryIO
     except subprocess.TimeoutExpired:
         return Answer(problem=_LATE)
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # what it has started goes with it
-            os.killpg(process.pid, signal.SIGKILL)
+        end_group(process)  # what it has started goes with it
         process.wait()
     answered.seek(0)
     data = answered.read()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracelet_shim.common.began import began_at
+from tracelet_shim.common.system import after_fork
 
 __all__ = ["RelayDiedError", "module_command", "relay_command", "relay_environment", "sigterm_mark"]
 
@@ -61,9 +62,9 @@ def sigterm_mark() -> int:
         read, write = (_above_standard(fd) for fd in os.pipe())
         os.set_blocking(write, False)  # nothing may wait in a signal handler
         _mark = (read, write)
-        with contextlib.suppress(RuntimeError, ValueError, OSError):  # no such signal on this system
+        with contextlib.suppress(RuntimeError, ValueError, OSError, AttributeError):  # no such signal on this system
             faulthandler.register(signal.SIGTERM, file=write, all_threads=False, chain=True)
-        os.register_at_fork(after_in_child=_unmark)
+        after_fork(_unmark)
     return _mark[0]
 
 

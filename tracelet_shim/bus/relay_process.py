@@ -24,6 +24,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.bus.launch import RelayDiedError, relay_command, relay_environment, sigterm_mark
 from tracelet_shim.common import run_report
+from tracelet_shim.common.system import HAS_PACKETS
 
 __all__ = ["RelayProcess"]
 
@@ -79,6 +80,8 @@ class RelayProcess:
         self._outgoing = bytearray()
         self._received: deque[bytes] = deque()
         self._decoder: wire.Decoder[msg.Reply] = wire.Decoder(msg.Reply)
+        if not HAS_PACKETS:
+            raise RelayDiedError("this system has no sockets that keep messages apart", started=False)
         try:
             self._log = tempfile.TemporaryFile(prefix="tracelet-relay-")  # noqa: SIM115 - open as long as the relay may fail
             self._orders, orders = socket.socketpair()

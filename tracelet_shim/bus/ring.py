@@ -11,7 +11,7 @@ piece, so that a frame is there as a whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import mmap
 import os
 import platform
@@ -25,6 +25,7 @@ from tracelet_shim.bus import wire
 from tracelet_shim.bus.ring_places import SUFFIX, in_memory, is_mine, remove_ring
 from tracelet_shim.common.file_systems import keeps_space, share_of
 from tracelet_shim.common.private_files import make_directory, open_file
+from tracelet_shim.common.system import O_CLOEXEC, O_NOFOLLOW, lock
 
 __all__ = ["Ring", "RingError", "RingReader"]
 
@@ -94,6 +95,8 @@ class Ring:
     def __init__(self, directory: str | os.PathLike[str], session: str, capacity: int) -> None:
         self._capacity = capacity = max(_SMALLEST, capacity) // mmap.PAGESIZE * mmap.PAGESIZE
         self.path = ""
+        if not hasattr(os, "posix_fallocate"):  # macOS, Windows: none of what follows would be safe
+            raise OSError(errno.ENOSYS, "no ring can be made on this system")
         error: OSError | None = None
         memory = in_memory(directory)
         for place, may_be in ((os.fspath(directory), keeps_space), (memory, is_mine)):
@@ -286,7 +289,7 @@ class RingReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | O_CLOEXEC | O_NOFOLLOW)
         try:
             _hold(descriptor)
             size = os.fstat(descriptor).st_size
@@ -424,7 +427,7 @@ class RingReader:
 def _hold(descriptor: int) -> None:
     """Show that the ring is in use, for as long as it is mapped: the map has a copy of the descriptor."""
     with contextlib.suppress(OSError):  # no locks there, or somebody is just looking whether it is in use
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(descriptor, shared=True)
 
 
 def _freed(words: memoryview) -> tuple[int, int, int]:

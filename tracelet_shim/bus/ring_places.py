@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from tracelet_shim.common.system import user_number
+
 __all__ = ["SUFFIX", "all_in_memory", "in_memory", "is_mine", "remove_ring"]
 
 SUFFIX = ".ring"
@@ -21,14 +23,14 @@ def in_memory(directory: str | os.PathLike[str]) -> str:
 
 def all_in_memory() -> str:
     """Return the directory above all of those, of this user."""
-    return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{os.getuid()}")
+    return os.path.join(_SHARED_MEMORY, f"tracelet-shim-{user_number()}")
 
 
 def is_mine(directory: str | os.PathLike[str]) -> bool:
     """Return whether nobody else can have made this directory, and the one above it, and nobody else can write there."""
     for each in (directory, os.path.dirname(directory)):
         found = os.lstat(each)
-        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        if found.st_uid != user_number() or found.st_mode & 0o022:
             return False
     return True
 

@@ -11,10 +11,12 @@ import os
 import stat
 from typing import BinaryIO
 
+from tracelet_shim.common.system import O_BINARY, O_CLOEXEC, O_NOFOLLOW
+
 __all__ = ["is_below", "is_inside", "open_regular", "read_regular", "refusal"]
 
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | O_BINARY | O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | O_CLOEXEC
+_DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | O_NOFOLLOW | O_CLOEXEC
 _KINDS = {
     stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link that leads nowhere",
@@ -61,7 +63,7 @@ def _check(about: os.stat_result, path: str) -> None:
 
 def _open(real: str, base: str | None) -> int:
     """Open what has been resolved. Below `base` no directory may have become a link since, by somebody who can write there."""
-    if base is None:
+    if base is None or os.open not in os.supports_dir_fd:  # Windows: nothing is opened from a directory on
         return os.open(real, _FILE)
     *folders, name = os.path.relpath(real, base).split(os.sep)
     fd = os.open(base, _DIRECTORY)

@@ -7,11 +7,12 @@ A log directory may lie where others read, and what we keep in it has names of m
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
 from collections.abc import Iterator
+
+from tracelet_shim.common.system import O_BINARY, O_CLOEXEC, O_NOFOLLOW, lock
 
 __all__ = ["locked", "make_directory", "make_file", "open_file", "restrict"]
 
@@ -48,8 +49,8 @@ def open_file(path: _Path, flags: int) -> int:
     Raises:
         OSError: it cannot be opened.
     """
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE)
-    with contextlib.suppress(OSError):  # another user's, or a file system without rights
+    descriptor = os.open(path, flags | os.O_CREAT | O_BINARY | O_CLOEXEC | O_NOFOLLOW, _FILE)
+    with contextlib.suppress(OSError, AttributeError):  # another user's, or a file system, or Windows, without rights
         if stat.S_IMODE(os.fstat(descriptor).st_mode) != _FILE:
             os.fchmod(descriptor, _FILE)
     return descriptor
@@ -65,20 +66,27 @@ def restrict(path: _Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: _Path, seconds: float) -> Iterator[None]:
+def locked(directory: _Path, seconds: float) -> Iterator[bool]:
     """Let one process at a time do something in a directory. The lock is on the directory itself, so that there is no file
-    whose name could be taken, and nothing is left behind. It is waited for, but not for ever."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_PAUSE)
-            except OSError:  # a file system without locks
-                break
-        yield
-    finally:
-        os.close(descriptor)
+    whose name could be taken, and nothing is left behind. It is waited for, but not for ever; what is yielded tells whether it
+    was got."""
+    got = False
+    with contextlib.ExitStack() as stack:
+        if os.name != "nt" or not os.path.isdir(directory):  # there, a directory cannot be opened
+            descriptor = os.open(directory, os.O_RDONLY | O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            got = _wait_for(descriptor, seconds)
+        yield got
+
+
+def _wait_for(descriptor: int, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            lock(descriptor)
+            return True
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+        except OSError:  # a file system without locks
+            break
+    return False

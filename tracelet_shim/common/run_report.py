@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim.common.system import O_BINARY, O_CLOEXEC, is_there
+
 __all__ = ["VARIABLE", "add", "is_alive", "is_read", "pass_on", "read"]
 
 VARIABLE = "_TRACELET_REPORT"
@@ -53,7 +55,7 @@ def pass_on(path: str) -> None:
 
 def _append(path: str, lines: bytes) -> None:
     with contextlib.suppress(OSError):  # never made here: a file that is gone means that nobody waits any more
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | O_BINARY | O_CLOEXEC)
         try:
             os.write(fd, lines)  # in one piece, so that the lines of several processes do not mix
         finally:
@@ -73,12 +75,8 @@ def is_alive(pid: int, started: float) -> bool:
     """Return whether the process that had this id at this time still runs."""
     if pid == 0:
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not is_there(pid):
         return False
-    except PermissionError:
-        return True
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = next(float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))

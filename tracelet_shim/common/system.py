@@ -1,26 +1,34 @@
 """What operating systems have in different ways: Linux all of it, macOS most, Windows little.
 
-Where something is missing, what stands here does without, or raises the OSError that callers know from file systems which cannot
-do it either.
+Where something is missing, what stands here does without, or raises the OSError that callers know from file systems which
+cannot do it either.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "after_fork", "end_group", "is_there", "lock", "own_alone", "pread"]
+__all__ = [
+    "HAS_PACKETS", "O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "after_fork", "end_group", "is_there", "lock", "pread", "refer",
+    "user_number",
+]  # fmt: skip
 
 O_CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
 O_NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
 O_BINARY: int = getattr(os, "O_BINARY", 0)
 """Flags of `os.open`. On Windows a descriptor is for text unless one says so, and is never inherited."""
+
+HAS_PACKETS = sys.platform not in ("darwin", "win32") and hasattr(socket, "AF_UNIX") and hasattr(socket, "SOCK_SEQPACKET")
+"""Whether two processes can have a socket between them that keeps messages apart. macOS has the name of it, and no more."""
 
 _SYNCHRONIZE, _WAIT_TIMEOUT, _ACCESS_DENIED = 0x00100000, 0x102, 5  # of winbase.h and winerror.h
 _reading = threading.Lock()
@@ -47,7 +55,7 @@ def lock(file: Any, *, shared: bool = False) -> None:
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
-def own_alone() -> int | None:
+def user_number() -> int | None:
     """Return the number of this user, by which one can tell that files are nobody else's; None where there is none."""
     number = getattr(os, "getuid", None)
     return None if number is None else int(number())
@@ -61,6 +69,14 @@ def pread(descriptor: int, count: int, at: int) -> bytes:
     with _reading:  # the position is one for all threads; who appends does so at the end, wherever that is
         os.lseek(descriptor, at, os.SEEK_SET)
         return os.read(descriptor, count)
+
+
+def refer(place: str, file: str) -> None:
+    """Let a file be at another place, too, without copying it where that can be done: on Windows few may make links."""
+    try:
+        os.symlink(file, place)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(file, place)
 
 
 def is_there(pid: int) -> bool:

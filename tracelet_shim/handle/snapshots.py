@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -110,8 +109,10 @@ def copy(path: str, target: str) -> None:
 def _clone(source: BinaryIO, copy: BinaryIO) -> bool:
     """Let both files share what is on the disk; return False where that cannot be done."""
     try:
+        import fcntl
+
         fcntl.ioctl(copy.fileno(), _CLONE, source.fileno())
-    except OSError:
+    except (OSError, ImportError):  # not here; on Windows not at all
         return False
     return True
 

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import atexit
 import errno
-import fcntl
 import os
-import resource
 import sys
 import threading
 import time
@@ -26,6 +24,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from tracelet_shim.common.file_systems import is_local
+from tracelet_shim.common.system import O_BINARY, O_CLOEXEC, after_fork
 from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.eventfiles.tfrecord import count_records, framed, framing
 
@@ -175,7 +174,7 @@ class DirectWriter:
         return count_records(os.fsdecode(self._path))
 
     def _opened(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | O_BINARY | O_CLOEXEC, 0o666)
 
     def _look(self) -> None:
         """Hold the file that is at the path now: somebody may have removed the other one. Natively each record goes there."""
@@ -234,6 +233,11 @@ class DirectWriter:
 
 def _moved_up(fd: int) -> int:
     """Give a descriptor another number, which is not soon given to a file of a program that closes all descriptors there are."""
+    try:
+        import fcntl
+        import resource
+    except ImportError:  # Windows
+        return fd
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
         moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST if limit < 0 else min(_FIRST, limit // 2))
@@ -353,7 +357,7 @@ class _Files:
         self._writers.add(writer)
         if not self._hooked:
             self._hooked = True
-            os.register_at_fork(after_in_child=self.after_fork)
+            after_fork(self.after_fork)
 
     def may_stay_open(self) -> bool:
         """Return whether one more file may be held open, and count it if so. Threads may race for the last one."""

@@ -15,6 +15,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from tracelet_shim.bus.messages import Record
+from tracelet_shim.common.system import after_fork
 from tracelet_shim.eventfiles import tfrecord
 from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._accelerate import EventWriter, accelerate
@@ -208,7 +209,7 @@ def _after_fork() -> None:
             source.late.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 def flush_files() -> None:

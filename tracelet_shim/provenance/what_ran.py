@@ -17,7 +17,6 @@ import logging
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ import msgspec
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.common.private_files import open_file
+from tracelet_shim.common.system import end_group
 from tracelet_shim.provenance.gpus import Gpus
 from tracelet_shim.provenance.secrets import mask_text
 
@@ -224,7 +224,7 @@ def _host(program: Program) -> dict[str, Any]:
     with contextlib.suppress(OSError, AttributeError):
         usable = len(os.sched_getaffinity(0))  # inherited from the program
     memory = None
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "name": program.host, "os": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(),
@@ -338,5 +338,4 @@ def _git(directory: str, until: float, *arguments: str, limit: int = _DIFF_BYTES
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    end_group(process)

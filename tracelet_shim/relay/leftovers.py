@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from tracelet_shim.bus.ring import RingError, RingReader
 from tracelet_shim.bus.ring_places import SUFFIX, all_in_memory
+from tracelet_shim.common.system import O_CLOEXEC, O_NOFOLLOW, lock
 
 __all__ = ["tidy"]
 
@@ -23,11 +23,11 @@ def tidy(ring: str) -> None:
     those with more, keep only that. A cluster's jobs end that way, and nobody may come back to that machine."""
     for path in _others(Path(ring)):
         with contextlib.suppress(OSError, RingError):  # somebody uses it, or has just removed it; it was just being made
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(path, os.O_RDWR | O_CLOEXEC | O_NOFOLLOW)
             try:
                 if time.time() - os.fstat(descriptor).st_mtime < _NEW:
                     continue
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor)
                 reader = RingReader(path)
                 is_empty = reader.is_empty
                 if not is_empty:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
+from tracelet_shim.common.system import after_fork
 from tracelet_shim.session import exit_code
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def _hook_process(session: Session) -> None:
     global _fork_hooked
     if not _fork_hooked:
         _fork_hooked = True
-        os.register_at_fork(after_in_child=_after_fork)
+        after_fork(_after_fork)
     if not _hooked:
         _hooked = True
         atexit.register(exit_code.exit_if_undelivered)

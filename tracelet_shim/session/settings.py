@@ -20,6 +20,7 @@ from tracelet_shim.backends.base import WHAT_RAN, Part
 from tracelet_shim.backends.shared.options import switched
 from tracelet_shim.common.began import began_at, working_directory
 from tracelet_shim.common.suggestions import did_you_mean, slip_of, unknown_variable
+from tracelet_shim.common.system import HAS_PACKETS
 from tracelet_shim.common.text import as_utf8
 from tracelet_shim.common.values import named, plain
 from tracelet_shim.display.printable import printable
@@ -83,7 +84,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     strict: bool = False
     ranks: Literal["main", "all"] = "main"
     root: str | None = None
-    delivery: Literal["process", "thread"] = "process"
+    delivery: Literal["process", "thread"] = "process" if HAS_PACKETS else "thread"
     exit_timeout: float = 60.0
     linger: float = 300.0
     memory: float = 256.0

@@ -7,7 +7,6 @@ comes, before anybody has looked into it, and nothing in it ever changes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 import tempfile
@@ -19,6 +18,7 @@ import msgspec
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.private_files import open_file
+from tracelet_shim.common.system import lock, pread
 
 __all__ = ["Index", "in_use", "indexed"]
 
@@ -101,7 +101,7 @@ class Index:
         data = b""
         if start < self.written:
             count = min(stop, self.written) - start
-            data = os.pread(self._entries.fileno(), count * _ENTRY.size, start * _ENTRY.size)
+            data = pread(self._entries.fileno(), count * _ENTRY.size, start * _ENTRY.size)
         if stop > self.written:
             first = max(start, self.written) - self.written
             data += self._new_entries[first * _ENTRY.size : (stop - self.written) * _ENTRY.size]
@@ -113,7 +113,7 @@ class Index:
         """Return, by source, the position behind the last record."""
         found: dict[int, int] = {}
         for start in range(0, self.length, 65536):
-            data = os.pread(self._entries.fileno(), 65536 * _ENTRY.size, start * _ENTRY.size)
+            data = pread(self._entries.fileno(), 65536 * _ENTRY.size, start * _ENTRY.size)
             for source, position, _, _ in _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size]):
                 number = source & ~_VALUED
                 found[number] = max(found.get(number, 0), position + 1)
@@ -123,7 +123,7 @@ class Index:
         """Return the numbers of the records at these places, (source, position), as far as they are here."""
         found: dict[tuple[int, int], int] = {}
         for start in range(0, self.written, 65536):
-            data = os.pread(self._entries.fileno(), 65536 * _ENTRY.size, start * _ENTRY.size)
+            data = pread(self._entries.fileno(), 65536 * _ENTRY.size, start * _ENTRY.size)
             entries = _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size])
             for number, (source, position, _, _) in enumerate(entries, start):
                 place = source & ~_VALUED, position
@@ -137,8 +137,8 @@ class Index:
             length = int.from_bytes(self._new_hints[start : start + 4], "little")
             return self._decoder.decode(self._new_hints[start + 4 : start + 4 + length])
         fd = self._hints.fileno()
-        length = int.from_bytes(os.pread(fd, 4, at - 1), "little")
-        return self._decoder.decode(os.pread(fd, length, at + 3))
+        length = int.from_bytes(pread(fd, 4, at - 1), "little")
+        return self._decoder.decode(pread(fd, length, at + 3))
 
     def close(self, *, remove: bool) -> None:
         """Close the files; remove them if nothing is left to deliver."""
@@ -173,7 +173,7 @@ def in_use(directory: Path, session: str) -> bool:
 def _lock(file: Any) -> bool:
     """Lock a file until it is closed, or its process dies; return False if another process has done that."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks: then nobody has one

@@ -224,7 +224,8 @@ class CometReader(Reader):
                         item["type"]: [json.loads(line) for line in archive.files[item["file_path"]].splitlines()]
                         for item in payload["items"]
                     }
-                    found.append((payload["step"], parts["points"], parts.get("boxes", [])))
+                    step = payload["step"] if "step" in payload else payload["metadata"]["step"]  # of comet_ml before 3.54
+                    found.append((step, parts["points"], parts.get("boxes", [])))
         return found
 
     def embeddings(self, writer: str, tag: str) -> list[tuple[int, NDArray, list[list[str]] | None]]:

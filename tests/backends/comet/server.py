@@ -1,4 +1,5 @@
-"""Stand-in for a Comet server, as far as comet_ml 3.58's SDK needs one (REST only; this version has no websocket).
+"""Stand-in for a Comet server, as far as the SDK needs one, comet_ml 3.40 to 3.58 (REST only: no version
+needs the websocket that those before 3.42 have).
 
     python -m tests.backends.comet.server --port 8101 --record DIR
     COMET_URL_OVERRIDE=http://127.0.0.1:8101/clientlib/ COMET_API_KEY=<key> python train.py
@@ -91,7 +92,8 @@ class Comet(StandIn):
         where = f"{self.base}/{made['workspace']}/{made['project']}/"
         return {
             "runId": made["run_id"], "project_id": made["project_id"], "focusUrl": where, "lastOffset": 0,
-            "featureToggles": [], "githubEnabled": False, "name": made["others"].get("Name", "made_up_name"),
+            "ws_url": "ws://none", "featureToggles": [{"name": "sdk_use_http_messages", "enabled": True}],  # before 3.42
+            "githubEnabled": False, "name": made["others"].get("Name", "made_up_name"),
             "upload_file_size_limit_in_mb": 100, "asset_upload_file_size_limit_in_mb": 100, "uploadVideoMaxSizeMB": 100,
             "cometWebAssetUrl": f"{self.base}/api/asset/download", "cometRestApiAssetUrl": f"{self.base}/api/asset",
             "cometWebImageUrl": f"{self.base}/api/image/download", "cometRestApiImageUrl": f"{self.base}/api/image",
@@ -141,6 +143,12 @@ class Comet(StandIn):
             return 404, {"msg": "no such experiment", "code": 404}
         about = {"experimentKey": given.get("experimentKey"), "experimentName": made["others"].get("Name")}
         return 200, {**about, "workspaceName": made["workspace"], "projectName": made["project"], "archived": False}
+
+    def list_experiments(self, _: Any, given: Any) -> Answer:
+        """Asked for by `comet_ml.start`, before 3.47, of an experiment whose key it has not found."""
+        made = self.state["experiments"].items()
+        there = [key for key, each in made if given.get("projectName") in (None, each["project"])]
+        return 200, {"experiments": [{"experimentKey": key, "experimentName": key} for key in there]}
 
     def get_tags(self, asked: Any, given: Any) -> Answer:
         made = self.experiment(asked, given)
@@ -351,6 +359,7 @@ ROUTES = [
     (r"/asset/3d-limits", "limits"),
     (r"/account-details", "account"),
     (r"/experiment/metadata", "metadata"),
+    (r"/experiments", "list_experiments"),
     (r"/experiment/tags", "get_tags"),
     (r"/batch/logger/experiment/metric", "metrics"),
     (r"/experiment/metrics/get-metric", "get_metric"),

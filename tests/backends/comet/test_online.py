@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.chosen import each_change
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually, losses
 from tests.servers.fixtures import Serve
@@ -20,8 +21,7 @@ log(600, 900)
 """
 
 
-@pytest.mark.nightly  # tests/online has it for all trackers at a time
-@pytest.mark.parametrize("fault", ["500", "403", "200", "lost"])
+@pytest.mark.parametrize("fault", each_change(("500", "403", "200", "lost"), "200"))  # tests/online has the others
 def test_points_are_refused_for_a_while(train: Train, serve: Serve, fault: str) -> None:
     """Errors on the end point of metrics, a proxy's page, and answers that are lost: every point is there in the end, and none
     twice though the server recognises none."""

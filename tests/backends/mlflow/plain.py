@@ -18,14 +18,15 @@ class PlainServer:
 
     Args:
         directory: where to put them.
+        python: the interpreter that has the server's MLflow.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, python: str = sys.executable) -> None:
         self.home = directory / "server"
         self.home.mkdir()
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         store, files = f"sqlite:///{self.home}/mlflow.db", str(self.home / "artifacts")
         stores = ["--backend-store-uri", store, "--artifacts-destination", files]
         with open(self.home / "output.txt", "wb") as output:

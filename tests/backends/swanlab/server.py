@@ -1,4 +1,4 @@
-"""Stand-in for a SwanLab server, as far as swanlab 0.10's SDK needs one.
+"""Stand-in for a SwanLab server, as far as the SDKs of swanlab 0.6.2 to 0.10 need one.
 
     python -m tests.backends.swanlab.server --port 8101 --record DIR
     SWANLAB_API_HOST=http://127.0.0.1:8101 SWANLAB_WEB_HOST=http://127.0.0.1:8101 SWANLAB_API_KEY=<key> python train.py
@@ -9,6 +9,9 @@ presigned uploads (media) and files/prepare, files/complete (saved files); uploa
 with `bad` are refused with 401, with `forbidden` 403; batches with a key that begins with `refused` with 400, until there
 is a file `takes-all` in DIR.
 
+Of 0.6.2 to 0.7: project (create: 409 with the project if there is one), experiment/<id>/columns, experiment/<id>/column, and,
+until 0.7.0 or so, .../sts (an object store, here at /storage/... too).
+
 State: `experiments`: cuid -> name, description, labels, cluster, state, `scalars` (key -> step -> value, the first is
 kept), `media` (key -> step -> data), `columns`, `config`, `files`; `again`: the number of points that came twice with
 the same value, `changed`: with another one; `files`: names.
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from datetime import datetime, timedelta, timezone
 from email.message import Message
@@ -89,6 +93,26 @@ class SwanLab(StandIn):
             }  # fmt: skip
         return (201 if new else 200), self.state["projects"][key]
 
+    def new_project_of_mine(self, asked: Any) -> Answer:
+        user = asked.get("username") or USER
+        status, project = self.new_project(asked, user)
+        return (201 if status == 201 else 409), {**project, "username": user}
+
+    def columns(self, asked: Any, cuid: str) -> Answer:
+        self.state["experiments"][cuid]["columns"].update({column["key"]: column for column in asked})
+        return 201, {}
+
+    def known_columns(self, _: Any, cuid: str) -> Answer:
+        columns = self.state["experiments"][cuid]["columns"].values()
+        return 200, {"list": [{"key": c["key"], "type": c["type"], "class": c["class"], "error": None} for c in columns]}
+
+    def object_store(self, _: Any, user: str, project: str, cuid: str) -> Answer:
+        credentials = {"tmpSecretId": "id", "tmpSecretKey": "key", "sessionToken": "token"}
+        return 200, {
+            "expiredTime": time.time() + 8 * 3600 + 24 * 3600 - 3600, "prefix": cuid, "bucket": "storage", "region": "here",
+            "credentials": credentials, "endPoint": self.base, "pathStyle": True,
+        }  # fmt: skip
+
     def new_experiment(self, asked: Any, user: str, project: str) -> Answer:
         cuid = asked.get("cuid") or uuid.uuid4().hex[:21]
         found = self.state["experiments"].get(cuid)
@@ -101,7 +125,9 @@ class SwanLab(StandIn):
         else:
             found["state"] = "RUNNING"
         made = self.state["experiments"][cuid]
-        return (200 if found else 201), {k: made.get(k) for k in ("cuid", "slug", "name", "createdAt")}
+        return (200 if found else 201), {
+            **{k: made.get(k) for k in ("cuid", "slug", "name", "createdAt", "profile")}, "flagId": "flag",
+        }  # fmt: skip
 
     def get_run(self, _: Any, user: str, project: str, cuid: str) -> Answer:
         made = self.state["experiments"].get(cuid)
@@ -186,6 +212,11 @@ class SwanLab(StandIn):
 ROUTES = [
     ("GET", r"/project/([^/]+)/([^/]+)", "get_project"),
     ("POST", r"/projects/([^/]+)", "new_project"),
+    ("POST", r"/project", "new_project_of_mine"),
+    ("POST", r"/project/([^/]+)/([^/]+)/runs", "new_experiment"),
+    ("POST", r"/experiment/([^/]+)/columns", "columns"),
+    ("GET", r"/experiment/([^/]+)/column", "known_columns"),
+    ("GET", r"/project/([^/]+)/([^/]+)/runs/([^/]+)/sts", "object_store"),
     ("POST", r"/project/([^/]+)/([^/]+)/experiment", "new_experiment"),
     ("GET", r"/project/([^/]+)/([^/]+)/runs/([^/]+)", "get_run"),
     ("PUT", r"/project/([^/]+)/([^/]+)/runs/([^/]+)/state", "set_state"),

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.chosen import each_change
 from tests.faults.conftest import Train
 from tests.faults.harness import eventually, losses
 from tests.replay.commands import tracelet_shim
@@ -24,8 +25,9 @@ log(600, 900)
 """
 
 
-@pytest.mark.nightly  # tests/online has it for all trackers at a time
-@pytest.mark.parametrize(("status", "body"), [("429", "json"), ("403", "html"), ("200", "html")])
+@pytest.mark.parametrize(
+    ("status", "body"), each_change([("429", "json"), ("403", "html"), ("200", "html")], ("200", "html"))
+)  # tests/online has the others
 def test_data_is_refused_for_a_while(train: Train, serve: Serve, status: str, body: str) -> None:
     """A quota, or a proxy, that answers in the service's place for a while loses nothing; meanwhile it is pending, and named."""
     server = serve("swanlab")

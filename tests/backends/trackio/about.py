@@ -18,14 +18,18 @@ def times(_here: Path, home: Path) -> tuple[float, float]:
     return seconds(found["_Created"]), seconds(found["tracelet/ended"])
 
 
+_QUIETLY = (  # as far as the installed version knows these
+    "{name: False for name in ('auto_log_cpu', 'auto_log_gpu', 'embed')"
+    " if name in __import__('inspect').signature(trackio.init).parameters}"
+)
 ABOUT = About(
     reader=TrackioReader,
     opening={"trackio": {}, "trackio/*.db": {}},
     times=times,
     users_run=UsersRun(
-        begin="trackio.init('p', name=name, auto_log_cpu=False, auto_log_gpu=False, embed=False)", run_id="run.id",
+        begin=f"trackio.init('p', name=name, **{_QUIETLY})", run_id="getattr(run, 'id', run.name)",
         end="trackio.finish()", outlives_program=True, begin_next="begin(name)",
         other_ways=(("", "run.finish()"),),
-        begin_again="trackio.init('p', name='r', resume='must', auto_log_cpu=False, auto_log_gpu=False, embed=False)",
+        begin_again=f"trackio.init('p', name='r', resume='must', **{_QUIETLY})",
     ),
 )  # fmt: skip

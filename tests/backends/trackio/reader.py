@@ -1,4 +1,5 @@
-"""Reads a Trackio run back from the SQLite files, the media folders and the artifact blobs, without Trackio."""
+"""Reads a Trackio run back from the SQLite files, the media folders and the artifact blobs, without Trackio, whichever version
+has written it: ``tracelet_shim/backends/trackio/versions.py`` has what differs, and `Layout` what a database has."""
 
 from __future__ import annotations
 
@@ -45,6 +46,19 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
+class Layout(NamedTuple):
+    """What a database has: ids of runs, a table of configs, one of artifacts."""
+
+    run_ids: bool
+    configs: bool
+    artifacts: bool
+
+    @property
+    def run(self) -> str:
+        """The column by which rows are a run's."""
+        return "run_id" if self.run_ids else "run_name"
+
+
 class TrackioReader(Reader):
     backend = "trackio"
 
@@ -59,8 +73,34 @@ class TrackioReader(Reader):
 
     # -- the database -------------------------------------------------------------------------------------------------
 
+    @property
+    def home(self) -> Path:
+        """Trackio's directory: until 0.3 that was in the hub's."""
+        return next(
+            (place for place in (self.directory / "trackio", self.directory / "huggingface" / "trackio") if place.exists()),
+            self.directory / "trackio",
+        )
+
     def databases(self) -> list[Path]:
-        return sorted((self.directory / "trackio").glob("*.db"))
+        return sorted(self.home.glob("*.db"))
+
+    def layout(self, database: Path) -> Layout:
+        columns = [row[1] for row in self.query("PRAGMA table_info(metrics)", database=database)]
+        tables = {name for (name,) in self.query("SELECT name FROM sqlite_master", database=database)}
+        return Layout("run_id" in columns, "configs" in tables, "artifacts" in tables)
+
+    def configs(self, database: Path) -> dict[str, dict[str, Any]]:
+        """Return run, by its id or name -> config, in the order in which the runs have begun."""
+        layout = self.layout(database)
+        begun = f"SELECT {layout.run} FROM metrics GROUP BY {layout.run} ORDER BY MIN(id)"
+        found: dict[str, dict[str, Any]] = {str(run): {} for (run,) in self.query(begun, database=database)}
+        if layout.configs:
+            for run, config in self.query(f"SELECT {layout.run}, config FROM configs", database=database):
+                found[run] = json.loads(config)
+            return found
+        for run, metrics in self.query("SELECT run_name, metrics FROM metrics ORDER BY id", database=database):
+            found[run] = json.loads(metrics).get("tracelet/config", found[run])
+        return found
 
     def query(self, sql: str, *values: Any, database: Path | None = None) -> list[tuple[Any, ...]]:
         connection = sqlite3.connect(database or self.database)
@@ -73,20 +113,26 @@ class TrackioReader(Reader):
     def database(self) -> Path:
         """The file of the project that has the run."""
         run = self.run
-        sql = "SELECT 1 FROM metrics WHERE run_id = ? LIMIT 1"
-        (found,) = [database for database in self.databases() if self.query(sql, run, database=database)]
+        (found,) = [database for database in self.databases() if self._key(run, database) is not None]
         return found
+
+    def _key(self, run: str, database: Path) -> str | None:
+        """Return the id or name by which a database has a run."""
+        configs = self.configs(database)
+        by_id = [key for key, config in configs.items() if config.get("tracelet/id") == run]
+        return by_id[0] if by_id else run if run in configs else None
+
+    def key(self, run: str | None = None) -> str:
+        key = self._key(run or self.run, self.database)
+        assert key is not None
+        return key
 
     def run_ids(self) -> list[str]:
         found = []
         for database in self.databases():
-            sql = (
-                "SELECT m.run_id, c.config FROM metrics m LEFT JOIN configs c USING (run_id)"
-                " GROUP BY m.run_id ORDER BY MIN(m.id)"
-            )
-            for run, config in self.query(sql, database=database):
-                if "tracelet/parent" not in json.loads(config or "{}"):
-                    found.append(str(run))
+            for run, config in self.configs(database).items():
+                if "tracelet/parent" not in config:
+                    found.append(str(config.get("tracelet/id", run)))
         return found
 
     @property
@@ -97,17 +143,17 @@ class TrackioReader(Reader):
         return only
 
     def config(self, run: str | None = None) -> dict[str, Any]:
-        rows = self.query("SELECT config FROM configs WHERE run_id = ?", run or self.run)
-        return json.loads(rows[0][0]) if rows else {}
+        return self.configs(self.database).get(self.key(run), {})
 
     def name(self, run: str | None = None) -> str:
-        ((name,),) = self.query("SELECT DISTINCT run_name FROM metrics WHERE run_id = ?", run or self.run)
+        sql = f"SELECT DISTINCT run_name FROM metrics WHERE {self.layout(self.database).run} = ?"
+        ((name,),) = self.query(sql, self.key(run))
         return str(name)
 
     def rows(self, run: str | None = None) -> Iterator[Row]:
-        sql = "SELECT step, timestamp, metrics FROM metrics WHERE run_id = ? ORDER BY id"
-        for step, timestamp, text in self.query(sql, run or self.run):
-            stored = json.loads(text)
+        sql = f"SELECT step, timestamp, metrics FROM metrics WHERE {self.layout(self.database).run} = ? ORDER BY id"
+        for step, timestamp, text in self.query(sql, self.key(run)):
+            stored = {key: value for key, value in json.loads(text).items() if key not in ("tracelet/row", "tracelet/config")}
             wall_time = datetime.fromisoformat(timestamp).timestamp()
             if "tracelet/wall_time" in stored:
                 wall_time = _number(stored.pop("tracelet/wall_time"))
@@ -129,24 +175,42 @@ class TrackioReader(Reader):
     # -- the files ----------------------------------------------------------------------------------------------------
 
     def media(self, kind: str, name: str, *suffixes: str) -> list[tuple[int, Path]]:
-        root = self.directory / "trackio" / "media"
-        found = [(step, root / value["file_path"]) for step, value in self.typed(kind, name)]
+        root = self.home / "media"
+        found = [(step, self.at(value["file_path"])) for step, value in self.typed(kind, name)]
         assert all(file.resolve().is_relative_to((root / self.database.stem).resolve()) for _, file in found)
         return [(step, file) for step, file in found if not suffixes or file.suffix in suffixes]
 
+    def at(self, path: str) -> Path:
+        """Return where a file is: from 0.3 on it is named by its place in the media directory."""
+        return next(place for place in (self.home / "media" / path, self.home / path) if place.exists())
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Return what takes the place of artifacts before 0.30: rows that list files."""
+        return [
+            value
+            for row in self.rows()
+            for value in row.values.values()
+            if isinstance(value, dict) and value["_type"] == "tracelet.files"
+        ]
+
     def artifacts(self, kind: str) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
         """Return (metadata, path -> content) of each version that the run has made, as its page offers them."""
+        if not self.layout(self.database).artifacts:
+            return [
+                (value["metadata"], {path: (self.at(value["directory"]) / path).read_bytes() for path in value["files"]})
+                for value in self.listed()
+                if value["type"] == kind
+            ]
         sql = (
             "SELECT v.metadata, v.manifest FROM artifact_versions v JOIN artifacts a ON a.id = v.artifact_id"
             " JOIN run_artifact_links l ON l.artifact_version_id = v.id"
             " WHERE l.run_id = ? AND l.direction = 'output' AND a.type = ? ORDER BY v.id"
         )
-        blobs = self.directory / "trackio" / "artifacts" / self.database.stem / "blobs" / "sha256"
+        blobs = self.home / "artifacts" / self.database.stem / "blobs" / "sha256"
         found = []
         for metadata, manifest in self.query(sql, self.run, kind):
             contents = {
-                entry["path"]: (blobs / entry["digest"][:2] / entry["digest"]).read_bytes()
-                for entry in json.loads(manifest)
+                entry["path"]: (blobs / entry["digest"][:2] / entry["digest"]).read_bytes() for entry in json.loads(manifest)
             }
             found.append((json.loads(metadata), contents))
         return found
@@ -155,7 +219,7 @@ class TrackioReader(Reader):
         """Return (step, suffix -> content) of the versions of one tag that have a file with `suffix`."""
         found = []
         for metadata, contents in self.artifacts(kind):
-            if metadata["tag"] == name:
+            if metadata.get("tag") == name:
                 named = {"." + path.rpartition("/")[2].partition(".")[2]: data for path, data in contents.items()}
                 if suffix in named:
                     found.append((metadata["step"], named))
@@ -174,8 +238,10 @@ class TrackioReader(Reader):
     def histograms(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray]]:
         """Return the exact buckets; `drawn` has the bins that the dashboard shows."""
         found = []
-        for step, value in self.typed("histogram", _path(writer, tag)):
-            limits, counts = ([_number(x) for x in value[name]] for name in ("limits", "counts"))
+        name = _path(writer, tag)
+        tables = [(step, value) for step, value in self.typed("table", name) if "limits" in value]  # before 0.7
+        for step, value in [*self.typed("histogram", name), *tables]:
+            limits, counts = ([_number(x) for x in value[field]] for field in ("limits", "counts"))
             found.append((step, np.array([min(_number(value["min"]), limits[0]), *limits] if limits else []), np.array(counts)))
         return found
 
@@ -187,25 +253,35 @@ class TrackioReader(Reader):
 
     def images(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
         found = self.media("image", _path(writer, tag), ".png", ".jpeg")
-        return [(step, np.asarray(Image.open(file))) for step, file in found]
+        files = [(step, file.read_bytes()) for step, file in found]
+        files += [(step, contents[".png"]) for step, contents in self.attached("image", _path(writer, tag), ".png")]
+        return [(step, np.asarray(Image.open(io.BytesIO(data)))) for step, data in files]
 
     def videos(self, writer: str, tag: str) -> list[tuple[int, NDArray]]:
         found = []
-        for step, file in self.media("image", _path(writer, tag), ".gif"):
-            frames = ImageSequence.Iterator(Image.open(file))
+        files = [(step, file.read_bytes()) for step, file in self.media("image", _path(writer, tag), ".gif")]
+        files += [(step, contents[".gif"]) for step, contents in self.attached("video", _path(writer, tag), ".gif")]
+        for step, data in files:
+            frames = ImageSequence.Iterator(Image.open(io.BytesIO(data)))
             found.append((step, np.stack([np.asarray(frame.convert("RGB")) for frame in frames])))
         return found
 
     def audio(self, writer: str, tag: str) -> list[tuple[int, int, NDArray]]:
         found = []
-        for step, file in self.media("audio", _path(writer, tag), ".wav"):
-            with wave.open(str(file)) as sound:
+        files = [(step, file.read_bytes()) for step, file in self.media("audio", _path(writer, tag), ".wav")]
+        files += [(step, contents[".wav"]) for step, contents in self.attached("audio", _path(writer, tag), ".wav")]
+        for step, data in files:
+            with wave.open(io.BytesIO(data)) as sound:
                 samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
                 found.append((step, sound.getframerate(), samples))
         return found
 
     def texts(self, writer: str, tag: str) -> list[tuple[int, str]]:
-        return [(step, value["_value"]) for step, value in self.typed("markdown", _path(writer, tag))]
+        name = _path(writer, tag)
+        tables = [
+            (step, row["text"]) for step, value in self.typed("table", name) for row in value["_value"] if list(row) == ["text"]
+        ]
+        return [*((step, value["_value"]) for step, value in self.typed("markdown", name)), *tables]
 
     def pr_curves(self, writer: str, tag: str) -> list[tuple[int, NDArray, NDArray]]:
         found = []
@@ -274,18 +350,27 @@ class TrackioReader(Reader):
         return found
 
     def artifact(self, name: str) -> dict[str, bytes]:
-        sql = "SELECT DISTINCT type FROM artifacts WHERE name = ?"
-        ((kind,),) = self.query(sql, name)
+        (kind,) = self._kinds(name)
         held = [contents for metadata, contents in self.artifacts(kind) if metadata.get("name") == name][-1]
         return held if list(held) == [name] else {f"{name}/{path}": data for path, data in held.items()}
 
+    def _kinds(self, name: str) -> list[str]:
+        if not self.layout(self.database).artifacts:
+            return sorted({value["type"] for value in self.listed() if value["name"] == name})
+        return [kind for (kind,) in self.query("SELECT DISTINCT type FROM artifacts WHERE name = ?", name)]
+
     def model(self, name: str) -> dict[str, bytes]:
-        assert self.query("SELECT type FROM artifacts WHERE name = ?", name) == [("model",)]
+        assert self._kinds(name) == ["model"]
         return self.artifact(name)
 
     def alerts(self) -> list[tuple[str, str, str]]:
         levels = {"info": "info", "warn": "warning", "error": "error"}
-        found = self.query("SELECT title, text, level FROM alerts WHERE run_id = ?", self.run)
+        if self.query("SELECT 1 FROM sqlite_master WHERE name = 'alerts'"):
+            sql = f"SELECT title, text, level FROM alerts WHERE {self.layout(self.database).run} = ?"
+            found = self.query(sql, self.key())
+        else:
+            tables = [value["_value"][0] for row in self.rows() for key, value in row.values.items() if "/alert/" in key]
+            found = [(row["title"], row["text"], row["level"]) for row in tables]
         return [(title, text, levels[level]) for title, text, level in found]
 
     def params_of(self, run: str) -> dict[str, Any]:
@@ -307,8 +392,7 @@ class TrackioReader(Reader):
         return self.metrics_of(self.run)
 
     def trials(self) -> list[Trial]:
-        sql = "SELECT run_id, config FROM configs ORDER BY (SELECT MIN(id) FROM metrics WHERE run_id = configs.run_id)"
-        children = [run for run, config in self.query(sql) if json.loads(config).get("tracelet/parent") == self.run]
+        children = [run for run, config in self.configs(self.database).items() if config.get("tracelet/parent") == self.run]
         return [Trial(self.params_of(child), self.metrics_of(child)) for child in children]
 
     def status(self) -> str:
@@ -320,9 +404,7 @@ class TrackioReader(Reader):
             "project": config.get("tracelet/project", self.database.stem),
             "exp_name": config.get("tracelet/exp_name", self.name()),
             "tags": {
-                key.removeprefix("tracelet/tag/"): value
-                for key, value in config.items()
-                if key.startswith("tracelet/tag/")
+                key.removeprefix("tracelet/tag/"): value for key, value in config.items() if key.startswith("tracelet/tag/")
             },
             "notes": config.get("tracelet/notes"),
             "run_id": config.get("tracelet/run_id"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.backends.about import About, UsersRun, text_in, two_times
+from tests.backends.wandb.installed import since
 from tests.backends.wandb.reader import WandbReader, _log_records
+
+FINISH_PREVIOUS = "finish_previous" if since("0.19.10") else True
 
 
 def times(here: Path, _home: Path) -> tuple[float, float]:
@@ -26,7 +29,7 @@ ABOUT = About(
     users_run=UsersRun(
         begin="wandb.init(project='p', name=name)", run_id="run.id", end="run.finish()",
         outlives_program=True, keeps_back=True, check_resumed=check_resumed,
-        begin_next="wandb.init(project='p', name=name, reinit='finish_previous')", is_context=True,
+        begin_next=f"wandb.init(project='p', name=name, reinit={FINISH_PREVIOUS!r})", is_context=True,
         other_ways=(
             ("wandb.init(project='p', name=name, reinit=True)", "wandb.finish()"), ("", "run.finish(exit_code=1)"),
             ("", "run.__exit__(None, None, None)"), ("", "wandb.teardown()"),

@@ -31,7 +31,7 @@ class WandbServer(Server):
         kinds = {"html-file": "text", "image-file": "image"}
         values = list(self._values())
         files = [(step, value) for _, step, value in values if isinstance(value, dict) and value["path"] in run["files"]]
-        hparams = values.count(("hparam/acc", 0, 1.5)) if run["config"].get("lr") == {"value": 0.5} else 0
+        hparams = values.count(("hparam/acc", 0, 1.5)) if _lr(run) == 0.5 else 0
         return sorted([*(f"{kinds[value['_type']]} {step}" for step, value in files), *["hparams"] * hparams])
 
     def _values(self) -> Iterator[tuple[str, int, Any]]:
@@ -42,8 +42,12 @@ class WandbServer(Server):
         found = []
         for run in self._runs():
             rows = [json.loads(row) for row in run["history"].values()]
-            found += [row["acc"] for row in rows if "acc" in row and run["config"].get("lr") == {"value": row["acc"]}]
+            found += [row["acc"] for row in rows if "acc" in row and _lr(run) == row["acc"]]
         return sorted(found)
+
+
+def _lr(run: Mapping[str, Any]) -> Any:
+    return run["config"].get("lr", {}).get("value")  # 0.17 has a description beside it
 
 
 SERVER = WandbServer

@@ -73,6 +73,9 @@ class _Run:
             self.exit_code = None
             for record in _log_records(log):
                 self._take(record, log.parent / "files")
+            if (metadata := log.parent / "files" / "wandb-metadata.json").exists() and not self.environment:
+                told = json.loads(metadata.read_text())  # up to 0.18 or so the log has no record of it
+                self.environment = {"code_path": told.pop("codePath", None), **told}
             names = log.parent / "files" / "names.json"
             if names.exists():
                 self.names |= json.loads(names.read_text())

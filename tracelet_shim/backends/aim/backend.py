@@ -1,6 +1,6 @@
 """Aim: an Aim run for each session, in a local repository (``.aim``) or on an Aim server (``aim://host:port``).
 
-How the data is mapped, and which part of Aim makes it so (read in 3.27 to 3.29):
+How the data is mapped, and which part of Aim makes it so (read in 3.29; what differs from 3.19 on is in ``versions.py``):
 
 - A scalar is a point of the metric named by its tag. The writer and the key of `add_scalars` are its context:
   ``{"writer": "train"}``, ``{"series": "a"}``. Every other event type has ``{"type": "image"}`` and the like in its
@@ -60,7 +60,7 @@ class AimBackend(OwnForms):
     name = "aim"
     module = "aim"
     distribution = "aim"
-    versions = Versions("3.19.0", "3.29.1")
+    versions = Versions("3.19.3", "3.29.1")
     probe = PROBE
     fetch = staticmethod(fetch)
     options: ClassVar[Mapping[str, str]] = {
@@ -161,7 +161,7 @@ class AimBackend(OwnForms):
         elif started.files_at is None and (place := repository.artifacts_uri()):
             started.keep_files_at(place)
         repository.send()
-        repository.index(started.hash)
+        repository.index(started.hash, goes_on=True)
         self._opened = True
         return OpenedRun(started.hash, repository.url())
 
@@ -217,7 +217,7 @@ class AimBackend(OwnForms):
     def flush(self) -> None:
         """Nothing waits to be stored; show what is there to Aim's readers, but not more often than they would look."""
         if self._repository is not None and self._run is not None and self._repository.indexed_seconds_ago() > 30:
-            self._repository.index(self._run.hash)
+            self._repository.index(self._run.hash, goes_on=True)
 
     def close(self, status: Status) -> None:
         if self._run is None or self._repository is None:
@@ -237,9 +237,10 @@ class AimBackend(OwnForms):
                 self._repository.abandon()
             raise
         joined.let_go(self._run.native)
+        goes_on = self._run.is_users
         self._run = None
         try:
-            self._repository.index(run_hash)
+            self._repository.index(run_hash, goes_on=goes_on)
         finally:
             self._repository = None
         gc.collect()  # Aim's objects refer to each other; RocksDB's files and locks go with the last of them

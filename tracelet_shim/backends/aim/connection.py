@@ -70,8 +70,8 @@ class _Methods:
     _heartbeat_sender: Any
     _ws: Any
     request_headers: dict[str, str]
-    ssl_certfile: str | None
-    ssl_context: Any
+    ssl_certfile: str | None = None  # up to 3.24, Aim's client has none
+    ssl_context: Any = None
     uri: str
 
     def __init__(self, remote_path: str) -> None:

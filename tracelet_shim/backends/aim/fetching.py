@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tracelet_shim.backends.aim.repository import find
+from tracelet_shim.backends.aim.versions import artifacts_uri
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
 from tracelet_shim.backends.shared.files import copy_into
 from tracelet_shim.backends.shared.names import file_names
@@ -44,7 +45,7 @@ def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -
 def _get(native: Any, wanted: str, directory: str) -> str | None:
     """Get an artifact of a run. Readers of a run that goes on see an older state of it, so files of this machine
     are looked for where they lie."""
-    place = urlsplit(native.artifacts_uri or "")
+    place = urlsplit(artifacts_uri(native) or "")
     if place.scheme == "file":
         return copy_into(directory, os.path.join(place.path, wanted))
     return _download(dict(native.artifacts), wanted, directory)

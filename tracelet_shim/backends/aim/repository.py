@@ -14,6 +14,7 @@ from tracelet_shim import errors
 from tracelet_shim.backends.aim import joined
 from tracelet_shim.backends.aim.connection import connection_class
 from tracelet_shim.backends.aim.process import disown
+from tracelet_shim.backends.aim.versions import is_in_index, lists_without_index
 from tracelet_shim.common.private_files import locked
 from tracelet_shim.common.text import usable
 
@@ -99,7 +100,7 @@ class Repository:
             self._finalizers += disown(self.native)
         self._finalizers += disown(self.native, opened)
         if not hasattr(opened._tracker, "_track") or not hasattr(opened._tracker, "sequence_infos"):
-            raise errors.BackendError(f"aim {aim.__version__} stores sequences in an unknown way; known: 3.27 to 3.29")
+            raise errors.BackendError(f"aim {aim.__version__} stores sequences in an unknown way; known: 3.19 to 3.29")
         return opened
 
     def send(self) -> None:
@@ -125,11 +126,14 @@ class Repository:
     def indexed_seconds_ago(self) -> float:
         return time.monotonic() - self._indexed
 
-    def index(self, run_hash: str) -> None:
-        """Put a run into the repository's index, through which Aim's API finds runs; `aim up` would do it, too."""
-        if self.is_remote:
+    def index(self, run_hash: str, *, goes_on: bool = False) -> None:
+        """Put a run into the repository's index, through which Aim's API finds runs; `aim up` would do it, too. One that goes on
+        where it has to be there only."""
+        if self.is_remote or (goes_on and lists_without_index(self.native)):
             return
         self._indexer = self._indexer or _indexer(self.native)
+        if is_in_index(self._indexer, run_hash):
+            return
         for _ in range(10):
             try:
                 self._indexer.index(run_hash)

@@ -14,6 +14,7 @@ from typing import Any
 from tracelet_shim import events as ev
 from tracelet_shim.backends.aim.fast import Ends
 from tracelet_shim.backends.aim.points import Points
+from tracelet_shim.backends.aim.versions import artifacts_uri, know_directories
 from tracelet_shim.backends.base import RunInfo, Status
 from tracelet_shim.backends.shared.names import Names
 from tracelet_shim.backends.shared.values import plain
@@ -168,10 +169,10 @@ class Run:
     @property
     def files_at(self) -> str | None:
         """Where the run's files go; None if there is no place for them."""
-        place: str | None = self.native.artifacts_uri
-        return place
+        return artifacts_uri(self.native)
 
     def keep_files_at(self, place: str) -> None:
+        know_directories()
         self.native.set_artifacts_uri(place)
 
     def attach(self, path: str, data: bytes) -> None:

@@ -12,7 +12,6 @@ run's key (``get_or_create``, as `comet_ml.start` does), so none overwrites anot
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import io
 import json
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from tracelet_shim import errors
+from tracelet_shim.backends.comet.compat import as_uploaded
+from tracelet_shim.common.system import lock
 
 __all__ = ["Journal", "last_messages", "offline_class", "pack", "pack_abandoned", "remove_begun"]
 
@@ -44,6 +45,8 @@ class Journal:
         directory: exists, and is this journal's own.
     """
 
+    use_http_messages = True  # before 3.42, messages of the SDK's own ask for it: it has a websocket else
+
     def __init__(self, directory: str) -> None:
         self.closed = False
         self.directory = directory
@@ -51,7 +54,7 @@ class Journal:
         self._lock = threading.Lock()
         self._file = open(os.path.join(directory, "messages.json"), "ab", buffering=0)  # noqa: SIM115 - kept open
         with contextlib.suppress(OSError):  # a file system without locks: then nobody packs it for us either
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
 
     def put(self, messages: Iterable[Any]) -> None:
         """Write messages and their files: all of them, or it raises and there is none.
@@ -90,6 +93,7 @@ class Journal:
             for item in payload["items"]:
                 item["file_path"] = self._keep(Path(item["file_path"]), written, move=True)
             payload["thumbnail_path"] = self._keep(Path(payload["thumbnail_path"]), written, move=True)
+        payload = as_uploaded(message.type, payload)
         return json.dumps({"payload": payload, "type": message.type}, cls=NestedEncoder, separators=(",", ":")) + "\n"
 
     def _keep(self, content: str | bytes | Path, written: list[str], *, move: bool = False) -> str:
@@ -149,7 +153,7 @@ def remove_begun(directory: str, key: str) -> None:
     for path in Path(directory).glob(f"{key}-*.part"):
         if not (path / "experiment.json").exists():
             with contextlib.suppress(OSError), open(path / "messages.json", "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else another process is making it just now
+                lock(file)  # else another process is making it just now
                 shutil.rmtree(path)
 
 
@@ -175,7 +179,7 @@ def pack_abandoned(directory: str) -> None:
             continue
         try:
             with open(path / "messages.json", "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file)
                 start = size = file.seek(0, os.SEEK_END)
                 tail = b""
                 while start and b"\n" not in tail:  # the last line may have been cut short
@@ -191,11 +195,17 @@ def pack_abandoned(directory: str) -> None:
             logger.warning("comet: %s cannot be packed", path, exc_info=True)
 
 
+_OVERRIDDEN = ("_create_offline_archive", "_setup_streamer", "_write_experiment_meta_file", "_mark_as_ended")
+
+
 @functools.cache
 def offline_class() -> Any:
-    """Return the `OfflineExperiment` that writes to a `Journal`."""
+    """Return the `OfflineExperiment` that writes to a `Journal`; None where the SDK has another inside than is known here."""
     from comet_ml import OfflineExperiment
     from comet_ml.utils import local_timestamp
+
+    if not all(hasattr(OfflineExperiment, name) for name in _OVERRIDDEN):
+        return None
 
     class Offline(OfflineExperiment):  # type: ignore[misc]
         tmpdir: str

@@ -19,6 +19,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Acknowledged, Capability, Ending, Level, OpenedRun, RunInfo, Status
 from tracelet_shim.backends.comet import drawings, own_forms
 from tracelet_shim.backends.comet.archive import pack_abandoned
+from tracelet_shim.backends.comet.compat import experiment_class
 from tracelet_shim.backends.comet.experiments import Experiments, archive_directory, key_of
 from tracelet_shim.backends.comet.fetching import cannot_fetch, fetch
 from tracelet_shim.backends.comet.line import CHUNK, RefusedError
@@ -144,9 +145,7 @@ class CometBackend(OwnForms):
 
     @classmethod
     def ends(cls) -> Sequence[Ending]:
-        import comet_ml
-
-        experiment = comet_ml.CometExperiment  # an experiment that is begun ends the one before, not by `end`
+        experiment = experiment_class()  # an experiment that is begun ends the one before, not by `end`
         names = ["_on_end"] if hasattr(experiment, "_on_end") else ["end"]
         return [Ending(experiment, name, lambda experiment, *_: str(experiment.id)) for name in names]
 
@@ -178,6 +177,13 @@ class CometBackend(OwnForms):
         if run.resume and self._run.own:
             self._run.doubt()
         self._opened = True
+        if self._run.queued and (self._run.own or self._directory is None):
+            self.notice(
+                "queue",
+                "this version of comet_ml is sent to through its own queue: what it has not sent is lost if the process is "
+                "killed, and what the server refuses stands in its log alone; remedy: pip install 'comet_ml<="
+                f"{self.versions.newest}'",
+            )
         return OpenedRun(str(self.handle.id), self._url())
 
     def _archives(self, run: RunInfo) -> str | None:
@@ -221,9 +227,7 @@ class CometBackend(OwnForms):
         self._run.send(messages)
         self._run.add_tags(labels)
         self._run.params |= config
-        if self._run.own and self._directory is not None:
-            experiment.start_time = round(run.started * 1000)
-            experiment._write_experiment_meta_file()  # from here on, the directory is complete at any time
+        self._run.begun(run.started)
 
     def _url(self) -> str | None:
         experiment = self.handle
@@ -231,6 +235,8 @@ class CometBackend(OwnForms):
             return str(experiment.url) if experiment.url else None
         if not self._run.own:
             return None
+        if self._run.queued:
+            return f"comet upload {shlex.quote(self._directory)}/{experiment.id}-*.zip"
         return f"comet upload {shlex.quote(experiment.tmpdir.removesuffix('.part') + '.zip')}"
 
     def flush(self) -> None:
@@ -380,10 +386,7 @@ class CometBackend(OwnForms):
             run.experiment.name = trial
             messages = self._messages_of(run)
             run.send([message for key, value in others.items() for message in messages.other(key, value)])
-            if self._directory is not None:
-                if math.isfinite(started):
-                    run.experiment.start_time = round(started * 1000)
-                run.experiment._write_experiment_meta_file()
+            run.begun(started)
         except BaseException:
             run.discard()
             raise

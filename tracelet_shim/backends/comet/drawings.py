@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tracelet_shim import events as ev
+from tracelet_shim.backends.comet import compat
 
 __all__ = ["bins", "embedding", "points_3d", "row_count"]
 
@@ -54,8 +55,6 @@ def bins(event: ev.Histogram) -> dict[str, Any] | None:
 def points_3d(event: ev.Mesh, name: str, experiment: Any) -> list[Any]:
     """Return the messages of a mesh as 3D points with colours, faces as lines. What is empty or not finite has its file only."""
     import numpy as np
-    from comet_ml import experiment_loggers
-
     messages: list[Any] = []
     vertices = event.vertices.numpy()
     for i, points in enumerate(vertices):
@@ -71,7 +70,7 @@ def points_3d(event: ev.Mesh, name: str, experiment: Any) -> list[Any]:
             "size": dict(zip(("width", "height", "depth"), (high - low).tolist(), strict=True)),
             "segments": outlines,
         }  # fmt: skip
-        experiment_loggers.log_3d_points(
+        compat.points_3d(
             f"{name} ·{i}" if len(vertices) > 1 else name,
             [row + colors[n] for n, row in enumerate(rows)] if colors is not None else rows,
             [box] if outlines else None,
@@ -93,7 +92,6 @@ def embedding(event: ev.Embedding, name: str, experiment: Any, asset_of: Callabl
         experiment: the SDK's object.
         asset_of: gives the id of the asset with this suffix.
     """
-    from comet_ml import Embedding
 
     def link(suffix: str) -> tuple[str, str]:  # once the server has told how links begin
         asset = asset_of(suffix)
@@ -101,7 +99,7 @@ def embedding(event: ev.Embedding, name: str, experiment: Any, asset_of: Callabl
 
     (vectors, vectors_url), (labels, labels_url) = link("tensors.tsv"), link("metadata.tsv")
     sprite, sprite_url = link("sprite.png") if event.sprite is not None else (None, None)
-    shown = Embedding(
+    shown = compat.projection(
         vector_url=vectors_url, vector_shape=[row_count(event), math.prod(event.matrix.shape[1:])], vector_asset_id=vectors,
         metadata_url=labels_url, metadata_asset_id=labels, sprite_url=sprite_url, sprite_asset_id=sprite,
         image_size=event.sprite_size, title=name, experiment_key=experiment.id,

@@ -11,8 +11,9 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import Journal, offline_class, remove_begun
+from tracelet_shim.backends.comet.compat import named_project, offline_directory
 from tracelet_shim.backends.comet.names import digest
-from tracelet_shim.backends.comet.process import OFF, sdk_alone
+from tracelet_shim.backends.comet.process import OFF, discreet, sdk_alone
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.comet.settings import setting
 from tracelet_shim.backends.run_info import RunInfo
@@ -28,9 +29,7 @@ def archive_directory(given: Mapping[str, Any]) -> str:
     Args:
         given: the user's options.
     """
-    from comet_ml.config import get_config
-
-    chosen = given.get("offline_directory") or get_config().get_comet_offline_directory()
+    chosen = given.get("offline_directory") or offline_directory()
     directory = os.path.abspath(os.path.expanduser(str(chosen)))
     os.makedirs(directory, mode=0o700, exist_ok=True)
     return directory
@@ -75,7 +74,9 @@ class Experiments:
             raise errors.ConfigurationError(f"backend 'comet': {problem}")
         common = {"project_name": self._project, "workspace": workspace_of(self._given), "experiment_key": key}
         with sdk_alone():
-            return RunExperiment(self._start(common)) if self._directory is None else self._begin(self._directory, common)
+            if self._directory is None or offline_class() is None:
+                return RunExperiment(self._start(common))
+            return self._begin(self._directory, common)
 
     def _begin(self, archives: str, common: Mapping[str, Any]) -> RunExperiment:
         """Return an experiment that becomes an archive."""
@@ -93,21 +94,27 @@ class Experiments:
         return RunExperiment(experiment, directory=directory)
 
     def _start(self, common: Mapping[str, Any]) -> Any:
-        """Return an experiment at the server."""
+        """Return an experiment at the server, or one of the SDK's own archives."""
         import comet_ml
 
         secret = self._given.get("api_key")
-        config = comet_ml.ExperimentConfig(**OFF, offline_directory=self._given.get("offline_directory"))
-        try:
-            experiment = comet_ml.start(
-                api_key=str(secret) if secret else None,
-                mode="get_or_create",
-                online=True,
-                experiment_config=config,
-                **common,
-            )
-        except comet_ml.exceptions.InvalidAPIKey:  # its message has the key
-            raise errors.BackendError("Comet: the server does not know this API key") from None
+        config = comet_ml.ExperimentConfig(**OFF, offline_directory=self._directory or self._given.get("offline_directory"))
+        refused = comet_ml.exceptions.InvalidAPIKey
+        with discreet(str(secret or setting("api_key") or "")) as logged:
+            try:
+                experiment = comet_ml.start(
+                    api_key=str(secret) if secret else None,
+                    mode="get_or_create",
+                    online=self._directory is None,
+                    experiment_config=config,
+                    workspace=common["workspace"],
+                    experiment_key=common["experiment_key"],
+                    **named_project(comet_ml.start, common["project_name"]),
+                )
+            except refused:  # its message has the key
+                raise errors.BackendError("Comet: the server does not know this API key") from None
         if not experiment.alive:  # the SDK has logged why; most often, there was no answer
+            if any(isinstance(error, refused) for error in logged):
+                raise errors.BackendError("Comet: the server does not know this API key")
             raise ConnectionError("Comet: the server did not open an experiment")
         return experiment

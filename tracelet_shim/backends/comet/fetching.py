@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tracelet_shim.backends.base import Fetched, NoSuchArtifactError, RunInfo
+from tracelet_shim.backends.comet.compat import get_artifact
 from tracelet_shim.backends.comet.experiments import workspace_of
 from tracelet_shim.backends.comet.names import artifact_name
 from tracelet_shim.backends.comet.process import import_sdk, sdk_settings
@@ -59,7 +60,6 @@ def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -
 
 def _details(client: Any, asked: Wanted, options: Mapping[str, Any], run: RunInfo) -> Any:
     """Return the SDK's object of a version; None if there is none."""
-    from comet_ml.artifacts.artifact_getter import get_artifact
     from comet_ml.config import get_config
     from comet_ml.exceptions import ArtifactNotFound, CometRestApiException
     from comet_ml.summary import Summary
@@ -69,7 +69,7 @@ def _details(client: Any, asked: Wanted, options: Mapping[str, Any], run: RunInf
         workspace = workspace_of(options) or client.get_account_details()["defaultWorkspaceName"]
     params = {"name": asked.name, "workspace": workspace, "version_or_alias": asked.version, "experiment_key": run.resume}
     try:
-        return get_artifact(client, params, run.resume or "", Summary("tracelet"), get_config())
+        return get_artifact()(client, params, run.resume or "", Summary("tracelet"), get_config())
     except ArtifactNotFound:
         return None
     except CometRestApiException as error:

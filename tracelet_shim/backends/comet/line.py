@@ -8,6 +8,7 @@ connection itself was lost, and nobody is told. So messages are handed to the co
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,14 +16,25 @@ from itertools import groupby
 from typing import Any
 
 from tracelet_shim import errors
+from tracelet_shim.backends.comet.compat import behind_queue, tell_status
 from tracelet_shim.backends.shared.transient import Verdict, judge, may_open
 
-__all__ = ["CHUNK", "Line", "RefusedError", "point"]
+__all__ = ["CHUNK", "Line", "RefusedError", "line_of", "point"]
 
 _log = logging.getLogger("tracelet_shim.relay")
 
 CHUNK = 500
 """Points of one request; the SDK sends up to 1,000."""
+_OF_UPLOADS = {"upload_limits_guard": "limits_guard", "multipart_options": "s3_upload_options", "parts_pool": "_get_parts_pool"}
+"""What an uploader may ask for, and where its `FileUploadManager` has it."""
+
+
+_OF_API = (
+    "get_artifact_details", "get_artifact_files", "get_artifact_version_details", "get_experiment_asset_list",
+    "get_experiment_metadata", "get_experiment_metric", "get_registry_model_details", "get_registry_models",
+    "post_from_endpoint", "register_model_v2", "upsert_artifact",
+)  # fmt: skip
+_OF_CONNECTION = ("add_tags", "send_notification")
 
 
 class RefusedError(errors.BackendError):
@@ -62,24 +74,32 @@ class Line:
     """
 
     def __init__(self, experiment: Any) -> None:
+        from comet_ml.batch_utils import MessageBatchItem
+        from comet_ml.file_upload_size_monitor import UploadSizeMonitor
+        from comet_ml.messages import MetricMessage, ParameterMessage
+
         streamer = experiment.streamer.online_streamer
-        handler = copy.copy(streamer.message_handler)
-        handler.on_message_sent_callback = handler.on_messages_batch_sent_callback = None
-        handler._process_rest_api_send = _send_now
-        handler._file_upload_manager = uploads = copy.copy(streamer._file_upload_manager)
+        uploads = copy.copy(streamer._file_upload_manager)
         uploads._initiate_upload = self._upload
-        handler.message_handlers = handler.create_message_handlers()
         self._key = str(experiment.id)
-        self._handler, self._guard = handler, uploads.limits_guard
-        self.connection, self.api = handler._connection, handler._rest_api_client
-        self._multipart = {"multipart_options": uploads.s3_upload_options, "parts_pool": uploads._get_parts_pool}
+        self._handle, self.connection, self.api, self._compress = behind_queue(streamer, uploads)
+        self._uploads = uploads
         self._taken: set[str] = set()
         self.found: set[str] = set()
         self._unanswered: set[str] = set()  # files that the server may have taken, for it did not say so
         self.doubtful = False
+        self._item, self._monitor = MessageBatchItem, UploadSizeMonitor
+        self._batches = {
+            MetricMessage: self.connection.log_metrics_batch,
+            ParameterMessage: self.connection.log_parameters_batch,
+        }
+        for part, names in ((self.api, _OF_API), (self.connection, _OF_CONNECTION)):
+            for name in names:
+                getattr(part, name)  # all that is called later: it is known now whether this SDK has it
         for client in (self.connection._low_level_http_client, self.api.low_level_api_client):
             for session in (client.session, client.retry_session):
                 session.hooks["response"].append(_no_page)
+                tell_status(session)
 
     def call(self, request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Make a request of the SDK's connection or API client, and return what it returns.
@@ -92,21 +112,17 @@ class Line:
     def send(self, messages: Iterable[Any], *, events: bool = True) -> None:
         """Send messages, of `comet_ml.messages`, in order; raise for the first that the server does not take. Files that it has
         taken are not sent again, until `done`; where that is not known of the files of `events`, it is asked for them before."""
-        from comet_ml.batch_utils import MessageBatchItem
-        from comet_ml.messages import MetricMessage, ParameterMessage
-
-        batches = {MetricMessage: self.connection.log_metrics_batch, ParameterMessage: self.connection.log_parameters_batch}
         for kind, group in groupby(messages, key=type):
-            if kind in batches:
-                items = [MessageBatchItem(message) for message in group]
+            if kind in self._batches:
+                items = [self._item(message) for message in group]
                 for start in range(0, len(items), CHUNK):
-                    _answered(batches[kind], items[start : start + CHUNK], compress=self._handler.message_batch_compress)
+                    _answered(self._batches[kind], items[start : start + CHUNK], compress=self._compress)
                 continue
             for message in group:
                 params = getattr(message, "additional_params", None) or {}
                 asset = params.get("assetId") or params.get("imageId")
                 if asset is None:
-                    _answered(self._handler.handle, message, None)
+                    _answered(self._handle, message)
                 elif asset not in self._taken:
                     self._send_file(asset, message, may_be_there=events and (self.doubtful or asset in self._unanswered))
                     self._taken.add(asset)
@@ -118,7 +134,7 @@ class Line:
                 return
             self.doubtful = False  # what comes behind one that was not there is not there either
         try:
-            _answered(self._handler.handle, message, None)
+            _answered(self._handle, message)
         except Exception as error:
             if not isinstance(error, RefusedError) or error.may_be_done:
                 self._unanswered.add(asset)
@@ -151,21 +167,30 @@ class Line:
                 found.append(point(name, entry.get("metricValue"), step, entry.get("timestamp")))
         return found
 
-    def _upload(
-        self, options: Any, uploader: Callable[..., None], *, s3_multipart: bool = False, use_limits_guard: bool = True
-    ) -> None:
-        """Stand in for `FileUploadManager._initiate_upload`: at once, without retries, and with its errors."""
-        from comet_ml.file_upload_size_monitor import UploadSizeMonitor
-
+    def _upload(self, options: Any, uploader: Callable[..., None], **_: Any) -> None:
+        """Stand in for `FileUploadManager._initiate_upload`: at once, without retries, and with its errors. What an uploader is
+        given besides differs between versions; it says itself what it takes."""
         problems: list[BaseException] = []
         options.max_retries, options.on_failed_asset_upload = 1, problems.append
         options.on_asset_upload = lambda response: problems.extend(_page(response))
-        more: dict[str, Any] = {"upload_limits_guard": self._guard} if use_limits_guard else {}
-        if s3_multipart:
-            more |= {name: value() if callable(value) else value for name, value in self._multipart.items()}
-        uploader(options=options, _monitor=UploadSizeMonitor(), **more)
+        taken = inspect.signature(uploader).parameters
+        found = ((name, getattr(self._uploads, attribute)) for name, attribute in _OF_UPLOADS.items() if name in taken)
+        more: dict[str, Any] = {name: value() if callable(value) else value for name, value in found}
+        uploader(options=options, _monitor=self._monitor(), **more)
         if problems:
             raise problems[0]
+
+
+def line_of(experiment: Any) -> Line | None:
+    """Return the line of an experiment. None of one that is offline, and where the SDK's inside is not known here: it has its
+    own queue."""
+    if not hasattr(experiment.streamer, "online_streamer"):
+        return None
+    try:
+        return Line(experiment)
+    except (AttributeError, ImportError, TypeError):
+        _log.debug("comet: the code behind the SDK's queue cannot be called", exc_info=True)
+        return None
 
 
 def point(name: Any, value: Any, step: Any, when: Any) -> tuple[Any, ...]:
@@ -175,12 +200,6 @@ def point(name: Any, value: Any, step: Any, when: Any) -> tuple[Any, ...]:
     except (TypeError, ValueError):
         value = str(value)
     return name, repr(value), None if step is None else int(step), None if when is None else int(when)
-
-
-def _send_now(sender: Callable[..., None], **given: Any) -> None:
-    """Stand in for `OnlineMessageHandler._process_rest_api_send`, which logs what goes wrong."""
-    of_the_log = ("messages", "message_type", "context", "rest_fail_prompt", "general_fail_prompt")
-    sender(**{name: value for name, value in given.items() if name not in of_the_log})
 
 
 def _answered(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim import events as ev
+from tracelet_shim.backends.comet.compat import longest_name
 from tracelet_shim.backends.comet.names import digest
 from tracelet_shim.backends.comet.run import RunExperiment
 from tracelet_shim.backends.shared.names import Names
@@ -92,7 +93,7 @@ class Messages:
         experiment = self._experiment
         params: dict[str, Any] = {
             "assetId": self.asset_id(event, name, kind), "context": None,
-            "fileName": name[: experiment.asset_name_max_length], "overwrite": False, "runId": experiment.run_id,
+            "fileName": name[: longest_name(experiment, "asset")], "overwrite": False, "runId": experiment.run_id,
             "step": event.step, "epoch": None,
         }  # fmt: skip
         if kind != "asset":
@@ -109,7 +110,7 @@ class Messages:
         experiment = self._experiment
         params = {
             "step": event.step, "context": None, "runId": experiment.run_id,
-            "figName": self._names(event.path)[: experiment.image_name_max_length], "figCounter": self._images,
+            "figName": self._names(event.path)[: longest_name(experiment, "image")], "figCounter": self._images,
             "overwrite": False, "imageId": digest(experiment.id, "image", *map(str, event.record)),
         }  # fmt: skip
         self._images += 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability, Level
+from tracelet_shim.backends.comet.compat import uploads_registrations
 from tracelet_shim.backends.comet.line import RefusedError
 from tracelet_shim.backends.comet.names import aliases_of, registry_name
 from tracelet_shim.backends.render import files
@@ -40,6 +41,7 @@ CAPABILITIES: Mapping[type[ev.Event], Capability] = {
     ),
 }
 _ALERTS = "tracelet/alerts"
+_NOT_REGISTERED = "this comet_ml leaves a model in the experiment, in no registry; remedy: pip install 'comet_ml>=3.46'"
 
 
 class OwnForms(Backend):
@@ -83,7 +85,10 @@ class OwnForms(Backend):
             path = self._artifact_paths(file.path)
             messages.append(self._messages.file(event, path, file.at, "model-element", said, groupingName=name))
         if event.register_as is not None and self._run.on_server is None:
-            messages.append(self._messages.registered(event, name, registry_name(event), aliases_of(event)))
+            if self._run.archived and uploads_registrations():
+                messages.append(self._messages.registered(event, name, registry_name(event), aliases_of(event)))
+            else:
+                self.notice("registry", _NOT_REGISTERED)
         self._run.send(messages)
         if event.register_as is not None and self._run.on_server is not None:
             problem = self._run.on_server.register(event, name)

@@ -8,13 +8,14 @@ and neither the SDK's exception hook nor its automatic loggers touch ours.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from tracelet_shim.backends.shared.environment import variables
 
-__all__ = ["OFF", "active", "import_sdk", "sdk_alone", "sdk_settings"]
+__all__ = ["OFF", "active", "discreet", "import_sdk", "sdk_alone", "sdk_settings"]
 
 OFF: dict[str, Any] = {
     "log_code": False, "log_graph": False, "auto_param_logging": False, "auto_metric_logging": False,
@@ -86,3 +87,44 @@ def sdk_alone() -> Iterator[None]:
     finally:
         set_global_experiment(before)
         _hidden.remove(before)
+
+
+class _Discreet(logging.Filter):
+    """Strikes a secret out of what the SDK logs, and notes the errors that it logs instead of raising them."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__()
+        self._secret = secret
+        self.errors: list[BaseException] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            self.errors.append(error)
+            if self._secret and self._secret in f"{error!r}{error}":
+                record.exc_info = record.exc_text = None
+        text = record.getMessage()
+        if self._secret and self._secret in text:
+            record.msg, record.args = text.replace(self._secret, "***"), ()
+        return True
+
+
+@contextlib.contextmanager
+def discreet(secret: str) -> Iterator[list[BaseException]]:
+    """Keep a secret out of the SDK's log: before 3.50, it writes a key there that the server does not know.
+
+    Args:
+        secret: the API key.
+
+    Yields:
+        The errors that it logs meanwhile.
+    """
+    noting = _Discreet(secret)
+    handlers = list(logging.getLogger("comet_ml").handlers)
+    for handler in handlers:
+        handler.addFilter(noting)
+    try:
+        yield noting.errors
+    finally:
+        for handler in handlers:
+            handler.removeFilter(noting)

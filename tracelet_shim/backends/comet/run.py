@@ -17,7 +17,7 @@ from typing import Any
 from tracelet_shim import errors
 from tracelet_shim.backends.comet.archive import pack
 from tracelet_shim.backends.comet.artifacts import OnServer
-from tracelet_shim.backends.comet.line import Line
+from tracelet_shim.backends.comet.line import line_of
 from tracelet_shim.backends.comet.resume import StoredPoints, identity
 from tracelet_shim.backends.run_info import Status
 
@@ -35,8 +35,8 @@ class RunExperiment:
     Attributes:
         params: the parameters that it has got.
         stored: what is known of the points that it has.
-        line: the way to the server; None offline.
-        on_server: its artifacts and registered models; None offline.
+        line: the way to the server; None offline, and where the SDK has none that is known here.
+        on_server: its artifacts and registered models; None without a line.
         known: what identifies other messages (`resume.identity`) that a killed session has left in its archive, and that may
             come again.
     """
@@ -47,8 +47,7 @@ class RunExperiment:
         self.params: dict[str, Any] = {}
         self.latest = math.inf  # the time of what it got last
         self._directory = directory
-        online = directory is None and hasattr(experiment.streamer, "online_streamer")
-        self.line = Line(experiment) if online else None
+        self.line = line_of(experiment) if directory is None else None
         self.on_server = OnServer(str(experiment.id), self.line) if self.line is not None else None
         self.known: frozenset[str] = frozenset()
         self.stored = StoredPoints()
@@ -81,7 +80,7 @@ class RunExperiment:
             self.experiment.streamer.put(messages)
         elif self.line is not None:
             self.line.send(messages, events=events)
-        else:  # the user's own offline experiment
+        else:  # the SDK's own queue: of the user's offline experiment, or of any in an SDK whose inside is not known here
             for message in messages:
                 if isinstance(getattr(message, "file_path", None), str) and not message.clean:
                     # read by a thread some time later, when the file may be gone
@@ -107,9 +106,28 @@ class RunExperiment:
         if self._directory is not None:
             self.experiment._write_experiment_meta_file()
 
+    @property
+    def archived(self) -> bool:
+        """Whether it is an offline one, which is uploaded later."""
+        return hasattr(self.experiment, "offline_directory")
+
+    @property
+    def queued(self) -> bool:
+        """Whether messages go through the SDK's queue."""
+        return self._directory is None and self.line is None
+
+    def begun(self, when: float) -> None:
+        """Note when it began. From here on, the directory of an archive is complete at any time."""
+        if self._directory is not None:
+            if math.isfinite(when):
+                self.experiment.start_time = round(when * 1000)
+            self.experiment._write_experiment_meta_file()
+
     def flush(self) -> None:
         if self._directory is not None:
             self.experiment.streamer.flush()
+        elif self.queued and self.own:
+            self.experiment.flush()
 
     def end(self, status: Status, when: float) -> None:
         """End an experiment of ours, as of this time; raise if not everything has arrived."""

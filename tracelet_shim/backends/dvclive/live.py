@@ -152,6 +152,11 @@ def wants_resume() -> bool:
 
 def tell_studio(live: Any) -> None:
     """Send what is new to DVC Studio, unless it has not taken what it got: a slow Studio would pile it up."""
+    if "data" in live._studio_events_to_skip:
+        return
+    if not hasattr(live, "post_data_to_studio"):  # before 3.46, a request that is waited for
+        live.post_to_studio("data")
+        return
     if live._studio_queue is None or not live._studio_queue.unfinished_tasks:
         live.post_data_to_studio()
 

@@ -20,6 +20,7 @@ from tracelet_shim.backends.dvclive.limits import COMPONENT
 from tracelet_shim.backends.dvclive.live import wants_resume
 from tracelet_shim.backends.shared.files import RUN_FILE, load
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.system import is_there
 
 __all__ = ["choose_directory", "clear"]
 
@@ -97,10 +98,4 @@ def _is_active(about: Mapping[str, Any]) -> bool:
     """True if the program that writes this run is still there; on another machine, nobody can tell."""
     if about.get("status") != "running" or about.get("host") != socket.gethostname() or not about.get("pid"):
         return False
-    try:
-        os.kill(about["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+    return is_there(about["pid"])

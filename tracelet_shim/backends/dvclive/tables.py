@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
 from tracelet_shim.backends.dvclive.files import walk
+from tracelet_shim.common.system import pread
 
 __all__ = ["OPEN_FILES", "Tables"]
 
@@ -75,9 +76,9 @@ class Tables:
         self._open[key] = table
         size = os.fstat(table).st_size
         if size:
-            if os.pread(table, 5, 0) == b"step\t":  # a run that began under `Live.log_metric` without timestamp=True
+            if pread(table, 5, 0) == b"step\t":  # a run that began under `Live.log_metric` without timestamp=True
                 self._untimed.add(key)
-            if self._again and os.pread(table, 1, size - 1) != b"\n":  # the machine went down within a row
+            if self._again and pread(table, 1, size - 1) != b"\n":  # the machine went down within a row
                 with open(path, "rb") as file:
                     os.ftruncate(table, file.read().rfind(b"\n") + 1)
         return table

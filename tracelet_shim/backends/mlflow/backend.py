@@ -36,6 +36,7 @@ from tracelet_shim.backends.mlflow.pictures import picture
 from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
 from tracelet_shim.backends.mlflow.resume import experiment_of, find
 from tracelet_shim.backends.mlflow.run import Rules, Run, create
+from tracelet_shim.backends.mlflow.sending import Sender
 from tracelet_shim.backends.mlflow.store import connect, one_at_a_time
 from tracelet_shim.backends.mlflow.tables import table_file
 from tracelet_shim.backends.mlflow.tags import listed, origin, tags_of
@@ -122,6 +123,7 @@ class MLflowBackend(Backend):
         self._patience = Patience()
         self._opened = False
         self._run: Run
+        self._sender: Sender
         self._trials: Trials
         self._shortened: Shortened
 
@@ -183,10 +185,11 @@ class MLflowBackend(Backend):
         # In files a key is a file and its slashes are folders: "a" and "a/b" exclude each other.
         in_files = settings.is_file_store(uri)
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
-        rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem, in_files, compat.TagLimit())
         self._shortened = Shortened(keys, self._image_keys, self._paths, self._artifact_paths)
         with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts(cwd):
             self._client = self._client or connect(uri, alone=alone)
+            self._sender = Sender(self._client, uri)
+            rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem, in_files, self._sender)
             if self._entity is None:
                 self._entity, self._joined = find(self._client, run, self.given, keys)
             if self._entity is None:
@@ -305,7 +308,7 @@ class MLflowBackend(Backend):
         for file in event.files:
             self.check_kept(file)
         inside = {self._artifact_paths(file.path.removeprefix(f"{event.tag}/")): file.at for file in event.files}
-        model = log_model(self._client, self._entity.info.experiment_id, self._run.run_id, event, inside)
+        model = log_model(self._client, self._sender, self._entity.info.experiment_id, self._run.run_id, event, inside)
         source = f"models:/{model}"
         if model is None:
             self.log_artifact(event)

@@ -1,23 +1,21 @@
-"""What differs between MLflow 2.10 and 3.18: in the client that is installed, and on the server that it talks to.
+"""What differs between MLflow 2.10 and 3.18 in the client that is installed. What differs on servers is in `sending`.
 
-Nothing here goes by a number: a client has a feature or not, and a server says what it does not take, or keeps less than it got.
+A client has a feature or not; a number says only what it needs beside it.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tracelet_shim.backends.mlflow.limits import MAX_TAG, SURE_TAG
 from tracelet_shim.backends.shared.versions import Need, Versions
 
 __all__ = [
-    "SERVERS", "VERSIONS", "TagLimit", "context_tags", "let_go", "logged_models", "missing_for_databases", "outputs_of",
-    "version_of", "was_made_by_newer",
+    "SERVERS", "VERSIONS", "artifacts_at", "context_tags", "let_go", "logged_models", "missing_for_databases", "outputs_of",
+    "takes_colons", "version_of", "was_made_by_newer",
 ]  # fmt: skip
 
 VERSIONS = Versions("2.10.0", "3.17.2", (Need("<2.16", "setuptools", "<81", "it imports pkg_resources"),))
@@ -27,47 +25,11 @@ SERVERS = ("postgresql", "mysql", "mssql")
 _DATABASES = Versions(needs=(Need("<3.9", "sqlalchemy", "<2.1", "it imports a pool that 2.1 has not"),))
 """What is needed only where the store is a database."""
 
-_TOO_LONG = re.compile(r"(?i)\btag value '.*exceeded length limit of (\d+)", re.DOTALL)
-"""``utils/validation.py`` of MLflow 2.10, `_validate_length_limit`."""
-
-
 def missing_for_databases(uri: str) -> tuple[str, str] | None:
     """Return what keeps the installed MLflow from using a store that is a database, and what to do; None for any other store."""
     if uri.partition(":")[0].partition("+")[0] not in ("sqlite", *SERVERS):
         return None
     return _DATABASES.problem("mlflow", metadata.version("mlflow"))
-
-
-class TagLimit:
-    """How many characters of a tag are kept: 8000 from MLflow 2.17 on; before it 5000, beyond which 2.10 refuses, and what comes
-    between them keeps the beginning and says nothing. Of a server it is learnt with the first tag that is so long.
-
-    Attributes:
-        most: as far as that is known.
-    """
-
-    def __init__(self) -> None:
-        self.most = MAX_TAG
-        self._is_sure = False
-
-    def refused(self, error: BaseException) -> bool:
-        """Return whether a tag was refused that was longer than the server takes; what it takes is known then."""
-        said = _TOO_LONG.search(str(error))
-        if said is None or int(said[1]) >= self.most:
-            return False
-        self.most = int(said[1])
-        return True
-
-    def doubts(self, tags: Mapping[str, str]) -> bool:
-        """Return whether it has to be looked at what was kept of these tags."""
-        return not self._is_sure and any(len(text) > SURE_TAG for text in tags.values())
-
-    def kept(self, tags: Mapping[str, str], stored: Mapping[str, str]) -> bool:
-        """Return whether the store has all of these tags; how much it keeps is known then."""
-        self._is_sure = True
-        cut = [len(has) for key, text in tags.items() if (has := stored.get(key, text)) != text and text.startswith(has)]
-        self.most = min([self.most, *cut])
-        return not cut
 
 
 def context_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -124,3 +86,27 @@ def version_of(client: Any, uri: str) -> list[str]:
     from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     return [str(part) for part in get_model_name_and_version(client, uri)]
+
+
+def takes_colons() -> bool:
+    """Return whether stores of this machine take a colon in the name of a metric."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils import validation
+
+    try:
+        validation._validate_metric_name("a:b")
+    except AttributeError:  # it is younger than all that was seen, and these take it
+        return True
+    except MlflowException:
+        return False
+    return True
+
+
+def artifacts_at(uri: str, tracking_uri: str) -> Any:
+    """Return the place of files that a server keeps itself, by its own address; None for any other place."""
+    if not uri.startswith("mlflow-artifacts:"):
+        return None
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    return get_artifact_repository(MlflowArtifactsRepository.resolve_uri(uri, tracking_uri))

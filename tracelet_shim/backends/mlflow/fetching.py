@@ -3,6 +3,7 @@ or a logged model (``models:/...``)."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from tracelet_shim.backends.shared.names import file_names
 
 __all__ = ["fetch"]
 
+_ASKED = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _MODELS, _RUNS = "models:/", "runs:/"
 _FORMS = f"{_RUNS}RUN_ID/PATH and {_MODELS}NAME@ALIAS or {_MODELS}NAME/VERSION are found in any run"
 
@@ -34,7 +36,7 @@ def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -
     from mlflow.exceptions import MlflowException
 
     try:
-        with settings.readable_errors(uri), variables({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+        with settings.readable_errors(uri), variables(_ASKED | {"MLFLOW_TRACKING_URI": uri}):
             if name.startswith(_MODELS):
                 return _model(uri, name, directory)
             return _of_a_run(uri, run, name, directory)
@@ -55,13 +57,30 @@ def _of_a_run(uri: str, run: RunInfo, name: str, directory: str) -> Fetched:
         client = MlflowClient(tracking_uri=uri)
         path = f"artifacts/{artifact_paths()(name)}"
         folder = path.rpartition("/")[0]
-        if path in [one.path for one in client.list_artifacts(run.resume, folder)]:
+        if path in _listed(client, uri, run.resume, folder):
             name = f"{_RUNS}{run.resume}/{path}"
         elif (model := logged_model(client, run.resume, name)) is not None:
             return _model(uri, f"{_MODELS}{model}", directory)
         else:
             raise NoSuchArtifactError(f"run {run.resume} has no artifact {name!r}; {_FORMS}")
     return Fetched(download_artifacts(artifact_uri=name, dst_path=directory, tracking_uri=uri), name)
+
+
+def _listed(client: Any, uri: str, run_id: str, folder: str) -> list[str]:
+    """Return the paths of what is in a folder of a run's artifacts."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return [one.path for one in client.list_artifacts(run_id, folder)]
+    except MlflowException as error:
+        if refused_as(error) != (404, False):
+            raise
+    # A client of MLflow 3 asks for the run's logged models, too, which a server of MLflow 2 has no address for.
+    from mlflow.artifacts import list_artifacts
+
+    kept = client.get_run(run_id).info.artifact_uri.rstrip("/")
+    found = list_artifacts(artifact_uri=f"{kept}/{folder}", tracking_uri=uri)
+    return [f"{folder}/{one.path.rpartition('/')[2]}" for one in found]
 
 
 def _model(uri: str, name: str, directory: str) -> Fetched:
@@ -77,5 +96,7 @@ def _model(uri: str, name: str, directory: str) -> Fetched:
     exactly = "/".join(version_of(client, _MODELS + first))
     identity = "/".join([_MODELS + exactly, *rest])
     place = os.path.join(directory, file_names()(first.partition("@")[0].partition("/")[0]))
-    path = download_artifacts(artifact_uri=identity, dst_path=place, tracking_uri=uri, registry_uri=registry)
+    # Before MLflow 3 it is told by the variables alone, which are set.
+    told = {"registry_uri": registry} if "registry_uri" in inspect.signature(download_artifacts).parameters else {}
+    path = download_artifacts(artifact_uri=identity, dst_path=place, tracking_uri=uri, **told)
     return Fetched(path, identity)

@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from tracelet_shim.common.system import is_there
+
 __all__ = ["make_whole", "path_of", "put_right"]
 
 logger = logging.getLogger(__name__)
@@ -120,13 +122,7 @@ def _remove_left(path: Path) -> None:
 
 
 def _runs(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return pid.isdigit() and is_there(int(pid))
 
 
 def _can_link(new: Path) -> bool:

@@ -15,8 +15,10 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.mlflow.compat import logged_models, outputs_of
 from tracelet_shim.backends.mlflow.errors import refused_as
 from tracelet_shim.backends.mlflow.run import ONCE
+from tracelet_shim.backends.mlflow.sending import Sender
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.system import refer
 
 __all__ = ["log_model", "logged_model", "register"]
 
@@ -26,11 +28,14 @@ _REGISTERED = r"[/:'\"\x00-\x1f\x7f\ud800-\udfff]|^\.+\Z"  # the same, `_validat
 _ALIAS = r"[^\w\-]|^[vV](?=\d+\Z)|^l(?=atest\Z)"  # the same, `_validate_model_alias_name`
 
 
-def log_model(client: Any, experiment_id: str, run_id: str, event: ev.Model, files: Mapping[str, str]) -> str | None:
+def log_model(
+    client: Any, sender: Sender, experiment_id: str, run_id: str, event: ev.Model, files: Mapping[str, str]
+) -> str | None:
     """Make files a logged model of a run, and return its id; None if the client or the server is of MLflow 2, which has none.
 
     Args:
         client: an `MlflowClient`.
+        sender: sends the files.
         experiment_id: of the run.
         run_id: the run.
         event: says the name.
@@ -59,8 +64,8 @@ def log_model(client: Any, experiment_id: str, run_id: str, event: ev.Model, fil
             for path, content in files.items():
                 place = os.path.join(directory, path)
                 os.makedirs(os.path.dirname(place), exist_ok=True)
-                os.symlink(content, place)
-            client.log_model_artifacts(model_id, directory)
+                refer(place, content)
+            sender.model_files(model_id, directory)
         client.finalize_logged_model(model_id, entities.LoggedModelStatus.READY)
     if model_id not in outputs_of(client.get_run(run_id)):
         with variables(ONCE):

@@ -1,10 +1,15 @@
-"""The points of a store in files, which takes each as often as it gets it: what comes again is told off here."""
+"""The points that a run has, for a store that does not know them again.
+
+A store in files takes each as often as it gets it, and databases of MLflow 2.10 stumble over some of those that they have.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from tracelet_shim.backends.mlflow.times import LARGEST
 
 __all__ = ["StoredPoints"]
 
@@ -27,10 +32,14 @@ class StoredPoints:
     def written(self, metrics: Sequence[Any]) -> Iterator[list[Any]]:
         """Yield those that the store has not, and are to be written now."""
         try:
-            yield [metric for metric in metrics if _point(metric) not in self._of(metric.key)]
+            yield self.missing(metrics)
         except BaseException:  # some of them may be there
             self._had.clear()
             raise
+
+    def missing(self, metrics: Sequence[Any]) -> list[Any]:
+        """Return those that the store had not when it was first asked about the metric."""
+        return [metric for metric in metrics if _point(metric) not in self._of(metric.key)]
 
     def _of(self, key: str) -> set[tuple[int, int, str]]:
         if key not in self._had:
@@ -39,4 +48,4 @@ class StoredPoints:
 
 
 def _point(metric: Any) -> tuple[int, int, str]:
-    return metric.timestamp, metric.step, repr(float(metric.value))
+    return metric.timestamp, metric.step, repr(min(max(float(metric.value), -LARGEST), LARGEST))

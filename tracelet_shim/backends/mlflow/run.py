@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend
-from tracelet_shim.backends.mlflow.compat import TagLimit
 from tracelet_shim.backends.mlflow.limits import MAX_PARAM, fit
 from tracelet_shim.backends.mlflow.points import StoredPoints
+from tracelet_shim.backends.mlflow.sending import Sender
 from tracelet_shim.backends.mlflow.tags import listed
 from tracelet_shim.backends.mlflow.times import OwnTimes
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.shared.names import Names
+from tracelet_shim.common.system import refer
 
 __all__ = ["ONCE", "Rules", "Run", "create"]
 
@@ -41,7 +42,7 @@ class Rules(NamedTuple):
         times: the timestamps of points.
         stem: gives the path of an event's file, without suffix.
         in_files: the store keeps metrics in files.
-        tag_limit: how long a tag may be.
+        sender: sends what goes to a run.
     """
 
     keys: Names
@@ -49,7 +50,7 @@ class Rules(NamedTuple):
     times: OwnTimes
     stem: Callable[[ev.Event], str]
     in_files: bool
-    tag_limit: TagLimit
+    sender: Sender
 
 
 def create(client: Any, experiment: str, start_time: int | None, tags: Mapping[str, str], name: str | None) -> Any:
@@ -86,7 +87,7 @@ class Run:
 
         metrics, infinite = [], []
         for name, value, event in points:
-            key, step = self._rules.keys(name), int(event.step)
+            key, step = self.key(name), int(event.step)
             when = self._rules.times.of(self.run_id, key, step, value, Backend.wall_time_ms(event), event.record)
             metrics.append(Metric(key, float(value), when, step))
             if math.isinf(value):
@@ -96,7 +97,7 @@ class Run:
         if infinite:
             self._keep_infinite(infinite)
         with self._stored.written(metrics) if self._stored is not None else contextlib.nullcontext(metrics) as new:
-            self._client.log_batch(self.run_id, metrics=new, synchronous=True)
+            self._rules.sender.metrics(self.run_id, new, StoredPoints(self._client, self.run_id).missing)
 
     def _keep_infinite(self, rows: list[tuple[ev.Event, dict[str, Any]]]) -> None:
         """List the true points of infinities, which are stored as the largest float (``sanitize_metric_value``)."""
@@ -106,53 +107,33 @@ class Run:
         new = {row["key"] for _, row in rows} - self._infinite
         keys = json.dumps(sorted(self._infinite | new))
         if new:
-            self._send_tags(lambda most: {"tracelet.infinite": keys} if len(keys) <= most else {})
+            self._rules.sender.tags(self.run_id, lambda most: {"tracelet.infinite": keys} if len(keys) <= most else {})
             self._infinite |= new
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Log parameters. They cannot change: the first value stays, a later one becomes a tag ``tracelet.param.<name>``."""
-        from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        known, keys = self._params, self._rules.keys
+        known = self._params
         fitting = ((name, self._fit(f"params/{name}", text, MAX_PARAM)) for name, text in params.items())
-        values = {keys(name): text for name, text in fitting}
+        values = {self.key(name): text for name, text in fitting}
         try:
-            new = [Param(key, text) for key, text in values.items() if key not in known]
-            self._client.log_batch(self.run_id, params=new, synchronous=True)
+            self._rules.sender.params(self.run_id, {key: text for key, text in values.items() if key not in known})
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             known.update(self._client.get_run(self.run_id).data.params)  # the user, or an earlier session, was there before
-            new = [Param(key, text) for key, text in values.items() if key not in known]
-            self._client.log_batch(self.run_id, params=new, synchronous=True)
+            values = {self._rules.sender.key(key): text for key, text in values.items()}
+            self._rules.sender.params(self.run_id, {key: text for key, text in values.items() if key not in known})
         for key, text in values.items():
             known.setdefault(key, text)
-        self.set_tags({keys(f"tracelet.param.{key}"): text for key, text in values.items() if known[key] != text})
+        self.set_tags({self.key(f"tracelet.param.{key}"): text for key, text in values.items() if known[key] != text})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._send_tags(lambda most: {key: self._fit(f"tags/{key}", text, most) for key, text in tags.items()})
+        def fitting(most: int) -> Mapping[str, str]:
+            return {key: self._fit(f"tags/{key}", text, most) for key, text in tags.items()}
 
-    def _send_tags(self, within: Callable[[int], Mapping[str, str]]) -> None:
-        """Set tags. A server of MLflow before 2.17 keeps less of a long one; what it keeps is all that is sent then.
-
-        Args:
-            within: returns the tags, each no longer than that.
-        """
-        from mlflow.entities import RunTag
-        from mlflow.exceptions import MlflowException
-
-        limit = self._rules.tag_limit
-        while True:
-            tags = within(limit.most)
-            try:
-                self._client.log_batch(self.run_id, tags=[RunTag(key, text) for key, text in tags.items()], synchronous=True)
-            except MlflowException as error:
-                if not limit.refused(error):
-                    raise
-                continue
-            if not limit.doubts(tags) or limit.kept(tags, self._client.get_run(self.run_id).data.tags):
-                return
+        self._rules.sender.tags(self.run_id, fitting)
 
     def _fit(self, name: str, text: str, limit: int) -> str:
         """Return `text` within MLflow's limit; one that is cut is attached whole as a file."""
@@ -167,18 +148,18 @@ class Run:
             file = os.path.join(directory, name)
             with open(file, "wb") as out:
                 out.write(data)
-            self._client.log_artifact(self.run_id, file, folder or None)
+            self._rules.sender.file(self.run_id, file, folder or None)
 
     def copy_file(self, path: str, file: str) -> None:
         """Store a file as an artifact, whatever it is called here."""
         folder, _, name = path.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="tracelet-") as directory:
-            os.symlink(file, os.path.join(directory, name))
-            self._client.log_artifact(self.run_id, os.path.join(directory, name), folder or None)
+            refer(os.path.join(directory, name), file)
+            self._rules.sender.file(self.run_id, os.path.join(directory, name), folder or None)
 
     def key(self, name: str) -> str:
-        """Return the key of a tag."""
-        return self._rules.keys(name)
+        """Return the key of a metric, a parameter or a tag."""
+        return self._rules.sender.key(self._rules.keys(name))
 
     def tell(self, tag: str, said: Mapping[str, str]) -> None:
         """Add something to a tag that lists the latest of its kind, as many as fit into a tag."""
@@ -190,7 +171,7 @@ class Run:
                 told.pop(0)
             return {tag: json.dumps(told)}
 
-        self._send_tags(latest)
+        self._rules.sender.tags(self.run_id, latest)
 
     def log_input(self, event: ev.Used) -> None:
         """Log an artifact as an input, for which MLflow has datasets. One of this name and content stays as it is."""

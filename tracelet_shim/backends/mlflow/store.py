@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import shlex
 import time
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 from tracelet_shim import errors
 from tracelet_shim.backends.mlflow.compat import SERVERS, let_go, was_made_by_newer
 from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
+from tracelet_shim.common.private_files import locked
 
 __all__ = ["connect", "one_at_a_time"]
 
@@ -37,21 +37,8 @@ def one_at_a_time(uri: str) -> Iterator[bool]:
     path, got = path_of(uri), False
     with contextlib.ExitStack() as stack:
         if path is not None:
-            import fcntl
-
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path.parent, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            until = time.monotonic() + 60
-            while time.monotonic() < until:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    got = True
-                    break
-                except BlockingIOError:
-                    time.sleep(0.05)
-                except OSError:  # a file system without locks
-                    break
+            got = stack.enter_context(locked(path.parent, 60))
         yield got
 
 

@@ -6,7 +6,8 @@ against its results (matrix/results.json).
 
 from __future__ import annotations
 
-import functools
+import operator
+import re
 from importlib import metadata
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ class Need(NamedTuple):
     """What some versions of an SDK need beside them that pip does not see to: they were released when nothing else was there.
 
     Attributes:
-        versions: of the SDK, as a version specifier (PEP 440): ``<2.14``.
+        versions: of the SDK, as a version specifier with numbers (PEP 440): ``<2.14``, ``>=3,<3.9``.
         distribution: what they need.
         specifier: the versions of that which they run with: ``<81``.
         why: what fails otherwise, in a few words.
@@ -65,15 +66,27 @@ class Versions(NamedTuple):
         return bool(self.newest) and _is(version, f">{self.newest}")
 
 
-@functools.cache
-def _is(version: str, specifier: str) -> bool:
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import InvalidVersion
+_SPECIFIER = re.compile(r"\s*(<=|>=|==|!=|<|>)\s*([0-9.]+)\s*")
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne}
 
-    try:
-        return SpecifierSet(specifier).contains(version, prereleases=True)
-    except InvalidVersion:  # "unknown", or a build of somebody's own: let it be tried
-        return False
+
+def _is(version: str, specifier: str) -> bool:
+    """Return whether a version meets all of a specifier, by its numbers: ``3.1rc2`` counts as 3.1. A test holds it against
+    `packaging`, which takes longer to import in the training process than all else that stands here. What has no numbers
+    ("unknown") meets nothing: let it be tried."""
+    numbers = _numbers(version)
+    parts = [_SPECIFIER.fullmatch(part) for part in specifier.split(",")]
+    return numbers is not None and all(part and _COMPARE[part[1]](numbers, _numbers(part[2]) or ()) for part in parts)
+
+
+def _numbers(version: str) -> tuple[int, ...] | None:
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    if found is None:
+        return None
+    numbers = [int(number) for number in found[1].split(".")]
+    while len(numbers) > 1 and not numbers[-1]:  # 3.0 is 3
+        numbers.pop()
+    return tuple(numbers)
 
 
 def _installed(distribution: str) -> str | None:

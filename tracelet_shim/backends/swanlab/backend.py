@@ -39,6 +39,7 @@ from tracelet_shim.backends.swanlab.limits import KEY, MAX_BYTES, MAX_ITEMS, MAX
 from tracelet_shim.backends.swanlab.off import Off
 from tracelet_shim.backends.swanlab.own_forms import OwnForms
 from tracelet_shim.backends.swanlab.probe import PROBE, own_hook
+from tracelet_shim.backends.swanlab.public.opening import PublicOpener
 from tracelet_shim.backends.swanlab.public.sdk import active, active_id
 from tracelet_shim.backends.swanlab.road import Road, Run, Uploads, core_lacks, find
 from tracelet_shim.backends.swanlab.trials import TrialRuns
@@ -55,7 +56,7 @@ class SwanLabBackend(OwnForms):
     name = "swanlab"
     module = "swanlab"
     distribution = "swanlab"
-    versions = Versions("0.6.0", "0.10.3")
+    versions = Versions("0.6.2", "0.10.3")  # 0.6.0 and 0.6.1 have no offline mode
     probe = PROBE
     own_hook = staticmethod(own_hook)
     cannot_fetch = staticmethod(own_forms.cannot_fetch)
@@ -139,8 +140,9 @@ class SwanLabBackend(OwnForms):
             raise errors.BackendError(f"your SwanLab run {run.resume} has ended")
         if not self._joined:
             self.check(offline=run.offline, options=self.given)
-        self._road = road = self._find_road()
-        main = road.join() if self._joined else road.session(run)
+        self._road = road = self._find_road(core_lacks())
+        main = road.join() if self._joined else self._session(run)
+        road = self._road
         if isinstance(main, Off):
             self._disabled = True
             return OpenedRun(main.id)
@@ -166,14 +168,23 @@ class SwanLabBackend(OwnForms):
         }
         return OpenedRun(main.id, links[main.mode]())
 
-    def _find_road(self) -> Road:
-        """Return the way that the installed SDK is taken; what goes with that is set, too."""
-        lacking = core_lacks()
+    def _session(self, run: RunInfo) -> Run | Off:
+        """Open the session's run; through the public API, if a core that seemed to be the one we know is another one."""
+        try:
+            return self._opened_road().session(run)
+        except (AttributeError, ImportError, TypeError) as error:
+            if isinstance(self._road, PublicOpener):
+                raise
+            self._road = self._find_road(f"{type(error).__name__}: {error}")
+            return self._road.session(run)
+
+    def _find_road(self, lacking: str | None) -> Road:
+        """Return the way that the installed SDK is taken, whose core lacks this; what goes with that is set, too."""
         if lacking is not None:
             self._names = Names(KEY, MAX_OLD_KEY)
             self._shortened = Shortened(self._names, self._paths, self._param_names)
             if lacking != "swanlab.sdk":
-                self.notice("core", f"the installed SwanLab has no {lacking}: its public API is used, which can do less")
+                self.notice("core", f"the core of the installed SwanLab is not as known ({lacking}): its public API is used")
         return find(self.given, lacking)
 
     def abandon(self) -> None:

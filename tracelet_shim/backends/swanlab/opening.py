@@ -15,8 +15,9 @@ from tracelet_shim.backends.swanlab.off import Off
 from tracelet_shim.backends.swanlab.process import Quiet, apart, leave_alone, readable_environment
 from tracelet_shim.backends.swanlab.resume import remove_begun, take_up, unsent_trials, uploaded
 from tracelet_shim.backends.swanlab.run import Run
-from tracelet_shim.backends.swanlab.settings import fields_of, label, project_name
+from tracelet_shim.backends.swanlab.settings import fields_of, label, project_name, without_long
 from tracelet_shim.backends.swanlab.uploads import bound, no_pages, sync
+from tracelet_shim.backends.swanlab.versions import settings_with, tag_length
 
 __all__ = ["Opener"]
 
@@ -47,9 +48,13 @@ class Opener:
     def session(self, run: RunInfo) -> Run | Off:
         """Open the session's run."""
         asked = [probe for probe in _PROBES if f"SWANLAB_PROBE_{probe.upper()}" in os.environ]
-        opened = self._init(run, run.started, asked, **fields_of(run, self._options))
+        fields = fields_of(run, self._options)
+        fields["tags"], long = without_long(fields["tags"], tag_length())
+        opened = self._init(run, run.started, asked, **fields)
         if opened.mode != "disabled":
-            return Run(opened)
+            own = Run(opened)
+            own.long_tags = long
+            return own
         with apart():
             opened.finish()
         return Off(str(opened.id))
@@ -112,11 +117,9 @@ class Opener:
         settings |= {k: self._options[k] for k in ("api_host", "web_host") if self._options.get(k)}
         with apart(started), readable_environment() as hidden:
             import swanlab
-            from swanlab.sdk.internal.settings import create_settings
 
             self._quiet.begin()
-            known = create_settings()
-            known.merge_settings(swanlab.Settings(**settings))
+            known = settings_with(swanlab.Settings(**settings))
             if (fields["mode"] or known.mode) in ("online", "cloud"):
                 knock(known.api_host, str(known.api_key or ""))
             if project is None and not run.project:

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tracelet_shim.backends.shared.environment import variables
@@ -60,11 +59,11 @@ def _keep_to_ourselves() -> None:
     if hasattr(runs.set_run, "tracelet"):
         return
 
-    def config(file: Path, emit: Callable[..., None], skip_store: bool = False) -> Any:
-        """What `create_run_config` does, but for making it ``swanlab.config``."""
+    def config(*context: Any, **more: Any) -> Any:
+        """What `create_run_config` does, but for making it ``swanlab.config``; 0.10.1 has more context than those before."""
         made = configs.Config()
         made._copy_from(configs._global_config)
-        made._bindctx(file, emit, skip_store)
+        made._bindctx(*context, **more)
         return made
 
     original_start = CorePython.deliver_run_start
@@ -85,11 +84,22 @@ def _keep_to_ourselves() -> None:
         call.tracelet = True  # type: ignore[attr-defined]
         setattr(module, name, call)
 
+    runs.signal = _Signals()
     unless_ours(importlib.import_module("swanlab.sdk.cmd.init"), "has_run", lambda: False)
     unless_ours(components, "create_run_config", config)
     unless_ours(components, "deactivate_run_config", lambda: None)
     unless_ours(runs, "clear_run", lambda: None)
     unless_ours(runs, "set_run", lambda _: None)
+
+
+class _Signals:
+    """The module `signal` as SwanLab's runs see it: ours have no handler. 0.8 sets one in any thread; only one may."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(signal, name)
+
+    def signal(self, number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if getattr(_ours, "depth", 0) else signal.signal(number, handler)
 
 
 def leave_alone(opened: Any) -> None:

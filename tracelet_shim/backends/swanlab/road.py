@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Program, Refusal, RunInfo, Status
 from tracelet_shim.backends.swanlab.off import Off
 from tracelet_shim.backends.swanlab.process import readable_environment
+from tracelet_shim.backends.swanlab.public.sdk import has_core
 
 __all__ = ["Road", "Run", "Uploads", "core_lacks", "find"]
 
@@ -29,7 +29,7 @@ _CORE = (
     "internal.core_python.store:DataStoreReader", "internal.pkg.adapter:medium", "internal.pkg.adapter:policy",
     "internal.run:Run.finish", "internal.run:clear_run", "internal.run:set_run", "internal.run.components:create_run_config",
     "internal.run.components:deactivate_run_config", "internal.run.components.config:Config",
-    "internal.run.components.config.writer:format_config", "internal.settings:create_settings",
+    "internal.run.components.config:Config._bindctx", "internal.settings:Settings.merge_settings",
 )  # fmt: skip
 """What the road through the core cannot do without, below ``swanlab.sdk``."""
 
@@ -98,7 +98,7 @@ class Road(Protocol):
 
 def core_lacks() -> str | None:
     """Return what the installed SDK's core lacks of what we need; None if it has all. An SDK without core is not imported."""
-    if importlib.util.find_spec("swanlab") is None or importlib.util.find_spec("swanlab.sdk") is None:
+    if not has_core():
         return "swanlab.sdk"
     with readable_environment():
         for place in _CORE:

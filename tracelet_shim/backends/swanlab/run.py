@@ -34,10 +34,12 @@ from tracelet_shim.backends.base import Program, Status
 from tracelet_shim.backends.shared.files import copy
 from tracelet_shim.backends.shared.places import Places
 from tracelet_shim.backends.shared.seen import Seen
+from tracelet_shim.backends.swanlab.earlier_uploads import EarlierUploads
 from tracelet_shim.backends.swanlab.limits import MAX_STEP, REPEATS
 from tracelet_shim.backends.swanlab.process import one_at_a_time
 from tracelet_shim.backends.swanlab.times import set_time, timestamp
 from tracelet_shim.backends.swanlab.uploads import Uploads, sync_command
+from tracelet_shim.backends.swanlab.versions import config_record, metadata_record, tells_results
 
 __all__ = ["NAMES", "Run"]
 
@@ -61,6 +63,7 @@ class Run:
         dir: the run's directory.
         about: what the config has under ``tracelet``.
         latest: the time of what a trial got last.
+        long_tags: how many of the tags were longer than this version takes.
         seen: points that earlier sessions have stored, and that may come again.
         uploads: what the service has of it.
     """
@@ -76,6 +79,7 @@ class Run:
         self.id, self.mode = str(run.id), str(run.mode)
         self.dir = Path(run.dir)
         self.about: dict[str, Any] = {}
+        self.long_tags = 0
         self.latest = 0.0
         self.seen = Seen()
         self._types, self._data, self._timestamp, self._media = ColumnType, data_pb2, Timestamp, adapter.medium
@@ -85,7 +89,7 @@ class Run:
         if not hasattr(core._metrics, "get") or not hasattr(core._store, "ensure_flushed"):
             raise errors.BackendError("this version of swanlab stores points in an unknown way; known: 0.10")
         self._lock = one_at_a_time(core)
-        self.uploads = Uploads(core, own=own)
+        self.uploads = Uploads(core, own=own) if tells_results() else EarlierUploads(core, own=own)
         if own:
             name = core._store._fp.name
             core._store._fp.close()
@@ -104,9 +108,10 @@ class Run:
         known: Mapping[str, Any] = self.sdk.config
         return known
 
-    def limits(self) -> Iterable[tuple[str, str]]:
+    def limits(self) -> Iterator[tuple[str, str]]:
         """Return (kind, text) of what this version of SwanLab cannot do, for the user."""
-        return ()
+        if self.long_tags:
+            yield "tags", f"{self.long_tags} of the tags are longer than the installed SwanLab takes: they are in the config only"
 
     # -- points -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +220,7 @@ class Run:
                 filename=f"{at:03d}-{digest[:16]}.{suffix}", sha256=digest, size=len(data),
                 caption=f"step {step}" if place.endswith(" (more)") else "",
             )  # fmt: skip
-            if self.core._ctx.config.skip_store:  # a run of the user's that keeps nothing on disk
+            if getattr(self.core._ctx.config, "skip_store", False):  # a run of the user's that keeps nothing on disk
                 entry.payload = data
             else:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -271,16 +276,8 @@ class Run:
     def set_config(self, values: Mapping[str, Any]) -> None:
         """Set entries of the config. It is handed over here, as points are: the SDK's own thread does so some time later, and
         until then nobody would know that it is still to be uploaded."""
-        from google.protobuf.timestamp_pb2 import Timestamp
-        from swanlab.sdk.internal.bus import ConfigEvent
-        from swanlab.sdk.internal.run.components.config.writer import format_config
-        from swanlab.sdk.internal.run.components.consumer.builder import RecordBuilder
-
-        config = self.sdk.config
-        config.update(values)
-        content = format_config(config._config, config._sort)
-        event = ConfigEvent(path=config._file, timestamp=Timestamp(), content=content)
-        self.core.upsert_saves([RecordBuilder(self.sdk._ctx).build_config(event)])
+        self.sdk.config.update(values)
+        self.core.upsert_saves([config_record(self.sdk)])
 
     def note_names(self, whole: Mapping[str, str]) -> None:
         """Keep the whole of each name that had to be cut, one JSON line each."""
@@ -323,9 +320,7 @@ class Run:
 
     def describe(self, program: Program) -> None:
         """Tell SwanLab which program runs: it would take its own process for that (`probe_python`)."""
-        from swanlab.proto.swanlab.save.v1.save_pb2 import SaveType
         from swanlab.sdk.internal.probe_python.typings import MetadataSnapshot, RuntimeSnapshot
-        from swanlab.sdk.internal.probe_python.utils import make_save_record
 
         program = program.readable()
         runtime = RuntimeSnapshot(
@@ -335,8 +330,7 @@ class Run:
         )  # fmt: skip
         found = self.sdk._probe._metadta_snapshot or MetadataSnapshot()
         text = found.model_copy(update={"runtime": runtime}).model_dump_json(by_alias=True)
-        target = self.sdk._ctx.metadata_file
-        self.core.upsert_saves([make_save_record("metadata", SaveType.SAVE_TYPE_METADATA, text, target)])
+        self.core.upsert_saves([metadata_record(text, self.sdk._ctx.metadata_file)])
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -347,8 +341,7 @@ class Run:
 
     def waiting(self) -> int:
         """Return the number of records that the service has not taken yet."""
-        transport = self.core._transport
-        return 0 if transport is None else len(transport._buf) + len(transport._pending)
+        return self.uploads.waiting()
 
     @property
     def remedy(self) -> str:
@@ -375,5 +368,5 @@ class Run:
         if watcher is not None:
             watcher._observer.stop()  # the SDK stops it only if it was used; it has a thread and an inotify handle
         if self.core._transport is not None:
-            return str(self.core._transport.finish_summary())
+            return self.uploads.missing()
         return "the end of the run" if self.core._pending_online_finish_record is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tracelet_shim.backends.shared.values import cut, utf8
 from tracelet_shim.backends.swanlab.limits import LABEL, MAX_NOTES, MAX_TAGS, PROJECT, RUN_ID
 from tracelet_shim.common.text import as_utf8, second_name, usable
 
-__all__ = ["OPTIONS", "PARSERS", "fields_of", "has_credentials", "label", "project_name", "said_of"]
+__all__ = ["OPTIONS", "PARSERS", "fields_of", "has_credentials", "label", "project_name", "said_of", "without_long"]
 
 OPTIONS: Mapping[str, str] = {
     "mode": "online, offline, local or disabled",
@@ -94,6 +94,12 @@ def project_name(run: RunInfo, of_environment: str | None) -> str:
 
 def label(name: str) -> str:
     return Names(LABEL, 512)(name)
+
+
+def without_long(tags: Sequence[str] | None, most: int) -> tuple[list[str] | None, int]:
+    """Return the tags that are no longer than this, and how many are: the config has all of them."""
+    short = [tag for tag in tags or () if len(tag) <= most]
+    return short or None, len(tags or ()) - len(short)
 
 
 def _tags(tags: Mapping[str, str]) -> list[str]:

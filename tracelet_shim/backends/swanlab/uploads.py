@@ -47,15 +47,38 @@ class Uploads:
         self._whose: deque[tuple[int, int, Sequence[ev.Event | Refusal]]] = deque()  # numbers of records, and their events
         self._refused: dict[ev.RecordId, Refusal] = {}
         self._told: set[ev.RecordId] = set()
-        sender = self._transport._sender if self._transport is not None else None
+        sender = self._watch(self._transport._sender) if self._transport is not None else None
         if sender is not None:
-            self._result, self._failure = _classes()
-            sender.upload = self._judged(sender.upload)
             with contextlib.suppress(AttributeError):  # the sender for old servers, which has no session of its own
                 session = sender._ensure_session()
                 no_pages(session)
                 if own:
                     bound(session)
+
+    def _watch(self, sender: Any) -> Any:
+        """Judge what a sender does; return it."""
+        if sender is not None:
+            self._result, self._failure = _classes()
+            sender.upload = self._judged(sender.upload)
+        return sender
+
+    def _first_pending(self, default: int) -> int:
+        """Return the number of the first record that the service may not have."""
+        return min((record.num for record in self._transport.pending_records()), default=default)
+
+    def _problem(self) -> str | None:
+        """Return what the service says of what waits."""
+        failures = self._transport.last_failures()
+        return str(failures[0].message) if failures else None
+
+    def waiting(self) -> int:
+        """Return the number of records that the service has not taken yet."""
+        transport = self._transport
+        return 0 if transport is None else len(transport._buf) + len(transport._pending)
+
+    def missing(self) -> str | None:
+        """Return what the service has not got when the run has ended."""
+        return None if self._transport is None else str(self._transport.finish_summary())
 
     def mark(self, events: int) -> None:
         """So many events have been handed over since the last time."""
@@ -76,7 +99,7 @@ class Uploads:
         """Return how many of the latest events the service may not have."""
         if not self._marks:
             return 0
-        first = min((record.num for record in self._transport.pending_records()), default=sys.maxsize)
+        first = self._first_pending(sys.maxsize)
         while self._marks and self._marks[0][0] < first:
             self._marks.popleft()
         with self._lock:
@@ -86,8 +109,8 @@ class Uploads:
 
     def behind(self) -> str | None:
         """Return why the service does not take what waits; None if nothing is wrong."""
-        failures = self._transport.last_failures() if self._transport is not None and self._marks else ()
-        return f"the service does not take uploads: {failures[0].message}" if failures else None
+        problem = self._problem() if self._transport is not None and self._marks else None
+        return None if problem is None else f"the service does not take uploads: {problem}"
 
     def take_refused(self) -> list[Refusal]:
         """Return which events the service has refused for good, with a record or more of each, since the last time."""
@@ -146,14 +169,15 @@ class Uploads:
         return self._result(confirmed_records=list(records), failures=[problem])
 
     def _note(self, kind: str, records: Sequence[Any], failure: Any) -> None:
+        reason = str(getattr(failure, "message", failure))
         with self._lock:
             for record in records:
                 event = self._event_of(record.num)
                 if event is not None:
-                    refusal = Refusal(event.record, event.kind, event.path, event.step, str(failure.message))
+                    refusal = Refusal(event.record, event.kind, event.path, event.step, reason)
                     self._refused.setdefault(event.record, refusal)
                 else:  # of the run itself, or of the user's own
-                    _log.warning("swanlab: a record (%s) was refused: %s", kind, failure.message)
+                    _log.warning("swanlab: a record (%s) was refused: %s", kind, reason)
 
     def _event_of(self, number: int) -> ev.Event | Refusal | None:
         for first, last, events in self._whose:

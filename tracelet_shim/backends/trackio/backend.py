@@ -35,14 +35,13 @@ from tracelet_shim.backends.render.bins import uniform_bins
 from tracelet_shim.backends.render.tables import bucket_numbers, node_page
 from tracelet_shim.backends.shared.options import Parser, switch
 from tracelet_shim.backends.shared.transient import Patience, Verdict, judge
-from tracelet_shim.backends.shared.versions import Versions
 from tracelet_shim.backends.trackio import joined, log_ids, names, own_forms, process
 from tracelet_shim.backends.trackio.answers import AnswerError, RefusedTokenError
 from tracelet_shim.backends.trackio.batch import Batch
 from tracelet_shim.backends.trackio.fetching import fetch
 from tracelet_shim.backends.trackio.joined import UsersRun
-from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.names import OWN
+from tracelet_shim.backends.trackio.older import local_store
 from tracelet_shim.backends.trackio.own_forms import OwnForms
 from tracelet_shim.backends.trackio.probe import PROBE
 from tracelet_shim.backends.trackio.resume import Stored
@@ -50,8 +49,9 @@ from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.server import Server, make_space
 from tracelet_shim.backends.trackio.settings import check_remote, remotes, token
 from tracelet_shim.backends.trackio.store import Store
-from tracelet_shim.backends.trackio.tables import embedding_rows, pr_curve_page, pr_curve_rows
+from tracelet_shim.backends.trackio.tables import buckets, embedding_rows, pr_curve_page, pr_curve_rows, table
 from tracelet_shim.backends.trackio.values import iso, plain
+from tracelet_shim.backends.trackio.versions import SERVER, VERSIONS, has, is_older_than, refined
 from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["TrackioBackend"]
@@ -59,13 +59,14 @@ __all__ = ["TrackioBackend"]
 _BINS = 64  # the dashboard draws the counts of bins, however wide
 _BATCH, _BATCH_OF_SCALARS = 1000, 20_000
 """Events of a batch, and of one that follows a batch of nothing but scalars: `bulk_log` costs 4 ms, whatever it is given."""
+_NO_SERVER = "servers and Spaces can be written to with trackio 0.30 and later; remedy: pip install --upgrade trackio"
 
 
 class TrackioBackend(OwnForms):
     name = "trackio"
     module = "trackio"
     distribution = "trackio"
-    versions = Versions("0.2.0", "0.43.0")
+    versions = VERSIONS
     probe = PROBE
     fetch = staticmethod(fetch)
     credentials = "check the token (`hf auth login`, HF_TOKEN; of a server of your own, TRACKIO_WRITE_TOKEN)"
@@ -88,7 +89,7 @@ class TrackioBackend(OwnForms):
         ),
         again="the store recognises the rows that it has",
     )
-    capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = {
+    capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = refined({
         ev.Scalar: Capability(
             Level.NATIVE,
             "metric; those of one step and (to 2 ms) one time share a row, which has the time of the first, to the µs; on a"
@@ -113,7 +114,7 @@ class TrackioBackend(OwnForms):
         ev.CustomScalars: Capability(Level.FILE, "JSON in an artifact; Trackio has no chart layout in its API"),
         ev.Blob: Capability(Level.FILE, "the bytes, in an artifact"),
         **own_forms.CAPABILITIES,
-    }
+    })  # fmt: skip
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
@@ -139,11 +140,13 @@ class TrackioBackend(OwnForms):
         super().check(offline=offline, options=options)
         if not offline:
             check_remote(options)
+            if any(remotes(options)) and is_older_than(SERVER):
+                raise errors.BackendUnavailableError(cls.name, _NO_SERVER)
 
     @classmethod
     def borrowed(cls) -> str | None:
         run = joined.active()
-        return None if run is None else str(run.id)
+        return None if run is None else joined.id_of(run)
 
     @classmethod
     def borrowed_project(cls) -> str | None:
@@ -154,7 +157,7 @@ class TrackioBackend(OwnForms):
     def ends(cls) -> Sequence[Ending]:
         from trackio import run as sdk
 
-        return [Ending(sdk.Run, "finish", lambda run, *_: str(run.id))]
+        return [Ending(sdk.Run, "finish", lambda run, *_: joined.id_of(run))]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -202,6 +205,8 @@ class TrackioBackend(OwnForms):
         self._stored = Stored(may_be=is_there, row_each=is_there)
         config = plain(self._store.config(run_id) or {}) if is_there else {}
         name = found.get(run_id) or (self._run_names(run.exp_name) if run.exp_name else None)
+        if name is not None and not is_there and not self._store.has_run_ids:
+            name = names.unused(name, set(found.values()))
         if name is None:
             from trackio import utils
 
@@ -209,7 +214,7 @@ class TrackioBackend(OwnForms):
         return Run(run_id, name, config, iso(run.started) or "")
 
     def _connect(self, space: str | None, server: str | None, token: str | None) -> Store:
-        return Server(self._project, space, server, token) if space or server else Local(self._project)
+        return Server(self._project, space, server, token) if space or server else local_store(self._project)
 
     def close(self, status: Status) -> None:
         if self._main is None:
@@ -306,7 +311,7 @@ class TrackioBackend(OwnForms):
         if self._there:
             events = [event for event in events if event.record not in self._there]
         samples = [event for event in events if is_sample(event.record.file, event.writer)]
-        if samples:
+        if samples and self._store is not None and self._store.has_system:
             self._batch.add_samples(self._main, samples)
             events = [event for event in events if not is_sample(event.record.file, event.writer)]
         self._batch.add_scalars(self._main, events)
@@ -319,7 +324,7 @@ class TrackioBackend(OwnForms):
 
         low, high, counts = uniform_bins(event, _BINS) or (0.0, 0.0, np.zeros(0))
         edges = np.linspace(low, high, len(counts) + 1) if len(counts) else counts
-        value = trackio.Histogram(np_histogram=(counts, edges))._to_dict()
+        value = trackio.Histogram(np_histogram=(counts, edges))._to_dict() if has("Histogram") else table(buckets(event))
         exact = {**bucket_numbers(event), "limits": list(event.limits), "counts": list(event.counts)}
         self._row(event, {self._keys(event.path): {**value, **exact}})
 
@@ -327,69 +332,59 @@ class TrackioBackend(OwnForms):
         import trackio
 
         text = plain(event.text)
-        self._row(event, {self._keys(event.path): trackio.Markdown(text)._to_dict()})
+        shown = trackio.Markdown(text)._to_dict() if has("Markdown") else table([{"text": text}])
+        self._row(event, {self._keys(event.path): shown})
         if text != event.text:  # a database takes no lone surrogates
             self.attach_files(event)
 
     def log_image(self, event: ev.Image) -> None:
-        import trackio
-
-        self._media(event, trackio.Image, f".{event.format}", event.data)
+        self._media(event, "Image", f".{event.format}", event.data)
 
     def log_video(self, event: ev.Video) -> None:
-        import trackio
-
         caption = f"video, {event.frames} frames, {event.fps:g} a second"
-        self._media(event, trackio.Image, ".gif", event.data, caption=caption)
+        self._media(event, "Image", ".gif", event.data, caption=caption)
 
     def log_audio(self, event: ev.Audio) -> None:
-        import trackio
-
         for suffix, data in files.render(event):
-            self._media(event, trackio.Audio, suffix, data)
+            self._media(event, "Audio", suffix, data)
 
     def log_mesh(self, event: ev.Mesh) -> None:
         import numpy as np
-        import trackio
 
         vertices = event.vertices.numpy()
-        if not vertices.size or not np.isfinite(vertices).all():  # the viewer refuses these (plyParser.js)
+        if not has("Object3D") or not vertices.size or not np.isfinite(vertices).all():  # the viewer refuses these (plyParser.js)
             self.attach_files(event)
             return
         others = []
         for index, (path, data) in enumerate(self.files_of(event)):
             if path.endswith(".ply"):
                 caption = f"{index + 1} of {len(vertices)}" if len(vertices) > 1 else None
-                self._media(event, trackio.Object3D, ".ply", data, part=str(index), caption=caption)
+                self._media(event, "Object3D", ".ply", data, part=str(index), caption=caption)
             else:
                 others.append((path, data))
         self._commit(event, others)
 
     def log_pr_curve(self, event: ev.PRCurve) -> None:
-        import trackio
-
-        self._row(event, {self._keys(event.path): {"_type": trackio.Table.TYPE, "_value": pr_curve_rows(event)}})
-        self._media(event, trackio.Html, ".html", pr_curve_page(event), part="drawing", caption="precision over recall")
+        self._row(event, {self._keys(event.path): table(pr_curve_rows(event))})
+        if has("Html"):
+            self._media(event, "Html", ".html", pr_curve_page(event), part="drawing", caption="precision over recall")
 
     def log_embedding(self, event: ev.Embedding) -> None:
-        import trackio
-
         self.attach_files(event)
-        self._row(event, {self._keys(event.path): {"_type": trackio.Table.TYPE, "_value": embedding_rows(event)}})
+        self._row(event, {self._keys(event.path): table(embedding_rows(event))})
 
     def log_graph(self, event: ev.Graph) -> None:
-        import trackio
-
         self.attach_files(event)
         key = f"{OWN}graph/{event.path}".rstrip("/")
-        self._media(event, trackio.Html, ".html", node_page(event.graph_def), key=key, caption="graph")
+        if has("Html"):
+            self._media(event, "Html", ".html", node_page(event.graph_def), key=key, caption="graph")
 
     # -- files ------------------------------------------------------------------------------------------------------
 
     def _media(
         self,
         event: ev.Event,
-        kind: type[Any],
+        kind: str,
         suffix: str,
         data: bytes,
         *,
@@ -397,6 +392,10 @@ class TrackioBackend(OwnForms):
         caption: str | None = None,
         key: str | None = None,
     ) -> None:
+        """Show a file as one of Trackio's types; attach it where there is no such type."""
+        if not has(kind):
+            self.attach_files(event)
+            return
         assert self._main is not None
         assert self._store is not None
         name = log_ids.of_event(self._main.id, event.record, part) + suffix

@@ -11,7 +11,7 @@ from tracelet_shim.backends.trackio.names import OWN
 from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.values import iso, plain
 
-__all__ = ["UsersRun", "active", "seen"]
+__all__ = ["UsersRun", "active", "id_of", "seen"]
 
 _seen: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 """The user's active runs that `active` has seen in this process, by id."""
@@ -22,8 +22,13 @@ def active() -> Any | None:
     current = getattr(sys.modules.get("trackio.context_vars"), "current_run", None)
     run = current.get() if current is not None else None
     if run is not None:
-        _seen[run.id] = run
+        _seen[id_of(run)] = run
     return run
+
+
+def id_of(run: Any) -> str:
+    """Return the id of a `trackio.run.Run`; before 0.24 that is its name."""
+    return str(getattr(run, "id", run.name))
 
 
 def seen(run_id: str) -> Any | None:
@@ -45,11 +50,11 @@ class UsersRun:
 
     def place(self) -> tuple[str | None, str | None, str | None]:
         """Return Space, server and token: where his run goes."""
-        return self.native._space_id, self.native._server_base_url, self.native._write_token
+        return self.native._space_id, *(getattr(self.native, name, None) for name in ("_server_base_url", "_write_token"))
 
     def as_run(self) -> Run:
         now = iso(datetime.now(timezone.utc).timestamp()) or ""
-        return Run(self.native.id, self.native.name, dict(self.native.config), now)
+        return Run(id_of(self.native), self.native.name, dict(self.native.config), now)
 
     def merge_config(self, ours: Run) -> None:
         """Bring the config up to date, ours and his, in both places.
@@ -58,7 +63,7 @@ class UsersRun:
         carry ours. A row on its way to a server may be late all the same; so `close` writes once more.
         """
         user = self.native
-        if user._is_local:
+        if getattr(user, "_is_local", False) and hasattr(user, "_flush_queues_inline"):
             with user._client_lock:
                 user._flush_queues_inline()
         his = {key: value for key, value in user.config.items() if not key.startswith(OWN)}

@@ -1,4 +1,4 @@
-"""The local store: Trackio's SQLite file, or its JSONL fragments, and the folders beside it.
+"""The local store of Trackio 0.30 and later: its SQLite file, or its JSONL fragments, and the folders beside it.
 
 Rows go straight to `SQLiteStorage.bulk_log` (``sqlite_storage.py``). `Run.log` would queue them: it stamps the time of its own
 flush, and turns every failure into a warning (``run.py``), so nobody would know what to send again. Media files are written where
@@ -19,6 +19,7 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.files import replace
 from tracelet_shim.backends.trackio.process import on_stderr
 from tracelet_shim.backends.trackio.store import manifest_of, manifest_of_files, media_value
+from tracelet_shim.backends.trackio.versions import known_names
 
 __all__ = ["Local"]
 
@@ -26,7 +27,7 @@ __all__ = ["Local"]
 class Local:
     """The SQLite file, or JSONL fragments on a network file system; media and artifacts in folders beside them."""
 
-    keeps_time = True
+    keeps_time = has_run_ids = has_system = has_alerts = True
 
     def __init__(self, project: str) -> None:
         from trackio import utils
@@ -103,7 +104,7 @@ class Local:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             return [str(row[0]) for row in connection.execute(f"SELECT log_id FROM {table} WHERE {where}", values)]  # noqa: S608
 
-    def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any:
+    def media(self, run: str, step: int, name: str, data: bytes, kind: str, caption: str | None) -> Any:
         from trackio.media import get_project_media_path
         from trackio.utils import MEDIA_DIR
 
@@ -139,15 +140,18 @@ class Local:
         from trackio.sqlite_storage import SQLiteStorage
 
         about = {"version_id": version_id, "direction": "input", "run_project": self._project}
-        SQLiteStorage.insert_run_artifact_link(project=self._project, run_name=run, run_id=run_id, **about)
+        insert = SQLiteStorage.insert_run_artifact_link
+        insert(project=self._project, run_name=run, run_id=run_id, **known_names(insert, about))
 
     def source(self) -> None:
         return None
 
     def linked(self, collection: str, version: str | None) -> tuple[str, str, str] | None:
         """Return project, name and version of what a collection of this registry, if it is one, leads to."""
-        from trackio import registry_storage as registries
-
+        try:
+            from trackio import registry_storage as registries
+        except ImportError:  # before 0.36
+            return None
         registry = self._project.removeprefix("registry-")
         found = registries.RegistryStorage.get_collection(registry, collection)
         try:
@@ -158,8 +162,10 @@ class Local:
 
     def link(self, **link: Any) -> str | None:
         """Link a version of an artifact into a registry; return why that could not be done, if so."""
-        from trackio.registry_storage import RegistryStorage
-
+        try:
+            from trackio.registry_storage import RegistryStorage
+        except ImportError:
+            return "Trackio has registries from 0.36 on"
         try:
             RegistryStorage.link_artifact_version(source_project=self._project, **link)
         except ValueError as error:  # no such registry, or the collection is of another type

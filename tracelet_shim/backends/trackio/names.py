@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Container
+
 from tracelet_shim.backends.shared.names import Names
 
 __all__ = [
     "DEFAULT_PROJECT", "ILLEGAL_KEY", "ILLEGAL_PROJECT", "OWN", "artifact_file", "artifact_name", "artifact_names", "keys",
-    "project_name", "run_id", "run_names",
+    "project_name", "run_id", "run_names", "unused",
 ]  # fmt: skip
 
 OWN = "tracelet/"
@@ -54,6 +57,11 @@ def artifact_file(path: str) -> str:
 
 def project_name(project: str) -> str:
     return Names(ILLEGAL_PROJECT, 180, empty=DEFAULT_PROJECT, in_bytes=True)(project)
+
+
+def unused(name: str, used: Container[str]) -> str:
+    """Return `name`, or what it begins and no run is called yet."""
+    return next(found for n in itertools.count(1) if (found := name if n == 1 else f"{name} ({n})") not in used)
 
 
 def run_id(given: str) -> str:

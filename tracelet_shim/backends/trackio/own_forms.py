@@ -18,7 +18,7 @@ from tracelet_shim.backends.trackio.fetching import used
 from tracelet_shim.backends.trackio.names import OWN, artifact_file, artifact_name
 from tracelet_shim.backends.trackio.run import Run
 from tracelet_shim.backends.trackio.store import Store
-from tracelet_shim.backends.trackio.tables import MOST_CELLS
+from tracelet_shim.backends.trackio.tables import MOST_CELLS, table
 from tracelet_shim.backends.trackio.values import iso, plain
 
 __all__ = ["CAPABILITIES", "OwnForms"]
@@ -58,12 +58,10 @@ class OwnForms(Backend):
         raise NotImplementedError
 
     def log_table(self, event: ev.Table) -> None:
-        import trackio
-
         self.attach_files(event)
         head = event.rows[: max(1, MOST_CELLS // max(1, len(event.columns)))]
         rows = [dict(zip(event.columns, map(plain, row), strict=True)) for row in head]
-        self._row(event, {self._keys(event.path): {"_type": trackio.Table.TYPE, "_value": rows}})
+        self._row(event, {self._keys(event.path): table(rows)})
 
     def log_artifact(self, event: ev.Artifact) -> None:
         self._log_version(event)
@@ -120,6 +118,10 @@ class OwnForms(Backend):
     def log_alert(self, event: ev.Alert) -> None:
         assert self._main is not None
         assert self._store is not None
+        if not self._store.has_alerts:
+            alert = {"level": _LEVELS[event.level], "title": plain(event.tag), "text": plain(event.text)}
+            self._row(event, {f"{OWN}alert/{self._keys(event.tag)}": table([alert])})
+            return
         self._store.alert({
             "run": self._main.name, "run_id": self._main.id, "title": plain(event.tag), "text": plain(event.text),
             "level": _LEVELS[event.level], "step": event.step, "timestamp": iso(event.wall_time) or self._main.started,

@@ -36,6 +36,6 @@ def quiet_run(**settings: Any) -> Any:
 def stop(run: Any) -> None:
     """End the threads of a `trackio.run.Run`: its own `finish` would print, and wait for half a minute."""
     run._stop_flag.set()
-    for sender in (run._local_sender_thread, run._client_thread):
+    for sender in (getattr(run, "_local_sender_thread", None), run._client_thread):
         if sender is not None:
             sender.join(5)

@@ -28,6 +28,7 @@ class Server:
     """A server's HTTP API; the server of a Space or a self-hosted one."""
 
     keeps_time = shares_rows = False
+    has_run_ids = has_system = has_alerts = True
 
     def __init__(self, project: str, space: str | None, server: str | None, token: str | None) -> None:
         import huggingface_hub
@@ -101,7 +102,7 @@ class Server:
             found |= {str(key): str(value) for key, value in (row.values() for row in rows)}
         return found
 
-    def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any:
+    def media(self, run: str, step: int, name: str, data: bytes, kind: str, caption: str | None) -> Any:
         from trackio.utils import canonical_project_name
 
         with _file(name, data) as path:

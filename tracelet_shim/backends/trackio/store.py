@@ -21,16 +21,21 @@ class Store(Protocol):
     Attributes:
         keeps_time: False if it stamps the time of arrival.
         shares_rows: True if it can be asked what it has, so that scalars may share a row.
+        has_run_ids: False if a run is known by its name.
+        has_system, has_alerts: False if it has no place for system metrics, for alerts.
     """
 
     keeps_time: bool
     shares_rows: bool
+    has_run_ids: bool
+    has_system: bool
+    has_alerts: bool
 
     def runs(self) -> list[dict[str, Any]]: ...
     def config(self, run_id: str) -> dict[str, Any] | None: ...
     def log(self, rows: list[dict[str, Any]]) -> None: ...
     def log_system(self, rows: list[dict[str, Any]]) -> None: ...
-    def media(self, run: str, step: int, name: str, data: bytes, kind: type[Any], caption: str | None) -> Any: ...
+    def media(self, run: str, step: int, name: str, data: bytes, kind: str, caption: str | None) -> Any: ...
     def artifact(self, contents: Sequence[tuple[str, bytes]], **about: Any) -> None: ...
     def files(self, files: Sequence[tuple[str, ev.ArtifactFile]], **about: Any) -> int: ...
     def version(self, name: str, version: str | None) -> dict[str, Any] | None: ...
@@ -51,8 +56,10 @@ def manifest_of_files(files: Iterable[tuple[str, ev.ArtifactFile]]) -> list[dict
     return [{"path": path, "digest": file.sha256, "size": file.size} for path, file in files]
 
 
-def media_value(kind: type[Any], path: Path, stored: Path, caption: str | None) -> Any:
+def media_value(kind: str, path: Path, stored: Path, caption: str | None) -> Any:
     """Return what a row holds for a media file that is at `path` now and at `stored` in the media directory."""
-    media = kind(path, caption=caption)
+    import trackio
+
+    media = getattr(trackio, kind)(path, caption=caption)
     media._file_path = stored
     return media._to_dict()

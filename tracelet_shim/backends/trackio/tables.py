@@ -8,9 +8,20 @@ from tracelet_shim import events as ev
 from tracelet_shim.backends.render.svg import line_chart
 from tracelet_shim.backends.render.tables import COUNTS, pr_curve_columns
 
-__all__ = ["MOST_CELLS", "embedding_rows", "pr_curve_page", "pr_curve_rows"]
+__all__ = ["MOST_CELLS", "buckets", "embedding_rows", "pr_curve_page", "pr_curve_rows", "table"]
 
 MOST_CELLS = 20_000  # a table is part of the row, and the dashboard loads all rows
+
+
+def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a row holds for a `trackio.Table`; before 0.3, which has none, it is kept all the same."""
+    return {"_type": "trackio.table", "_value": rows}
+
+
+def buckets(event: ev.Histogram) -> list[dict[str, Any]]:
+    """Return the exact buckets of a histogram, for a dashboard that draws none."""
+    each = zip((event.min, *event.limits), event.limits, event.counts, strict=False)
+    return [{"from": low, "to": high, "count": count} for low, high, count in each]
 
 
 def pr_curve_rows(event: ev.PRCurve) -> list[dict[str, Any]]:

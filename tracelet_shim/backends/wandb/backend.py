@@ -45,11 +45,12 @@ from tracelet_shim.backends.wandb.opening import Opener
 from tracelet_shim.backends.wandb.own_forms import OwnForms
 from tracelet_shim.backends.wandb.probe import PROBE, own_hook
 from tracelet_shim.backends.wandb.process import restart_service, unread_settings, wait_for_logs
-from tracelet_shim.backends.wandb.resume import end_of_logs, remove_begun
+from tracelet_shim.backends.wandb.resume import remove_begun
 from tracelet_shim.backends.wandb.run import Run, rows_before, step_there
 from tracelet_shim.backends.wandb.settling import MAX_UNSETTLED, Settling, on_disk
 from tracelet_shim.backends.wandb.trials import TrialRuns
 from tracelet_shim.backends.wandb.unasked import for_us
+from tracelet_shim.backends.wandb.versions import NUMPY
 
 __all__ = ["WandbBackend"]
 
@@ -64,7 +65,7 @@ class WandbBackend(OwnForms):
     name = "wandb"
     module = "wandb"
     distribution = "wandb"
-    versions = Versions("0.17.0", "0.31.0")
+    versions = Versions("0.17.0", "0.31.0", (NUMPY,))
     probe = PROBE
     own_hook = staticmethod(own_hook)
     credentials = "check the API key (`wandb login`, WANDB_API_KEY) and WANDB_BASE_URL, or stay local with WANDB_MODE=offline"
@@ -181,7 +182,7 @@ class WandbBackend(OwnForms):
             there = step_there(opened, before) if run.resume is not None or opened.was_there else None
             if run.resume is not None or (opened.id == run.session and opened.offline):
                 samples = opened.samples.line if opened.samples is not None else 0
-                opened.there = end_of_logs(opened.folder, opened.id, there, MAX_UNSETTLED + self.batch_events, samples)
+                opened.there = opened.end_of_logs(there, MAX_UNSETTLED + self.batch_events, samples)
         self._refused += self._settling.take_refused()
         self._settling = settling
         if opened.id == run.session:

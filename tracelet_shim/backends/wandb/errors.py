@@ -9,6 +9,10 @@ from tracelet_shim.backends.shared.transient import Verdict, is_refusal, judge, 
 __all__ = ["lost", "passes"]
 
 _GONE = {"MailboxClosedError", "HandleAbandonedError", "SockClientClosedError", "MailboxError"}  # the last two up to 0.20
+_NOT_STARTED = {
+    "ServicePollForTokenError", "WandbServiceConnectionError",
+    "ServiceStartTimeoutError", "ServiceStartPortError", "ServiceStartProcessError", "ManagerConnectionError",  # up to 0.20
+}  # fmt: skip
 _PAGE = re.compile(r"(<|\\u003c)(html|!doctype)", re.IGNORECASE)
 _LASTING = re.compile("permission denied|not found", re.IGNORECASE)
 
@@ -27,7 +31,7 @@ def passes(error: BaseException) -> bool | None:
         return False
     if kinds and type(error).__name__ == "Error" and "nitializing run" in str(error):  # the service's, of no class of its own
         return not _LASTING.search(str(error))
-    if lost(error) or kinds & {"CommError", "ServicePollForTokenError"}:
+    if lost(error) or kinds & {"CommError", *_NOT_STARTED}:
         text = str(error)
         own = not _PAGE.search(text)
         refused = any(not may_open(int(status), own=own) for status in re.findall(r"\b4\d\d\b", text))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracelet_shim.backends.wandb.versions import count_steps, steps
+from tracelet_shim.backends.wandb.versions import interface as interface_of
 
 __all__ = ["Rows"]
 
@@ -35,7 +36,7 @@ class Rows:
         from wandb.proto.wandb_server_pb2 import ServerRequest
 
         seen: list[Any] = []
-        interface = copy.copy(run._interface)
+        interface = copy.copy(interface_of(run))
         interface._publish = seen.append
         row = {"a": 0.5, "n": math.nan, "i": -math.inf, "global_step": 3, "_timestamp": 1.5}
         interface.publish_partial_history(run, dict(row), user_step=steps(run))
@@ -56,7 +57,7 @@ class Rows:
         try:
             return cls(run)
         except (ImportError, AttributeError, TypeError, ValueError, IndexError) as error:
-            _log.info("rows are logged one by one, since W&B (known: 0.31) has another way for them: %s", error)
+            _log.info("rows are logged one by one, since W&B (known: from 0.21 on) has another way for them: %s", error)
             return None
 
     def _message(self, row: Mapping[str, Any]) -> Any:

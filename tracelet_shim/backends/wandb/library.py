@@ -73,8 +73,8 @@ class Library:
             yield
         finally:
             if unread:
+                _forget_login()  # which reads settings, up to 0.23
                 self._library()._settings = None
-                _forget_login()
 
     def unread(self) -> contextlib.AbstractContextManager[None]:
         """The second half of `ours`, for what our runs do once they are open."""

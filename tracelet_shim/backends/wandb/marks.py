@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracelet_shim.backends.wandb.versions import interface
+
 if TYPE_CHECKING:
     from tracelet_shim.backends.wandb.run import Run
 
@@ -39,7 +41,7 @@ class Marks:
 
         self.run = run
         self._path = Path(run.folder, f"run-{run.id}.wandb")
-        self._interface = run.interface
+        self._interface = interface(run.sdk)
         self._empty: Any = TelemetryRecord()
         if not isinstance(self._record("x"), Record) or not callable(self._interface._publish):
             raise TypeError("records are made in another way")

@@ -89,11 +89,13 @@ def pr_curve(event: ev.PRCurve) -> Any:
 
 
 def _plot_table() -> Any:
-    """Return what is `wandb.plot_table` from 0.18.7 on; before, that is a method of the active run."""
+    """Return what is `wandb.plot_table` from 0.18.7 on; before, that is one of the active run."""
     try:
         from wandb.plot import plot_table
     except ImportError:
-        from wandb.viz import custom_chart as plot_table
+        from wandb.sdk.wandb_run import Run
+
+        return Run.plot_table
     return plot_table
 
 

@@ -104,6 +104,8 @@ class Opener:
     def _init(self, run: RunInfo, run_id: str | None, **fields: Any) -> Any:
         here = run.program.pid == os.getpid()
         folder = self._options.get("dir")
+        if folder is None and "root_dir" not in self._settings:
+            folder = os.environ.get("WANDB_DIR")  # which W&B may have read before
         if folder is None and "WANDB_DIR" not in os.environ and os.path.isdir(run.program.cwd):
             folder = usable(run.program.cwd)
         mode: Any = self._options.get("mode")

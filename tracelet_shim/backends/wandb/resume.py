@@ -13,7 +13,7 @@ import re
 import shutil
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ _BLOCK, _LOG_HEADER, _PIECE = 1 << 15, 7, struct.Struct("<IHB")
 _SAMPLE = "\0"
 """What the keys of system metrics begin with here; those of rows cannot."""
 _Name = tuple[str, int, str]
+Ask = Callable[[int, int], Iterable[Mapping[str, Any]]]
 
 
 class Found(NamedTuple):
@@ -97,7 +98,9 @@ def _identity(value: Any) -> str:
     return repr(float(value)) if isinstance(value, (int, float)) else ""
 
 
-def end_of_logs(folder: str, run_id: str, there: int | None, most: int, samples_there: int = 0) -> There:
+def end_of_logs(
+    folder: str, run_id: str, there: int | None, most: int, samples_there: int = 0, *, ask: Ask | None = None
+) -> There:
     """Return what is there of the end of a run.
 
     Offline, where `there` is None, that is what the last log before this one has that has any rows; online, what all of them have
@@ -109,6 +112,11 @@ def end_of_logs(folder: str, run_id: str, there: int | None, most: int, samples_
         there: W&B's step (``_step``) behind that of the last row that the server has.
         most: so many values may come again.
         samples_there: how many samples of the system metrics the server has.
+        ask: returns the server's rows, from one step up to another; of rows that it has and no log here: what a service has
+            uploaded and not written to disk (before 0.31).
+
+    Raises:
+        ConnectionError: of `ask`.
     """
     logs = logs_of(folder, run_id)
     found: dict[int, tuple[Path, dict[str, Any]]] = {}
@@ -123,6 +131,11 @@ def end_of_logs(folder: str, run_id: str, there: int | None, most: int, samples_
             if there is None or at < there:
                 found.pop(at, None)
                 found[at] = log.parent / "files", row
+    if ask is not None and there is not None and logs:
+        missing = [at for at in range(max(0, there - most), there) if at not in found]
+        for asked in ask(missing[0], missing[-1] + 1) if missing else ():
+            found.setdefault(int(asked["_step"]), (logs[-1].parent / "files", _with_parts(asked)))
+        found = {at: found[at] for at in sorted(found)}
     media: dict[tuple[str, int], list[tuple[float, Found]]] = {}
     values: deque[tuple[_Name, float]] = deque(maxlen=most)
     for files, row in found.values():
@@ -176,6 +189,17 @@ def _row_of(history: Any) -> dict[str, Any]:
         else:
             row[key] = value
     return row
+
+
+def _with_parts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the server's as `_row_of` has one of a log."""
+    made: dict[str, Any] = {}
+    for key, value in row.items():
+        made[key] = value
+        if isinstance(value, (dict, list)):
+            made[key] = parts = _Parts()
+            parts.add("", value)
+    return made
 
 
 def _number(value: Any) -> Any:

@@ -32,12 +32,12 @@ from tracelet_shim.backends.wandb.media import charted, table_of
 from tracelet_shim.backends.wandb.needs import Artifact, File, Need, Params, Rows
 from tracelet_shim.backends.wandb.opening import FINISH_SECONDS, TRIAL_SECONDS
 from tracelet_shim.backends.wandb.process import restart_service
-from tracelet_shim.backends.wandb.resume import There, logs_of
+from tracelet_shim.backends.wandb.resume import There, end_of_logs, logs_of
 from tracelet_shim.backends.wandb.samples import Samples
 from tracelet_shim.backends.wandb.server import Server
 from tracelet_shim.backends.wandb.service_log import ServiceLog
 from tracelet_shim.backends.wandb.unasked import log_tables_unasked
-from tracelet_shim.backends.wandb.versions import steps
+from tracelet_shim.backends.wandb.versions import steps, writes_its_log
 from tracelet_shim.eventfiles.own_files import is_sample
 
 __all__ = ["Run", "Want", "rows_before", "step_there"]
@@ -109,11 +109,6 @@ class Run:
     @property
     def ended(self) -> bool:
         return bool(self.sdk._is_finished)
-
-    @property
-    def interface(self) -> Any:
-        """The SDK's way to W&B's service; its place has changed. None if it has another."""
-        return getattr(self.sdk, "_interface", None) or getattr(getattr(self.sdk, "_backend", None), "interface", None)
 
     @property
     def was_there(self) -> bool:
@@ -202,6 +197,11 @@ class Run:
             self.samples.line = held.samples
         self.ahead = steps(self.sdk) - held.rows
         return held.step
+
+    def end_of_logs(self, there: int | None, most: int, samples: int = 0) -> There:
+        """As `resume.end_of_logs`, of this run."""
+        ask = self.server.rows if self.server is not None and not writes_its_log() else None
+        return end_of_logs(self.folder, self.id, there, most, samples, ask=ask)
 
     def row(self, event: ev.Event, values: Mapping[str, Any]) -> None:
         """Log a row at the step and wall time of `event`."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tracelet_shim.backends.wandb.versions import setting
+from tracelet_shim.backends.wandb.versions import interface, setting, writes_its_log
 
 __all__ = ["Samples", "line_of"]
 
@@ -39,7 +39,7 @@ class Samples:
         from wandb.proto.wandb_internal_pb2 import StatsRecord
 
         self._stats = StatsRecord
-        self._interface = run._interface
+        self._interface = interface(run)
         self.line = 0
         record = self._record(1.5, {"a": math.nan})
         if record.WhichOneof("record_type") != "stats" or line_of(record) != 0 or not callable(self._interface._publish):
@@ -47,9 +47,10 @@ class Samples:
 
     @classmethod
     def of(cls, run: Any) -> Samples | None:
-        """Return the object for `run`; None if its monitor is on, or the installed SDK does not do as the known versions do."""
+        """Return the object for `run`; None if its monitor is on, if what is uploaded need not be in the log yet, or if the
+        installed SDK does not do as the known versions do."""
         try:
-            return cls(run) if setting(run._settings, "x_disable_stats") else None
+            return cls(run) if writes_its_log() and setting(run._settings, "x_disable_stats") else None
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             _log.info("system metrics are rows, since W&B (known: 0.31) has another way for them: %s", error)
             return None

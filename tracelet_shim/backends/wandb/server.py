@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,15 @@ query TraceletRun($entity: String!, $project: String!, $run: String!, $names: [S
 }
 """
 """`apis/public/runs.py`, RUN_FRAGMENT; `apis/public/files.py`, FILE_FRAGMENT; and what the service asks when a run is resumed."""
+_HISTORY = """
+query TraceletHistory($entity: String!, $project: String!, $run: String!, $minStep: Int64!, $maxStep: Int64!, $pageSize: Int!) {
+  project(name: $project, entityName: $entity) {
+    run(name: $run) { history(minStep: $minStep, maxStep: $maxStep, samples: $pageSize) }
+  }
+}
+"""
+"""`apis/public/history.py`, `HistoryScan`."""
+_PAGE = 1000
 _LINK = "mutation TraceletLink($input: LinkArtifactInput!) { linkArtifact(input: $input) { versionIndex } }"
 _USE = "mutation TraceletUse($input: UseArtifactInput!) { useArtifact(input: $input) { artifact { id } } }"
 _ARTIFACT = """
@@ -149,6 +158,23 @@ class Server:
         if held is None:
             raise ConnectionError(f"W&B's server does not say what it has of the run: {self.problem}")
         return held
+
+    def rows(self, first: int, behind: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows from one of W&B's steps up to another.
+
+        Raises:
+            ConnectionError: the server does not say.
+        """
+        import requests
+
+        for start in range(first, behind, _PAGE):
+            asked = {**self._where, "minStep": start, "maxStep": min(start + _PAGE, behind), "pageSize": _PAGE}
+            try:
+                found = self._query("TraceletHistory", _HISTORY, asked)["project"]["run"]["history"]
+                page = [json.loads(row) for row in found]
+            except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+                raise ConnectionError(f"W&B's server does not say which rows it has of the run: {error}") from error
+            yield from page
 
     def _committed(self, clients: Sequence[str]) -> frozenset[str]:
         """Return which artifacts are whole, of those with these ids of ours: first the server's ids are asked for."""

@@ -16,7 +16,7 @@ from tracelet_shim.backends.base import Refusal
 from tracelet_shim.backends.wandb.marks import Marks
 from tracelet_shim.backends.wandb.opening import FLUSH_SECONDS
 from tracelet_shim.backends.wandb.run import Run
-from tracelet_shim.backends.wandb.versions import answer_of, writes_its_log
+from tracelet_shim.backends.wandb.versions import answer_of, interface, writes_its_log
 
 __all__ = ["MAX_UNSETTLED", "OnDisk", "OnDiskInBlocks", "Settling", "on_disk"]
 
@@ -226,7 +226,7 @@ def wait_for_service(run: Run) -> None:
     Raises:
         TimeoutError: it does not answer. (`run.summary` is just empty then.)
     """
-    ask = getattr(run.interface, "deliver_get_summary", None)
+    ask = getattr(interface(run.sdk), "deliver_get_summary", None)
     if ask is None:
         run.sdk.summary.keys()
     else:

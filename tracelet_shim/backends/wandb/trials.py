@@ -8,7 +8,6 @@ from collections import Counter
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.backends.shared.trials import Trials
 from tracelet_shim.backends.wandb.opening import Opener
-from tracelet_shim.backends.wandb.resume import end_of_logs
 from tracelet_shim.backends.wandb.run import Run
 
 __all__ = ["TrialRuns"]
@@ -48,7 +47,7 @@ class TrialRuns:
         except Exception:
             self._failed[trial] += 1
             raise
-        run.there = end_of_logs(run.folder, run.id, run.step_there(), _MAY_COME_AGAIN)
+        run.there = run.end_of_logs(run.step_there(), _MAY_COME_AGAIN)
         run.define()
         run.tell({}, session=info.session, parent=parent.id, trial=trial)
         return run

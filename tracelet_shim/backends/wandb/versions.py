@@ -1,8 +1,8 @@
 """What differs between the versions of W&B's SDK, from 0.17 on, in what it calls things. What is there is looked for; no version
 is asked.
 
-    0.17   settings of its own are ``_disable_stats``; from 0.19 on ``x_disable_stats``
-    0.24   a run counts its rows as ``_local_step``, before as ``_step``
+    0.17   it needs numpy<2, up to 0.17.1; settings of its own are ``_disable_stats``; from 0.19 on ``x_disable_stats``
+    0.24   a run counts its rows as ``_local_step``, before as ``_step``; it has its `interface`, before its ``_backend`` had it
     0.19   what the service answers is waited for with ``wait_or``, which raises; before with ``wait``, which returns None
     0.27   `Run.finish` can be given a time
     0.31   the service writes its log as often as it is told; before, when a block of 32 KiB is full
@@ -14,7 +14,22 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["answer_of", "bounds_its_end", "count_steps", "known_settings", "setting", "spelled", "steps", "writes_its_log"]
+from tracelet_shim.backends.shared.versions import Need
+
+__all__ = [
+    "NUMPY",
+    "answer_of",
+    "bounds_its_end",
+    "count_steps",
+    "interface",
+    "known_settings",
+    "setting",
+    "spelled",
+    "steps",
+    "writes_its_log",
+]
+
+NUMPY = Need("<0.17.2", "numpy", "<2", "it uses numpy.float_")
 
 
 @functools.cache
@@ -53,6 +68,11 @@ def bounds_its_end() -> bool:
 def writes_its_log() -> bool:
     """True if W&B's service writes its log to disk as often as ``x_transaction_log_flush_interval`` says."""
     return "x_transaction_log_flush_interval" in _names()
+
+
+def interface(run: Any) -> Any:
+    """Return a run's way to W&B's service; None if it has another."""
+    return getattr(run, "_interface", None) or getattr(getattr(run, "_backend", None), "interface", None)
 
 
 def steps(run: Any) -> int:

@@ -89,6 +89,10 @@ class Process(Link):
             raise error
         return answer
 
+    def __del__(self) -> None:  # given up without an end, as by a backend that was not closed
+        if hasattr(self, "_process"):
+            self.end()
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()

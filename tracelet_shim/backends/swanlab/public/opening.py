@@ -17,7 +17,7 @@ from tracelet_shim.backends.swanlab.public.link import Here, Process
 from tracelet_shim.backends.swanlab.public.run import PublicRun
 from tracelet_shim.backends.swanlab.public.sdk import active, active_id
 from tracelet_shim.backends.swanlab.public.writer import Writer
-from tracelet_shim.backends.swanlab.settings import fields_of, project_name
+from tracelet_shim.backends.swanlab.settings import fields_of, project_name, without_long
 from tracelet_shim.common.text import usable
 
 __all__ = ["PublicOpener"]
@@ -79,11 +79,12 @@ class PublicOpener:
     def _begin(self, run: RunInfo, fields: dict[str, Any], about: Mapping[str, Any]) -> PublicRun:
         here = usable(run.program.cwd)
         fields["log_dir"] = os.path.join(here, fields["log_dir"] or _log_dir())
-        Path(fields["log_dir"]).mkdir(parents=True, exist_ok=True)
+        if (fields["mode"] or os.environ.get("SWANLAB_MODE")) != "disabled":
+            Path(fields["log_dir"]).mkdir(parents=True, exist_ok=True)
         for name, most in (("name", _NAME), ("group", _KIND), ("job_type", _KIND)):
-            fields[name] = Names(LABEL, most)(fields[name]) if fields[name] else None
-        rule = Names(LABEL, _TAG)
-        fields["tags"] = [rule(tag) for tag in fields["tags"] or ()] or None
+            if len(fields[name] or "") > most:
+                fields[name] = Names(LABEL, most)(fields[name])
+        fields["tags"], long = without_long(fields["tags"], _TAG)
         host = {name: self._options.get(name) for name in ("api_host", "web_host")}
         link = self._opening = self._spare.pop() if self._spare else Process(here)
         try:
@@ -94,6 +95,7 @@ class PublicOpener:
         finally:
             self._opening = None
         opened = PublicRun(link, begun)
+        opened.long_tags = long
         opened.project = fields["project"]
         return opened
 

@@ -35,6 +35,7 @@ class PublicRun:
         config: what was set of the config.
         latest: the time of what a trial got last.
         project: the name of its project.
+        long_tags: how many of the tags were longer than this version takes.
         uploads: what the service has of it.
     """
 
@@ -47,6 +48,7 @@ class PublicRun:
         self.about: dict[str, Any] = dict(begun.config.get("tracelet") or {})
         self.latest = 0.0
         self.project: str | None = None
+        self.long_tags = 0
         self.own = own
         self.uploads = PublicUploads(self)
 
@@ -65,12 +67,14 @@ class PublicRun:
 
     def limits(self) -> Iterator[tuple[str, str]]:
         """Yield (kind, text) of what this version of SwanLab cannot do, for the user."""
+        if self.long_tags:
+            yield "tags", f"{self.long_tags} of the tags are longer than the installed SwanLab takes: they are in the config only"
         if not self.begun.keeps_times:
             yield "times", "the installed SwanLab takes the time when a value is logged for the value's own"
         if self.mode == "online" and not self.begun.has_files:
             yield "files", f"the installed SwanLab uploads no files: they are in {self.dir / 'files'}"
-        if self.mode == "offline" and self.begun.continues:
-            yield "resume", "the installed SwanLab cannot go on with an offline run: each session is an experiment there"
+        if self.begun.continues and (self.mode != "online" or not self.begun.has_ids):
+            yield "resume", f"the installed SwanLab cannot go on with a run ({self.mode}): each session is one of its own"
 
     # -- points -----------------------------------------------------------------------------------------------------
 

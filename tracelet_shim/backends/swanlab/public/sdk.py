@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -26,7 +27,7 @@ from tracelet_shim import errors
 from tracelet_shim.backends.shared.environment import variables
 from tracelet_shim.backends.swanlab.knocking import knock
 
-__all__ = ["Sdk", "active", "active_id", "iso", "set_hosts"]
+__all__ = ["Sdk", "active", "active_id", "has_core", "iso", "set_hosts"]
 
 _CLOCKS = ("swanlab.data.run.key", "swanlab.data.run.exp")
 """Modules of 0.6 and 0.7 that take the time of a value from a function of theirs, `create_time`."""
@@ -63,13 +64,20 @@ def active_id(run: Any) -> str:
     return str(getattr(public, "run_id", None) or run.id)
 
 
+def has_core() -> bool:
+    """True from 0.8 on. Imports nothing: `SWANLAB_MODE=online` would stop the import of 0.6 and 0.7."""
+    found = importlib.util.find_spec("swanlab")
+    places = found.submodule_search_locations if found is not None else None
+    return any(Path(place, "sdk").is_dir() for place in places or ())
+
+
 def set_hosts(hosts: Mapping[str, str | None]) -> None:
     """Set the variables of the service's addresses before the SDK is imported: 0.6 and 0.7 want theirs with ``/api``."""
     for name, given in hosts.items():
         variable = f"SWANLAB_{name.upper()}"
         if address := given or os.environ.get(variable):
             os.environ[variable] = address.rstrip("/").removesuffix("/api")
-    if "SWANLAB_API_HOST" in os.environ and importlib.util.find_spec("swanlab.sdk") is None:
+    if "SWANLAB_API_HOST" in os.environ and not has_core():
         os.environ["SWANLAB_API_HOST"] += "/api"
 
 
@@ -186,6 +194,8 @@ class Sdk:
     def url(self, run: Any) -> str | None:
         """Return the page of a run, or None."""
         cloud = getattr(getattr(run, "public", None), "cloud", None)
+        if cloud is None and str(run.mode) != "online":  # there it is an error in 0.8
+            return None
         url = getattr(cloud, "experiment_url", None) if cloud is not None else getattr(run, "url", None)
         return str(url) if url else None
 
@@ -220,7 +230,7 @@ class Sdk:
         """
         if self._media is not None:
             chart = getattr(self._media.Chart, kind.upper(), None)
-            return None if chart is None else _raw(self._media, chart, name, data, caption)
+            return None if chart is None else _raw(self._media, chart)(name, data, caption)
         if kind == "text":
             return self._swanlab.Text(data.decode(), caption=caption)
         maker = {"image": "Image", "audio": "Audio", "object3d": "Object3D"}.get(kind)
@@ -241,11 +251,18 @@ class _Buffer(io.BytesIO):
     file_name = ""
 
 
-def _raw(base: Any, kind: Any, name: str, data: bytes, caption: str | None) -> Any:
-    """Return a value whose file has exactly these bytes: `swanlab.Image` would encode it anew. `base` is what it derives from."""
+@functools.cache
+def _raw(base: Any, kind: Any) -> Any:
+    """Return a class of values whose file has exactly the bytes that they are given: `swanlab.Image` would encode them anew. One
+    for each type, as the SDK wants it of the values in a list. `base` is what it derives from."""
 
     class Raw(base):  # type: ignore[misc]
+        def __init__(self, name: str, data: bytes, caption: str | None) -> None:
+            super().__init__()
+            self._item = name, data, caption
+
         def parse(self) -> tuple[str, io.BytesIO | None]:
+            name, data, _ = self._item
             return (data.decode(), None) if kind is base.Chart.TEXT else (name, _Buffer(data))
 
         def get_chart(self) -> Any:
@@ -255,6 +272,7 @@ def _raw(base: Any, kind: Any, name: str, data: bytes, caption: str | None) -> A
             return str(kind.name).capitalize()
 
         def get_more(self) -> dict[str, str] | None:
+            caption = self._item[2]
             return {"caption": caption} if caption else None
 
-    return Raw()
+    return Raw

@@ -19,6 +19,8 @@ from tracelet_shim.backends.shared.transient import Patience
 __all__ = ["Refused", "Watch"]
 
 _TABLES = ("swanlab.core_python.uploader.thread", "swanlab.data.cloud")
+_FILES = "swanlab.core_python.api.service"
+"""The module whose `upload_file` puts a media file into the object store; nobody hears of the error of its last attempt."""
 _VALUES = ("SCALAR_METRIC", "MEDIA_METRIC")
 
 
@@ -45,6 +47,8 @@ class Watch:
         self._refused: list[Refused] = []
         self._behind: str | None = None
         self._patience = Patience()
+        self._files: dict[Any, Exception] = {}  # of the batch that is being uploaded: those that were not
+        self._take_over_files()
         for name in _VALUES:
             kind = getattr(table, name)
             kind.value["upload"] = self._judged(_original(kind.value["upload"]))
@@ -108,18 +112,44 @@ class Watch:
         call.original = upload  # type: ignore[attr-defined]
         return call
 
+    def _take_over_files(self) -> None:
+        """Know which files were not uploaded. (Before 0.7.1 or so they go through an object store's client that tells nobody.)"""
+        try:
+            module: Any = importlib.import_module(_FILES)
+        except ImportError:
+            return
+        upload = getattr(module, "upload_file", None)
+        if upload is None:
+            return
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            place = kwargs.get("url")
+            try:
+                answer = _original(upload)(*args, **kwargs)
+            except Exception as error:
+                self._files[place] = error
+                raise
+            self._files.pop(place, None)
+            return answer
+
+        call.original = _original(upload)  # type: ignore[attr-defined]
+        module.upload_file = call
+
     def _attempt(self, upload: Callable[..., tuple[Any, Exception | None]], models: Sequence[Any]) -> Exception | None:
         """Upload models; return why some of them are to come again."""
+        self._files.clear()
         try:
             _, error = upload(list(models))
         except Exception as problem:
             error = problem
+        error = error or next(iter(self._files.values()), None)
         if error is None:
             self._patience.reset()
             self._done(models)
             return None
-        status = getattr(getattr(error, "resp", None), "status_code", 0)
-        if self._patience.passes(status, own=_is_own(getattr(error, "resp", None))):
+        response = getattr(error, "resp", None) if hasattr(error, "resp") else getattr(error, "response", None)
+        status = getattr(response, "status_code", 0)
+        if self._patience.passes(status, own=response is None or _is_own(response)):
             with self._lock:
                 self._behind = f"the service does not take uploads: {str(error) or type(error).__name__}"
             return error
@@ -165,7 +195,7 @@ def _original(upload: Any) -> Any:
 
 def _is_own(response: Any) -> bool:
     """Tell whether an answer has the service's own form."""
-    return response is not None and "json" in response.headers.get("Content-Type", "")
+    return "json" in response.headers.get("Content-Type", "")
 
 
 def _kept(error: Exception) -> Exception:

@@ -55,6 +55,7 @@ class Begun(NamedTuple):
     keeps_times: bool
     keeps_log: bool
     has_files: bool
+    has_ids: bool
 
 
 class State(NamedTuple):
@@ -98,9 +99,11 @@ class Writer:
             continues = bool(found)
             for each in found:
                 config |= each.config
+            if config:  # a directory has the config of its own session alone
+                self.set_config(config)
         self.begun = Begun(
             run_id, self._mode, sdk.url(run), str(self._folder), continues, config, sdk.keeps_times, self._store is not None,
-            sdk.has_files,
+            sdk.has_files, "id" in sdk.takes,
         )  # fmt: skip
 
     @classmethod
@@ -220,7 +223,7 @@ class Writer:
                 raise errors.EventRejectedError(f"SwanLab did not take {key[:80]!r} at step {step}")
         except BaseException as error:
             self._take_back((key, step))
-            if isinstance(error, (ValueError, TypeError)):
+            if isinstance(error, (ValueError, TypeError, AssertionError)):
                 raise errors.EventRejectedError(f"SwanLab did not take {key[:80]!r}: {error}") from error
             raise
         self._taken.setdefault(key, (kind, set()))[1].add(step)
