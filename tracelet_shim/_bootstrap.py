@@ -1,9 +1,9 @@
 """What runs at the start of an interpreter when ``TRACELET_BACKEND`` is set: the target of the .pth and .start files.
 
 Here only `os` and `sys` are imported, and nothing is done but to wait: a finder on `sys.meta_path` sees when the
-program imports ``torch.utils.tensorboard``, and only then the rest of the package is loaded and the session prepared.
-A process that never does (``pip list``, a data loader, a helper of the shell) pays under a millisecond and leaves
-nothing behind.
+program imports a writer of event files (torch's, TensorBoard's own, or tensorboardX's), and only then the rest of the
+package is loaded and the session prepared. A process that never does (``pip list``, a data loader, a helper of the
+shell) pays under a millisecond and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lookout", "activate", "activate_now", "is_set", "name_near_misses", "start"]
 
-_TARGET = "torch.utils.tensorboard"
+_TARGETS = ("torch.utils.tensorboard", "tensorboardX", "tensorboard.summary.writer.event_file_writer")
+_WRITERS = ("torch.utils.tensorboard.writer", "tensorboardX.writer")
+_DIRECTORIES = ("/torch/utils/tensorboard", "/tensorboardX", "/tensorboard/summary/writer")
 _NAMED = "_TRACELET_NAMED"
 """Environment variable: near misses have been named, so the children of this process need not do it again."""
 
@@ -42,7 +44,7 @@ def start() -> None:
 
 
 def activate() -> None:
-    """Connect to ``torch.utils.tensorboard`` when it is imported, or now if it has been.
+    """Connect to the writers of event files when one is imported, or now if one has been.
 
     The second time it only looks again: two site directories can expose the same .pth file, and a program under
     ``tracelet-shim run`` may import `tracelet_shim.auto` as well, perhaps because its import hooks have thrown ours out.
@@ -78,7 +80,7 @@ def watch_arguments() -> None:
 
 def activate_now() -> None:
     """Activate if the environment asks for it, in a program that asks for its session by itself: it may have no use for
-    ``torch.utils.tensorboard``."""
+    the writers of event files."""
     global _decided
     if _decided or not os.environ.get("TRACELET_BACKEND") or is_set("TRACELET_DISABLED"):
         return
@@ -136,7 +138,7 @@ class Lookout:
     def ask_others(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
         """Return what the first of all other finders finds."""
         loaded = sys.modules.get(fullname)
-        if loaded is not None and target is None and fullname != _TARGET and not fullname.startswith(_TARGET + "."):
+        if loaded is not None and target is None and not _is_target(fullname):
             # `look` has imported it: not once more. importlib goes by the spec of the module that it finds there.
             loader: Any = _Loaded(loaded)
             loaded.__spec__ = type(sys.__spec__)(fullname, loader)
@@ -150,7 +152,7 @@ class Lookout:
 
     def __call__(self, path: str) -> NoReturn:
         """Be a path hook, which claims no directory. Who searches the package's own is about to import a part of it."""
-        if str(path).replace(os.sep, "/").endswith("/torch/utils/tensorboard"):
+        if str(path).replace(os.sep, "/").endswith(_DIRECTORIES):
             # In place, and forward only: a loop over the list in another thread sees a finder twice, but skips none.
             sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if finder is not self)]
             self.look("")
@@ -158,7 +160,7 @@ class Lookout:
 
 
 class _Finder(Lookout):
-    """Waits for ``torch.utils.tensorboard``."""
+    """Waits for a writer of event files."""
 
     def __init__(self) -> None:
         self.connecting = False
@@ -173,7 +175,7 @@ class _Finder(Lookout):
             finally:
                 self.connecting = False
             return True  # wrapt has put a finder of its own in front, and is to see this very import
-        if fullname != _TARGET and not fullname.startswith(_TARGET + ".") and not _is_loaded():
+        if not _is_target(fullname) and not _is_loaded():
             return False
         self.connect()
         return True  # the package has just put a finder at the front. The loop that called us is past it
@@ -193,20 +195,27 @@ class _Finder(Lookout):
 _finder: _Finder | None = None
 
 
+def _is_target(fullname: str) -> bool:
+    return fullname in _TARGETS or fullname.startswith(("torch.utils.tensorboard.", "tensorboardX."))
+
+
 def _is_loaded() -> bool:
-    """True if the real ``torch.utils.tensorboard`` is or is being imported: no None, and no mock of a test suite."""
-    module = sys.modules.get(_TARGET)
-    if module is None:
-        return False
-    try:
-        return object.__getattribute__(module, "__dict__").get("__spec__") is not None  # makes no lazy module load
-    except AttributeError:
-        return False
+    """True if a real writer is or is being imported: no None, and no mock of a test suite."""
+    for name in _TARGETS:
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        try:
+            if object.__getattribute__(module, "__dict__").get("__spec__") is not None:  # makes no lazy module load
+                return True
+        except AttributeError:
+            continue
+    return False
 
 
 def _at_exit(pid: int) -> None:
     """Say so if the program has imported `SummaryWriter`, and nobody has asked us for any of it."""
-    if _decided or sys.modules.get(_TARGET + ".writer") is None or os.getpid() != pid:
+    if _decided or not any(sys.modules.get(name) for name in _WRITERS) or os.getpid() != pid:
         return
     from tracelet_shim.session import api
 

@@ -29,7 +29,21 @@ def pristine_module() -> ModuleType:
         assert module.__package__ == "torch.utils.tensorboard"
         sys.modules[name] = module
         spec.loader.exec_module(module)
+        module.EventFileWriter = _pristine_events().EventFileWriter  # type: ignore[attr-defined]
     return sys.modules[name]
+
+
+def _pristine_events() -> ModuleType:
+    """Return such a copy of TensorBoard's event writer, which is watched as well."""
+    found = importlib.util.find_spec("tensorboard.summary.writer.event_file_writer")
+    assert found is not None
+    assert found.origin is not None
+    spec = importlib.util.spec_from_file_location("tensorboard.summary.writer._pristine_events", found.origin)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def event_files(directory: Path) -> list[Path]:

@@ -156,9 +156,9 @@ def meshes(values: dict[int, Any], base: Callable[[str, int], dict[str, Any]]) -
             number += 1
         key = about.name, number
         parts[key][about.content_type] = index, value.tensor
-        config[key] = about.json_config or "{}"
+        config[key] = about.json_config if about.json_config not in ("", "null") else "{}"  # tensorboardX writes its None
         if about.content_type == MeshPluginData.VERTEX:  # the name is not the tag where that is None or bytes
-            tags[key] = value.tag.removesuffix("_VERTEX")
+            tags[key] = about.name if value.tag == f"{about.name}_1" else value.tag.removesuffix("_VERTEX")  # _1: tensorboardX
     for key, tensors in parts.items():
         first = min(index for index, _ in tensors.values())
         if MeshPluginData.VERTEX not in tensors:

@@ -63,12 +63,14 @@ class EventWriter(Protocol):
 
 
 def accelerate(writer: Any) -> EventWriter | None:
-    """Give a FileWriter that was just created its other writer; None if it is none of TensorBoard's own local ones."""
+    """Give a FileWriter or EventFileWriter that was just created its other writer; None if it is none of TensorBoard's own
+    local ones."""
     from tensorboard.compat.tensorflow_stub.io import gfile
     from tensorboard.summary.writer import event_file_writer
 
-    native: Any = getattr(writer.event_writer, "_async_writer", None)
-    if type(writer.event_writer) is not event_file_writer.EventFileWriter:
+    events = getattr(writer, "event_writer", writer)
+    native: Any = getattr(events, "_async_writer", None)
+    if type(events) is not event_file_writer.EventFileWriter:
         return None
     if type(native) is not event_file_writer._AsyncWriter:
         return None
@@ -79,7 +81,7 @@ def accelerate(writer: Any) -> EventWriter | None:
     native._worker.stop()
     path = os.path.abspath(file.filename)
     new = DirectWriter(native._writer, path) if is_local(os.fsdecode(path)) else BatchWriter(native._writer, file)
-    writer.event_writer._async_writer = new
+    events._async_writer = new
     _files.watch(new)
     return new
 

@@ -16,7 +16,7 @@ from typing import Any
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.events import Array
 
-__all__ = ["NOTES", "now"]
+__all__ = ["NOTES", "Embedding", "Figure", "HParams", "Note", "Scalar", "Scalars", "exact", "now"]
 
 
 class _Now(threading.local):
@@ -57,7 +57,7 @@ class Note:
         raise NotImplementedError
 
 
-class _Scalar(Note):
+class Scalar(Note):
     __slots__ = ()
     parameters = ("tag", "scalar_value")
 
@@ -65,7 +65,7 @@ class _Scalar(Note):
         return exact(self.args[1] if len(self.args) > 1 else self.kwargs["scalar_value"]), None
 
 
-class _Scalars(Note):
+class Scalars(Note):
     __slots__ = ()
     parameters = ("main_tag", "tag_scalar_dict")
 
@@ -82,7 +82,7 @@ class _Scalars(Note):
         return exact(value), msg.Series(key)
 
 
-class _Figure(Note):
+class Figure(Note):
     __slots__ = ()
 
     def contribution(self, event: Any, file_writer: Any) -> Contribution:
@@ -108,19 +108,20 @@ class _Video(Note):
         return None, msg.Frames(Array.of(frames), float(self.argument("fps", 4)))
 
 
-class _HParams(Note):
+class HParams(Note):
     """The first event made is the experiment's; the one that has the values carries the dicts, the rest is nested."""
 
     __slots__ = ()
-    parameters = ("hparam_dict", "metric_dict", "hparam_domain_discrete", "run_name", "global_step")
+    parameters: tuple[str, ...] = ("hparam_dict", "metric_dict", "hparam_domain_discrete", "run_name", "global_step")
+    name = "run_name"
 
     def contribution(self, event: Any, file_writer: Any) -> Contribution:
         import os.path
 
-        asked_for, own = self.argument("run_name"), str(self.writer.get_logdir())
+        asked_for, own = self.argument(self.name), str(self.writer.file_writer.get_logdir())
         logdir = str(file_writer.get_logdir())
         run = logdir == os.path.join(own, asked_for) if asked_for else os.path.dirname(logdir) == own
-        if not run or file_writer is self.writer.file_writer:
+        if not run or file_writer in (self.writer.file_writer, getattr(self.writer.file_writer, "event_writer", None)):
             return _NOTHING  # a signal handler's
         if not any(value.tag == "_hparams_/session_start_info" for value in event.summary.value):
             return None, msg.Nested()
@@ -129,16 +130,20 @@ class _HParams(Note):
             with contextlib.suppress(Exception):  # the native code is about to raise the user's error for it
                 metrics[_text(name)] = exact(metric)
         run_name = os.path.relpath(logdir, own)
-        domain = self.argument("hparam_domain_discrete") or {}
+        domain = (self.argument("hparam_domain_discrete") if "hparam_domain_discrete" in self.parameters else None) or {}
         return None, msg.Trial(
             run_name,
-            {_text(k): _parameter(value) for k, value in self.argument("hparam_dict").items() if value is not None},
+            {_text(k): self.plain(value) for k, value in self.argument("hparam_dict").items() if value is not None},
             {name: metric for name, metric in metrics.items() if metric is not None},
             {_text(k): [_parameter(value) for value in values] for k, values in domain.items()},
         )
 
+    def plain(self, value: Any) -> bool | int | float | str:
+        """Return a hyper-parameter as a plain value."""
+        return _parameter(value)
 
-class _Embedding(Note):
+
+class Embedding(Note):
     """Makes no event: its record is published after the call, from the arguments."""
 
     __slots__ = ()
@@ -149,8 +154,8 @@ class _Embedding(Note):
 
     def embedded(self, wall_time: float) -> msg.Embedded:
         import numpy as np
-        from torch.utils.tensorboard._convert_np import make_np
 
+        make_np = self.make_np
         metadata, header = self.argument("metadata"), self.argument("metadata_header")
         rows = None
         if metadata is not None:
@@ -165,14 +170,20 @@ class _Embedding(Note):
             Array.of(make_np(self.argument("mat"))), rows, [str(h) for h in header] if header else None, images,
         )  # fmt: skip
 
+    def make_np(self, value: Any) -> Any:
+        """Return what was given as an array, as the native code does it."""
+        from torch.utils.tensorboard._convert_np import make_np
+
+        return make_np(value)
+
 
 NOTES: dict[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], Note]] = {
-    "add_scalar": _Scalar,
-    "add_scalars": _Scalars,
-    "add_figure": _Figure,
+    "add_scalar": Scalar,
+    "add_scalars": Scalars,
+    "add_figure": Figure,
     "add_video": _Video,
-    "add_hparams": _HParams,
-    "add_embedding": _Embedding,
+    "add_hparams": HParams,
+    "add_embedding": Embedding,
 }
 """The methods that are wrapped, and what notes their calls."""
 

@@ -128,7 +128,7 @@ class _Native:
         self.get = summary_writer._get_file_writer
         self.add_summary = file_writer.add_summary
         self.add_event = file_writer.__dict__["add_event"]
-        self.write = EventFileWriter.add_event
+        self.write = EventFileWriter.__dict__["add_event"]
         module = summary_writer.__module__
         self.is_plain = (
             is_own(self.scalar, module.rpartition(".")[0] + ".summary")
@@ -137,7 +137,9 @@ class _Native:
             and isinstance(self.add_event, wrapt.FunctionWrapper)
             and self.add_event._self_wrapper is _tap.add_event
             and is_own(self.add_event.__wrapped__, module)
-            and is_own(self.write, EventFileWriter.__module__)
+            and isinstance(self.write, wrapt.FunctionWrapper)
+            and self.write._self_wrapper is _tap.events_logged
+            and is_own(self.write.__wrapped__, EventFileWriter.__module__)
             and _agrees()
         )
 
@@ -202,7 +204,7 @@ def scalar_method(original: FunctionType, noting: Callable[..., Any], file_write
             and type(events) is event_writer
             and events._async_writer is batch
             and "add_event" not in events.__dict__
-            and event_writer.add_event is write
+            and event_writer.__dict__["add_event"] is write
             and file_writer.add_summary is add_summary
             and file_writer.__dict__["add_event"] is add_event
             and summary_writer._get_file_writer is get

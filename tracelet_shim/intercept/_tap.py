@@ -1,4 +1,5 @@
-"""The tap on `FileWriter.add_event`: keeps each event that TensorBoard has just built.
+"""The tap on `add_event` of torch's `FileWriter`, and of an `EventFileWriter` that none of those has made: keeps each event that
+TensorBoard has just built.
 
 All data passes here, whatever method or foreign code it came from. The event is serialised at once, so later changes
 to it or to the user's buffers do not matter, and its place in the event file is counted: that is its identity.
@@ -20,19 +21,33 @@ from tracelet_shim.intercept import _calls
 from tracelet_shim.intercept._accelerate import EventWriter, accelerate
 from tracelet_shim.intercept._sink import ActiveRuns, Sink, current
 
-__all__ = ["ATTRIBUTE", "absolute", "add_event", "created", "flush_files", "making", "publish_without_event", "runs_of"]
+__all__ = [
+    "ATTRIBUTE", "Source", "absolute", "add_event", "created", "directory", "events_created", "events_logged", "flush_files",
+    "live", "making", "new_runs", "publish_without_event", "runs_of",
+]  # fmt: skip
 
 ATTRIBUTE = "_tracelet_source"
-_live: weakref.WeakSet[Any] = weakref.WeakSet()
+_PART = "_tracelet_part"
+"""Marks an EventFileWriter that is part of a FileWriter, where its events are seen."""
+live: weakref.WeakSet[Any] = weakref.WeakSet()
 """The file writers that a session has seen and that still exist."""
 
 
 class _Making(threading.local):
+    """What is just made in this thread.
+
+    Attributes:
+        now: True if a SummaryWriter is.
+        file: True if a FileWriter is.
+        events: the EventFileWriter that is: it puts its first event into its file by itself.
+    """
+
     now = False
+    file = False
+    events: Any = None
 
 
 making = _Making()
-"""Set while a SummaryWriter is made in this thread."""
 
 
 class _Handler(NamedTuple):
@@ -49,8 +64,8 @@ class _Handler(NamedTuple):
     last: bytes
 
 
-class _Source:
-    """What we know of one FileWriter; kept on the object itself, so that it dies with it.
+class Source:
+    """What we know of one FileWriter or EventFileWriter; kept on the object itself, so that it dies with it.
 
     Attributes:
         logdir, path: its log directory and event file, absolute; found when it was created, if we were there: a program
@@ -71,7 +86,10 @@ class _Source:
     def __init__(self, writer: Any, position: int | None) -> None:
         self.runs: tuple[Sink, ActiveRuns] | None = None
         self.logdir = absolute(writer.get_logdir())
-        path = getattr(writer.event_writer, "_file_name", None) or os.path.join(self.logdir, f"unknown-{id(writer)}")
+        part = writer.__dict__.get("event_writer")
+        if part is not None:
+            setattr(part, _PART, True)
+        path = self.name_of(part if part is not None else writer) or os.path.join(self.logdir, f"unknown-{id(writer)}")
         self.path = absolute(path)
         self.position = position
         self.lock = threading.RLock()
@@ -82,6 +100,10 @@ class _Source:
         self.busy = False
         self.step = 1
         self.late: deque[Record] = deque()
+
+    def name_of(self, events: Any) -> str | None:
+        """Return the path of the file of an event writer."""
+        return getattr(events, "_file_name", None)
 
     def interrupt(self) -> _Handler:
         """Begin to write an event of a signal handler, while another one is being written to the same file."""
@@ -102,16 +124,37 @@ class _Source:
 
     def register(self, writer: Any, sink: Sink) -> None:
         """Announce the event file to a sink that has not seen it."""
-        if self.position is None:
-            self.position = _count(writer, self.path)
-        call = _calls.now.call
+        self.find_position(writer)
+        call = self.call()
         owner = _logdir(call.writer) if call is not None else self.logdir
         if self.runs is None or self.runs[0] is not sink:  # made before this session was there
             self.runs = (sink, runs_of(call.writer, sink) if call is not None and owner != self.logdir else sink.active_runs())
         self.number = sink.add_source(self.path, self.logdir, owner if owner != self.logdir else None, self.runs[1])
         self.sink = sink
         self.ready = sink if self.batch is not None else None
-        _live.add(writer)
+        live.add(writer)
+
+    def find_position(self, writer: Any) -> None:
+        """Find out how many events are in the file of a writer that was used before we watched it."""
+        if self.position is None:
+            self.position = _count(writer, self.path)
+
+    def call(self) -> _calls.Note | None:
+        """Return the call in this thread that an event may come from."""
+        return _calls.now.call
+
+
+class _Direct(Source):
+    """An EventFileWriter that is part of no FileWriter."""
+
+    __slots__ = ()
+
+    def call(self) -> None:
+        """No method that is noted writes to such a one: it is a signal handler's, in the middle of another call."""
+
+
+def _source_for(writer: Any, position: int | None) -> Source:
+    return Source(writer, position) if "event_writer" in writer.__dict__ else _Direct(writer, position)
 
 
 def _logdir(writer: Any) -> str:
@@ -120,9 +163,18 @@ def _logdir(writer: Any) -> str:
     return source.logdir if source is not None else absolute(writer.get_logdir())
 
 
-def _source(writer: Any) -> _Source | None:
-    found: _Source | None = writer.__dict__.get(ATTRIBUTE) if writer is not None else None
+def _source(writer: Any) -> Source | None:
+    """Return what is known of a file writer, or (tensorboardX) of the event writer in it."""
+    own = writer.__dict__ if writer is not None else {}
+    found: Source | None = own.get(ATTRIBUTE)
+    if found is None and "event_writer" in own:
+        found = getattr(own["event_writer"], "__dict__", {}).get(ATTRIBUTE)
     return found
+
+
+def directory(writer: Any) -> str:
+    """Return the log directory of a SummaryWriter: tensorboardX has another name for it."""
+    return absolute(writer.log_dir if hasattr(writer, "log_dir") else writer.logdir)
 
 
 def runs_of(writer: Any, sink: Sink) -> ActiveRuns:
@@ -131,13 +183,13 @@ def runs_of(writer: Any, sink: Sink) -> ActiveRuns:
     source = _source(writer.file_writer)
     if source is not None and source.runs is not None and source.runs[0] is sink:
         return source.runs[1]
-    known = current.runs.get(absolute(writer.log_dir)) if source is None else None
+    known = current.runs.get(directory(writer)) if source is None else None
     return known if known is not None else sink.active_runs()
 
 
-def _new_runs(source: _Source, sink: Sink) -> ActiveRuns:
+def new_runs(source: Source, sink: Sink) -> ActiveRuns:
     """Return to which runs a FileWriter belongs that is made now: to its SummaryWriter's, if that was made earlier."""
-    call = _calls.now.call
+    call = source.call()
     if call is not None:
         return runs_of(call.writer, sink)
     if making.now:
@@ -149,7 +201,7 @@ def _new_runs(source: _Source, sink: Sink) -> ActiveRuns:
 
 def _after_fork() -> None:
     """In a child: a thread of the parent's may hold any of the locks, in the middle of an event."""
-    for writer in list(_live):
+    for writer in list(live):
         source = _source(writer)
         if source is not None:
             source.lock = threading.RLock()
@@ -162,7 +214,7 @@ after_fork(_after_fork)
 
 def flush_files() -> None:
     """Have TensorBoard write out what its own queues hold, so that it can be read from the event files."""
-    for writer in list(_live):
+    for writer in list(live):
         with contextlib.suppress(Exception):  # closed, or its disk is full: there is nothing to be had from it
             writer.flush()
 
@@ -184,15 +236,38 @@ def _count(writer: Any, path: str) -> int:
 
 def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `FileWriter.__init__`: position 0 is the file_version event that the native writer puts there."""
-    result = wrapped(*args, **kwargs)
-    if writer is None:  # ``FileWriter.__init__(self=...)``: its first event will make it known
-        return result
+    outer, making.file = making.file, True
     try:
-        source = _Source(writer, 1)
+        result = wrapped(*args, **kwargs)
+    finally:
+        making.file = outer
+    if writer is not None:  # ``FileWriter.__init__(self=...)``: its first event will make it known
+        _found(writer)
+    return result
+
+
+def events_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
+    """Wrap `EventFileWriter.__init__`: as `created`, where no FileWriter makes it."""
+    if writer is None:
+        return wrapped(*args, **kwargs)
+    outer, making.events = making.events, writer
+    try:
+        result = wrapped(*args, **kwargs)
+    finally:
+        making.events = outer
+    if not making.file:
+        _found(writer)
+    return result
+
+
+def _found(writer: Any) -> None:
+    """Take note of a file writer that was just made."""
+    try:
+        source = _source_for(writer, 1)
         setattr(writer, ATTRIBUTE, source)
         sink = current.sink
         if sink is not None:
-            source.runs = (sink, _new_runs(source, sink))
+            source.runs = (sink, new_runs(source, sink))
             if sink.accelerates:
                 batch = source.batch = accelerate(writer)
                 if batch is not None:
@@ -200,20 +275,26 @@ def created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     except Exception as error:
         if current.sink is not None:
             current.sink.problem(error)
-    return result
+
+
+def events_logged(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
+    """Wrap `EventFileWriter.add_event`: as `add_event`, where the writer is part of no FileWriter."""
+    if writer is None or making.events is writer or _PART in writer.__dict__:
+        return wrapped(*args, **kwargs)
+    return add_event(wrapped, writer, args, kwargs)
 
 
 def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     """Wrap `FileWriter.add_event`: native first and untouched, then publish."""
     sink = current.sink
-    source: _Source | None = writer.__dict__.get(ATTRIBUTE) if writer is not None else None
+    source: Source | None = writer.__dict__.get(ATTRIBUTE) if writer is not None else None
     if sink is None or writer is None:  # no writer: ``FileWriter.add_event(something_else, event)``
         if source is not None:
             source.position = source.ready = None
         return wrapped(*args, **kwargs)
     if source is None:
         try:
-            source = writer.__dict__.setdefault(ATTRIBUTE, _Source(writer, None))
+            source = writer.__dict__.setdefault(ATTRIBUTE, _source_for(writer, None))
         except Exception as error:
             sink.problem(error)
             return wrapped(*args, **kwargs)
@@ -237,7 +318,7 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
             try:
                 event = args[0] if args else kwargs["event"]
                 value = hint = None
-                call = _calls.now.call
+                call = source.call()
                 if call is not None:
                     try:
                         value, hint = call.contribution(event, writer)

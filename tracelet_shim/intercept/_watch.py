@@ -1,4 +1,4 @@
-"""When to patch: as soon as `torch.utils.tensorboard.writer` is there, whoever imports it and however often.
+"""When to patch: as soon as the module of a writer is there, whoever imports it and however often.
 
 Import hooks of wrapt would see the first import only, and not that one where another finder comes before wrapt's.
 """
@@ -9,39 +9,60 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from tracelet_shim._bootstrap import Lookout
-from tracelet_shim.intercept._wrapt import patch
+from tracelet_shim.intercept._wrapt import patch, patch_events, patch_tensorboardx, patch_tensorboardx_events
 
-__all__ = ["install", "missed"]
+__all__ = ["install", "missed", "missed_package"]
 
-_MODULE = "torch.utils.tensorboard.writer"
-_NAMES = ("FileWriter", "SummaryWriter")
+_WATCHED: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {
+    "torch.utils.tensorboard.writer": (("FileWriter", "SummaryWriter"), patch),
+    "tensorboard.summary.writer.event_file_writer": (("EventFileWriter",), patch_events),
+    "tensorboardX.event_file_writer": (("EventFileWriter", "EventsWriter"), patch_tensorboardx_events),
+    "tensorboardX.writer": (("SummaryWriter",), patch_tensorboardx),
+}
+"""The modules, what is patched of each, and by what."""
+_LOADED_BY_OTHERS = "tensorboard.summary.writer.event_file_writer"
+"""Is loaded by programs that never use it: no sign that anything is missed."""
 
 _outcomes: weakref.WeakKeyDictionary[type, Exception | None] = weakref.WeakKeyDictionary()
 """The classes that have been patched, and what went wrong."""
 
 
 def install() -> None:
-    """Patch `torch.utils.tensorboard` now, or as soon as it is imported. Imports nothing itself; may be called again."""
+    """Patch the writers that are there, and others as soon as they are imported. Imports nothing itself; may be called again."""
     _watch.post()
     _look()
 
 
 def missed() -> str | None:
-    """Return why nothing is seen of the writers of this process, though their module is loaded; None if all is well."""
-    module = sys.modules.get(_MODULE)
-    classes = _classes(module) if module is not None else ()
-    if not classes:
-        return None
-    if not all(owner in _outcomes for owner in classes):
-        return "it was imported past us, by an import hook of another package or of the program"
-    errors = [error for owner in classes if (error := _outcomes[owner]) is not None]
-    return repr(errors[0]) if errors else None
+    """Return why nothing is seen of writers of this process, though their module is loaded; None if all is well."""
+    found = _missed()
+    return found[1] if found is not None else None
+
+
+def missed_package() -> str:
+    """Return whose writers those are."""
+    found = _missed()
+    return found[0].rpartition(".")[0] if found is not None else ""
+
+
+def _missed() -> tuple[str, str] | None:
+    for name in _WATCHED:
+        module = sys.modules.get(name)
+        classes = _classes(name, module) if module is not None else ()
+        if not classes:
+            continue
+        errors = [error for owner in classes if (error := _outcomes.get(owner)) is not None]
+        if errors:
+            return name, repr(errors[0])
+        if name != _LOADED_BY_OTHERS and not all(owner in _outcomes for owner in classes):
+            return name, "it was imported past us, by an import hook of another package or of the program"
+    return None
 
 
 class _Watch(Lookout):
@@ -52,7 +73,7 @@ class _Watch(Lookout):
         self._asking: set[int] = set()
 
     def look(self, fullname: str) -> bool:
-        if fullname == _MODULE:
+        if fullname in _WATCHED:
             return threading.get_ident() not in self._asking
         _look()
         return False
@@ -100,41 +121,45 @@ class _Unfinished(ModuleType):
         return ModuleType.__getattribute__(self, name)
 
 
+_NAMES = frozenset(name for names, _ in _WATCHED.values() for name in names)
+
+
 def _look() -> None:
-    """Patch the module if it is there; a mock or a stand-in of a test suite is left alone."""
-    module = sys.modules.get(_MODULE)
-    if module is None:
-        return
-    classes = _classes(module)
-    if classes:
-        if type(module) is _Unfinished:
-            module.__class__ = ModuleType  # type: ignore[assignment]
-        _patch(classes)
-    elif type(module) is ModuleType and getattr(module, "__spec__", None) is not None:
-        module.__class__ = _Unfinished
+    """Patch what is there; a mock or a stand-in of a test suite is left alone."""
+    for name, (_, patching) in _WATCHED.items():
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        classes = _classes(name, module)
+        if classes:
+            if type(module) is _Unfinished:
+                module.__class__ = ModuleType  # type: ignore[assignment]
+            _patch(classes, patching)
+        elif type(module) is ModuleType and getattr(module, "__spec__", None) is not None:
+            module.__class__ = _Unfinished
 
 
-def _classes(module: Any) -> tuple[type, ...]:
-    """Return torch's own FileWriter and SummaryWriter; nothing if they are not there (yet). Others may have put classes of
+def _classes(module_name: str, module: Any) -> tuple[type, ...]:
+    """Return a module's own classes that are to be patched; nothing if they are not there (yet). Others may have put classes of
     theirs in the place, which are derived from them."""
     try:
-        names = object.__getattribute__(module, "__dict__")  # makes no lazy module load, and no mock answer
+        found_names = object.__getattribute__(module, "__dict__")  # makes no lazy module load, and no mock answer
     except AttributeError:
         return ()
-    found = []
-    for name in _NAMES:
-        owner = names.get(name)
+    names, found = _WATCHED[module_name][0], []
+    for name in names:
+        owner = found_names.get(name)
         bases = owner.__mro__ if isinstance(owner, type) else ()
-        found += [base for base in bases if base.__module__ == _MODULE and base.__name__ == name]
-    return tuple(found) if len(found) == len(_NAMES) else ()
+        found += [base for base in bases if base.__module__ == module_name and base.__name__ == name]
+    return tuple(found) if len(found) == len(names) else ()
 
 
-def _patch(classes: tuple[type, ...]) -> None:
+def _patch(classes: tuple[type, ...], patching: Callable[..., None]) -> None:
     if all(owner in _outcomes for owner in classes):
         return
     for owner in classes:  # first, and whatever comes of it: nothing is to be wrapped twice
         _outcomes[owner] = None
     try:
-        patch(*classes)
+        patching(*classes)
     except Exception as error:
         _outcomes.update(dict.fromkeys(classes, error))

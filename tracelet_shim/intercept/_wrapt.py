@@ -6,16 +6,17 @@ import copy
 import os.path
 import sys
 import time
+from collections.abc import Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
 import wrapt
 
-from tracelet_shim.intercept import _calls, _tap
+from tracelet_shim.intercept import _calls, _tap, _tensorboardx, _tensorboardx_calls
 from tracelet_shim.intercept._scalar import is_own, scalar_method
 from tracelet_shim.intercept._sink import current
 
-__all__ = ["Wrapper", "patch"]
+__all__ = ["Wrapper", "patch", "patch_events", "patch_tensorboardx", "patch_tensorboardx_events"]
 
 _BETWEEN = ("tracelet_shim.intercept.", "wrapt.")
 
@@ -93,13 +94,44 @@ def patch(file_writer: type, summary_writer: type) -> None:
         (summary_writer, "__init__"): _writer_created,
         (summary_writer, "flush"): _nudging,
         (summary_writer, "close"): _nudging,
-        **{(summary_writer, method): _noting(note, summary_writer.__module__) for method, note in _calls.NOTES.items()},
+        **_noted(summary_writer, _calls.NOTES),
         (summary_writer, "add_embedding"): _add_embedding,
     }
     for (owner, method), wrapper in wrap.items():
         if hasattr(owner, method):  # an older torch may lack one
             kind = Wrapper if method != "add_scalar" else _scalar_wrapper(file_writer, summary_writer)
             wrapt.wrap_object(owner, method, kind, (wrapper,))
+
+
+def patch_events(event_file_writer: type) -> None:
+    """As `patch`, for TensorBoard's own writer, where a program uses it by itself, or through `tensorboard.summary.Writer`."""
+    wrapt.wrap_object(event_file_writer, "__init__", Wrapper, (_tap.events_created,))
+    wrapt.wrap_object(event_file_writer, "add_event", Wrapper, (_tap.events_logged,))
+
+
+def patch_tensorboardx(summary_writer: type) -> None:
+    """As `patch`, for what stands before tensorboardX's event writer."""
+    wrap: dict[tuple[type, str], Any] = {
+        (summary_writer, "__init__"): _writer_created,
+        (summary_writer, "flush"): _nudging,
+        (summary_writer, "close"): _nudging,
+        **_noted(summary_writer, _tensorboardx_calls.NOTES),
+        (summary_writer, "add_embedding"): _add_tensorboardx_embedding,
+    }
+    for (owner, method), wrapper in wrap.items():
+        if hasattr(owner, method):  # an older one may lack it
+            wrapt.wrap_object(owner, method, Wrapper, (wrapper,))
+
+
+def patch_tensorboardx_events(event_file_writer: type, events_writer: type) -> None:
+    """As `patch`, for tensorboardX's event writer."""
+    wrapt.wrap_object(event_file_writer, "__init__", Wrapper, (_tensorboardx.events_created,))
+    wrapt.wrap_object(event_file_writer, "add_event", Wrapper, (_tensorboardx.events_logged,))
+    wrapt.wrap_object(events_writer, "_write_serialized_event", Wrapper, (_tensorboardx.event_written,))
+
+
+def _noted(summary_writer: type, notes: Mapping[str, Any]) -> dict[tuple[type, str], Any]:
+    return {(summary_writer, method): _noting(note, summary_writer.__module__) for method, note in notes.items()}
 
 
 def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
@@ -111,7 +143,8 @@ def _writer_created(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
     sink = current.sink
     if sink is not None and writer is not None and _calls.now.call is None:  # else it is the nested one of add_hparams
         try:
-            sink.writer_created(_tap.absolute(writer.log_dir), _tap.runs_of(writer, sink))
+            if getattr(writer, "_write_to_disk", True):  # else tensorboardX writes nothing, and nothing is to come of it
+                sink.writer_created(_tap.directory(writer), _tap.runs_of(writer, sink))
         except Exception as error:
             sink.problem(error)
     return result
@@ -163,6 +196,20 @@ def _add_embedding(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
             path = os.path.join(str(writer.get_logdir()), "projector_config.pbtxt")
             hint = _calls.NOTES["add_embedding"](writer, args, kwargs).embedded(time.time())  # type: ignore[attr-defined]
             _tap.publish_without_event(writer, sink, path, len(embeddings) - 1, hint)
+        except Exception as error:
+            sink.problem(error)
+    return result
+
+
+def _add_tensorboardx_embedding(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
+    result = wrapped(*args, **kwargs)
+    sink = current.sink
+    if sink is not None and writer is not None and writer._write_to_disk:
+        try:
+            logdir = _tap.absolute(writer._get_file_writer().get_logdir())
+            path = os.path.join(logdir, "projector_config.pbtxt")
+            hint = _tensorboardx_calls.NOTES["add_embedding"](writer, args, kwargs).embedded(time.time())  # type: ignore[attr-defined]
+            _tap.publish_without_event(writer, sink, path, _tensorboardx.embeddings_in(logdir) - 1, hint)
         except Exception as error:
             sink.problem(error)
     return result

@@ -55,6 +55,8 @@ def _waiting_for(name: str, ending: Ending) -> Callable[..., Any]:
         # Our own threads deliver: they must never wait for themselves.
         ours = threading.current_thread().name.startswith("tracelet-")
         ended = []
+        if not ours and _watching:
+            intercept.settle()
         for watcher in () if ours else tuple(_watching):
             try:
                 run_id = ending.run_id(instance, args, kwargs)

@@ -259,6 +259,7 @@ class Session(OwnMethods):
         Returns:
             False if the time ran out, delivery to a tracker has failed for good, or one has refused an event.
         """
+        intercept.settle()
         self._recorder.wait_no_longer()
         if self._bus is None:
             return True
@@ -355,9 +356,9 @@ class Session(OwnMethods):
             return
         self._stopped_as = status
         self.active = False
-        reason = intercept.missed()
-        if reason is not None:
+        if (reason := intercept.missed()) is not None:
             self.nothing_seen(reason)
+        intercept.settle()
         self._recorder.wait_no_longer()
         if self._bus is None:
             self._is_over = True
@@ -428,8 +429,8 @@ class Session(OwnMethods):
         """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
         names = ",".join(spec.name for spec in self._specs)
         text = (
-            f"nothing of torch.utils.tensorboard reaches {names} in this process ({reason}); to deliver what the event files "
-            f"have: tracelet-shim replay LOGDIR --backend {names}"
+            f"nothing of {intercept.missed_package()} reaches {names} in this process ({reason}); to deliver what the event "
+            f"files have: tracelet-shim replay LOGDIR --backend {names}"
         )
         if self._bus is None:
             run_report.add(unseen=text, pid=os.getpid())
