@@ -26,6 +26,7 @@ SITE = ROOT / "build" / "site"
 
 FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+WIDE = re.compile(r"^(\|[^|\n]*){8,}\|$", re.MULTILINE)
 API = re.compile(r"^<!-- api: (\S+)((?: [a-z_]+=\S*)*) -->$", re.MULTILINE)
 LANGUAGES = {".py": "python", ".yml": "yaml", ".toml": "toml", ".json": "json", ".sh": "bash"}
 
@@ -75,7 +76,8 @@ def translated(text: str, here: Path, wanted: set[Path]) -> str:
         wanted.add(target)
         return os.path.relpath(place(target), place(here).parent) + (match[2] or "")
 
-    parts, position = [], 0
+    # A wide table has the place of the table of contents.
+    parts, position = ["---\nhide:\n  - toc\n---\n\n"] if WIDE.search(text) else [], 0
     for fence in FENCE.finditer(text):
         parts += [prose(LINK.sub(link, text[position : fence.start()])), code(fence[0])]
         position = fence.end()
@@ -95,8 +97,9 @@ def prose(text: str) -> str:
 
 
 def code(block: str) -> str:
-    """The language is all that a block's first line may have."""
-    return re.sub(r"\A( *```+ *\w+)[^\n]*", r"\1", block)
+    """Of what a block's first line has for our tests, only the name of a file is shown."""
+    block = re.sub(r"\A( *```+ *\w+) file=(\S+).*", r'\1 title="\2"', block)
+    return re.sub(r"\A( *```+ *\w+) (?!title=)[^\n]*", r"\1", block)
 
 
 def gather() -> None:
@@ -117,8 +120,15 @@ def gather() -> None:
                     text = translated(text, path, wanted)
                 target.write_text(text, encoding="utf-8")
             done.add(path)
-    shutil.copyfile(ROOT / "packaging" / "zensical.toml", SOURCE / "zensical.toml")
+    (SOURCE / "zensical.toml").write_text(settings(), encoding="utf-8")
     shutil.copyfile(ROOT / "packaging" / "site.css", PAGES / "site.css")
+
+
+def settings() -> str:
+    """Return what Zensical is told, with each tracker's page in the navigation."""
+    pages = [f'"trackers/{path.name}"' for path in sorted((DOCS / "trackers").glob("*.md"))]
+    text = (ROOT / "packaging" / "zensical.toml").read_text(encoding="utf-8")
+    return text.replace('"trackers/*.md"', ", ".join(pages))
 
 
 def named(entries: Iterable[object]) -> set[str]:
@@ -135,8 +145,7 @@ def named(entries: Iterable[object]) -> set[str]:
 
 def unlisted() -> list[str]:
     """Return the pages of docs/ that the navigation lacks, and those that it has and that are not there."""
-    with (ROOT / "packaging" / "zensical.toml").open("rb") as file:
-        listed = named(tomllib.load(file)["project"]["nav"])
+    listed = named(tomllib.loads(settings())["project"]["nav"])
     there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     return sorted(there ^ {page for page in listed if not page.startswith("project/")})
 

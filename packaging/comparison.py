@@ -1,38 +1,25 @@
-"""The tables of docs/which-tracker.md: of the backends' capabilities and constants, and of benchmarks/results-relays.json."""
+"""The tables of docs/which-tracker.md: of packaging/trackers, the backends' capabilities, and what was measured."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.cli.backends import Row, markdown_table
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results-relays.json"
+FACTS = Path(__file__).resolve().parent / "trackers"
+RESULTS = FACTS.parents[1] / "benchmarks" / "results-relays.json"
 
-LIMITS = {
-    "aim": "one value for a metric and step, a second has a context of its own; {backend._MOST_BYTES:MiB} a file on a server",
-    "clearml": "one value for a series and step; {run._TEXT_LENGTH} characters of a parameter; {backend._PLOT_BYTES:MB} a plot",
-    "comet": "charts of {long_metrics._MAX_POINTS} points of a metric, a sample of more; {names._MAX_NAME} characters of a name",
-    "dvclive": "a tag is the path of a file, of {limits.MAX_NAME} bytes",
-    "mlflow": "a parameter cannot change; {limits.MAX_KEY} characters of a name, {limits.MAX_PARAM} of a parameter, "
-    "{limits.MAX_TAG} of a tag",
-    "swanlab": "one value for a key and step, the first; {limits.MAX_KEY} characters of a key, {limits.MAX_PARAM} of a "
-    "parameter; {limits.MAX_BYTES:MiB} a picture or sound",
-    "tensorboard": "a tag has one kind: of one that is used for several, the first is shown",
-    "trackio": "charts of 3,000 rows of a run; {tables.MOST_CELLS} cells of a table; histograms of 64 bins",
-    "wandb": "its own step may only grow, so the x axis is a value in the row; {media.MAX_BINS} bins of a histogram; "
-    "{limits.MAX_PARAM} characters of a parameter",
-}
-"""What is in braces is a constant of that backend's, in the module that stands before the dot."""
-TRIALS = {
-    "aim": "a run", "clearml": "a child task", "comet": "an experiment", "dvclive": "a directory in `trials/`",
-    "mlflow": "a nested run", "swanlab": "a run in the group", "tensorboard": "a row of its HParams page",
-    "trackio": "a run in the group", "wandb": "a run in the group",
-}  # fmt: skip
 OWN = {"table", "artifact", "model", "tags", "alert", "used", "blob"}
 """What is no data of a SummaryWriter's."""
 WORDS = {"native": "yes", "converted": "as another type", "file": "as a file", "none": "no"}
@@ -73,16 +60,20 @@ def tables(found: list[type[Backend]], rows: Mapping[str, Row], title: Callable[
     def own(name: str, kind: str) -> str:
         return WORDS[cells[name][kind]["level"]]
 
+    facts = {name: tomllib.loads((FACTS / f"{name}.toml").read_text(encoding="utf-8")) for name in heads}
+    places = [[heads[name], *(facts[name][key] for key in ("here", "server", "hosted", "account", "offline"))] for name in heads]
     shows = [[heads[name], *(of_level(name, level) for level in ("native", "converted", "file"))] for name in heads]
     keeps = [
         [
             heads[name], own(name, "table"), own(name, "artifact"), "yes" if own(name, "model") == "yes" else "no",
-            own(name, "alert"), TRIALS[name],
+            own(name, "alert"), facts[name]["trial"],
         ]
         for name in heads
     ]  # fmt: skip
-    limits = [[heads[name], LIMITS[name].format_map(_Modules(name))] for name in heads]
+    limits = [[heads[name], facts[name]["limits"].format_map(_Modules(name))] for name in heads]
+    where = ["on this machine", "a server of your own", "hosted", "account", "offline, and then"]
     return [
+        markdown_table(["tracker", *where], places),
         markdown_table(["tracker", "shown as what it is", "as another type", "as a file"], shows),
         markdown_table(["tracker", "tables", "artifacts", "registry of models", "alerts", "a further `add_hparams`"], keeps),
         markdown_table(["tracker", "limits that one may meet"], limits),
