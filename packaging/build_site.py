@@ -77,6 +77,7 @@ def translated(text: str, here: Path, wanted: set[Path]) -> str:
         return os.path.relpath(place(target), place(here).parent) + (match[2] or "")
 
     # A wide table has the place of the table of contents.
+    text = deepened(text)
     parts, position = ["---\nhide:\n  - toc\n---\n\n"] if WIDE.search(text) else [], 0
     for fence in FENCE.finditer(text):
         parts += [prose(LINK.sub(link, text[position : fence.start()])), code(fence[0])]
@@ -84,9 +85,27 @@ def translated(text: str, here: Path, wanted: set[Path]) -> str:
     return "".join([*parts, prose(LINK.sub(link, text[position:]))])
 
 
+def deepened(text: str) -> str:
+    """What belongs to an item of a numbered list is indented by four, and has an empty line before it, as has the next item then;
+    the host of the repository is content with three, and with none."""
+    lines, inside, fenced, nested, loose = [""], False, False, False, False
+    for line in text.split("\n"):
+        fenced ^= line.startswith("```")
+        numbered = not fenced and re.match(r"\d+\. ", line) is not None
+        bullet = inside and line.startswith("   - ")
+        if line.strip() and not line.startswith(" "):
+            loose = loose and numbered
+            inside = numbered
+        if lines[-1].strip() and ((numbered and loose) or (bullet and not nested)):
+            lines.append("")
+        loose |= inside and (bullet or not line.strip())
+        nested = bullet or (nested and inside and not numbered)
+        lines.append(f" {line}" if inside and line.startswith("   ") else line)
+    return "\n".join(lines[1:])
+
+
 def prose(text: str) -> str:
-    """Nested lists are indented by four, and a marker of the reference becomes what mkdocstrings reads."""
-    text = re.sub(r"^( {2,3})(?=- )", "    ", text, flags=re.MULTILINE)
+    """A marker of the reference becomes what mkdocstrings reads."""
 
     def reference(match: re.Match[str]) -> str:
         pairs = (pair.partition("=")[::2] for pair in match[2].split())

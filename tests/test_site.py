@@ -51,6 +51,7 @@ def test_a_site_that_is_well(tool: ModuleType, tmp_path: Path) -> None:
         ("<style>@import 'https://fonts.example/css';</style>", "loads https://"),
         ("<p>[a link](b.md)</p>", "Markdown is left over"),
         ("<p>| a | b |</p>", "Markdown is left over"),
+        ("<p>one:\n2. two</p>", "Markdown is left over"),
         ("<p>::: tracelet_shim.Session</p>", "Markdown is left over"),
     ],
 )
@@ -85,6 +86,16 @@ def test_a_page_is_made_ready(tool: ModuleType) -> None:
         "::: tracelet_shim.Session\n    options:\n      members: [flush,stop]\n\n\n```python\nx = '[a](b.md)'\n```\n"
     )
     assert tool.ROOT / "examples" / "train.py" in wanted
+
+
+@builder
+def test_a_nested_list_is_made_ready(tool: ModuleType) -> None:
+    """Python-Markdown takes less for a list than the host of the repository does."""
+    made = tool.deepened("1. one:\n   - a\n     and\n   - b\n2. two\n\n   three\n3. four\n\nText\n1. tight\n2. list\n")
+    assert made == (
+        "1. one:\n\n    - a\n      and\n    - b\n\n2. two\n\n    three\n\n3. four\n\nText\n1. tight\n2. list\n"
+    )
+    assert tool.deepened("```text\n1. a\n   - b\n```\n") == "```text\n1. a\n   - b\n```\n"
 
 
 @builder
