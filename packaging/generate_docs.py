@@ -176,7 +176,8 @@ def settings() -> str:
         "## Options of the trackers",
         "",
         "They stand on the [page of the tracker](index.md#pages). In the call:",
-        '`options={"mlflow": {"tracking_uri": "..."}}`.',
+        '`options={"mlflow": {"tracking_uri": "..."}}`. On the command line of `tracelet-shim run` and `replay`:',
+        "`--option mlflow.tracking_uri=...`. In a terminal, `tracelet-shim backends mlflow` lists them.",
     ]
     return "\n".join(lines) + "\n"
 
