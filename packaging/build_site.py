@@ -26,6 +26,7 @@ SITE = ROOT / "build" / "site"
 
 FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+WIDE = re.compile(r"^(\|[^|\n]*){8,}\|$", re.MULTILINE)
 API = re.compile(r"^<!-- api: (\S+)((?: [a-z_]+=\S*)*) -->$", re.MULTILINE)
 LANGUAGES = {".py": "python", ".yml": "yaml", ".toml": "toml", ".json": "json", ".sh": "bash"}
 
@@ -75,16 +76,36 @@ def translated(text: str, here: Path, wanted: set[Path]) -> str:
         wanted.add(target)
         return os.path.relpath(place(target), place(here).parent) + (match[2] or "")
 
-    parts, position = [], 0
+    # A wide table has the place of the table of contents.
+    text = deepened(text)
+    parts, position = ["---\nhide:\n  - toc\n---\n\n"] if WIDE.search(text) else [], 0
     for fence in FENCE.finditer(text):
         parts += [prose(LINK.sub(link, text[position : fence.start()])), code(fence[0])]
         position = fence.end()
     return "".join([*parts, prose(LINK.sub(link, text[position:]))])
 
 
+def deepened(text: str) -> str:
+    """What belongs to an item of a numbered list is indented by four, and has an empty line before it, as has the next item then;
+    the host of the repository is content with three, and with none."""
+    lines, inside, fenced, nested, loose = [""], False, False, False, False
+    for line in text.split("\n"):
+        fenced ^= line.startswith("```")
+        numbered = not fenced and re.match(r"\d+\. ", line) is not None
+        bullet = inside and line.startswith("   - ")
+        if line.strip() and not line.startswith(" "):
+            loose = loose and numbered
+            inside = numbered
+        if lines[-1].strip() and ((numbered and loose) or (bullet and not nested)):
+            lines.append("")
+        loose |= inside and (bullet or not line.strip())
+        nested = bullet or (nested and inside and not numbered)
+        lines.append(f" {line}" if inside and line.startswith("   ") else line)
+    return "\n".join(lines[1:])
+
+
 def prose(text: str) -> str:
-    """Nested lists are indented by four, and a marker of the reference becomes what mkdocstrings reads."""
-    text = re.sub(r"^( {2,3})(?=- )", "    ", text, flags=re.MULTILINE)
+    """A marker of the reference becomes what mkdocstrings reads."""
 
     def reference(match: re.Match[str]) -> str:
         pairs = (pair.partition("=")[::2] for pair in match[2].split())
@@ -95,8 +116,9 @@ def prose(text: str) -> str:
 
 
 def code(block: str) -> str:
-    """The language is all that a block's first line may have."""
-    return re.sub(r"\A( *```+ *\w+)[^\n]*", r"\1", block)
+    """Of what a block's first line has for our tests, only the name of a file is shown."""
+    block = re.sub(r"\A( *```+ *\w+) file=(\S+).*", r'\1 title="\2"', block)
+    return re.sub(r"\A( *```+ *\w+) (?!title=)[^\n]*", r"\1", block)
 
 
 def gather() -> None:
@@ -117,8 +139,15 @@ def gather() -> None:
                     text = translated(text, path, wanted)
                 target.write_text(text, encoding="utf-8")
             done.add(path)
-    shutil.copyfile(ROOT / "packaging" / "zensical.toml", SOURCE / "zensical.toml")
+    (SOURCE / "zensical.toml").write_text(settings(), encoding="utf-8")
     shutil.copyfile(ROOT / "packaging" / "site.css", PAGES / "site.css")
+
+
+def settings() -> str:
+    """Return what Zensical is told, with each tracker's page in the navigation."""
+    pages = [f'"trackers/{path.name}"' for path in sorted((DOCS / "trackers").glob("*.md"))]
+    text = (ROOT / "packaging" / "zensical.toml").read_text(encoding="utf-8")
+    return text.replace('"trackers/*.md"', ", ".join(pages))
 
 
 def named(entries: Iterable[object]) -> set[str]:
@@ -135,8 +164,7 @@ def named(entries: Iterable[object]) -> set[str]:
 
 def unlisted() -> list[str]:
     """Return the pages of docs/ that the navigation lacks, and those that it has and that are not there."""
-    with (ROOT / "packaging" / "zensical.toml").open("rb") as file:
-        listed = named(tomllib.load(file)["project"]["nav"])
+    listed = named(tomllib.loads(settings())["project"]["nav"])
     there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     return sorted(there ^ {page for page in listed if not page.startswith("project/")})
 

@@ -16,7 +16,7 @@ LOADS = {"script": ["src"], "img": ["src", "srcset"], "iframe": ["src"], "source
 """By element, the attributes that a browser loads without being asked. (A `link` it does by its `rel`, below.)"""
 LEADS = {"canonical", "prev", "next", "alternate"}
 """By `rel`, what a `link` only names."""
-LEFT_OVER = re.compile(r"```|\]\(|^\s*\|.*\|.*\||^:::|<!--", re.MULTILINE)
+LEFT_OVER = re.compile(r"```|\]\(|^\s*\|.*\|.*\||^:::|<!--|\n {0,3}(?:[-*]|\d{1,2}\.)\s", re.MULTILINE)
 """Markdown that was not understood."""
 ELSEWHERE = re.compile(r"@import\s+[^;]*//|url\(\s*['\"]?(?:https?:)?//")
 """What a style sheet loads from another host."""
