@@ -26,7 +26,7 @@ from tracelet_shim.bus.mailbox import Mailbox
 from tracelet_shim.display.terminal import say
 from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.intercept import ActiveRuns
-from tracelet_shim.session import run_ends
+from tracelet_shim.session import run_ends, threads_at_exit
 
 __all__ = ["Parts", "Plan", "Route"]
 
@@ -405,9 +405,10 @@ class Parts:
             self._closed = True
             parts = list(self._parts)
         run_ends.unwatch(self)
-        for part in parts:
-            part.bus.begin_close(message)
-        answers = [part.bus.close(message, progress) for part in parts]
+        with threads_at_exit.allowed():
+            for part in parts:
+                part.bus.begin_close(message)
+            answers = [part.bus.close(message, progress) for part in parts]
         return None if self._silent or None in answers else self.states()
 
     def after_fork(self) -> None:
