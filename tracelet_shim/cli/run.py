@@ -59,6 +59,9 @@ def run(
     root: Annotated[
         str | None, typer.Option("--root", help="Directory that the writers' directories are relative to.")
     ] = None,
+    watch: Annotated[
+        list[str] | None, typer.Option("--watch", help="Directory whose event files are delivered, whoever writes them.")
+    ] = None,
     delivery: Annotated[
         str | None, typer.Option("--delivery", help="Where trackers run: in a process of their own, or a thread.")
     ] = None,
@@ -107,6 +110,7 @@ def run(
             STRICT=strict,
             RANKS=ranks,
             ROOT=None if root is None else str(Path(root).absolute()),
+            WATCH=None if not watch else ",".join(str(Path(part).absolute()) for top in watch for part in top.split(",")),
             DELIVERY=delivery,
             EXIT_TIMEOUT=exit_timeout,
             LINGER=linger,
