@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help venv demo test test-all faults matrix floors bench lint types docs wheel constraints clean
+.PHONY: help venv demo test test-all faults matrix floors bench lint types docs site wheel constraints clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ types: $(INSTALLED)  ## check the types, of the package and of the public interf
 
 docs: $(INSTALLED)  ## write the pages of docs/ that are made from the code
 	$(BIN)/python packaging/generate_docs.py
+
+site: $(INSTALLED)  ## build the documentation's site into build/site, and check its links
+	$(BIN)/python packaging/build_site.py
 
 # Installed with the core dependencies alone, as a user would who has no tracker yet.
 wheel: $(INSTALLED)  ## build the wheel, install it in a fresh environment and try it

@@ -17,6 +17,8 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import comparison
+
 import matrix
 import tracelet_shim
 from tracelet_shim.backends import registry
@@ -174,7 +176,8 @@ def settings() -> str:
         "## Options of the trackers",
         "",
         "They stand on the [page of the tracker](index.md#pages). In the call:",
-        '`options={"mlflow": {"tracking_uri": "..."}}`.',
+        '`options={"mlflow": {"tracking_uri": "..."}}`. On the command line of `tracelet-shim run` and `replay`:',
+        "`--option mlflow.tracking_uri=...`. In a terminal, `tracelet-shim backends mlflow` lists them.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -280,7 +283,21 @@ def _gap(cell: matrix.Cell) -> str:
     return f"; {cell.gap}" if cell.gap else ""
 
 
-PAGES = {"compatibility.md": compatibility, "fidelity.md": fidelity, "settings.md": settings, "the-run.md": the_run}
+def which_tracker() -> str:
+    """Return the page that compares the trackers, with the tables of what the code knows, each between two marks of its own."""
+    text = (DOCS / "which-tracker.md").read_text(encoding="utf-8")
+    made = iter(comparison.tables(ours(), rows(), title))
+    between = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    text = between.sub(lambda _: BEGIN + "\n".join(["", *next(made), "", ""]) + END, text)
+    if next(made, None) is not None:
+        sys.exit(f"which-tracker.md lacks lines between which a table goes:\n{BEGIN}{END}")
+    return text
+
+
+PAGES = {
+    "compatibility.md": compatibility, "fidelity.md": fidelity, "settings.md": settings, "the-run.md": the_run,
+    "which-tracker.md": which_tracker,
+}  # fmt: skip
 
 
 def main() -> None:

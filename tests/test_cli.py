@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.terminal import Terminal
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.mlflow.backend import MLflowBackend
 from tracelet_shim.cli import backends
@@ -31,6 +33,14 @@ def tracelet_shim(*args: str, command: tuple[str, ...] = (COMMAND,), **env: str)
     return subprocess.run(
         [*command, *args], env={**ours, **env}, capture_output=True, text=True, check=False, timeout=60
     )
+
+
+def shown(*args: str) -> str:
+    """Return what a terminal of 80 columns and 24 lines shows, line by line."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("TRACELET_")}
+    with Terminal([COMMAND, *args], {**ours, "COLUMNS": "80", "LINES": "24", "TERM": "dumb"}) as terminal:
+        assert terminal.end() == 0
+        return terminal.text
 
 
 @pytest.mark.parametrize("command", [(COMMAND,), (sys.executable, "-m", "tracelet_shim")], ids=["script", "module"])
@@ -205,7 +215,10 @@ def test_backends_as_json() -> None:
         "version": version("mlflow"),
         "install": None,
         "problem": None,
+        "options": dict(MLflowBackend.options),
     }
+    (row,) = json.loads(tracelet_shim("backends", "MLflow", "--json").stdout)
+    assert row["name"] == "mlflow"
 
 
 def test_every_method_makes_a_type_of_the_matrix() -> None:
@@ -219,9 +232,70 @@ def test_every_method_makes_a_type_of_the_matrix() -> None:
     assert list(METHODS) == [kind.kind for kind in EVENT_TYPES]
 
 
+def test_backends_fits_a_screen() -> None:
+    """What is asked for first can be read at once, on 80 columns and 24 lines: every tracker, and how to ask for more."""
+    seen = shown("backends")
+    lines = seen.splitlines()
+    assert len(lines) <= 23  # and the prompt
+    assert [name for name in registry.names() if not any(line.split()[:1] == [name] for line in lines)] == []
+    assert "tracelet-shim backends TRACKER" in seen
+    counts = {line.split()[0]: line.split()[3:] for line in lines if line.split()[:1] in ([name] for name in registry.names())}
+    assert {sum(map(int, found)) for found in counts.values()} == {len(METHODS)}
+
+
+def test_backends_tells_of_one_tracker() -> None:
+    """Its name is enough for all details: how each kind is done, and its options."""
+    seen = shown("backends", "mlflow")
+    for kind in METHODS:
+        assert any(line.split()[:1] == [kind] for line in seen.splitlines())
+    for option in MLflowBackend.options:
+        assert any(line.split()[:1] == [option] for line in seen.splitlines())
+    done = tracelet_shim("backends", "mlfow")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean 'mlflow'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "run", "replay", "status", "backends", "doctor"])
+def test_help_shows_flags_as_flags(command: str) -> None:
+    """On 80 columns, without a box, each option on a line of its own with a word for its value, and none for a flag."""
+    done = tracelet_shim(*command.split(), "--help", COLUMNS="80")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not re.search(r"<|\{|\.\.\.$|\b(BOOLEAN|INTEGER|FLOAT|bool)\b|[─│]", done.stdout.partition("\n")[2]), done.stdout
+    options = [re.split(r" {2,}", line.strip())[0] for line in lines if re.match(r" {2}-", line)]
+    assert "--help" in options
+    for text in options:
+        words = text.split()
+        if "/" in words:  # a flag that a setting can have on, so that off has to be said
+            assert (len(words), words[2]) == (3, words[0].replace("--", "--no-"))
+        else:
+            names = [word for word in words if word.startswith("-")]
+            assert words[len(names) :] == [] or re.fullmatch(r"[A-Z]+(\.KEY=VALUE)?|[a-z|]+", " ".join(words[len(names) :])), text
+
+
+def test_run_takes_options_of_trackers() -> None:
+    """`--option` sets the variable of a tracker's option, wins over it, and is refused at once where there is none."""
+    given = ("--option", "mlflow.tracking_uri=sqlite:///a=b.db", "-o", "AIM.repo=a b")
+    command = ("run", "--quiet", "-b", "mlflow,aim", *given, "--", sys.executable, "-c", SHOW)
+    done = tracelet_shim(*command, TRACELET_AIM_REPO="other")
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == {
+        "TRACELET_BACKEND": "mlflow,aim", "TRACELET_MLFLOW_TRACKING_URI": "sqlite:///a=b.db", "TRACELET_AIM_REPO": "a b",
+        "TRACELET_QUIET": "1",
+    }  # fmt: skip
+    for wrong, problem in (
+        ("tracking_uri=x", "TRACKER.KEY=VALUE"), ("mlflow.tracking_uri", "TRACKER.KEY=VALUE"),
+        ("mlfow.tracking_uri=x", "did you mean 'mlflow'"), ("mlflow.tracking_url=x", "did you mean 'tracking_uri'"),
+    ):  # fmt: skip
+        done = tracelet_shim("run", "-o", wrong, "--", "echo", "ran")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert problem in done.stderr
+
+
 def test_backends_prints_the_matrix() -> None:
     """A row for each event type, a cell for each tracker; no SDK is imported for it."""
-    done = tracelet_shim("backends")
+    done = tracelet_shim("backends", "--matrix")
     lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
     (head,) = (line for line in lines if line[:1] == ["data"])
     names = registry.names()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -49,7 +51,8 @@ def test_generated_pages_are_fresh(tmp_path: Path) -> None:
     """What `make docs` writes is what is there: nobody edited it, and the code has not moved on."""
     subprocess.run([sys.executable, str(ROOT / "packaging" / "generate_docs.py"), str(tmp_path)], check=True)
     made = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.md"))
-    assert made == ["compatibility.md", "fidelity.md", "settings.md", "the-run.md", *(f"trackers/{name}.md" for name in ours())]
+    trackers = [f"trackers/{name}.md" for name in ours()]
+    assert made == ["compatibility.md", "fidelity.md", "settings.md", "the-run.md", *trackers, "which-tracker.md"]
     for name in made:
         assert (DOCS / name).read_text() == (tmp_path / name).read_text(), f"docs/{name} is stale: make docs"
 
@@ -109,16 +112,58 @@ def test_code_is_code(page: Path) -> None:
         yaml.safe_load(text)
 
 
-RUNNABLE = [(page, i, text) for page in PAGES for i, (info, text) in enumerate(blocks(page, "python")) if info == "run"]
+RUNNABLE = [
+    (page, i, info, text)
+    for page in PAGES
+    for i, (info, text) in enumerate(blocks(page, "python"))
+    if re.match(r"run\b", info)
+]
 
 
 @pytest.mark.parametrize(
-    "text", [text for *_, text in RUNNABLE], ids=[f"{page.relative_to(ROOT)}-{i}" for page, i, _ in RUNNABLE]
+    ("info", "text"),
+    [
+        pytest.param(info, text, id=f"{page.relative_to(ROOT)}-{i}", marks=[pytest.mark.nightly] if "nightly" in info else [])
+        for page, i, info, text in RUNNABLE
+    ],
 )
-def test_code_runs(run_python: RunPython, text: str) -> None:
-    """A Python block that is marked with ``run`` runs, and loses nothing."""
+def test_code_runs(run_python: RunPython, info: str, text: str) -> None:
+    """A Python block that is marked with ``run`` runs, and loses nothing. With ``needs=name``, where that is installed."""
+    for name in re.findall(r"needs=(\w+)", info):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
     done = run_python(text, env={"TRACELET_STRICT": "1"})
     assert warnings(done.stderr) == []
+
+
+WHOLE = [DOCS / f"{name}.md" for name in ("index", "migrating", "which-tracker", "hpc", "ci", "notebooks")]
+"""Pages on which everything that can be run is run."""
+
+
+@pytest.mark.parametrize("page", WHOLE, ids=lambda page: page.stem)
+def test_nothing_is_left_to_try(page: Path) -> None:
+    """A block of Python is run, or is a file of a command that is; a command is run; what is neither has another language."""
+    text = page.read_text()
+    assert [info for info, _ in blocks(page, "python") if not re.match(r"(run\b|file=)", info)] == []
+    assert [info for info, _ in blocks(page, "bash") if not re.match(r"(run$|file=)", info)] == []
+    assert set(re.findall(r"^```(\S*)", text, re.MULTILINE)) <= {"", "python", "bash", "yaml", "text"}
+    assert re.findall(r"\n\n {4}\S.*", re.sub(r"^(```.*?^```|[-*] .*?\n\n(?! ))", "", text, flags=re.MULTILINE | re.DOTALL)) == []
+
+
+@pytest.mark.parametrize("page", [page for page in WHOLE if "```bash run" in page.read_text()], ids=lambda page: page.stem)
+def test_commands_run(page: Path, tmp_path: Path) -> None:
+    """The commands of a page run, in their order and in one directory, which has the files that the page shows."""
+    for language in ("python", "bash"):
+        for info, text in blocks(page, language):
+            for name in re.findall(r"file=(\S+)", info):
+                (tmp_path / name).write_text(text)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "TRACELET_STRICT": "1"}
+    for info, text in blocks(page, "bash"):
+        if info == "run":
+            command = ["bash", "-euo", "pipefail", "-c", text]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+            assert warnings(done.stderr) == [], text
 
 
 @pages

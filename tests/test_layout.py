@@ -85,11 +85,11 @@ def test_trackers_do_not_know_each_other(tracker: str) -> None:
 
 def test_a_tracker_stands_in_its_own_places() -> None:
     """Adding a tracker touches its package, pyproject, its tests and its page: what else names one can be counted on a hand. What
-    `make docs` writes into pages does not count, nor what `make matrix` has found."""
+    `make docs` writes into pages does not count, nor what `make matrix` and `make bench` have found."""
     tracker = next(name for name in TRACKERS if name.endswith("lab"))  # one with a name that is no word, and not named here
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     own = (f"tracelet_shim/backends/{tracker}/", f"tests/backends/{tracker}/", "pyproject.toml", f"docs/trackers/{tracker}.md")
-    own += (f"matrix/trackers/{tracker}.toml", "matrix/results/")
+    own += (f"matrix/trackers/{tracker}.toml", f"packaging/trackers/{tracker}.toml", "matrix/results/", "benchmarks/results")
     others = [name for name in listed if not name.startswith(own) and (ROOT / name).is_file()]
     named = [name for name in others if tracker.encode() in GENERATED.sub(b"", (ROOT / name).read_bytes())]
     assert len(named) <= 5, named

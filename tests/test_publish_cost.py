@@ -103,9 +103,10 @@ def _measured(counts: dict[str, Any], run_python: RunPython) -> None:
         counts.update(json.loads(run_python(PROGRAM).stdout))
 
 
-@pytest.mark.parametrize(("writer", "calls"), [("1-native", 9), ("1-fast", 0)])
+@pytest.mark.parametrize(("writer", "calls"), [("1-native", 10), ("1-fast", 0)])
 def test_python_calls(counts: dict[str, Any], writer: str, calls: int) -> None:
-    """A scalar costs few Python calls more than plain TensorBoard; with the faster writer, which needs fewer, none."""
+    """A scalar costs few Python calls more than plain TensorBoard; with the faster writer, which needs fewer, none. (One of the
+    ten is that TensorBoard's own writer is watched, too, for programs that use it without torch's.)"""
     assert counts[writer]["python"] <= counts["plain"]["python"] + calls
 
 
@@ -120,7 +121,7 @@ def test_c_calls(counts: dict[str, Any], writer: str) -> None:
     assert counts[writer]["c"] <= counts["plain"]["c"] + 10
 
 
-@pytest.mark.parametrize(("writer", "instructions"), [("1-native", 370), ("1-fast", 460)])
+@pytest.mark.parametrize(("writer", "instructions"), [("1-native", 395), ("1-fast", 462)])
 def test_instructions(counts: dict[str, Any], writer: str, instructions: int) -> None:
     """A scalar takes a bounded number of bytecode instructions of ours; some versions of Python need a few more."""
     assert 0 < counts[writer]["instructions"] <= instructions

@@ -36,6 +36,18 @@ def relay_pid() -> int | None:
     return None
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the pids of what a process has started, and what that has started, as far as it is still there."""
+    found = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    except OSError:
+        pass  # it has just ended
+    return found
+
+
 def processor_time(pid: int | None) -> float:
     """Return the processor time of another process so far, in seconds, and of its descendants."""
     if pid is None:

@@ -7,6 +7,7 @@ about it has DVCLive in its place (`CHEAP`).
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import time
 from collections.abc import Callable
@@ -89,14 +90,22 @@ def eventually(check: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def relays(directory: Path) -> list[int]:
-    """Return the pids of relay processes that serve programs in `directory`."""
+    """Return the pids of relay processes that serve programs in `directory`, without those that are killed and, on a busy
+    machine, have not come to die."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes().split(b"\0")
             here = (entry / "cwd").resolve() == directory.resolve()
+            dies = _is_killed((entry / "status").read_text())
         except OSError:
             continue
-        if b"tracelet_shim.relay" in command and here:
+        if b"tracelet_shim.relay" in command and here and not dies:
             found.append(int(entry.name))
     return found
+
+
+def _is_killed(status: str) -> bool:
+    """Return whether a process has still to take a SIGKILL, for itself or its main thread; from /proc/PID/status."""
+    pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)

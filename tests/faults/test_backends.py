@@ -154,7 +154,7 @@ def broken(*arguments):
     raise RuntimeError("ours")
 
 begin("tensorboard")
-_calls._Scalar.contribution = broken
+_calls.Scalar.contribution = broken
 log(0, 200)
 """
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from tests.backends.mlflow.reader import MLflowReader
 from tests.backends.trackio.reader import TrackioReader
@@ -169,6 +170,8 @@ def tree(directory: Path) -> dict[str, Any]:
             events = native.events(path)
             for event in events:
                 event.wall_time = 0 if event.wall_time > 1e9 else event.wall_time
+                if event.graph_def:  # its attributes are a map, whose order is by chance
+                    event.graph_def = GraphDef.FromString(event.graph_def).SerializeToString(deterministic=True)
             found[name] = [event.SerializeToString(deterministic=True) for event in events]
         else:
             found[name] = path.read_bytes() if path.is_file() else "directory"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tracelet_shim.cli import backends, doctor, replay, run, status
+from tracelet_shim.cli._command import Command
 
 __all__ = ["app", "main"]
 
@@ -15,13 +16,23 @@ app = typer.Typer(
     help="TensorBoard code unchanged, data in every tracker.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # boxes leave no room for words, and name the type of each flag
     pretty_exceptions_enable=False,  # a traceback as Python prints it, with no local variables (and secrets) in it
 )
-app.command("run", context_settings=run.CONTEXT_SETTINGS)(run.run)
-app.command("replay")(replay.replay)
-app.command("status")(status.status)
-app.command("backends")(backends.backends)
-app.command("doctor")(doctor.doctor)
+app.command(
+    "run", cls=Command, options_metavar="[OPTIONS] [--] COMMAND...", context_settings=run.CONTEXT_SETTINGS,
+    short_help="Run a program with activation switched on.",
+)(run.run)  # fmt: skip
+app.command(
+    "replay", cls=Command, options_metavar="[OPTIONS] LOGDIR [SESSION]", short_help="Deliver a TensorBoard log directory."
+)(replay.replay)
+app.command(
+    "status", cls=Command, options_metavar="[OPTIONS] [LOGDIR]", short_help="Show what was delivered, and what is pending."
+)(status.status)
+app.command(
+    "backends", cls=Command, options_metavar="[OPTIONS] [TRACKER]...", short_help="List the trackers, and what each can show."
+)(backends.backends)
+app.command("doctor", cls=Command, short_help="Check settings, trackers, credentials and servers.")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

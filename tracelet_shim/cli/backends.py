@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from tracelet_shim import errors
+from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +66,7 @@ class Row(NamedTuple):
         install: the line that installs it, if it is missing.
         problem: why it cannot be loaded; then the rest is None.
         capabilities: event kind -> level, how it is done, and the methods of SummaryWriter.
+        options: option -> what it means.
     """
 
     name: str
@@ -73,18 +75,35 @@ class Row(NamedTuple):
     install: str | None
     problem: str | None
     capabilities: dict[str, dict[str, Any]] | None
+    options: dict[str, str] | None = None
 
 
 def backends(
+    trackers: Annotated[list[str] | None, typer.Argument(metavar="TRACKER", hidden=True)] = None,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Print which form each kind of data has, for each tracker.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown page, with all remarks.")] = False,
 ) -> None:
-    """List the trackers, their installed versions, and in which form each gets what a SummaryWriter writes."""
+    """List the trackers, their installed versions, and how much of what a SummaryWriter writes each shows in which form.
+
+    TRACKER is one of them: how each kind of data is done there, and which options it has.
+    """
     found = rows()
+    wanted = [name.lower() for name in trackers or ()]
+    for name in wanted:
+        if name not in [row.name for row in found]:
+            say(str(errors.UnknownBackendError(name, [row.name for row in found])))
+            raise typer.Exit(2)
+    named = [row for row in found if row.name in wanted] or found
     if as_json:
-        typer.echo(json.dumps([row._asdict() for row in found], indent=2))
+        typer.echo(json.dumps([row._asdict() for row in named], indent=2))
     elif as_markdown:
-        typer.echo(markdown(found), nl=False)
+        typer.echo(markdown(named), nl=False)
+    elif matrix:
+        _print_matrix(named)
+    elif wanted:
+        for row in named:
+            _print_one(row)
     else:
         _print(found)
 
@@ -108,7 +127,7 @@ def rows() -> list[Row]:
             if kind.kind in METHODS
         }
         table = {kind: table[kind] for kind in METHODS}
-        found.append(Row(name, backend.distribution, version, install, None, table))
+        found.append(Row(name, backend.distribution, version, install, None, table, dict(backend.options)))
     return found
 
 
@@ -125,22 +144,63 @@ def pip_line(name: str, distribution: str) -> str:
 
 
 def _print(found: list[Row]) -> None:
+    """Print what fits on a terminal of 80 columns and 24 lines."""
     from rich import box
     from rich.table import Table
 
     from tracelet_shim.display.console import Console
 
     console = Console()
-    table = Table("backend", "package", "installed", "to install it", box=box.SIMPLE_HEAD)
+    table = Table("tracker", "package", "installed", *LEVELS, box=box.SIMPLE_HEAD, padding=(0, 1))
     for row in found:
-        table.add_row(row.name, row.distribution, row.problem or row.version or "not installed", row.install)
+        levels = [cell["level"] for cell in (row.capabilities or {}).values()]
+        counts = (str(levels.count(level) or "") for level in LEVELS) if levels else ()
+        table.add_row(row.name, row.distribution, row.version or ("broken" if row.problem else "no"), *counts)
     console.print(table)
-    for matrix in _matrices([row for row in found if row.capabilities], console.width):
-        console.print(matrix)
     for level, meaning in LEVELS.items():
         console.print(f"  {level:10} {meaning}")
     console.print()
-    console.print("  How each is done: --json or --markdown.")
+    for row in found:
+        if row.problem:
+            console.print(f"  {row.name}: {row.problem}", soft_wrap=True)
+    if missing := [row for row in found if row.install]:
+        console.print(f"  to install {missing[0].name}: {missing[0].install}", soft_wrap=True)
+    console.print("  how each is done, and its options: tracelet-shim backends TRACKER")
+
+
+def _print_matrix(found: list[Row]) -> None:
+    from tracelet_shim.display.console import Console
+
+    console = Console()
+    for table in _matrices([row for row in found if row.capabilities], console.width):
+        console.print(table)
+    for level, meaning in LEVELS.items():
+        console.print(f"  {level:10} {meaning}")
+
+
+def _print_one(row: Row) -> None:
+    """Print what is known of a tracker: how each kind of data is done, and its options."""
+    from rich import box
+    from rich.table import Table
+
+    from tracelet_shim.display.console import Console
+
+    console = Console()
+    state = row.problem or (f"{row.distribution} {row.version}" if row.version else f"not installed: {row.install}")
+    console.print(f"{row.name}: {state}", soft_wrap=True)
+    if row.capabilities is None:
+        return
+    table = Table("data", "form", "how", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for kind, cell in row.capabilities.items():
+        table.add_row(kind, cell["level"], cell["how"])
+    console.print(table)
+    if row.options:
+        table = Table("option", "meaning", box=box.SIMPLE_HEAD, padding=(0, 1))
+        for name, meaning in row.options.items():
+            table.add_row(name, meaning)
+        console.print(table)
+        command = f"tracelet-shim run -b {row.name} --option {row.name}.{next(iter(row.options))}=... -- COMMAND"
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def _matrices(found: Sequence[Row], width: int) -> Iterator[Table]:

@@ -7,13 +7,13 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
 from tracelet_shim import errors
+from tracelet_shim.cli._command import tracker_options
 from tracelet_shim.common.text import quoted
 from tracelet_shim.display.printable import printable
 from tracelet_shim.display.terminal import say
@@ -30,31 +30,33 @@ _SHOWN = 50  # files that could not be read
 
 
 def replay(
-    logdir: Annotated[str, typer.Argument(metavar="LOGDIR", help="A TensorBoard log directory.")],
-    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="With --resume: which one.")] = None,
+    logdir: Annotated[str, typer.Argument(metavar="LOGDIR", hidden=True)],
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", hidden=True)] = None,
     backend: Annotated[
         str | None, typer.Option("--backend", "-b", help="Trackers, comma separated: mlflow,wandb.", metavar="NAMES")
     ] = None,
-    project: Annotated[str | None, typer.Option("--project", "-p", help="Project (MLflow: experiment).")] = None,
+    project: Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Project (MLflow: experiment).")] = None,
     exp_name: Annotated[
-        str | None, typer.Option("--exp-name", "-n", help="Display name of the run; default: the directory's name.")
+        str | None,
+        typer.Option("--exp-name", "-n", metavar="NAME", help="Display name of the run; default: the directory's name."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run, to resume it under later.")] = None,
-    tags: Annotated[str | None, typer.Option("--tags", help="Tags, comma separated: nightly,seed=3.")] = None,
-    notes: Annotated[str | None, typer.Option("--notes", help="Free text.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Id of the run, to resume it under later.")] = None,
+    tags: Annotated[str | None, typer.Option("--tags", metavar="TAGS", help="Tags, comma separated: nightly,seed=3.")] = None,
+    notes: Annotated[str | None, typer.Option("--notes", metavar="TEXT", help="Free text.")] = None,
     offline: Annotated[
         bool | None, typer.Option("--offline/--no-offline", help="Use no network, on trackers that can do without.")
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="An option of a tracker.", metavar="TRACKER.KEY=VALUE")
+        list[str] | None,
+        typer.Option("--option", "-o", metavar="TRACKER.KEY=VALUE", help="An option of a tracker; can be repeated."),
     ] = None,
     root: Annotated[
-        str | None, typer.Option("--root", help="Directory that writers are named relative to; default: LOGDIR.")
+        str | None, typer.Option("--root", metavar="DIR", help="Directory that writers are named relative to; default: LOGDIR.")
     ] = None,
     runs: Annotated[bool, typer.Option("--runs", help="Make each sub-directory a run of its own.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as files grow, until Ctrl-C or --idle.")] = False,
     idle: Annotated[
-        float | None, typer.Option("--idle", help="With --follow: end after so many seconds without news.")
+        float | None, typer.Option("--idle", metavar="SECONDS", help="With --follow: end after so many seconds without news.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue sessions: the same runs, and only what is missing.")
@@ -63,10 +65,13 @@ def replay(
         bool, typer.Option("--retry-refused", help="With --resume: offer what a tracker refused to it again.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Give a tracker up that does not move for so many seconds.")
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", help="Give a tracker up that does not move for so many seconds."),
     ] = None,
 ) -> None:
-    """Deliver a TensorBoard log directory, ours or ten years old, to any trackers.
+    """Deliver LOGDIR, a TensorBoard log directory, ours or ten years old, to any trackers.
+
+    SESSION goes with --resume: which one is to be continued; without it, all that are not complete.
 
     Exit code: 0 if everything was delivered, 1 if a file is damaged or cannot be read, 2 if something was not delivered or
     nothing was found.
@@ -85,9 +90,13 @@ def replay(
         _refuse("--runs goes with none of --follow, --run-id, --exp-name, --root: each sub-directory is a run, named after it")
     if idle is not None and not follow:
         _refuse("--idle goes with --follow")
+    try:
+        options = tracker_options(option or [])
+    except errors.ConfigurationError as error:
+        _refuse(str(error))
     arguments: dict[str, Any] = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
-        "offline": offline, "options": _options(option or []), "root": root, "exit_timeout": timeout,
+        "offline": offline, "options": options, "root": root, "exit_timeout": timeout,
     }  # fmt: skip
     os.environ["TRACELET_DISABLED"] = "1"  # what an SDK does with TensorBoard is not for us, here or in its children
     _finish(_Job(session, arguments, resume, retry_refused, runs, follow, idle).run(logdir))
@@ -190,17 +199,6 @@ def _account(outcome: Outcome, view: _View) -> int:
     for name, events in outcome.refused.items():
         view.say(f"{events} events were refused by {name} and are set aside; to offer them again: {command} --retry-refused")
     return 2 if outcome.undelivered else int(bool(outcome.damages))
-
-
-def _options(given: Iterable[str]) -> dict[str, dict[str, str]]:
-    options: dict[str, dict[str, str]] = {}
-    for text in given:
-        name, dot, rest = text.partition(".")
-        key, equals, value = rest.partition("=")
-        if not (dot and equals and name and key):
-            _refuse(f"--option {text!r} is not of the form TRACKER.KEY=VALUE")
-        options.setdefault(name.lower(), {})[key] = value
-    return options
 
 
 def _refuse(problem: str) -> NoReturn:

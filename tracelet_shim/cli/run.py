@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,6 +18,7 @@ import typer
 
 from tracelet_shim import errors
 from tracelet_shim._bootstrap import name_near_misses
+from tracelet_shim.cli._command import tracker_options
 from tracelet_shim.common import run_report
 from tracelet_shim.common.private_files import make_file
 from tracelet_shim.display.terminal import say
@@ -39,37 +40,41 @@ _SITE = Path(__file__).resolve().parents[1] / "_site"
 
 
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="The program and its arguments.")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", hidden=True)],
     backend: Annotated[
         str | None, typer.Option("--backend", "-b", help="Trackers, comma separated: mlflow,wandb.", metavar="NAMES")
     ] = None,
-    project: Annotated[str | None, typer.Option("--project", "-p", help="Project (MLflow: experiment).")] = None,
-    exp_name: Annotated[str | None, typer.Option("--exp-name", "-n", help="Display name of the run.")] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run, to resume it under later.")] = None,
-    group: Annotated[str | None, typer.Option("--group", help="Name that joins several runs.")] = None,
-    tags: Annotated[str | None, typer.Option("--tags", help="Tags, comma separated: nightly,seed=3.")] = None,
-    notes: Annotated[str | None, typer.Option("--notes", help="Free text.")] = None,
+    project: Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Project (MLflow: experiment).")] = None,
+    exp_name: Annotated[str | None, typer.Option("--exp-name", "-n", metavar="NAME", help="Display name of the run.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", metavar="ID", help="Id of the run, to resume it under later.")] = None,
+    group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Name that joins several runs.")] = None,
+    tags: Annotated[str | None, typer.Option("--tags", metavar="TAGS", help="Tags, comma separated: nightly,seed=3.")] = None,
+    notes: Annotated[str | None, typer.Option("--notes", metavar="TEXT", help="Free text.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", metavar="TRACKER.KEY=VALUE", help="An option of a tracker; can be repeated."),
+    ] = None,
     offline: Annotated[
         bool | None, typer.Option("--offline/--no-offline", help="Use no network, on trackers that can do without.")
     ] = None,
     strict: Annotated[
         bool | None, typer.Option("--strict/--no-strict", help="Fail where data is missing: exit code 3.")
     ] = None,
-    ranks: Annotated[str | None, typer.Option("--ranks", help="Which ranks log: main or all.")] = None,
+    ranks: Annotated[str | None, typer.Option("--ranks", metavar="main|all", help="Which ranks log: the first, or each.")] = None,
     root: Annotated[
-        str | None, typer.Option("--root", help="Directory that the writers' directories are relative to.")
+        str | None, typer.Option("--root", metavar="DIR", help="Directory that the writers' directories are relative to.")
     ] = None,
     watch: Annotated[
         list[str] | None, typer.Option("--watch", help="Directory whose event files are delivered, whoever writes them.")
     ] = None,
     delivery: Annotated[
-        str | None, typer.Option("--delivery", help="Where trackers run: in a process of their own, or a thread.")
+        str | None, typer.Option("--delivery", metavar="process|thread", help="Where trackers run.")
     ] = None,
     exit_timeout: Annotated[
-        float | None, typer.Option("--exit-timeout", help="Seconds that the end may take to deliver what is left.")
+        float | None, typer.Option("--exit-timeout", metavar="SECONDS", help="What the end may take to deliver what is left.")
     ] = None,
     linger: Annotated[
-        float | None, typer.Option("--linger", help="Seconds that what is left then may take in the background.")
+        float | None, typer.Option("--linger", metavar="SECONDS", help="What the rest may take after that, in the background.")
     ] = None,
     accelerate: Annotated[
         bool | None,
@@ -78,19 +83,26 @@ def run(
     quiet: Annotated[bool | None, typer.Option("--quiet/--no-quiet", help="Print warnings only.")] = None,
     ci: Annotated[bool | None, typer.Option("--ci/--no-ci", help="Tags and summary of a CI or SLURM job.")] = None,
     what_ran: Annotated[
-        str | None, typer.Option("--what-ran", help="What is attached to the runs: git,diff,command,packages,host,gpus or 0.")
+        str | None,
+        typer.Option("--what-ran", metavar="PARTS", help="What is attached: git,diff,command,packages,host,gpus; or 0."),
     ] = None,
     system_metrics: Annotated[
-        float | None, typer.Option("--system-metrics", help="Seconds between samples of processor, memory, GPUs, ...")
+        float | None,
+        typer.Option("--system-metrics", metavar="SECONDS", help="Time between samples of processor, memory, GPUs, ..."),
     ] = None,
     autolog: Annotated[
-        str | None, typer.Option("--autolog", help="params: the program's arguments; models: what it saves; or both, or 0.")
+        str | None,
+        typer.Option(
+            "--autolog", metavar="WHAT", help="params: the program's arguments; models: what it saves; or both, or 0."
+        ),
     ] = None,
     autolog_dir: Annotated[
-        str | None, typer.Option("--autolog-dir", help="Where models are looked for, besides the log directories.")
+        str | None, typer.Option("--autolog-dir", metavar="DIR", help="Where models are looked for, besides the log directories.")
     ] = None,
 ) -> None:
     """Run COMMAND with every SummaryWriter in it, and in its children, connected to the trackers.
+
+    COMMAND is a program and its arguments: tracelet-shim run -b mlflow -- python train.py
 
     Each option sets the TRACELET_ variable of its name; what is not given stays as the environment has it. At the end it
     prints what each tracker has. The exit code is the command's own; with --strict it is 3 if the command ended with 0 and
@@ -109,6 +121,7 @@ def run(
             OFFLINE=offline,
             STRICT=strict,
             RANKS=ranks,
+            **_option_variables(option or []),
             ROOT=None if root is None else str(Path(root).absolute()),
             WATCH=None if not watch else ",".join(str(Path(part).absolute()) for top in watch for part in top.split(",")),
             DELIVERY=delivery,
@@ -137,6 +150,24 @@ def _variables(**given: str | float | bool | None) -> dict[str, str]:
         f"TRACELET_{name}": str(int(value)) if isinstance(value, bool) else str(value)
         for name, value in given.items()
         if value is not None
+    }
+
+
+def _option_variables(given: Sequence[str]) -> dict[str, str]:
+    """Return what the trackers' options set, named as of `_variables`. Whether a tracker has them is for `_check` to say."""
+    from tracelet_shim.backends import registry
+
+    known = registry.names()
+    try:
+        options = tracker_options(given)
+        for name in options:
+            if name not in known:  # as a variable it would be none of ours, and a warning
+                raise errors.UnknownBackendError(name, known)
+    except errors.ConfigurationError as error:
+        say(str(error))
+        raise typer.Exit(2) from None
+    return {
+        f"{name.upper().replace('-', '_')}_{key.upper()}": value for name, own in options.items() for key, value in own.items()
     }
 
 

@@ -29,12 +29,13 @@ _SHOWN_REFUSALS = 5
 
 
 def status(
-    logdir: Annotated[
-        str | None, typer.Argument(metavar="[LOGDIR]", help="A log directory; default: those in ./runs and here.")
-    ] = None,
+    logdir: Annotated[str | None, typer.Argument(metavar="LOGDIR", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Show sessions, their runs and links, and what is delivered, pending and set aside, by tracker."""
+    """Show sessions, their runs and links, and what is delivered, pending and set aside, by tracker.
+
+    LOGDIR is a log directory; default: those in ./runs and here.
+    """
     found: list[dict[str, Any]] = []
     problems: list[str] = []
     for directory in _state_directories(logdir):

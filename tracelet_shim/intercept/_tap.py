@@ -79,8 +79,11 @@ class Source:
         step: by how much `position` will grow with the event that is being written: more than 1 if handlers have written behind
             it; 0 when it has.
         late: what handlers have written, and is published behind what they have interrupted.
+        is_called: False if no method that is noted writes to it: then a call in this thread is another one, which a signal
+            handler has interrupted.
     """
 
+    is_called = True
     __slots__ = ("batch", "busy", "late", "lock", "logdir", "number", "path", "position", "ready", "runs", "sink", "step")
 
     def __init__(self, writer: Any, position: int | None) -> None:
@@ -141,16 +144,14 @@ class Source:
 
     def call(self) -> _calls.Note | None:
         """Return the call in this thread that an event may come from."""
-        return _calls.now.call
+        return _calls.now.call if self.is_called else None
 
 
 class _Direct(Source):
     """An EventFileWriter that is part of no FileWriter."""
 
     __slots__ = ()
-
-    def call(self) -> None:
-        """No method that is noted writes to such a one: it is a signal handler's, in the middle of another call."""
+    is_called = False
 
 
 def _source_for(writer: Any, position: int | None) -> Source:
@@ -318,8 +319,8 @@ def add_event(wrapped: Any, writer: Any, args: Any, kwargs: Any) -> Any:
             try:
                 event = args[0] if args else kwargs["event"]
                 value = hint = None
-                call = source.call()
-                if call is not None:
+                call = _calls.now.call
+                if call is not None and source.is_called:
                     try:
                         value, hint = call.contribution(event, writer)
                     except Exception as error:  # the event itself is still whole

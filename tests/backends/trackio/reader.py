@@ -44,6 +44,7 @@ class Row(NamedTuple):
     step: int
     wall_time: float
     values: dict[str, Any]
+    times: dict[str, float]  # of values that have another one
 
 
 class Layout(NamedTuple):
@@ -155,13 +156,15 @@ class TrackioReader(Reader):
         for step, timestamp, text in self.query(sql, self.key(run)):
             stored = {key: value for key, value in json.loads(text).items() if key not in ("tracelet/row", "tracelet/config")}
             wall_time = datetime.fromisoformat(timestamp).timestamp()
+            times = stored.pop("tracelet/wall_times", {})
             if "tracelet/wall_time" in stored:
-                wall_time = _number(stored.pop("tracelet/wall_time"))
+                wall_time = float(stored.pop("tracelet/wall_time"))
             whole = stored.pop("tracelet/tag", [])
             names = {key: original(key) for key in stored}
             names.update(zip([key for key in stored if re.search(r"_h[0-9a-f]{16}$", key)], whole, strict=False))
             assert type(step) is int
-            yield Row(step, wall_time, {names[key]: value for key, value in stored.items()})
+            others = {names[key]: seconds for key, seconds in times.items()}
+            yield Row(step, wall_time, {names[key]: value for key, value in stored.items()}, others)
 
     def typed(self, kind: str, name: str) -> list[tuple[int, dict[str, Any]]]:
         """Return (step, value) of everything of one of Trackio's types under one name."""
@@ -230,7 +233,7 @@ class TrackioReader(Reader):
     def scalars(self, writer: str, tag: str, series: str | None = None) -> list[Point]:
         name = _path(writer, tag, series)
         return [
-            Point(row.step, _number(row.values[name]), row.wall_time)
+            Point(row.step, _number(row.values[name]), row.times.get(name, row.wall_time))
             for row in self.rows()
             if name in row.values and not isinstance(row.values[name], dict)
         ]

@@ -200,7 +200,7 @@ def test_values_have_the_form_that_the_sdk_gives_them(home: Path, full: tuple[Tr
     }
     run.log(values, step=3)
     run.finish()
-    ((_, _, native),) = TrackioReader(home, "native").rows()
+    ((_, _, native, _),) = TrackioReader(home, "native").rows()
     for kind, name in (("histogram", "h"), ("markdown", "t"), ("image", "i"), ("audio", "a"), ("object3d", "m"),
                        ("html", "p"), ("table", "e")):  # fmt: skip
         ours = read.typed(kind, name)[0][1]
@@ -279,21 +279,25 @@ def metric_rows(read: TrackioReader) -> list[list[str]]:
 
 
 def test_scalars_of_one_step_share_a_row(home: Path) -> None:
-    """Scalars that follow each other with one step and, to 2 ms, one time are one row; all others begin a new one."""
+    """What follows each other with one step is one row, each value with its own time to 2 ms; all else begins a new one."""
     make, other, backend, long = Maker(), Maker(file="/other"), opened(project="rows"), "long" * 5000
     events = [
         make.scalar("a", 1.0, 1, WALL), make.scalar("b", math.nan, 1, WALL + 0.001), make.scalar(long, 2.0, 1, WALL + 0.0019),
-        make.scalar("c", 3.0, 1, WALL + 0.003),  # too late for that row
-        make.scalar("a", 4.0, 1, WALL + 0.003), make.scalar("a", 5.0, 1, WALL + 0.003),  # repeated
-        make.scalar("b", 6.0, 2, WALL + 0.003),  # another step
-        make.scalar("c", 7.0, 2, math.nan), make.scalar("d", 8.0, 2, math.nan),  # no time
-        make.text("t", "x"), make.scalar("e", 9.0, 3), make.scalar("f", 10.0, 3), make.image("i", 3), make.scalar("g", 11.0, 3),
-        other.scalar("h", 12.0, 3),  # another event file
+        make.scalar("c", 3.0, 1, WALL + 1 / 3),  # has its own time
+        make.scalar("a", 4.0, 1, WALL + 0.4), make.scalar("a", 5.0, 1, WALL + 0.4),  # repeated
+        make.scalar("b", 6.0, 2, WALL + 0.4),  # another step
+        make.scalar("c", 7.0, 2, WALL + 0.3),  # older
+        make.scalar("d", 7.5, 2, WALL + 60.5),  # much younger
+        make.scalar("c", 8.0, 2, math.nan), make.scalar("d", 8.5, 2, math.nan),  # no time
+        make.text("t", "x", 3), make.scalar("e", 9.0, 3), make.scalar("f", 10.0, 3), make.image("i", 3),
+        make.histogram("his", 3), make.pr_curve("pr", 3), make.scalar("g", 11.0, 3),
+        other.scalar("h", 12.0, 3),  # of another event file
     ]  # fmt: skip
     backend.write(events)
     read = reader(home, backend)
     assert metric_rows(read) == [
-        ["a", "b", long], ["c", "a"], ["a"], ["b"], ["c"], ["d"], ["t"], ["e", "f"], ["i"], ["g"], ["h"],
+        ["a", "b", long, "c"], ["a"], ["a"], ["b"], ["c"], ["d"], ["c"], ["d"], ["t", "e", "f", "i", "his"],
+        ["pr"], ["pr"], ["g", "h"],
     ]  # fmt: skip
     for tag in ("a", "b", long, "c", "d", "e", "f", "g", "h"):
         sent = [event for event in events if isinstance(event, ev.Scalar) and event.tag == tag]
@@ -361,6 +365,60 @@ def test_batches_that_come_again_are_cut_elsewhere(home: Path, seed: int) -> Non
         begin = starts[int(random.integers(len(starts)))]  # what the ledger says is older than what is stored
     assert_once(reader(home, backend), events)
     assert len(metric_rows(reader(home, backend))) < 0.8 * len(events)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_all_kinds_that_come_again_are_cut_elsewhere(home: Path, seed: int) -> None:
+    """As above, of values of all kinds: a picture that was alone in its row is not put into another one, nor the other way."""
+    random, make, other = np.random.default_rng(seed), Maker(), Maker(file="/other")
+    events: list[ev.Event] = []
+    for step in range(8):
+        own: list[ev.Event]
+        own = [make.scalar("loss", step / 3, step), make.image("picture", step), make.text("note", f"at {step}", step)]
+        own += [other.scalar("other", step / 5, step), make.histogram("weights", step, 5)]
+        own += [make.pr_curve("pr", step)] if step % 3 == 0 else []
+        own += [make.audio("tone", step), make.scalar("rate", step / 7, step), other.scalar("more", step / 9, step)]
+        events += [changed(event, wall_time=WALL + step + at / 10) for at, event in enumerate(own)]
+    begin, end = 0, 0
+    while end < len(events):
+        backend = opened(project="kinds", run_id=f"kinds {seed}")
+        end = min(len(events), begin + int(random.integers(6, 16)))
+        size = int(random.integers(1, 9))
+        for start in range(begin, end, size):
+            backend.write(events[start : min(start + size, end)])
+        begin = max(end - int(random.integers(5)), 0) if end < len(events) else end
+    read = reader(home, backend)
+    found = sorted((name, row.step) for row in read.rows() for name in row.values)
+    assert found == sorted((e.tag, e.step) for e in events for _ in range(1 + isinstance(e, ev.PRCurve)))
+    for event in events:
+        if isinstance(event, ev.Scalar):
+            (point,) = (p for p in read.scalars("", event.tag) if p.step == event.step)
+            assert (point.value, point.wall_time) == (event.value, pytest.approx(event.wall_time, abs=0.0021))
+
+
+def test_a_step_is_a_row(home: Path) -> None:
+    """A training loop whose calls of one step are far apart has as many rows as steps, as with Trackio's own `log`; what the
+    dashboard smooths, row by row, has no gap, and exact times are kept."""
+    make, other, backend = Maker(), Maker(file="/other"), opened(project="steps")
+    for start in range(0, 30, 10):
+        events: list[ev.Event] = []
+        for step in range(start, start + 10):
+            events.append(make.scalar("train/loss", 1 / (step + 1), step, WALL + step))
+            media = [make.image("samples", step), make.histogram("weights", step, 9)] if step % 5 == 0 else []
+            events += [changed(event, wall_time=WALL + step + 0.1) for event in media]
+            events += [make.scalar("train/accuracy", step / 30, step, WALL + step + 0.25)]
+            events += [other.scalar("val/loss", 1 / (step + 2), step, WALL + step + 0.7)] if step % 10 == 9 else []
+        backend.write(events)
+    read = reader(home, backend)
+    rows = list(read.rows())
+    assert [row.step for row in rows] == list(range(30))
+    assert all({"train/loss", "train/accuracy"} <= row.values.keys() for row in rows)
+    assert [p.wall_time for p in read.scalars("", "train/accuracy")] == [WALL + step + 0.25 for step in range(30)]
+    backend.close("finished")  # writes the config again
+    from trackio import server
+
+    summary = server.get_run_summary("steps", run_id=read.run)
+    assert (summary["num_logs"], summary["last_step"], summary["config"]["tracelet/status"]) == (30, 29, "finished")
 
 
 def test_write_that_failed_after_it_was_stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +601,7 @@ def test_a_run_exists_before_its_first_event(home: Path) -> None:
     backend.write([Maker().scalar("x", 1.0)])
     backend.write([Maker(file="/late").hparams({"late": 1}, {})])
     assert read.params() == {"a": {"b": [1, None]}, "late": 1}
-    assert len(list(read.rows())) == 2
+    assert [row.values for row in read.rows() if row.values] == [{"x": 1.0}]
 
 
 def test_odd_parameters_are_kept(home: Path) -> None:

@@ -3,13 +3,12 @@
 Decisions, with the place in Trackio 0.43 that a rule comes from; more of them stand in the parts:
 
 - Rows go straight to the store, not through Trackio's own `Run.log`, see ``local.py`` and ``server.py``.
-- One event is one row, with its own time. Its ``log_id`` is made from the event: a repeated delivery counts once, see
-  ``log_ids.py``. A server stamps the time of arrival, and the time column holds no NaN and no year 10000; there the true time
-  is in the row as ``tracelet/wall_time``.
-- In the local database, scalars share a row that follow each other in one event file and have one step and (to
-  `rows.WALL_TOLERANCE`) one time: the dashboard draws 3000 rows of a run, and a row costs ten times what a value in it costs.
-  A batch that comes again may be cut elsewhere, so where that can be (in a run that was there before, after a write that failed)
-  the database is asked what it has, see ``resume.py``.
+- A row's ``log_id`` is made from its events: a repeated delivery counts once, see ``log_ids.py``. A server stamps the time of
+  arrival, and the time column holds no NaN and no year 10000; there the true time is in the row as ``tracelet/wall_time``.
+- In the local database, what follows each other and has one step shares a row, see ``batch.py``: the
+  dashboard counts rows as steps, and a row costs ten times what a value in it costs. A batch that comes again may be cut
+  elsewhere, so where that can be (in a run that was there before, after a write that failed) the database is asked what it
+  has, see ``resume.py``. A server cannot be asked for what is in its queue: there one event is one row.
 - Media files are unchanged, under a name made from the event instead of a random one. A video is a GIF logged as `trackio.Image`:
   the dashboard shows a `trackio.Video` in ``<video>``, which plays no GIF in most browsers (``frontend/src/pages/Media.svelte``).
 - What has no type of its own is an artifact of the run, one for each tag, one version for each event: its page offers
@@ -92,9 +91,10 @@ class TrackioBackend(OwnForms):
     capabilities: ClassVar[Mapping[type[ev.Event], Capability]] = refined({
         ev.Scalar: Capability(
             Level.NATIVE,
-            "metric; those of one step and (to 2 ms) one time share a row, which has the time of the first, to the µs; on a"
-            " server a row each, with the time as tracelet/wall_time; NaN and ±inf are kept as Trackio's strings, which no"
-            " chart draws; the dashboard draws up to 3000 rows of a run. The system metrics are on the page for them",
+            "metric; what is logged for one step shares a row, which has the time of the first, to the µs; others' times, if"
+            " they differ by more than 2 ms, are in it as tracelet/wall_times; on a server a row each, with the time as"
+            " tracelet/wall_time; NaN and ±inf are kept as Trackio's strings, which no chart draws; the dashboard draws up to"
+            " 3000 rows of a run. The system metrics are on the page for them",
         ),
         ev.Histogram: Capability(
             Level.NATIVE, f"trackio.Histogram of {_BINS} uniform bins; the exact buckets are in the same row"
@@ -270,7 +270,7 @@ class TrackioBackend(OwnForms):
         try:
             super().write(events)
         except BaseException:
-            self._stored.may_be = True  # some of what comes again is sent now
+            self._stored.doubt()  # some of what comes again is sent now
             raise
         finally:
             taken, self.written = self.written, 0
@@ -283,7 +283,7 @@ class TrackioBackend(OwnForms):
         if self._joined is not None and self._main is not None and self._main.changed:
             self._joined.merge_config(self._main)
         runs = [run for run in (self._main, *self._trials.values()) if run is not None and run.changed]
-        rows = [run.opening_row(self._project) for run in runs] + (self._batch.rows if self._batch is not None else [])
+        rows = [run.opening_row(self._project) for run in runs] + (self._batch.rows() if self._batch is not None else [])
         samples = self._batch.samples if self._batch is not None else []
         if rows or samples:
             assert self._store is not None
@@ -293,7 +293,7 @@ class TrackioBackend(OwnForms):
                 if samples:
                     self._store.log_system(samples)
             except BaseException:
-                self._stored.may_be = True  # some of it may be there all the same
+                self._stored.doubt()  # some of it may be there all the same
                 raise
             self._patience.reset()
         for run in runs:
@@ -303,7 +303,9 @@ class TrackioBackend(OwnForms):
     def _row(self, event: ev.Event, values: dict[str, Any], part: str = "") -> None:
         assert self._main is not None
         assert self._batch is not None
-        self._batch.add_event(self._main, event, values, part)
+        alone = bool(part) or isinstance(event, ev.PRCurve)  # it has several values, or two under one key
+        if alone or event.record not in self._there:
+            self._batch.add_event(self._main, event, values, part, alone=alone)
 
     def log_scalars(self, events: Sequence[ev.Scalar]) -> None:
         assert self._main is not None

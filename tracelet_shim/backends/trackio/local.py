@@ -17,6 +17,7 @@ from typing import Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.files import replace
+from tracelet_shim.backends.trackio import log_ids
 from tracelet_shim.backends.trackio.process import on_stderr
 from tracelet_shim.backends.trackio.store import manifest_of, manifest_of_files, media_value
 from tracelet_shim.backends.trackio.versions import known_names
@@ -37,6 +38,7 @@ class Local:
         with on_stderr(utils):  # it may say that the directory is on a network file system
             self._fragments = FragmentWriter() if utils.get_storage_mode() == "jsonl" else None
         self.shares_rows = self._fragments is None
+        self._opening = dict[str, str]()  # run -> the log_id of its opening row, as long as that is there
 
     def runs(self) -> list[dict[str, Any]]:
         from trackio.sqlite_storage import SQLiteStorage
@@ -65,6 +67,27 @@ class Local:
                 self._project, own[0]["run"], columns["metrics"], columns["step"], columns["timestamp"],
                 config=own[0]["config"], log_ids=columns["log_id"], run_id=run_id,
             )  # fmt: skip
+            self._opening.update((run_id, row["log_id"]) for row in own if not row["metrics"])
+            if run_id in self._opening:
+                self._drop_opening_row(run_id)
+
+    def _drop_opening_row(self, run_id: str) -> None:
+        """Take the row without values away that opens a run, once it has another: the dashboard would count it as a step."""
+        from trackio.sqlite_storage import SQLiteStorage
+
+        log_id = self._opening[run_id]
+        others = "SELECT 1 FROM metrics WHERE run_id = ? AND log_id IS NOT ?"
+        try:
+            with contextlib.closing(sqlite3.connect(SQLiteStorage.get_project_db_path(self._project), timeout=5)) as connection:
+                dropped = connection.execute(
+                    f"DELETE FROM metrics WHERE log_id = ? AND EXISTS ({others})",  # noqa: S608 - a text of ours
+                    (log_id, run_id, log_id),
+                )
+                connection.commit()
+        except sqlite3.OperationalError:  # busy: after the next rows, then
+            return
+        if dropped.rowcount:
+            del self._opening[run_id]
 
     def log_system(self, rows: list[dict[str, Any]]) -> None:
         """Store rows of the system's page: as of `log`, all of one run, and without a step."""
@@ -92,7 +115,11 @@ class Local:
         before, table = f"{file_id}{first}", "system_metrics" if system else "metrics"
         found = self._select("log_id >= ? AND log_id < ? ORDER BY log_id DESC LIMIT 1", file_id, before, table=table)
         found += self._select("log_id >= ? AND log_id <= ? ORDER BY log_id", before, f"{file_id}{last}~", table=table)
-        return [(span[0], span[2]) for span in (text.removeprefix(file_id).partition("-") for text in found)]
+        return [span[1:] for text in found for span in [next(log_ids.spans(text))]]
+
+    def joint(self) -> list[str]:
+        """Return the log_ids of the rows that have values of several event files. `spans` knows them by the first file only."""
+        return self._select("log_id LIKE ?", f"%{log_ids.JOINT}%")
 
     def _select(self, where: str, *values: str, table: str = "metrics") -> list[str]:
         """Return log_ids; not by `SQLiteStorage.query_project`, which makes a busy database a ValueError."""

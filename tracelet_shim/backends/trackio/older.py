@@ -16,12 +16,13 @@ import json
 import shutil
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.backends.shared.files import replace
+from tracelet_shim.backends.trackio import log_ids as ids_of_rows
 from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.log_ids import digest
 from tracelet_shim.backends.trackio.names import OWN
@@ -163,12 +164,19 @@ class Older(Local):
         if self._has_row_ids:
             return super().spans(file_id, first, last, system=system)
         found = []
-        for name in list(self._names.values()):
-            ids = self._ids_of(name) if name in self._opened else []
+        for ids in self._all_ids():
             begin, end = bisect_left(ids, f"{file_id}{first}"), bisect_right(ids, f"{file_id}{last}~")
             found += [log_id for log_id in ids[max(begin - 1, 0) : end] if log_id.startswith(file_id)]
         found = sorted({*found, *(log_id for log_id in self._recent if log_id.startswith(file_id))})
-        return [(span[0], span[2]) for span in (log_id.removeprefix(file_id).partition("-") for log_id in found)]
+        return [span[1:] for log_id in found for span in [next(ids_of_rows.spans(log_id))]]
+
+    def joint(self) -> list[str]:
+        if self._has_row_ids:
+            return super().joint()
+        return [log_id for ids in (*self._all_ids(), self._recent) for log_id in ids if ids_of_rows.JOINT in log_id]
+
+    def _all_ids(self) -> Iterator[list[str]]:
+        return (self._ids_of(name) for name in list(self._names.values()) if name in self._opened)
 
     def _ids_of(self, name: str) -> list[str]:
         """Return the ids among the values of rows that a run has had before this process wrote any, or since one failed."""

@@ -1,8 +1,8 @@
 """One Trackio run, the session's own or a trial of it: what its config says, and the row that opens it.
 
 A run has no status, tags or notes: they are in its config as ``tracelet/...``. A run exists as soon as it has a row
-(``get_run_records``), and a config travels with rows only: an empty row opens each run, and is sent again, and taken for known,
-whenever the config changes.
+(``get_run_records``), and a config travels with rows only: an empty row opens each run, and is sent again whenever the config
+changes. A server takes it for known; the local store has taken it away by then, see ``local.py``.
 """
 
 from __future__ import annotations
