@@ -293,7 +293,7 @@ def _sum_up(report: str, supervisor: Supervisor | Waiting, environment: Mapping[
         _summary.tell_job(found, environment, quiet=settings.quiet)
     unseen = [entry["pid"] for entry in run_report.read(report) if "unseen" in entry]
     for pid in unseen:
-        say(f"warning: process {pid} has used SummaryWriter, and nothing of that was delivered; it has said why")
+        say(f"warning: process {pid} has written event files of which nothing was delivered; it has said why")
     if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
         say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
     if settings.strict:

@@ -239,8 +239,9 @@ def tell_missed_at_exit() -> None:
     from tracelet_shim import errors, intercept
     from tracelet_shim._bootstrap import is_set
     from tracelet_shim.display.terminal import say
+    from tracelet_shim.session.watched import has_news
 
-    if intercept.missed() is None:
+    if intercept.missed() is None and not has_news(os.environ.get("TRACELET_WATCH", "")):
         return
     try:
         activate_from_environment(ending=True)  # this may be a child, or a rank, that was to log nothing

@@ -39,7 +39,7 @@ from tracelet_shim.session.parts import Parts, Plan, Route
 from tracelet_shim.session.replies import Replies
 from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
-from tracelet_shim.session.watched import Watched, watched
+from tracelet_shim.session.watched import watched
 from tracelet_shim.state.place import state_directory
 
 __all__ = ["Session"]
@@ -91,7 +91,7 @@ class Session(OwnMethods):
         self._is_over = False  # what was left has been delivered, or will not be waited for
         self.is_late = False
         self.exit_watch = ExitWatch()
-        self.watched = watched(settings, from_environment=from_environment) if active else Watched()
+        self.watched, self._foreign = watched(settings, from_environment=from_environment, active=active), bare.Foreign()
         root = intercept.absolute(settings.root) if settings.root is not None else None
         self._recorder = Recorder(self, self.id, _place, self._untaken, root)
 
@@ -222,6 +222,12 @@ class Session(OwnMethods):
         self.begin().writer_created(logdir, runs)
         self._logdirs.add(logdir)
         self._recorder.settle(runs, root_of(logdir))
+
+    def foreign_writer(self, producer: str, logdir: str) -> None:
+        if not self.watched.covers(logdir):
+            self._foreign.add(producer, logdir)
+        elif self.from_environment:  # it begins with the first writer, whoever's that is
+            self.begin()
 
     def opening(self) -> msg.Open:
         return self._would_open(self.id, self._specs)
@@ -360,8 +366,11 @@ class Session(OwnMethods):
         self.active = False
         if (reason := intercept.missed()) is not None:
             bare.nothing_seen(reason, self._specs, self._replies, has_begun=self.has_begun)
+        self._foreign.tell(self._specs, self._replies)
         intercept.settle()
         self._recorder.wait_no_longer()
+        if self._bus is None and self.watched.has_news:  # of a writer that nobody knows
+            self.begin()
         if self._bus is None:
             self._is_over = True
             self._let_go(at_exit=at_exit)
