@@ -98,6 +98,7 @@ class Collected(NamedTuple):
     def publish(self, record: msg.Record) -> None:
         self.records.append(record)
 
+    def foreign_writer(self, producer: str, logdir: str) -> None: ...
     def nudge(self) -> None: ...
 
     def problem(self, error: Exception) -> None:
@@ -785,6 +786,7 @@ class Failing(NamedTuple):
     def publish(self, record: msg.Record) -> None:
         raise RuntimeError("publish")
 
+    def foreign_writer(self, producer: str, logdir: str) -> None: ...
     def nudge(self) -> None: ...
 
     def problem(self, error: Exception) -> None:
