@@ -56,7 +56,9 @@ def text_of(path: Path) -> str:
 
 def tracked(folder: Path) -> list[str]:
     """Return the files of a folder that belong to the project, relative to it."""
-    kept = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    made = re.compile(r"\.|__pycache__|build$|dist$|.*\.egg-info$")
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    kept = [path for path in found if not any(map(made.match, path.relative_to(folder).parts))]
     return sorted(str(path.relative_to(folder)) for path in kept if path.stat().st_size)
 
 

@@ -120,6 +120,7 @@ RUNNABLE = [
 ]
 
 
+@pytest.mark.usefixtures("mlflow_store")
 @pytest.mark.parametrize(
     ("info", "text"),
     [
@@ -150,6 +151,7 @@ def test_nothing_is_left_to_try(page: Path) -> None:
     assert re.findall(r"\n\n {4}\S.*", re.sub(r"^(```.*?^```|[-*] .*?\n\n(?! ))", "", text, flags=re.MULTILINE | re.DOTALL)) == []
 
 
+@pytest.mark.usefixtures("mlflow_store")
 @pytest.mark.parametrize("page", [page for page in WHOLE if "```bash run" in page.read_text()], ids=lambda page: page.stem)
 def test_commands_run(page: Path, tmp_path: Path) -> None:
     """The commands of a page run, in their order and in one directory, which has the files that the page shows."""
