@@ -18,18 +18,24 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from matrix.cells import ROOT, Cell, cells, core_requirements, turn
+from matrix.cells import ROOT, Cell, cells, core_requirements, needed, turn
 from matrix.results import Result, holds, keep, result_of
 from tracelet_shim.backends import registry
 
 PLACE = ROOT / "build" / "matrix"
 TESTING = ("hypothesis", "matplotlib", "pytest", "pytest-timeout", "pytest-xdist", "PyYAML", "psutil")
+OWN = (
+    "tests/test_cli.py", "tests/test_display.py", "tests/test_eventfile.py", "tests/test_ledger.py", "tests/render",
+    "tests/intercept/test_transparency.py", "tests/delivery/test_bus.py", "tests/delivery/test_ring.py",
+)  # fmt: skip
+"""Tests that use what the package itself needs: typer, rich, google-crc32c, msgspec, Pillow, wrapt."""
 TOLD = ("torch", "tensorboard", "numpy", "protobuf", "wrapt", "pydantic", "setuptools")
 """What else decides whether a version works; its version stands in the result."""
 
@@ -80,6 +86,8 @@ def run(cell: Cell) -> Result:
     if problem:
         return {**result, "problem": problem}
     result["installed"] = _installed(python, cell)
+    if cell.tracker == "core":
+        result["own"] = _own(python, cell)
     return {**result, "hostings": _conformance(python, cell)} if cell.torch else {**result, **_wheel(python, cell)}
 
 
@@ -89,6 +97,7 @@ def _environment(cell: Cell) -> tuple[Path, str]:
     if interpreter is None:
         return Path(), f"there is no python{cell.python} here"
     asked = [*cell.requirements, *core_requirements(), "tensorboard", *(TESTING if cell.torch else ())]
+    asked += ["ruamel.yaml"] if cell.tracker == "core" else []  # a reader of the tests imports it
     digest = hashlib.sha256(json.dumps([cell.name, asked]).encode()).hexdigest()[:8]
     place = PLACE / f"{cell.tracker}-{cell.version or 'any'}-py{cell.python}-{digest}"
     python = place / "bin" / "python"
@@ -126,30 +135,50 @@ def _installed(python: Path, cell: Cell) -> dict[str, str]:
     done = _call([str(python), "-m", "pip", "list", "--format=json"])
     versions = {canonicalize_name(row["name"]): row["version"] for row in json.loads(done.stdout)}
     theirs = [registry.find(tracker).distribution for tracker in cell.trackers]
-    wanted = dict.fromkeys(map(canonicalize_name, [*TOLD, *theirs]))
+    ours = [Requirement(line).name for line in needed(cell.python)] if cell.tracker == "core" else []
+    wanted = dict.fromkeys(map(canonicalize_name, [*TOLD, *theirs, *ours]))
     return {name: versions[name] for name in wanted if name in versions}
 
 
 def _conformance(python: Path, cell: Cell) -> dict[str, Any]:
     """Return, by hosting, how many checks have passed, and which have not, by what they said."""
-    report = PLACE / f"{os.getpid()}.xml"
     which = "test_tracker_has" if cell.tracker != "all" else "test_all_trackers_at_once"
-    command = [str(python), "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "tests/conformance", "-k", which]
-    done = _call([*command, f"--junitxml={report}"], {"ONLY_TRACKERS": ",".join(cell.trackers)})
     hostings: dict[str, Any] = defaultdict(lambda: {"passed": 0, "failed": {}})
-    if not report.exists():
-        return {"process": {"passed": 0, "failed": {_last(done.stdout + done.stderr): ["pytest"]}}}
-    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it
-        name = case.get("name", "")
-        row = hostings["thread" if "thread" in name else "process"]
-        bad = next((child for child in case if child.tag in ("failure", "error")), None)
-        if bad is None:
-            row["passed"] += 1
-        else:
-            why = _last(bad.text or bad.get("message") or "")[:300]
-            row["failed"].setdefault(why, []).append(name.rpartition("-")[2].rstrip("]"))
-    report.unlink()
+    for name, why in _tests(python, cell, "tests/conformance", "-k", which):
+        _count(hostings["thread" if "thread" in name else "process"], name.rpartition("-")[2].rstrip("]"), why)
     return dict(hostings)
+
+
+def _own(python: Path, cell: Cell) -> dict[str, Any]:
+    """Return how many tests of our own have passed, and which have not."""
+    row: dict[str, Any] = {"passed": 0, "failed": {}}
+    for name, why in _tests(python, cell, *OWN):
+        _count(row, name, why)
+    return row
+
+
+def _count(row: dict[str, Any], name: str, why: str | None) -> None:
+    if why is None:
+        row["passed"] += 1
+    else:
+        row["failed"].setdefault(why, []).append(name)
+
+
+def _tests(python: Path, cell: Cell, *given: str) -> Iterator[tuple[str, str | None]]:
+    """Run tests; yield the name of each, with what it said if it has failed. What was skipped is left out."""
+    report = PLACE / f"{os.getpid()}.xml"
+    command = [str(python), "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *given]
+    done = _call([*command, f"--junitxml={report}"], {"ONLY_TRACKERS": ",".join(cell.trackers)})
+    if not report.exists():
+        yield "pytest", _last(done.stdout + done.stderr)
+        return
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it
+        bad = next((child for child in case if child.tag in ("failure", "error")), None)
+        if bad is not None:
+            yield case.get("name", ""), _last(bad.text or bad.get("message") or "")[:300]
+        elif case.find("skipped") is None:
+            yield case.get("name", ""), None
+    report.unlink()
 
 
 def _wheel(python: Path, cell: Cell) -> dict[str, Any]:
@@ -180,7 +209,7 @@ def _line(result: Result) -> str:
     if "wheel" in result:
         return str(result["wheel"])
     parts = []
-    for hosting, row in sorted(result["hostings"].items()):
+    for hosting, row in sorted({**result["hostings"], **({"own": result["own"]} if "own" in result else {})}.items()):
         failed = [f"{len(checks)} FAILED ({checks[0]}: {why})" for why, checks in row["failed"].items()]
         parts.append(", ".join([f"{hosting} {row['passed']} passed", *failed]))
     return "; ".join(parts)

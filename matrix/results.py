@@ -16,6 +16,7 @@ Result = Mapping[str, Any]
 """Of one cell: ``ran``, the day; ``installed``, the versions of what decides; and one of
 
     hostings   "process" and "thread" -> ``passed``, the number of checks, and ``failed``: what was said -> which checks
+               and, for "core", ``own``: the same of tests of our own
     wheel      "ok"
     problem    why nothing could be run, or what the wheel's check said
 """
@@ -24,7 +25,8 @@ Result = Mapping[str, Any]
 def holds(result: Result) -> bool:
     """True if everything that was run has passed, in both hostings."""
     hostings = result.get("hostings", {})
-    whole = all(hostings.get(name, {}).get("passed") and not hostings[name]["failed"] for name in ("process", "thread"))
+    rows = [hostings.get(name, {}) for name in ("process", "thread")] + ([result["own"]] if "own" in result else [])
+    whole = all(row.get("passed") and not row["failed"] for row in rows)
     return bool(result) and "problem" not in result and (result.get("wheel") == "ok" or whole)
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -237,13 +239,19 @@ def compatibility() -> str:
         head = f"[{title(backend)}](trackers/{backend.name}.md)"
         accepted = f"`{backend.distribution}` {backend.versions.oldest} to {backend.versions.newest}"
         by_tracker.append([head, accepted, "; ".join(_ran(cell, result) for cell, result in theirs), "; ".join(needs)])
+    core = [
+        [cell.version, f"Python {cell.python}", _needed(cell, result), _verdict(result)]
+        for cell, result in results.items() if cell.tracker == "core"
+    ]  # fmt: skip
     rest_of_all = [
-        [f"Python {cell.python}", ", ".join(map(_title, cell.trackers)), _beside(result), _verdict(result) + _gap(cell)]
+        [f"Python {cell.python}", ", ".join(map(_title, cell.trackers)), _beside(result), _verdict(result)]
         for cell, result in results.items() if not cell.version
     ]  # fmt: skip
     lines = [
         "",
         *backends.markdown_table(["tracker", "accepted", "run with", "needs beside it"], by_tracker),
+        "",
+        *backends.markdown_table(["what the package needs", "interpreter", "run with", "result"], core),
         "",
         *backends.markdown_table(["interpreter", "trackers, as pip installs them there", "with", "result"], rest_of_all),
         "",
@@ -269,6 +277,12 @@ def _beside(result: matrix.Result) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in ("torch", "tensorboard", "numpy", "protobuf") if name in versions)
 
 
+def _needed(cell: matrix.Cell, result: matrix.Result) -> str:
+    """Name the versions of what the package needs, of torch and of what the metrics of the system need."""
+    names = dict.fromkeys(canonicalize_name(Requirement(line).name) for line in matrix.needed(cell.python))
+    return ", ".join(f"{name} {result['installed'][name]}" for name in names if name in result["installed"])
+
+
 def _verdict(result: matrix.Result) -> str:
     if "problem" in result:
         return f"fails: {result['problem']}"
@@ -276,6 +290,9 @@ def _verdict(result: matrix.Result) -> str:
         return "the wheel without torch: doctor, `run`, `replay`, the session's methods"
     passed = ", ".join(f"{name}: {row['passed']} passed" for name, row in sorted(result["hostings"].items()))
     failed = sum(len(checks) for row in result["hostings"].values() for checks in row["failed"].values())
+    if "own" in result:
+        passed += f", tests of our own: {result['own']['passed']} passed"
+        failed += sum(map(len, result["own"]["failed"].values()))
     return passed + (f", {failed} failed" if failed else "")
 
 

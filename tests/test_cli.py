@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests.terminal import Terminal
 from tracelet_shim.backends import registry
-from tracelet_shim.backends.mlflow.backend import MLflowBackend
+from tracelet_shim.backends.tensorboard import TensorBoardBackend
 from tracelet_shim.cli import backends
 from tracelet_shim.cli.backends import METHODS
 from tracelet_shim.events import EVENT_TYPES, Histogram
@@ -204,15 +204,15 @@ def test_backends_as_json() -> None:
     """Programs get the version, or the line that installs it, or what is wrong with the backend."""
     done = tracelet_shim("backends", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    assert rows["mlflow"].pop("capabilities")["histogram"] == {
-        "level": "file",
-        "how": MLflowBackend.capabilities[Histogram].how,
+    assert rows["tensorboard"].pop("capabilities")["histogram"] == {
+        "level": "native",
+        "how": TensorBoardBackend.capabilities[Histogram].how,
         "methods": ["add_histogram", "add_histogram_raw"],
     }
-    assert rows["mlflow"] == {
-        "name": "mlflow",
-        "distribution": "mlflow",
-        "version": version("mlflow"),
+    assert rows["tensorboard"] == {
+        "name": "tensorboard",
+        "distribution": "tensorboard",
+        "version": version("tensorboard"),
         "install": None,
         "problem": None,
         "options": dict(MLflowBackend.options),

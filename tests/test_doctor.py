@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.replay.commands import environment, tracelet_shim
+from tracelet_shim.backends import registry
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,18 @@ def test_all_is_well() -> None:
     assert (mlflow["name"], mlflow["version"], mlflow["problem"]) == ("mlflow", version("mlflow"), None)
     said = tracelet_shim("doctor")
     assert f"mlflow {version('mlflow')} can be used" in said
+
+
+def test_a_version_that_nobody_has_tried(tmp_path: Path) -> None:
+    """One that is newer than all that the matrix has run is used as it is, and one line says so."""
+    newest = registry.find("dvclive").versions.newest
+    about = tmp_path / "dvclive-99.0.dist-info"  # stands before the installed one
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: dvclive\nVersion: 99.0\n")
+    report = doctor(TRACELET_BACKEND="dvclive", PYTHONPATH=str(tmp_path))
+    assert "dvclive: dvclive 99.0 can be used" in report["oks"]
+    assert f"dvclive: dvclive 99.0 is newer than {newest}, the newest that was tried" in report["warnings"]
+    assert not any(line.startswith("dvclive:") for line in doctor(TRACELET_BACKEND="dvclive")["warnings"])
 
 
 def test_where_settings_come_from_and_no_secrets() -> None:

@@ -9,6 +9,7 @@ Importing this package imports neither torch nor any tracker; what is public is 
 from __future__ import annotations
 
 import os as _os
+import time as _time
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all that happens before the first use
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ try:
     _began_at: str | None = _os.getcwd()
 except OSError:  # it was deleted
     _began_at = None
+_began_when = _time.time()
 
 _HOMES = {
     "get_session": "session.api",

@@ -1,7 +1,7 @@
 """What runs at the start of an interpreter when ``TRACELET_BACKEND`` is set: the target of the .pth and .start files.
 
 Here only `os` and `sys` are imported, and nothing is done but to wait: a finder on `sys.meta_path` sees when the
-program imports a writer of event files (torch's, TensorBoard's own, or tensorboardX's), and only then the rest of the
+program imports a writer of event files (torch's, TensorBoard's own, tensorboardX's, TensorFlow's), and only then the rest of the
 package is loaded and the session prepared. A process that never does (``pip list``, a data loader, a helper of the
 shell) pays under a millisecond and leaves nothing behind.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lookout", "activate", "activate_now", "is_set", "name_near_misses", "start"]
 
-_TARGETS = ("torch.utils.tensorboard", "tensorboardX", "tensorboard.summary.writer.event_file_writer")
+_TARGETS = ("torch.utils.tensorboard", "tensorboardX", "tensorboard.summary.writer.event_file_writer", "tensorflow")
 _WRITERS = ("torch.utils.tensorboard.writer", "tensorboardX.writer")
 _DIRECTORIES = ("/torch/utils/tensorboard", "/tensorboardX", "/tensorboard/summary/writer")
 _NAMED = "_TRACELET_NAMED"
@@ -215,7 +215,9 @@ def _is_loaded() -> bool:
 
 def _at_exit(pid: int) -> None:
     """Say so if the program has imported `SummaryWriter`, and nobody has asked us for any of it."""
-    if _decided or not any(sys.modules.get(name) for name in _WRITERS) or os.getpid() != pid:
+    if _decided or os.getpid() != pid:
+        return
+    if not any(sys.modules.get(name) for name in _WRITERS) and not os.environ.get("TRACELET_WATCH"):
         return
     from tracelet_shim.session import api
 

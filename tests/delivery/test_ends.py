@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,35 @@ def test_every_point_and_the_right_status(run_python: RunPython, tmp_path: Path,
     eventually(lambda: cheap_runs(tmp_path) == [(status, points, points)])
     eventually(lambda: all(state == "closed" for *_, state in ledger(tmp_path)))
     assert tensorboard_steps(tmp_path) == list(range(points))
+
+
+REFUSING = """
+import _thread
+from tracelet_shim.session import threads_at_exit
+
+threads_at_exit.REFUSES = True
+start, over = _thread.start_new_thread, []
+
+def refusing(*args):
+    if over:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    return start(*args)
+
+threading._start_new_thread = _thread.start_new_thread = refusing
+session(delivery="thread")
+log(300)
+threading._register_atexit(lambda: over.append(1))
+"""
+"""As Python 3.12.0 to 3.12.2 do: the interpreter starts no thread once the last line is over."""
+
+
+@pytest.mark.skipif(not hasattr(threading, "_start_new_thread"), reason="3.13 has another function for it")
+def test_threads_are_refused_at_the_end(run_python: RunPython, tmp_path: Path) -> None:
+    """SDKs that live in the program start threads to open and close their runs: they get them, and everything arrives."""
+    done = run_python(CHEAP + REFUSING)
+    assert "not delivered" not in done.stderr
+    assert cheap_runs(tmp_path) == [("FINISHED", 300, 300)]
+    assert tensorboard_steps(tmp_path) == list(range(300))
 
 
 @pytest.mark.parametrize("kill", KILLS)

@@ -40,6 +40,7 @@ class Sink:
     def publish(self, record: msg.Record) -> None:
         self.records.append(record)
 
+    def foreign_writer(self, producer: str, logdir: str) -> None: ...
     def nudge(self) -> None: ...
 
     def problem(self, error: Exception) -> None:

@@ -166,7 +166,7 @@ HOSTILE = [
 ]  # fmt: skip
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32,
-    torch.int64, torch.bool, torch.complex64, torch.uint16, torch.uint64,
+    torch.int64, torch.bool, torch.complex64, *(getattr(torch, name) for name in ("uint16", "uint64") if hasattr(torch, name)),
 ]  # fmt: skip
 
 

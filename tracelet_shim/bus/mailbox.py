@@ -78,6 +78,7 @@ class Mailbox:
         self._lost = 0  # records that predecessors of the relay had in an index which is gone
         self._gone: dict[str, int] = {}  # by tracker, how many of their events it may not have got
         self._latest: dict[str, msg.BackendState] = {}
+        self._root: str | None = None
         self._flush_ids = itertools.count(1 << 32)  # those of a bus that takes over are others
         self._flushing: dict[int, bool | None] = {}  # by id, whether every tracker had everything then, once that is known
         self._asked_to_close: msg.Close | None = None
@@ -225,6 +226,7 @@ class Mailbox:
                 if name in reply.backends:
                     reply.backends[name].failed += count
             self._accounts.learn(reply.backends, reply.taken)
+            self._root = getattr(reply, "root", None) or self._root
         if isinstance(reply, msg.Flushed):
             if reply.id in self._flushing:
                 self._flushing[reply.id] = reply.whole
@@ -272,7 +274,7 @@ class Mailbox:
             self._over(problem)
             return
         for message in list(self._told):
-            again = msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message
+            again = msg.again(message, self._root)
             process.send(self._encoder.encode(again), again)
         ring = self._outbox.ring
         if ring is not None:

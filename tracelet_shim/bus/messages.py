@@ -45,6 +45,7 @@ __all__ = [
     "Trouble",
     "UseRing",
     "Writer",
+    "again",
 ]  # fmt: skip
 
 
@@ -142,6 +143,8 @@ class Open(msgspec.Struct, tag="open"):
         keeps_state: False for the second hosting of a session: the ledger is the other one's.
         restarted: True if an earlier relay of this session died. Its writers and sources follow, then `Continue`.
         linger: seconds that the relay goes on by itself after a program that is gone without a word.
+        watch: directories (absolute) whose event files are read as they appear and grow.
+        since: what was written there before this is not read; seconds since the epoch.
     """
 
     run: RunInfo
@@ -153,6 +156,16 @@ class Open(msgspec.Struct, tag="open"):
     keeps_state: bool = True
     restarted: bool = False
     linger: float = 0.0
+    watch: list[str] = []
+    since: float = 0.0
+
+
+def again(message: Message, root: str | None) -> Message:
+    """Return what the successor of a relay is told instead of a message to that. A session that watches directories may have its
+    `root` from a file that was found there, of which the program knows nothing."""
+    if not isinstance(message, Open):
+        return message
+    return msgspec.structs.replace(message, restarted=True, root=message.root or (root if message.watch else None))
 
 
 class Continue(msgspec.Struct, tag="continue"):

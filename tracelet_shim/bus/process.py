@@ -10,8 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
@@ -53,6 +51,7 @@ class ProcessChannel(Channel):
         self._lost = 0  # records that predecessors had entered in an index which is gone
         self._gone: dict[str, int] = {}  # by tracker, how many of their events it may not have got
         self._latest: dict[str, msg.BackendState] = {}
+        self._root: str | None = None
         self._continuing = predecessor is not None
         self._waiting: tuple[RelayDiedError, float] | None = None
         self._encoder = wire.Encoder()
@@ -65,9 +64,9 @@ class ProcessChannel(Channel):
         """Tell the new relay what the old one had been told; `_continued` sends what it had not kept."""
         self._window, self._window_bytes = predecessor._window, predecessor._window_bytes
         self._count, self._indexed, self._lost = predecessor._count, predecessor._indexed, predecessor._lost
-        self._latest, self._gone = predecessor._latest, predecessor._gone
+        self._latest, self._gone, self._root = predecessor._latest, predecessor._gone, predecessor._root
         for message in predecessor._told:
-            self.send(msgspec.structs.replace(message, restarted=True) if isinstance(message, msg.Open) else message)
+            self.send(msg.again(message, self._root))
         self._transmit(msg.Continue())
 
     def wait(self, problem: RelayDiedError, until: float) -> None:
@@ -154,6 +153,7 @@ class ProcessChannel(Channel):
                 self._continued(reply.records)
                 continue
             if isinstance(reply, msg.Counters):
+                self._root = reply.root or self._root
                 self._acknowledged(reply.records)
             if isinstance(reply, (msg.Counters, msg.Closed)):
                 self._complete(reply)

@@ -64,6 +64,9 @@ def run(
     root: Annotated[
         str | None, typer.Option("--root", metavar="DIR", help="Directory that the writers' directories are relative to.")
     ] = None,
+    watch: Annotated[
+        list[str] | None, typer.Option("--watch", help="Directory whose event files are delivered, whoever writes them.")
+    ] = None,
     delivery: Annotated[
         str | None, typer.Option("--delivery", metavar="process|thread", help="Where trackers run.")
     ] = None,
@@ -120,6 +123,7 @@ def run(
             RANKS=ranks,
             **_option_variables(option or []),
             ROOT=None if root is None else str(Path(root).absolute()),
+            WATCH=None if not watch else ",".join(str(Path(part).absolute()) for top in watch for part in top.split(",")),
             DELIVERY=delivery,
             EXIT_TIMEOUT=exit_timeout,
             LINGER=linger,
@@ -289,7 +293,7 @@ def _sum_up(report: str, supervisor: Supervisor | Waiting, environment: Mapping[
         _summary.tell_job(found, environment, quiet=settings.quiet)
     unseen = [entry["pid"] for entry in run_report.read(report) if "unseen" in entry]
     for pid in unseen:
-        say(f"warning: process {pid} has used SummaryWriter, and nothing of that was delivered; it has said why")
+        say(f"warning: process {pid} has written event files of which nothing was delivered; it has said why")
     if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
         say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
     if settings.strict:

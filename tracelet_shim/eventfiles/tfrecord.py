@@ -164,12 +164,14 @@ def joined(records: Iterable[bytes]) -> bytes:
     return b"".join(map(framed, records))
 
 
-def count_records(path: str) -> int:
-    """Return the number of complete records in an event file, reading only their headers."""
+def count_records(path: str, size: int | None = None, *, most: int | None = None) -> int:
+    """Return the number of complete records in an event file, or in its first `size` bytes, reading only their headers; at most
+    `most`."""
     count = offset = 0
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        while True:
+        there = os.fstat(file.fileno()).st_size
+        size = there if size is None else min(there, size)
+        while count != most:
             length = _length(file.read(_HEADER.size))
             if length is None:
                 return count
@@ -178,6 +180,7 @@ def count_records(path: str) -> int:
                 return count
             file.seek(offset)
             count += 1
+    return count
 
 
 class EventFileReader:

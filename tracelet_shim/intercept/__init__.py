@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from tracelet_shim.intercept._accelerate import use_fast_crc
 from tracelet_shim.intercept._autolog import arguments_seen, install_autolog
+from tracelet_shim.intercept._foreign import settle
 from tracelet_shim.intercept._sink import ActiveRuns, Sink, set_sink, sink
 from tracelet_shim.intercept._tap import absolute, flush_files
-from tracelet_shim.intercept._tensorboardx import settle
 from tracelet_shim.intercept._watch import install, missed, missed_package
 from tracelet_shim.intercept._wrapt import Wrapper
 

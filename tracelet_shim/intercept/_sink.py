@@ -41,6 +41,9 @@ class Sink(Protocol):
     def saved(self, path: str) -> None:
         """The program has saved a model to this file (absolute)."""
 
+    def foreign_writer(self, producer: str, logdir: str) -> None:
+        """A writer that is not listened to was created on this directory (absolute)."""
+
     def nudge(self) -> None:
         """The user flushed or closed a writer: deliver soon."""
 

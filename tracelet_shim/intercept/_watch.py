@@ -15,7 +15,14 @@ from types import ModuleType
 from typing import Any
 
 from tracelet_shim._bootstrap import Lookout
-from tracelet_shim.intercept._wrapt import patch, patch_events, patch_tensorboardx, patch_tensorboardx_events
+from tracelet_shim.intercept._wrapt import (
+    patch,
+    patch_events,
+    patch_tensorboardx,
+    patch_tensorboardx_events,
+    patch_tensorflow,
+    patch_tensorflow_v1,
+)
 
 __all__ = ["install", "missed", "missed_package"]
 
@@ -24,10 +31,12 @@ _WATCHED: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {
     "tensorboard.summary.writer.event_file_writer": (("EventFileWriter",), patch_events),
     "tensorboardX.event_file_writer": (("EventFileWriter", "EventsWriter"), patch_tensorboardx_events),
     "tensorboardX.writer": (("SummaryWriter",), patch_tensorboardx),
+    "tensorflow.python.ops.summary_ops_v2": (("_ResourceSummaryWriter",), patch_tensorflow),
+    "tensorflow.python.summary.writer.event_file_writer": (("EventFileWriter",), patch_tensorflow_v1),
 }
 """The modules, what is patched of each, and by what."""
-_LOADED_BY_OTHERS = "tensorboard.summary.writer.event_file_writer"
-"""Is loaded by programs that never use it: no sign that anything is missed."""
+_LOADED_BY_OTHERS = ("tensorboard.summary.writer.event_file_writer", "tensorflow.python.")
+"""Are loaded by programs that never use them: no sign that anything is missed."""
 
 _outcomes: weakref.WeakKeyDictionary[type, Exception | None] = weakref.WeakKeyDictionary()
 """The classes that have been patched, and what went wrong."""
@@ -60,7 +69,7 @@ def _missed() -> tuple[str, str] | None:
         errors = [error for owner in classes if (error := _outcomes.get(owner)) is not None]
         if errors:
             return name, repr(errors[0])
-        if name != _LOADED_BY_OTHERS and not all(owner in _outcomes for owner in classes):
+        if not name.startswith(_LOADED_BY_OTHERS) and not all(owner in _outcomes for owner in classes):
             return name, "it was imported past us, by an import hook of another package or of the program"
     return None
 

@@ -12,11 +12,14 @@ from typing import Any
 
 import wrapt
 
-from tracelet_shim.intercept import _calls, _tap, _tensorboardx, _tensorboardx_calls
+from tracelet_shim.intercept import _calls, _foreign, _tap, _tensorboardx, _tensorboardx_calls
 from tracelet_shim.intercept._scalar import is_own, scalar_method
 from tracelet_shim.intercept._sink import current
 
-__all__ = ["Wrapper", "patch", "patch_events", "patch_tensorboardx", "patch_tensorboardx_events"]
+__all__ = [
+    "Wrapper", "patch", "patch_events", "patch_tensorboardx", "patch_tensorboardx_events", "patch_tensorflow",
+    "patch_tensorflow_v1",
+]  # fmt: skip
 
 _BETWEEN = ("tracelet_shim.intercept.", "wrapt.")
 
@@ -128,6 +131,16 @@ def patch_tensorboardx_events(event_file_writer: type, events_writer: type) -> N
     wrapt.wrap_object(event_file_writer, "__init__", Wrapper, (_tensorboardx.events_created,))
     wrapt.wrap_object(event_file_writer, "add_event", Wrapper, (_tensorboardx.events_logged,))
     wrapt.wrap_object(events_writer, "_write_serialized_event", Wrapper, (_tensorboardx.event_written,))
+
+
+def patch_tensorflow(resource_summary_writer: type) -> None:
+    """Note where ``tf.summary`` writes."""
+    wrapt.wrap_object(resource_summary_writer, "__init__", Wrapper, (_foreign.tensorflow_made,))
+
+
+def patch_tensorflow_v1(event_file_writer: type) -> None:
+    """Note where ``tf.compat.v1.summary.FileWriter`` writes."""
+    wrapt.wrap_object(event_file_writer, "__init__", Wrapper, (_foreign.tensorflow_v1_made,))
 
 
 def _noted(summary_writer: type, notes: Mapping[str, Any]) -> dict[tuple[type, str], Any]:

@@ -63,18 +63,26 @@ class Directory:
         top: the directory; None: nothing but the files that are added.
         recursive: take what is below as well.
         wanted: tells of a file that is found whether it belongs to the run.
+        start: tells of a file that is wanted at which position that begins.
         follow: there will be another look at it.
+        ours: take the event files of ours that lie with our state as well.
+
+    Attributes:
+        files: by path, those that are read.
+        is_followed: as `follow`, from now on.
     """
 
     def __init__(
         self, taker: Taker, top: str | None, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None,
-        follow: bool = False,
-    ) -> None:
+        start: Callable[[str], int] = lambda _: 0, follow: bool = False, ours: bool = True,
+    ) -> None:  # fmt: skip
         self._taker = taker
         self._top = top
         self._recursive = recursive
         self._wanted = wanted
-        self._follow = follow
+        self._start = start
+        self._ours = ours
+        self.is_followed = follow
         self.files: dict[str, EventFile | Projector] = {}
         self._refused: dict[str, str] = {}
         self._sources = 0
@@ -94,7 +102,7 @@ class Directory:
         for directory, logdir, names in self._places():
             for name in names:
                 path = os.path.join(directory, name)
-                if path in self.files or not (is_event_file(name) or name == PROJECTOR):
+                if path in self.files or not _is_read(name):
                     continue
                 if self._wanted is not None and not self._wanted(path):
                     continue
@@ -103,7 +111,7 @@ class Directory:
                     self._refused[path] = problem
                     continue
                 kind = Projector if name == PROJECTOR else EventFile
-                new.setdefault(directory, []).append(kind(path, logdir, inside=self._top))
+                new.setdefault(directory, []).append(kind(path, logdir, self._start(path), inside=self._top))
         homes = self._homes([file for files in new.values() for file in files])
         ordered = [sorted((file.order(), file.path, file) for file in files) for files in new.values()]
         for files in sorted(ordered, key=lambda files: (files[0][0][1], files[0][1])):
@@ -113,6 +121,11 @@ class Directory:
                 file.source, self._sources = self._sources, self._sources + 1
                 self.files[path] = file
                 self._taker.relay.handle(msg.Source(file.source, path, file.logdir, homes[path], replay=True))
+
+    def found(self) -> Iterator[str]:
+        """Yield the paths of all files there are now, whether they are wanted or not."""
+        for directory, _, names in self._places():
+            yield from (os.path.join(directory, name) for name in names if _is_read(name))
 
     def _homes(self, new: list[EventFile | Projector]) -> dict[str, str | None]:
         """Return whose `add_scalars` has made new files, if any has; without those of which only the next look can tell."""
@@ -124,7 +137,7 @@ class Directory:
             if isinstance(file, EventFile) and self._top is not None and self._recursive:
                 found[file.path] = add_scalars.home(file.path, files, self._top)
                 may_be = any(add_scalars.homes(file.path, files, self._top))
-                if self._follow and may_be and not add_scalars.tags(file.path, self._top):
+                if self.is_followed and may_be and not add_scalars.tags(file.path, self._top):
                     del found[file.path]
         return found
 
@@ -143,7 +156,7 @@ class Directory:
             yield directory, directory, names
             for name, logdir in ((HANDLE, directory), (WRITER, os.path.join(directory, WRITER))):
                 own = os.path.join(directory, STATE, name)
-                if self._recursive and os.path.isdir(own):
+                if self._ours and self._recursive and os.path.isdir(own):
                     with contextlib.suppress(OSError):  # of another user's session
                         yield own, logdir, os.listdir(own)
 
@@ -171,6 +184,10 @@ class Directory:
     def damages(self) -> tuple[Damage, ...]:
         left_out = [Damage(path, None, problem) for path, problem in self._refused.items()]
         return (*left_out, *(damage for file in self.files.values() for damage in file.damages))
+
+
+def _is_read(name: str) -> bool:
+    return is_event_file(name) or name == PROJECTOR
 
 
 def _embeddings(path: str) -> int:

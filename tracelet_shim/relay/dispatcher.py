@@ -24,8 +24,9 @@ from tracelet_shim.eventfiles.waiting import forget, waiting
 from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.provenance.what_ran import WhatRan, with_tags
 from tracelet_shim.relay.job import JobContinuation
+from tracelet_shim.relay.last_word import last_word
 from tracelet_shim.relay.log import Log
-from tracelet_shim.relay.metrics import SystemMetrics
+from tracelet_shim.relay.own import Own
 from tracelet_shim.relay.restart import Restart
 from tracelet_shim.relay.worker import Worker
 from tracelet_shim.state.place import state_directory
@@ -81,8 +82,7 @@ class Relay:
         self._restart = Restart(self._state, self._log, self._decoder, self.workers)
         self._job: JobContinuation | None = None
         self._what_ran: WhatRan | None = None
-        self._metrics: SystemMetrics | None = None
-        self._own_records = 0
+        self._own = Own(self._state, self.handle, self.learn, self._trouble, wake)
         self._writers: dict[str, int] = {}
         self._files: list[str] = []
         self._sources: set[int] = set()
@@ -113,7 +113,7 @@ class Relay:
     @property
     def records(self) -> int:
         """The number of records of the training's so far."""
-        return self._log.length - self._own_records
+        return self._log.length - self._own.records
 
     @property
     def indexed(self) -> bool:
@@ -128,6 +128,7 @@ class Relay:
     def handle(self, message: msg.Message) -> None:
         """Take one message. Never waits for a tracker."""
         if isinstance(message, msg.Records):
+            self._own.heard_of(message)
             for source, position in {record.source: record.position + 1 for record in message.records}.items():
                 self.taken[source] = max(position, self.taken.get(source, 0))  # an embedding may come again, later
             try:
@@ -142,6 +143,7 @@ class Relay:
             if message.id in self._sources:  # told again, after a restart
                 return
             self._sources.add(message.id)
+            self._own.heard_of(message)
             if is_own(message.path) and self._names.root is None:  # there is no writer: this says what the root is
                 self._names.root = message.logdir
             self._log.add_source(message)
@@ -153,9 +155,8 @@ class Relay:
         elif isinstance(message, msg.Flush):
             if self._waits_for_job:
                 self._start()
-            self._flushes.append((message.id, self._log.length))
-            for worker in self.workers:
-                worker.request_flush(self._log.length)
+            if not self._own.look_before(message):
+                self._flush(message)
         elif isinstance(message, msg.Open):
             self._open(message)
         elif isinstance(message, msg.Continue):
@@ -176,7 +177,7 @@ class Relay:
             self._reply(msg.Flushed(number, all(worker.has_all(length) for worker in self.workers)))
         if self._waits_for_job and self._state.is_open:
             self._start_when_free()
-        self._sample()
+        self._take_own()
         self._report()
         self._name_the_silent()
         if time.monotonic() >= self._next_save:
@@ -229,17 +230,17 @@ class Relay:
         self._names.root = message.root
         self._log.memory = _KEPT * message.memory
         self._what_ran = WhatRan(run)
-        if message.system_metrics is not None:
-            self._metrics = SystemMetrics(run, message.system_metrics, self._trouble)
+        self._own.open(message, run)
         for spec in message.backends:
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
             mine = self._objects.get(spec.name)
             worker = Worker(spec, of_worker, self._log, self._what_ran, self._reply, self._wake, self._state, mine)
             self.workers.append(worker)
         if message.restarted:
-            if self._complete:  # a session that was killed in its first moment has no writer to follow
+            if self._complete or self._own.watches:  # there may be no writer to follow
                 self._open_state()
             return
+        self._own.watch()
         self._job = JobContinuation(message)
         if not self._job.waiting:
             self._start()
@@ -251,8 +252,8 @@ class Relay:
         if self._job is not None:
             self._job.waiting = False
         self._what_ran.start()
-        if self._metrics is not None and not self.closing:
-            self._metrics.start()
+        if not self.closing:
+            self._own.sample()
         for worker in self.workers:
             worker.start()
 
@@ -275,17 +276,9 @@ class Relay:
             number = self._writers[logdir] = len(self._writers)
             self._state.write(lambda ledger, session: ledger.add_writer(session, number, logdir))
 
-    def _sample(self) -> None:
-        """Take what the sampler has. It waits for the first log directory."""
-        if self._metrics is None or self._names.root is None or not self._state.is_open:
-            return
-        for message in self._metrics.take(self._names.root, self.directory, self._next_own_source):
-            if isinstance(message, msg.Records):
-                self._own_records += len(message.records)
-            self.handle(message)
-
-    def _next_own_source(self) -> int:
-        return msg.OWN_SOURCES + len([source for source in self._state.sources() if source.id >= msg.OWN_SOURCES])
+    def _take_own(self) -> None:
+        for held in self._own.take(self._names.root, self.directory):
+            self._flush(held) if isinstance(held, msg.Flush) else self._close(held)
 
     # -- state on disk ------------------------------------------------------------------------------------------------
 
@@ -299,7 +292,10 @@ class Relay:
         if self._state.known is not None:
             assert self._what_ran is not None
             self._what_ran.restore(self._state.path("what-ran"))
-            self.taken, self._own_records = self._restart.restore(self._state.known, index)
+            self.taken, own = self._restart.restore(self._state.known, index)
+            for logdir in self._state.writers() if self._own.watches else ():  # in the order in which they were named
+                self._names(logdir)
+            self._own.restore(own, self.taken)
             return
         self._log.open(index, 0)
         if self._waits_for_job:
@@ -318,6 +314,7 @@ class Relay:
         if self._retry_refused:
             self._restart.offer_again()
         self._start()
+        self._own.watch()
 
     def _save(self) -> None:
         """Write down what each worker does not write itself with its batches."""
@@ -328,6 +325,9 @@ class Relay:
                 self._what_ran.keep(self._state.path("what-ran"))
             except OSError as error:
                 self._trouble("what-ran", f"what ran cannot be kept for a run that is opened later ({error})")
+
+        if self.directory is not None:
+            self._own.keep()
 
     def _counts(self) -> tuple[int, int, int]:
         return self._log.counts()
@@ -344,7 +344,7 @@ class Relay:
         if now != self._reported:
             self._reported = now
             root = self._names.root if self._state.is_kept else None
-            safe, taken = self._log.safe - self._own_records, self._log.length - self._own_records
+            safe, taken = self._log.safe - self._own.records, self._log.length - self._own.records
             self._reply(msg.Counters(states, safe, self._log.spilled, root, taken))
 
     def _name_the_silent(self) -> None:
@@ -366,15 +366,22 @@ class Relay:
 
     def _begin_close(self, message: msg.Close) -> None:
         self.closing = True
-        if self._metrics is not None:
-            self._metrics.stop()
-            self._sample()
-            self._metrics.end()
+        self._own.stop(self._names.root, self.directory)
         self._status = message.status
         self._cut_off = message.cut_off
         now = time.monotonic()
         self._waited_for = min(now, now if message.since is None else message.since) + message.deadline
         self._deadline = self._waited_for + message.linger
+        if not self._own.look_before(message, now, self._deadline):
+            self._close(message)
+
+    def _flush(self, message: msg.Flush) -> None:
+        self._flushes.append((message.id, self._log.length))
+        for worker in self.workers:
+            worker.request_flush(self._log.length)
+
+    def _close(self, message: msg.Close) -> None:
+        """All that was to be taken before the end has been."""
         last_write = self._last_write() if message.ended is None else None
         if self._waits_for_job:
             self._start()
@@ -411,27 +418,19 @@ class Relay:
         everything = all(worker.progress.safe.number >= self._log.length for worker in self.workers)
         self.clean = everything and all(state.complete for state in states.values())
         if self._session is not None and not self._state.is_kept:
-            run_report.add(session=self._session.run.session, runs=[self._last_word(worker) for worker in self.workers])
+            run_report.add(session=self._session.run.session, runs=[last_word(worker) for worker in self.workers])
         own = [path for path in self._files if is_own(path)]
+        cut_off = self._cut_off or not self._own.is_whole
         everything, retry, free = self._state.end(
-            everything, self._log.length, self._status, self.taken, cut_off=self._cut_off, behind=self._index_behind, own=own
+            everything, self._log.length, self._status, self.taken, cut_off=cut_off, behind=self._index_behind, own=own
         )
         for path in own if self._state.is_kept else ():
             forget(path)
         self._log.close(remove=everything and not retry)  # what was refused can be offered again, as long as there is the index
         for path in free if everything and not retry else ():
             shutil.rmtree(store_of(path), ignore_errors=True)
-        if self._metrics is not None:
-            self._metrics.close()
-        if everything and self.directory is not None:
-            self._state.path("what-ran").unlink(missing_ok=True)
-        self._reply(msg.Closed(states, self._log.length - self._own_records))
+        self._own.close()
+        for what in ("what-ran", "watched") if everything and self.directory is not None else ():
+            self._state.path(what).unlink(missing_ok=True)
+        self._reply(msg.Closed(states, self._log.length - self._own.records))
         self.closed = True
-
-    def _last_word(self, worker: Worker) -> dict[str, object]:
-        s, opened = worker.report(), worker.opened
-        return {
-            "backend": worker.name, "run_id": opened and opened.run_id, "url": opened and opened.url, "state": s.state,
-            "delivered": s.delivered, "pending": s.pending, "set_aside": s.failed - s.lost, "lost": s.lost,
-            "error": s.error and s.error[:500],
-        }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracelet_shim.bus import messages as msg
 from tracelet_shim.eventfiles.decoder import Decoder
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.offers import Offer
@@ -59,11 +58,10 @@ class Restart:
         return self._taken(index)
 
     def _taken(self, index: Index) -> tuple[dict[int, int], int]:
-        taken, own = self._state.taken(), 0
+        taken = self._state.taken()
         for source, position in index.taken().items():
             taken[source] = max(position, taken.get(source, 0))
-            own += position if source >= msg.OWN_SOURCES else 0  # theirs are indexed from the first on
-        return taken, own
+        return taken, index.own()
 
     def count(self, *, exactly: bool) -> None:
         """Find out how many events there are: `exactly` by decoding all records, which cannot be done with event files that are

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.run_report import is_alive
 from tracelet_shim.eventfiles.logdir import walk
 from tracelet_shim.relay.directory import beyond
@@ -65,10 +64,10 @@ def missing(ledger: Ledger, session: SessionRow, root: str, *, alive: bool = Fal
         alive: True if it is running: then only the ledger is looked at.
     """
     rows = tuple(ledger.runs(session.id))
-    length, taken = session.records, dict[int, int]()
+    length, taken, own = session.records, dict[int, int](), 0
     if not alive:
         rows = tuple(moved_on(ledger.directory, session.id, rows))
-        length, taken = indexed(ledger.directory, session.id) or (length, taken)
+        length, taken, own = indexed(ledger.directory, session.id) or (length, taken, own)
     records = max(length, session.records)
     events = session.events + records - session.records
     lost = ledger.lost(session.id)
@@ -80,7 +79,6 @@ def missing(ledger: Ledger, session: SessionRow, root: str, *, alive: bool = Fal
         tail = sum(beyond(path, files.taken[path]) for path in {source.path for source in files.sources})
         found = (os.path.join(directory, name) for directory, names in walk(files.root) for name in names)
         tail += sum(beyond(path, 0) for path in found if files.is_new(path))
-        own = sum(position for source, position in taken.items() if source >= msg.OWN_SOURCES)
         tail = max(tail, waiting_in_ring(ledger.directory, session.id, length - own))
     behind = tuple(row for row in rows if tail or row.state != "closed" or row.backend in pending)
     return Missing(

@@ -60,6 +60,7 @@ def start_logging(
     strict: bool | None = None,
     ranks: Literal["main", "all"] | None = None,
     root: str | os.PathLike[str] | None = None,
+    watch: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     delivery: Literal["process", "thread"] | None = None,
     exit_timeout: float | None = None,
     linger: float | None = None,
@@ -92,6 +93,8 @@ def start_logging(
         ranks: ``"main"``: under torchrun, SLURM or MPI only rank 0 logs; ``"all"``: each rank has a run, grouped.
         root: the directory that writers' log directories are relative to. Default: the first writer's log directory,
             or its parent where that is named like a split (``train``, ``val``, ``test``, ...).
+        watch: a directory, or several: event files that appear or grow there from now on are delivered as well, whoever writes
+            them (Keras, ``tf.summary``, child processes). A path with a comma in it goes into a list. Default: none.
         delivery: ``"process"`` or ``"thread"``: where the trackers' SDKs run.
         exit_timeout: seconds that the end may take to deliver what is left.
         linger: seconds that the relay process may go on with that by itself, when `exit_timeout` is over. Default: 300.
@@ -123,7 +126,7 @@ def start_logging(
     """
     arguments = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "group": group, "tags": tags,
-        "notes": notes, "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root,
+        "notes": notes, "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "watch": watch,
         "delivery": delivery, "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
         "what_ran": what_ran, "system_metrics": system_metrics, "autolog": autolog,
         "autolog_dir": autolog_dir, "options": options,
@@ -236,8 +239,9 @@ def tell_missed_at_exit() -> None:
     from tracelet_shim import errors, intercept
     from tracelet_shim._bootstrap import is_set
     from tracelet_shim.display.terminal import say
+    from tracelet_shim.session.watched import has_news
 
-    if intercept.missed() is None:
+    if intercept.missed() is None and not has_news(os.environ.get("TRACELET_WATCH", "")):
         return
     try:
         activate_from_environment(ending=True)  # this may be a child, or a rank, that was to log nothing

@@ -37,6 +37,9 @@ class Late:
     def publish(self, record: msg.Record) -> None:
         self._session.came_late()
 
+    def foreign_writer(self, producer: str, logdir: str) -> None:
+        """Nothing is watched any more."""
+
     def nudge(self) -> None:
         """Nothing is waited for any more."""
 

@@ -26,7 +26,7 @@ from tracelet_shim.bus.mailbox import Mailbox
 from tracelet_shim.display.terminal import say
 from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.intercept import ActiveRuns
-from tracelet_shim.session import run_ends
+from tracelet_shim.session import run_ends, threads_at_exit
 
 __all__ = ["Parts", "Plan", "Route"]
 
@@ -141,7 +141,7 @@ class Parts:
         self._incomplete: list[str] = []  # their root directories, where something is missing
         self._writers: dict[_Key, list[str]] = {}
         self._sources: list[tuple[msg.Source, ActiveRuns]] = []
-        self._closed = False
+        self._closed = self._has_begun = False
         self._silent = False  # a relay did not answer at the end of its run
         self.on_problem = plan.on_problem
         self.routes: list[Route] = []
@@ -153,6 +153,7 @@ class Parts:
         """Open the runs that a writer would belong to that is made now."""
         with self._lock:
             self._join(runs)
+            self._has_begun = True
 
     def writer_created(self, logdir: str, runs: ActiveRuns) -> None:
         with self._lock:
@@ -206,7 +207,9 @@ class Parts:
                 run_ends.watch(self, specs[0].name)
             except Exception as error:  # an SDK that has changed: its run is served all the same
                 self.on_problem(error)
-        bus.start(self._plan.open_message(session, specs))
+        message = self._plan.open_message(session, specs)
+        # What is watched goes once to each tracker: into the run that was active there at the start.
+        bus.start(msgspec.structs.replace(message, watch=[]) if self._has_begun else message)
         return part
 
     def _spec(self, name: str, run_id: str | None) -> msg.BackendSpec:
@@ -405,9 +408,10 @@ class Parts:
             self._closed = True
             parts = list(self._parts)
         run_ends.unwatch(self)
-        for part in parts:
-            part.bus.begin_close(message)
-        answers = [part.bus.close(message, progress) for part in parts]
+        with threads_at_exit.allowed():
+            for part in parts:
+                part.bus.begin_close(message)
+            answers = [part.bus.close(message, progress) for part in parts]
         return None if self._silent or None in answers else self.states()
 
     def after_fork(self) -> None:

@@ -30,7 +30,7 @@ from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.writer_names import root_of
 from tracelet_shim.handle.recorder import Recorder
 from tracelet_shim.provenance import ci
-from tracelet_shim.session import account, owner
+from tracelet_shim.session import account, bare, owner
 from tracelet_shim.session.exit_watch import ExitWatch
 from tracelet_shim.session.late import Late
 from tracelet_shim.session.native import Native
@@ -39,6 +39,7 @@ from tracelet_shim.session.parts import Parts, Plan, Route
 from tracelet_shim.session.replies import Replies
 from tracelet_shim.session.run_info import job_of, run_info
 from tracelet_shim.session.settings import Settings
+from tracelet_shim.session.watched import watched
 from tracelet_shim.state.place import state_directory
 
 __all__ = ["Session"]
@@ -90,6 +91,7 @@ class Session(OwnMethods):
         self._is_over = False  # what was left has been delivered, or will not be waited for
         self.is_late = False
         self.exit_watch = ExitWatch()
+        self.watched, self._foreign = watched(settings, from_environment=from_environment, active=active), bare.Foreign()
         root = intercept.absolute(settings.root) if settings.root is not None else None
         self._recorder = Recorder(self, self.id, _place, self._untaken, root)
 
@@ -169,7 +171,7 @@ class Session(OwnMethods):
         found = ci.tags(os.environ) if self.settings.ci else {}
         return msg.Open(
             run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics,
-            linger=self.settings.linger,
+            linger=self.settings.linger, watch=list(self.watched.tops), since=self.watched.since,
         )  # fmt: skip
 
     def _project_of(self, name: str) -> str | None:
@@ -220,6 +222,12 @@ class Session(OwnMethods):
         self.begin().writer_created(logdir, runs)
         self._logdirs.add(logdir)
         self._recorder.settle(runs, root_of(logdir))
+
+    def foreign_writer(self, producer: str, logdir: str) -> None:
+        if not self.watched.covers(logdir):
+            self._foreign.add(producer, logdir)
+        elif self.from_environment:  # it begins with the first writer, whoever's that is
+            self.begin()
 
     def opening(self) -> msg.Open:
         return self._would_open(self.id, self._specs)
@@ -357,9 +365,12 @@ class Session(OwnMethods):
         self._stopped_as = status
         self.active = False
         if (reason := intercept.missed()) is not None:
-            self.nothing_seen(reason)
+            bare.nothing_seen(reason, self._specs, self._replies, has_begun=self.has_begun)
+        self._foreign.tell(self._specs, self._replies)
         intercept.settle()
         self._recorder.wait_no_longer()
+        if self._bus is None and self.watched.has_news:  # of a writer that nobody knows
+            self.begin()
         if self._bus is None:
             self._is_over = True
             self._let_go(at_exit=at_exit)
@@ -424,17 +435,6 @@ class Session(OwnMethods):
         ci.tell(os.environ, title, urls, states, account.remedy(self._bus), quiet=self.settings.quiet)
         for part in self._bus.ids if self._bus is not None else ():
             run_report.add(session=part, told=True)
-
-    def nothing_seen(self, reason: str) -> None:
-        """Say that the program has used `SummaryWriter`, and that nothing of it came here."""
-        names = ",".join(spec.name for spec in self._specs)
-        text = (
-            f"nothing of {intercept.missed_package()} reaches {names} in this process ({reason}); to deliver what the event "
-            f"files have: tracelet-shim replay LOGDIR --backend {names}"
-        )
-        if self._bus is None:
-            run_report.add(unseen=text, pid=os.getpid())
-        self._replies.warn(msg.Trouble(None, "unseen", text))
 
     def after_fork(self) -> None:
         """In a forked child: nothing of this session is ours."""

@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
             configuration errors under environment activation.
         ranks: ``"main"`` logs from rank 0 only, ``"all"`` from every rank, each in a run of its own, grouped.
         root: directory that writers' log directories are relative to.
+        watch: directories whose event files are delivered as they appear and grow, whoever writes them.
         delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one.
         exit_timeout: seconds that stopping may take.
         linger: seconds that the relay process may go on by itself after that; 0: only after a program that was killed.
@@ -84,6 +85,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     strict: bool = False
     ranks: Literal["main", "all"] = "main"
     root: str | None = None
+    watch: tuple[str, ...] = ()
     delivery: Literal["process", "thread"] = "process" if HAS_PACKETS else "thread"
     exit_timeout: float = 60.0
     linger: float = 300.0
@@ -238,7 +240,7 @@ _LEAST = {
 _WANTED = {
     "backend": "name of a tracker, and no list of names", "config": "table of names and values, and no object with fields",
     "tags": "table of names and texts, and no list of labels", "what_ran": "switch, and no list of parts", "root": "path",
-    "autolog": "switch, and no list of parts", "autolog_dir": "path",
+    "autolog": "switch, and no list of parts", "autolog_dir": "path", "watch": "path, and no list of paths",
 }  # fmt: skip
 
 
@@ -250,6 +252,7 @@ def _remedy(name: str, value: Any) -> str:
         "config": 'config={"lr": 0.1}', "tags": 'tags={"name": "value"} or tags=["label"]',
         "what_ran": f"what_ran={','.join(WHAT_RAN)!r}, or some of these", "root": "root='runs'",
         "autolog": f"autolog={','.join(AUTOLOG)!r}, or one of these", "autolog_dir": "autolog_dir='checkpoints'",
+        "watch": "watch='logs', or watch=['logs', 'more']",
     }[name]  # fmt: skip
 
 
@@ -368,6 +371,15 @@ def _path(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def _paths(value: Any) -> tuple[Any, ...]:
+    """Accept a path, several, and ``"one,other"``."""
+    if isinstance(value, str):
+        return tuple(part for part in map(str.strip, value.split(",")) if part)
+    if isinstance(value, (bytes, Mapping)):
+        raise TypeError
+    return (os.fspath(value),) if isinstance(value, os.PathLike) else tuple(map(os.fspath, value))
+
+
 def _interval(value: Any) -> Any:
     flag = _flag(value) if isinstance(value, str) else value
     return value if flag else None
@@ -376,6 +388,7 @@ def _interval(value: Any) -> Any:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "backend": _listed, "what_ran": _parts(WHAT_RAN), "tags": _tags, "config": lambda value: plain(named(value)),
     "root": _path, "system_metrics": _interval, "autolog": _parts(AUTOLOG), "autolog_dir": _path,
+    "watch": _paths,
 }  # fmt: skip
 
 

@@ -119,6 +119,15 @@ class Index:
                 found[number] = max(found.get(number, 0), position + 1)
         return found
 
+    def own(self) -> int:
+        """Return how many records are of sources of the relay's own."""
+        count = 0
+        for start in range(0, self.length, 65536):
+            data = pread(self._entries.fileno(), 65536 * _ENTRY.size, start * _ENTRY.size)
+            entries = _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size])
+            count += sum(source & ~_VALUED >= msg.OWN_SOURCES for source, *_ in entries)
+        return count
+
     def numbers(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
         """Return the numbers of the records at these places, (source, position), as far as they are here."""
         found: dict[tuple[int, int], int] = {}
@@ -149,14 +158,14 @@ class Index:
                 path.unlink(missing_ok=True)
 
 
-def indexed(directory: Path, session: str) -> tuple[int, dict[int, int]] | None:
-    """Return what the index of a session has: the number of records, and by source the position behind the last. None if
-    there is no index, since everything has arrived."""
+def indexed(directory: Path, session: str) -> tuple[int, dict[int, int], int] | None:
+    """Return what the index of a session has: the number of records, by source the position behind the last, and how many records
+    are the relay's own. None if there is no index, since everything has arrived."""
     if not (directory / f"{session}.index").exists():
         return None
     index = Index(directory, session)
     try:
-        return index.length, index.taken()
+        return index.length, index.taken(), index.own()
     finally:
         index.close(remove=False)
 

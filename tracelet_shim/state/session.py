@@ -125,6 +125,10 @@ class SessionState:
     def sources(self) -> list[msg.Source]:
         return self._read(Ledger.sources) or []
 
+    def writers(self) -> list[str]:
+        """Return the log directories, in the order in which they were named."""
+        return self._read(Ledger.writers) or []
+
     def taken(self) -> dict[int, int]:
         """Return, by source, the position behind the last record, if the session had ended."""
         return self._read(Ledger.taken) or {}

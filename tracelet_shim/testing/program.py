@@ -8,6 +8,7 @@ Everything is made from fixed seeds, so that a test can make the same data again
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 from pathlib import Path
@@ -101,7 +102,8 @@ def main(logdir: str) -> None:
     train.add_custom_scalars(LAYOUT)
     train.add_custom_scalars_multilinechart(["a", "b"], "cat", "lines")
     train.add_custom_scalars_marginchart(["a", "b", "c"], "cat", "margin")
-    train.add_hparams({"lr": 0.1, "bs": 32, "opt": "adam", "amp": True}, {"hp/acc": 0.75}, run_name="own", global_step=2)
+    at = {"global_step": 2} if "global_step" in inspect.signature(train.add_hparams).parameters else {}  # not in torch 2.1
+    train.add_hparams({"lr": 0.1, "bs": 32, "opt": "adam", "amp": True}, {"hp/acc": 0.75}, run_name="own", **at)
     for i in (1, 2):
         train.add_hparams({"lr": 0.1 + i, "bs": 32, "opt": "sgd", "amp": False}, {"hp/acc": 0.75 + i / 8}, run_name=f"t{i}")
     train.close()

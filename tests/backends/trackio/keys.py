@@ -30,7 +30,8 @@ def _database_keys(database: sqlite3.Connection) -> Iterator[str]:
     for name, metrics in database.execute("SELECT run_name, metrics FROM metrics"):
         yield f"run: {name}"
         values = json.loads(metrics)
-        for key, value in values.items():  # which scalars share a row is a matter of their times
+        values.pop("tracelet/wall_times", None)  # what shares a row, and has another time, is a matter of their times
+        for key, value in values.items():
             yield f"key: {key}"
             if isinstance(value, dict):
                 yield from (f"of a {value['_type']}: {path}" for path in _paths(value))

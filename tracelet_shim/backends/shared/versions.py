@@ -1,7 +1,7 @@
 """Which versions of a tracker's SDK can be used: for `Backend.check`, ``tracelet-shim doctor`` and the documentation.
 
 From the metadata of what is installed; nothing is imported. What stands here is what ``make matrix`` has run, and a test holds it
-against its results (matrix/results.json).
+against its results (matrix/results).
 """
 
 from __future__ import annotations
