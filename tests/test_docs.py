@@ -162,7 +162,7 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "TRACELET_STRICT": "1"}
     for info, text in blocks(page, "bash"):
         if info == "run":
-            command = ["bash", "-euo", "pipefail", "-c", text]
+            command = ["timeout", "200", "bash", "-euo", "pipefail", "-c", text]  # which ends what it has left, too
             done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
             assert warnings(done.stderr) == [], text
