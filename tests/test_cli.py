@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.terminal import Terminal
 from tracelet_shim.backends import registry
+from tracelet_shim.backends.mlflow import MLflowBackend
 from tracelet_shim.backends.tensorboard import TensorBoardBackend
 from tracelet_shim.cli import backends
 from tracelet_shim.cli.backends import METHODS
