@@ -216,7 +216,7 @@ def test_backends_as_json() -> None:
         "version": version("tensorboard"),
         "install": None,
         "problem": None,
-        "options": dict(MLflowBackend.options),
+        "options": dict(TensorBoardBackend.options),
     }
     (row,) = json.loads(tracelet_shim("backends", "MLflow", "--json").stdout)
     assert row["name"] == "mlflow"
