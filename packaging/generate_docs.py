@@ -296,10 +296,6 @@ def _verdict(result: matrix.Result) -> str:
     return passed + (f", {failed} failed" if failed else "")
 
 
-def _gap(cell: matrix.Cell) -> str:
-    return f"; {cell.gap}" if cell.gap else ""
-
-
 def which_tracker() -> str:
     """Return the page that compares the trackers, with the tables of what the code knows, each between two marks of its own."""
     text = (DOCS / "which-tracker.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ def train(name: str, rate: float) -> None:
     """Log a run: curves whose values of one step are not written at one moment, pictures, histograms, text, a table."""
     random = np.random.default_rng(round(rate * 1e4))
     session = tracelet.start_logging(
-        backend="mlflow,trackio,aim,tensorboard", project="digits", exp_name=name, group="rates", system_metrics=0.5,
+        backend="mlflow,trackio,aim,tensorboard", project="digits", exp_name=name, group="rates", system_metrics=1,
         config={"rate": rate, "batch_size": 64, "model": {"depth": 3}}, tags={"stage": "demo"}, exit_timeout=300,
     )  # fmt: skip
     with SummaryWriter(f"runs/{name}") as writer:

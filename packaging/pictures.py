@@ -55,7 +55,7 @@ class Page(NamedTuple):
         tracker: whose UI.
         path: in its address.
         clicks: beginnings of texts that are clicked on, one after the other.
-        word: when this is on the page, it is there.
+        word: when this is on the page, it is there; TensorBoard's pages cannot be asked.
     """
 
     tracker: str
@@ -86,13 +86,11 @@ def pages(folder: Path) -> dict[str, Page]:
         "trackio-runs": Page("trackio", "/runs?project=digits", [], "fast"),
         "trackio-media": Page("trackio", "/media?project=digits", [], "val/confusion"),
         "mlflow-metrics": Page("mlflow", f"{of_run}/model-metrics", [], "accuracy"),
-        "mlflow-system": Page("mlflow", f"{of_run}/system-metrics", [], "cpu"),
         "mlflow-histogram": Page("mlflow", f"{of_run}/artifacts", ["histograms", "weights", "fc1", "step=00000180"], "Path:"),
         "mlflow-text": Page("mlflow", f"{of_run}/artifacts", ["text", "notes", "step=00000180"], "Path:"),
-        "aim-run": Page("aim", f"/runs/{aim_run}/metrics", [], "loss"),
         "aim-system": Page("aim", f"/runs/{aim_run}/system", [], "CPU"),
-        "tensorboard-scalars": Page("tensorboard", "/#timeseries", [], "loss"),
-        "tensorboard-histograms": Page("tensorboard", "/#histograms", [], "fc1"),
+        "tensorboard-scalars": Page("tensorboard", "/?tagFilter=train%7Cval#timeseries", [], ""),
+        "tensorboard-histograms": Page("tensorboard", "/#histograms", [], ""),
     }
 
 

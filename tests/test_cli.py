@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.terminal import Terminal
 from tracelet_shim.backends import registry
+from tracelet_shim.backends.mlflow import MLflowBackend
 from tracelet_shim.backends.tensorboard import TensorBoardBackend
 from tracelet_shim.cli import backends
 from tracelet_shim.cli.backends import METHODS
@@ -215,7 +216,7 @@ def test_backends_as_json() -> None:
         "version": version("tensorboard"),
         "install": None,
         "problem": None,
-        "options": dict(MLflowBackend.options),
+        "options": dict(TensorBoardBackend.options),
     }
     (row,) = json.loads(tracelet_shim("backends", "MLflow", "--json").stdout)
     assert row["name"] == "mlflow"

@@ -57,6 +57,17 @@ def test_generated_pages_are_fresh(tmp_path: Path) -> None:
         assert (DOCS / name).read_text() == (tmp_path / name).read_text(), f"docs/{name} is stale: make docs"
 
 
+def test_pictures_are_small_and_shown() -> None:
+    """Each picture is on a page, and each of those that `packaging/pictures.py` makes is there. None is heavy."""
+    shown = {name for page in PAGES for name in re.findall(r"images/([\w-]+\.png)\)", page.read_text())}
+    files = {file.name: file.stat().st_size for file in (DOCS / "images").iterdir()}
+    assert shown == files.keys()
+    made = re.findall(r'^        "([\w-]+)": Page\(', (ROOT / "packaging" / "pictures.py").read_text(), re.MULTILINE)
+    assert len(made) > 8
+    assert {f"{name}.png" for name in made} <= shown
+    assert max(files.values()) < 150_000
+
+
 def test_the_tables_of_performance_are_the_kept_results() -> None:
     """What docs/performance.md shows is what `make bench ARGS=--docs` has measured; nobody edited it."""
     text = report.PAGE.read_text()

@@ -65,7 +65,8 @@ def run(
         str | None, typer.Option("--root", metavar="DIR", help="Directory that the writers' directories are relative to.")
     ] = None,
     watch: Annotated[
-        list[str] | None, typer.Option("--watch", help="Directory whose event files are delivered, whoever writes them.")
+        list[str] | None,
+        typer.Option("--watch", metavar="DIR", help="Directory whose event files are delivered, whoever writes them."),
     ] = None,
     delivery: Annotated[
         str | None, typer.Option("--delivery", metavar="process|thread", help="Where trackers run.")

@@ -14,9 +14,10 @@ from tests.backends.trackio.reader import TrackioReader
 from tests.sample_events import Maker, run_info
 from tracelet_shim import errors
 from tracelet_shim import events as ev
-from tracelet_shim.backends.base import Capability, Level
+from tracelet_shim.backends.base import Capability, Level, NoSuchArtifactError
 from tracelet_shim.backends.trackio import versions
 from tracelet_shim.backends.trackio.backend import TrackioBackend
+from tracelet_shim.backends.trackio.fetching import fetch
 from tracelet_shim.backends.trackio.names import unused
 from tracelet_shim.backends.trackio.older import Older
 
@@ -153,3 +154,17 @@ def test_a_server_needs_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     TrackioBackend.check(offline=True, options={})
     with pytest.raises(errors.BackendUnavailableError, match=r"0\.30"):
         TrackioBackend.check(offline=False, options={"server_url": "http://127.0.0.1:1", "write_token": "t"})
+
+
+def test_artifacts_need_a_newer_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Asked for one, the line says that, and not what is missing in the SDK."""
+    monkeypatch.setattr(versions.metadata, "version", lambda name: "0.20.2")
+    with pytest.raises(NoSuchArtifactError, match=r"from 0\.30 on"):
+        fetch({}, run_info(project="p"), "data", str(tmp_path))
+
+
+def test_the_sdks_own_run_in_any_version(home: Path) -> None:
+    """`session.native` is it: also before 0.24, where a run has a name and no id."""
+    backend = opened("handles", "00000000000000ce", exp_name="mine")
+    assert backend.handle.name == "mine"
+    backend.close("finished")

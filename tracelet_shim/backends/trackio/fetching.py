@@ -16,6 +16,7 @@ from tracelet_shim.backends.trackio.local import Local
 from tracelet_shim.backends.trackio.server import Server
 from tracelet_shim.backends.trackio.settings import remotes, token
 from tracelet_shim.backends.trackio.store import Store
+from tracelet_shim.backends.trackio.versions import ARTIFACTS, is_older_than
 from tracelet_shim.common.inside import is_inside
 
 __all__ = ["Version", "fetch", "used"]
@@ -41,6 +42,8 @@ class Version(NamedTuple):
 
 def fetch(options: Mapping[str, Any], run: RunInfo, name: str, directory: str) -> Fetched:
     """As `Backend.fetch`."""
+    if is_older_than(ARTIFACTS):
+        raise NoSuchArtifactError("the Trackio that is installed keeps no artifacts, those from 0.30 on do")
     if run.offline and run.program.pid != os.getpid():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     project = names.project_name(run.project or "")

@@ -34,7 +34,7 @@ __all__ = ["Older", "local_store"]
 
 _ROW, _CONFIG, _ID, _FILES = (f"{OWN}{name}" for name in ("row", "config", "id", "files/"))
 _RECENT = 50_000  # more than come again in one process: those of a write that failed
-_NO_ARTIFACTS = "Trackio has artifacts and registries from 0.36 on"
+_NO_ARTIFACTS = "Trackio has artifacts from 0.30 and registries from 0.36 on"
 
 
 def local_store(project: str) -> Local:

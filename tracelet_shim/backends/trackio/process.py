@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from tracelet_shim.backends.trackio import versions
+
 __all__ = ["on_stderr", "quiet_run", "stop"]
 
 
@@ -30,7 +32,7 @@ def quiet_run(**settings: Any) -> Any:
         def _get_username(self) -> None:
             """Ask nobody."""
 
-    return Anonymous(**settings)
+    return Anonymous(**versions.known_names(sdk.Run.__init__, settings))  # before 0.24, the name alone tells a run
 
 
 def stop(run: Any) -> None:
