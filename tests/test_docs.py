@@ -59,7 +59,7 @@ def test_generated_pages_are_fresh(tmp_path: Path) -> None:
 
 def test_pictures_are_small_and_shown() -> None:
     """Each picture is on a page, and each of those that `packaging/pictures.py` makes is there. None is heavy."""
-    shown = {name for page in PAGES for name in re.findall(r"images/([\w-]+\.png)\)", page.read_text())}
+    shown = {name for page in PAGES for name in re.findall(r"images/([\w-]+\.(?:png|svg))\)", page.read_text())}
     files = {file.name: file.stat().st_size for file in (DOCS / "images").iterdir()}
     assert shown == files.keys()
     made = re.findall(r'^        "([\w-]+)": Page\(', (ROOT / "packaging" / "pictures.py").read_text(), re.MULTILINE)
