@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.chosen import each_change
 from tests.conftest import RunPython
 from tests.delivery.programs import CHEAP, LOG, cheap_runs, eventually, ledger, relays, tensorboard_steps
+from tracelet_shim.session import threads_at_exit
 
 HOSTINGS = ("process", "thread")
 ENDS = {
@@ -78,6 +80,16 @@ def test_threads_are_refused_at_the_end(run_python: RunPython, tmp_path: Path) -
     assert "not delivered" not in done.stderr
     assert cheap_runs(tmp_path) == [("FINISHED", 300, 300)]
     assert tensorboard_steps(tmp_path) == list(range(300))
+
+
+def test_threads_that_nobody_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere nothing is touched, nor asked for what only those interpreters have: Python 3.13 has another function."""
+    monkeypatch.setattr(threads_at_exit, "REFUSES", False)
+    monkeypatch.delattr(threading, "_start_new_thread", raising=False)
+    before = _thread.start_new_thread
+    with threads_at_exit.allowed():
+        assert _thread.start_new_thread is before
+        assert not hasattr(threading, "_start_new_thread")
 
 
 @pytest.mark.parametrize("kill", KILLS)

@@ -24,11 +24,11 @@ _running: dict[int, Any] = {}
 @contextlib.contextmanager
 def allowed() -> Iterator[None]:
     """Within, threads can be started at the end of the program, too. Where that cannot be had, it is as it was."""
-    starts = (threading._start_new_thread, _thread.start_new_thread)  # type: ignore[attr-defined]  # noqa: SLF001
-    instead = _instead_of(starts[1]) if REFUSES else None
+    instead = _instead_of(_thread.start_new_thread) if REFUSES else None
     if instead is None:
         yield
         return
+    starts = threading._start_new_thread, _thread.start_new_thread  # type: ignore[attr-defined]  # noqa: SLF001 - not in 3.13
     threading._start_new_thread = _thread.start_new_thread = instead  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         yield

@@ -74,7 +74,8 @@ assert numpy.allclose(found, before.detach().numpy())
 experiment = client.get_experiment_by_name("models")
 (run,) = client.search_runs([experiment.experiment_id])
 assert {v.run_id for v in versions} == {run.info.run_id}
-assert len(run.outputs.model_outputs) == 3
+if hasattr(run, "outputs"):  # logged models are MLflow 3's
+    assert len(run.outputs.model_outputs) == 3
 assert torch.equal(mlflow.pytorch.load_model(f"runs:/{run.info.run_id}/mlp")(torch.ones(1, 3)), before)
 ((path, _),) = [(one["path"], one["type"]) for one in __import__("json").loads(run.data.tags["mlflow.loggedArtifacts"])]
 mlflow.set_experiment("models")
