@@ -363,7 +363,9 @@ class Watching:
             elif about.st_mtime < self._since - _CLOCKS:
                 sizes[path] = about.st_size
             else:  # written to since, or just before
-                sizes[path] = EventFile(path, os.path.dirname(path)).size_at(self._since)
+                size = EventFile(path, os.path.dirname(path)).size_at(self._since)
+                if size is not None or about.st_mtime < self._since:  # else it was copied to here since
+                    sizes[path] = about.st_size if size is None else size
         except OSError:  # gone, or not to be read: it is told of when it is looked for
             return
 
