@@ -289,3 +289,15 @@ def test_a_near_miss_of_the_variable() -> None:
     for name in ("TRACELET_BACKENDS", "TRACLET_BACKEND", "TRACELETBACKEND"):
         warning = f"settings: environment variable {name} is not known (did you mean TRACELET_BACKEND?); it is ignored"
         assert doctor(**{name: "aim", "_TRACELET_NAMED": "1"})["warnings"] == [warning]
+
+
+def test_directories_that_are_watched() -> None:
+    """Of each it is said whether it can be watched, and that what is there is not delivered."""
+    Path("logs/old").mkdir(parents=True)
+    Path("logs/old/events.out.tfevents.1600000000.here").write_bytes(b"")
+    Path("file").touch()
+    report = doctor(1, TRACELET_WATCH="logs, new,file")
+    here = Path.cwd()
+    assert f"watch: {here}/logs is watched; the 1 event files that it has now are delivered only as they grow" in report["oks"]
+    assert f"watch: {here}/new is watched; it is not there yet" in report["oks"]
+    assert f"watch: {here}/file is no directory" in report["errors"]

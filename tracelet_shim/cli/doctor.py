@@ -91,6 +91,7 @@ def _settings(report: _Report) -> Settings | None:
     """Say what is configured, and where."""
     from tracelet_shim.backends import registry
     from tracelet_shim.session.settings import DEFAULT_BACKEND, Problem, from_environment, from_file, resolve
+    from tracelet_shim.session.watched import described
 
     known = registry.names()
     problems: list[Problem] = []
@@ -125,6 +126,8 @@ def _settings(report: _Report) -> Settings | None:
     for name in settings.backend:
         if name not in known:
             report.find("error", "settings", str(errors.UnknownBackendError(name, known)), "correct the name")
+    for can_be, text in described(settings):
+        report.find("ok" if can_be else "error", "watch", text, None if can_be else "name a directory")
     if is_set("TRACELET_DISABLED"):
         report.find("warning", "settings", "TRACELET_DISABLED is set: nothing is logged", "unset TRACELET_DISABLED")
     return settings

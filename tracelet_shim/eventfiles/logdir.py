@@ -118,15 +118,15 @@ class EventFile:
             times += (_wall_time(data) for _, data in itertools.islice(checked_records(file), 2))
         return times[-1] if times else math.inf
 
-    def size_at(self, when: float) -> int:
-        """Return the number of bytes before the first event of this time, or a later one."""
+    def size_at(self, when: float) -> int | None:
+        """Return the number of bytes before the first event of this time, or a later one; None if there is none."""
         before = 0
         with contextlib.suppress(DamagedRecordError), open_regular(self.path, self._inside) as file:
             for offset, data in checked_records(file):
                 if when <= _wall_time(data) < math.inf:
-                    break
+                    return before
                 before = offset
-        return before
+        return None
 
     def records(self, learn: Callable[[int, bytes], None]) -> Iterator[msg.Record]:
         """Yield the records that have come since the last time; `learn` gets those before `start`."""

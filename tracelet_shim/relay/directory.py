@@ -70,6 +70,7 @@ class Directory:
     Attributes:
         files: by path, those that are read.
         is_followed: as `follow`, from now on.
+        behind: the number behind that of the last source.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Directory:
         self.is_followed = follow
         self.files: dict[str, EventFile | Projector] = {}
         self._refused: dict[str, str] = {}
-        self._sources = 0
+        self.behind = 0
 
     def know(self, source: msg.Source, start: int) -> None:
         """Add a file that the relay knows already."""
@@ -93,7 +94,7 @@ class Directory:
         inside = self._top if self._top is not None and is_inside(source.path, self._top) else None
         file = self.files[source.path] = kind(source.path, source.logdir, start, inside=inside)
         file.source = source.id
-        self._sources = max(self._sources, source.id + 1)
+        self.behind = max(self.behind, source.id + 1)
 
     def scan(self) -> None:
         """Look for new files, and announce them."""
@@ -118,7 +119,7 @@ class Directory:
             for _, path, file in files:
                 if path not in homes:
                     continue
-                file.source, self._sources = self._sources, self._sources + 1
+                file.source, self.behind = self.behind, self.behind + 1
                 self.files[path] = file
                 self._taker.relay.handle(msg.Source(file.source, path, file.logdir, homes[path], replay=True))
 

@@ -28,7 +28,7 @@ from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.tfrecord import count_records
 from tracelet_shim.relay.directory import Directory, Taker, beyond
 
-__all__ = ["Kept", "Watching", "kept", "position_at"]
+__all__ = ["Kept", "Watching", "kept", "outermost", "position_at"]
 
 _POLL = 1.0
 _SHARE = 20.0
@@ -126,7 +126,7 @@ class Watching:
         self, tops: Iterable[str], since: float, learn: Callable[[int, bytes], None], trouble: Callable[[str, str], None],
         wake: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.tops = _outermost(tops)
+        self.tops = outermost(tops)
         self._since = since
         self._learn = learn
         self._trouble = trouble
@@ -157,7 +157,7 @@ class Watching:
         self._writers: set[str] = set()  # log directories
         self._had: dict[int, tuple[int, int]] = {}  # by source of the program's, what was taken before it was announced
         self._before: Mapping[int, int] = {}
-        self._is_kept = False
+        self._kept_at: Path | None = None
         self.found = self.is_stopped = False
         self.is_whole = True
 
@@ -261,12 +261,12 @@ class Watching:
 
     def keep(self, path: Path) -> None:
         """Write down, once, what whoever goes on after a kill has to know."""
-        if self._is_kept or not self._looks:
+        if self._kept_at is not None or not self._looks:
             return
-        self._is_kept = True
         data = msgspec.msgpack.encode(Kept(self.tops, self._since, self._sizes or {}))
         with contextlib.suppress(OSError), open(open_file(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:  # said by the ledger
             file.write(data)
+        self._kept_at = path
 
     def restore(self, path: Path, sources: Iterable[msg.Source], taken: Mapping[int, int]) -> None:
         """Before `start`, in a relay that was started again: go on where its predecessor was.
@@ -278,7 +278,7 @@ class Watching:
         """
         known = kept(path)
         if known is not None:
-            self._sizes, self._is_kept = known.sizes, True
+            self._sizes, self._kept_at = known.sizes, path
         self._before = {source: position for source, position in taken.items() if source < msg.OWN_SOURCES}
         for source in sources:
             if source.id < msg.OWN_SOURCES or is_own(source.path):
@@ -312,6 +312,9 @@ class Watching:
                 logger.exception("what is watched cannot be looked at")
                 self._trouble("watch-internal", f"{self.places} cannot be watched: {type(error).__name__}: {error}")
                 self.is_whole = self.is_whole and not is_last
+            if self._kept_at is not None:
+                with contextlib.suppress(OSError):  # the state is gone
+                    os.utime(self._kept_at)  # until when files can be the session's
             pause = max(_POLL, _SHARE * (time.monotonic() - began))
             with self._changed:
                 self._looks += 1
@@ -360,7 +363,9 @@ class Watching:
             elif about.st_mtime < self._since - _CLOCKS:
                 sizes[path] = about.st_size
             else:  # written to since, or just before
-                sizes[path] = EventFile(path, os.path.dirname(path)).size_at(self._since)
+                size = EventFile(path, os.path.dirname(path)).size_at(self._since)
+                if size is not None or about.st_mtime < self._since:  # else it was copied to here since
+                    sizes[path] = about.st_size if size is None else size
         except OSError:  # gone, or not to be read: it is told of when it is looked for
             return
 
@@ -415,7 +420,7 @@ class Watching:
                 self._trouble("watch-more", f"more in {self.places} cannot be read; the log of the relay has it")
 
 
-def _outermost(tops: Iterable[str]) -> list[str]:
+def outermost(tops: Iterable[str]) -> list[str]:
     """Return the directories that are in no other one of them."""
     by_real = {os.path.realpath(top): top for top in reversed(list(tops))}
     inner = {real for real in by_real for other in by_real if real != other and is_below(real, other)}

@@ -130,12 +130,13 @@ def _continue(
     waited = files.waiting(directory)
     for source in waited:
         relay.handle(source)
-    rest = Directory(host, root if left.tail else None, wanted=files.is_new)
+    places = [Directory(host, files.places[0] if left.tail else None, wanted=files.is_new, start=files.start_of)]
     if left.tail or waited:
         for source in files.sources:
-            rest.know(source, max(files.taken.get(source.path, 0), relay.taken.get(source.id, 0)))
-        rest.scan()
-        rest.read()
+            places[0].know(source, max(files.taken.get(source.path, 0), relay.taken.get(source.id, 0)))
+        more = files.places[1:] if left.tail else ()
+        places += [Directory(host, place, wanted=files.is_new, start=files.start_of) for place in more]
+        _read(places)
     host.drain()
     states = host.close(status or "failed", cut_off=view.stopped())
     if relay.clean:
@@ -143,7 +144,15 @@ def _continue(
             (directory / f"{row.id}.log").unlink(missing_ok=True)  # of the relay that did not come to its end
     with contextlib.closing(Ledger(directory, existing=True)) as ledger:
         lost = {name: found for name, found in ledger.lost(row.id).items() if name in states}
-    return Outcome(row.id, root, states, tuple(damage for damage in rest.damages() if not damage.expected), lost)
+    damages = tuple(damage for place in places for damage in place.damages() if not damage.expected)
+    return Outcome(row.id, root, states, damages, lost)
+
+
+def _read(places: list[Directory]) -> None:
+    for before, place in zip([None, *places], places, strict=False):
+        place.behind = max(place.behind, before.behind if before is not None else 0)
+        place.scan()
+        place.read()
 
 
 def _empty(ring: RingReader, host: Host, files: SessionFiles) -> str | None:

@@ -9,12 +9,16 @@ from pathlib import Path
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common.inside import is_inside
 from tracelet_shim.eventfiles.logdir import CREATED, PROJECTOR, is_event_file
+from tracelet_shim.eventfiles.own_files import is_own
 from tracelet_shim.eventfiles.waiting import waiting
+from tracelet_shim.relay.watching import kept, outermost, position_at
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import SessionRow
 
 __all__ = ["SessionFiles"]
 
+_LAST_LOOK = 10.0
+"""Seconds after the last look of a session at what it watches, in which a new file may still be its own."""
 _FIRST_MOMENT = 60.0  # seconds that the first writer's file may be older than the session, on a machine that is swamped
 
 
@@ -31,6 +35,7 @@ class SessionFiles:
         sources: the sources that the ledger has; what was not seen when it was written follows the rules of replay.
         writers: the log directories in the order in which they were named.
         taken: by path, the position behind the last record.
+        places: the directories in which its files are.
     """
 
     def __init__(self, ledger: Ledger, session: SessionRow, root: str, taken: Mapping[int, int]) -> None:
@@ -49,6 +54,11 @@ class SessionFiles:
         # A session that was killed in its first moment knows no file. It begins with a writer, whose file is a moment older.
         self._since = session.started - (0 if known else _FIRST_MOMENT)
         self._directories = {source.logdir for source in self.sources}
+        path = ledger.directory / f"{session.id}.watched"
+        self._watched = kept(path)
+        self._looked = path.stat().st_mtime if self._watched is not None else 0.0
+        self._tops = [self.moved(top) for top in self._watched.tops] if self._watched is not None else []
+        self.places = outermost([root, *self._tops])
 
     def add(self, source: msg.Source) -> None:
         """Take note of a source that the ledger has not got."""
@@ -85,6 +95,8 @@ class SessionFiles:
         session, name = self._session, os.path.basename(path)
         if path in self._others or not (is_event_file(name) or name == PROJECTOR):
             return False
+        if not is_own(name) and self._was_watched(path):
+            return True
         if not is_inside(path, self.root) or not os.path.isfile(path):
             return False  # it is never read
         if session.is_replay:
@@ -97,3 +109,20 @@ class SessionFiles:
             and int(named.group(1)) >= int(self._since)
             and f"{named.group(2)}.".startswith(f"{session.host}.{session.pid}.")
         )
+
+    def _was_watched(self, path: str) -> bool:
+        """Return whether a file lies where the session watched, and has appeared or grown since it began; not after its end."""
+        if self._watched is None or not any(is_inside(path, top) for top in self._tops) or not os.path.isfile(path):
+            return False
+        about = os.stat(path)
+        size = self._watched.sizes.get(path)
+        if os.path.basename(path) == PROJECTOR:
+            return os.path.dirname(path) in self._directories and about.st_mtime >= self._watched.since
+        if size is not None:
+            return about.st_size != size
+        named = CREATED.search(os.path.basename(path))
+        return (int(named.group(1)) if named is not None else about.st_mtime) <= self._looked + _LAST_LOOK
+
+    def start_of(self, path: str) -> int:
+        """Return the position of the first record of a new file that is the session's."""
+        return position_at(path, self._watched.sizes.get(path) if self._watched is not None else None)

@@ -77,8 +77,8 @@ def missing(ledger: Ledger, session: SessionRow, root: str, *, alive: bool = Fal
     if not alive and (session.ended is None or session.cut_off):
         files = SessionFiles(ledger, session, root, taken)
         tail = sum(beyond(path, files.taken[path]) for path in {source.path for source in files.sources})
-        found = (os.path.join(directory, name) for directory, names in walk(files.root) for name in names)
-        tail += sum(beyond(path, 0) for path in found if files.is_new(path))
+        found = (os.path.join(at, name) for place in files.places for at, names in walk(place) for name in names)
+        tail += sum(beyond(path, files.start_of(path)) for path in found if files.is_new(path))
         tail = max(tail, waiting_in_ring(ledger.directory, session.id, length - own))
     behind = tuple(row for row in rows if tail or row.state != "closed" or row.backend in pending)
     return Missing(

@@ -12,7 +12,7 @@ from tracelet_shim.common.began import began_at
 from tracelet_shim.provenance.launcher import rank
 from tracelet_shim.session.settings import Settings
 
-__all__ = ["Watched", "watched"]
+__all__ = ["Watched", "described", "has_news", "watched"]
 
 
 class Watched(NamedTuple):
@@ -42,6 +42,22 @@ def has_news(watch: str) -> bool:
     """As `Watched.has_news`, of a program that no session was prepared for, and the value of ``TRACELET_WATCH``."""
     tops = [os.path.join(began_at(), top.strip()) for top in watch.split(",") if top.strip()]
     return Watched(tuple(tops), tracelet_shim._began_when).has_news  # noqa: SLF001
+
+
+def described(settings: Settings) -> list[tuple[bool, str]]:
+    """Return, of each directory that a program would watch which began here, whether it can be watched, and how it is now."""
+    found = []
+    for top in (os.path.join(began_at(), top) for top in settings.watch):
+        if not os.path.exists(top):
+            found.append((True, f"{top} is watched; it is not there yet"))
+        elif not os.path.isdir(top):
+            found.append((False, f"{top} is no directory"))
+        elif not os.access(top, os.R_OK | os.X_OK):
+            found.append((False, f"{top} cannot be read"))
+        else:
+            files = sum("tfevents" in name for _, _, names in os.walk(top) for name in names)
+            found.append((True, f"{top} is watched; the {files} event files that it has now are delivered only as they grow"))
+    return found
 
 
 def _has_written(top: str, since: float) -> bool:
