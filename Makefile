@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Not --constraint: the variable also holds for the environments in which pip builds what has no wheel.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help venv demo test test-all faults matrix floors bench lint types docs site wheel constraints clean
+.PHONY: help venv demo test test-all faults matrix floors frameworks bench lint types docs site wheel constraints clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ matrix: $(INSTALLED)  ## run the conformance suite with other versions of the SD
 
 floors: $(INSTALLED)  ## run it with the oldest versions of two trackers, the next two with each commit
 	$(BIN)/python -m matrix --turn $$(git rev-list --count HEAD)
+
+frameworks: $(INSTALLED)  ## run the recipes of examples/frameworks with the real frameworks; ARGS='monai' for some
+	$(BIN)/python -m matrix.frameworks $(ARGS)
 
 bench: $(INSTALLED)  ## measure speed side by side; ARGS=--quick for about five minutes
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -12,19 +12,18 @@ import functools
 import hashlib
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from matrix.calls import call, interpreter, last
 from matrix.cells import ROOT, Cell, cells, core_requirements, needed, turn
 from matrix.results import Result, holds, keep, result_of
 from tracelet_shim.backends import registry
@@ -93,8 +92,8 @@ def run(cell: Cell) -> Result:
 
 def _environment(cell: Cell) -> tuple[Path, str]:
     """Make the cell's environment, or find it; return its interpreter, and why it cannot be made."""
-    interpreter = _interpreter(cell.python)
-    if interpreter is None:
+    base = interpreter(cell.python)
+    if base is None:
         return Path(), f"there is no python{cell.python} here"
     asked = [*cell.requirements, *core_requirements(), "tensorboard", *(TESTING if cell.torch else ())]
     asked += ["ruamel.yaml"] if cell.tracker == "core" else []  # a reader of the tests imports it
@@ -104,14 +103,14 @@ def _environment(cell: Cell) -> tuple[Path, str]:
     if not (place / ".made").exists():
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        _call([interpreter, "-m", "venv", str(place)]).check_returncode()
-        done = _call([str(python), "-m", "pip", "install", "--quiet", "--no-compile", *asked])
+        call([base, "-m", "venv", str(place)]).check_returncode()
+        done = call([str(python), "-m", "pip", "install", "--quiet", "--no-compile", *asked])
         if done.returncode:
-            return python, f"cannot be installed: {_last(done.stderr)}"
+            return python, f"cannot be installed: {last(done.stderr)}"
         (place / ".made").touch()
     ours = [f"--editable={ROOT}", "--no-deps"] if cell.torch else ["--force-reinstall", "--no-deps", str(_built())]
-    done = _call([str(python), "-m", "pip", "install", "--quiet", *ours])
-    return python, f"this package cannot be installed: {_last(done.stderr)}" if done.returncode else ""
+    done = call([str(python), "-m", "pip", "install", "--quiet", *ours])
+    return python, f"this package cannot be installed: {last(done.stderr)}" if done.returncode else ""
 
 
 @functools.cache
@@ -119,20 +118,12 @@ def _built() -> Path:
     """Build the wheel."""
     place = PLACE / "dist"
     shutil.rmtree(place, ignore_errors=True)
-    _call([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(ROOT)]).check_returncode()
+    call([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(ROOT)]).check_returncode()
     return next(place.glob("*.whl"))
 
 
-def _interpreter(minor: str) -> str | None:
-    """Return a Python of this minor version: on the path, unless that is only a stand-in of pyenv's."""
-    on_path = shutil.which(f"python{minor}")
-    pyenvs = sorted(map(str, Path.home().glob(f".pyenv/versions/{minor}.*/bin/python")), reverse=True)
-    candidates = [*([on_path] if on_path else []), *pyenvs]
-    return next((one for one in candidates if _call([one, "-c", "import venv"]).returncode == 0), None)
-
-
 def _installed(python: Path, cell: Cell) -> dict[str, str]:
-    done = _call([str(python), "-m", "pip", "list", "--format=json"])
+    done = call([str(python), "-m", "pip", "list", "--format=json"])
     versions = {canonicalize_name(row["name"]): row["version"] for row in json.loads(done.stdout)}
     theirs = [registry.find(tracker).distribution for tracker in cell.trackers]
     ours = [Requirement(line).name for line in needed(cell.python)] if cell.tracker == "core" else []
@@ -168,14 +159,14 @@ def _tests(python: Path, cell: Cell, *given: str) -> Iterator[tuple[str, str | N
     """Run tests; yield the name of each, with what it said if it has failed. What was skipped is left out."""
     report = PLACE / f"{os.getpid()}.xml"
     command = [str(python), "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *given]
-    done = _call([*command, f"--junitxml={report}"], {"ONLY_TRACKERS": ",".join(cell.trackers)})
+    done = call([*command, f"--junitxml={report}"], {"ONLY_TRACKERS": ",".join(cell.trackers)})
     if not report.exists():
-        yield "pytest", _last(done.stdout + done.stderr)
+        yield "pytest", last(done.stdout + done.stderr)
         return
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it
         bad = next((child for child in case if child.tag in ("failure", "error")), None)
         if bad is not None:
-            yield case.get("name", ""), _last(bad.text or bad.get("message") or "")[:300]
+            yield case.get("name", ""), last(bad.text or bad.get("message") or "")[:300]
         elif case.find("skipped") is None:
             yield case.get("name", ""), None
     report.unlink()
@@ -183,21 +174,8 @@ def _tests(python: Path, cell: Cell, *given: str) -> Iterator[tuple[str, str | N
 
 def _wheel(python: Path, cell: Cell) -> dict[str, Any]:
     """Return what the check of an installed wheel says."""
-    done = _call([str(python), "-I", str(ROOT / "packaging" / "check_wheel.py"), str(_built()), cell.tracker])
-    return {"wheel": "ok"} if done.returncode == 0 else {"problem": _last(done.stdout + done.stderr)}
-
-
-def _call(command: Sequence[str], more: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in {"PIP_CONSTRAINT", "PYTHONDONTWRITEBYTECODE"}}
-    return subprocess.run(  # noqa: S603 - what stands in this file
-        command, cwd=ROOT, env={**environment, **(more or {})}, capture_output=True, text=True, check=False
-    )
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "is ignored" not in line]
-    errors = [line for line in lines if line.lower().startswith("error") or re.match(r"E +.*(Error|warning: \w+: cannot)", line)]
-    return (errors or lines or ["it said nothing"])[-1]
+    done = call([str(python), "-I", str(ROOT / "packaging" / "check_wheel.py"), str(_built()), cell.tracker])
+    return {"wheel": "ok"} if done.returncode == 0 else {"problem": last(done.stdout + done.stderr)}
 
 
 # -- the results ------------------------------------------------------------------------------------------------------
