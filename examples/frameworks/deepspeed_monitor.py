@@ -1,6 +1,6 @@
 """DeepSpeed: its monitor, asked for in the configuration as ever, and what the program adds to it.
 
-    pip install deepspeed
+    pip install deepspeed tensorboard
     TRACELET_BACKEND=mlflow,trackio python examples/frameworks/deepspeed_monitor.py
 
 or as a job of several processes, of which only rank 0 writes:
@@ -29,8 +29,8 @@ x = torch.randn(640, 8)
 y = (x.sum(1, keepdim=True) > 0).float()
 config = {
     "train_batch_size": 32,
-    "optimizer": {"type": "Adam", "params": {"lr": 0.01, "torch_adam": True}},
-    "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 10, "total_num_steps": 60}},
+    "optimizer": {"type": "Adam", "params": {"lr": 0.02, "torch_adam": True}},
+    "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_max_lr": 0.02, "warmup_num_steps": 10, "total_num_steps": 60}},
     "tensorboard": {"enabled": True, "output_path": "runs/deepspeed", "job_name": "signs"},
 }
 deepspeed.init_distributed("gloo")
