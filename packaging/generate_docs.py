@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import comparison
 
 import matrix
 import tracelet_shim
+from matrix import frameworks as recipes
 from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.cli import backends
@@ -307,8 +308,34 @@ def which_tracker() -> str:
     return text
 
 
+def frameworks() -> str:
+    """Return the page of the frameworks, with the table of what came out of `make frameworks` between two lines of its own."""
+    before, begin, rest = (DOCS / "frameworks.md").read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"frameworks.md lacks the lines between which its table goes:\n{BEGIN}{END}")
+    results = recipes.results()
+    rows_of_all = [
+        [
+            f"[{framework.title}](../examples/frameworks/{framework.recipe})",
+            ", ".join(f"{one} {version}" for one, version in results[name].get("installed", {}).items()),
+            *_arrived(results[name]),
+        ]
+        for name, framework in recipes.frameworks().items()
+    ]
+    head = ["recipe", "run with", "scalars in event files", "in MLflow", "in Trackio", "parameters"]
+    return before + begin + "\n".join(["", *backends.markdown_table(head, rows_of_all), "", ""]) + end + after
+
+
+def _arrived(result: Mapping[str, Any]) -> list[str]:
+    if "points" not in result:
+        return [result.get("problem", "not run yet"), "", "", ""]
+    return [str(result[key]) if result[key] else "" for key in ("points", "mlflow", "trackio", "params")]
+
+
 PAGES = {
-    "compatibility.md": compatibility, "fidelity.md": fidelity, "settings.md": settings, "the-run.md": the_run,
+    "compatibility.md": compatibility, "fidelity.md": fidelity, "frameworks.md": frameworks,
+    "settings.md": settings, "the-run.md": the_run,
     "which-tracker.md": which_tracker,
 }  # fmt: skip
 
