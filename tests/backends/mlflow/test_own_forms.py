@@ -74,9 +74,10 @@ assert numpy.allclose(found, before.detach().numpy())
 experiment = client.get_experiment_by_name("models")
 (run,) = client.search_runs([experiment.experiment_id])
 assert {v.run_id for v in versions} == {run.info.run_id}
-if hasattr(run, "outputs"):  # logged models are MLflow 3's
+if hasattr(run, "outputs"):
     assert len(run.outputs.model_outputs) == 3
-assert torch.equal(mlflow.pytorch.load_model(f"runs:/{run.info.run_id}/mlp")(torch.ones(1, 3)), before)
+path = "mlp" if hasattr(run, "outputs") else "artifacts/mlp"  # logged models are MLflow 3's: before, it is among the artifacts
+assert torch.equal(mlflow.pytorch.load_model(f"runs:/{run.info.run_id}/{path}")(torch.ones(1, 3)), before)
 ((path, _),) = [(one["path"], one["type"]) for one in __import__("json").loads(run.data.tags["mlflow.loggedArtifacts"])]
 mlflow.set_experiment("models")
 table = mlflow.load_table(path, run_ids=[run.info.run_id])

@@ -878,3 +878,12 @@ def test_sixteen_bit_image(directory: Path) -> None:
     event = msgspec.structs.replace(Maker().image("deep", 1), data=png(pixels), width=10, height=6, channels=1)
     session(lambda backend: backend.write([event]))
     assert np.array_equal(WandbReader(directory).images("", "deep")[0][1], pixels)
+
+
+def test_what_ends_a_run_is_found_in_older_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.19 has no `wandb.Run`: what the user ends there waits for what was logged, as elsewhere."""
+    import wandb
+
+    monkeypatch.delattr(wandb, "Run")
+    found = [(ending.owner.__name__, ending.function) for ending in WandbBackend.ends()]
+    assert found == [("Run", "_finish"), ("wandb", "teardown")]

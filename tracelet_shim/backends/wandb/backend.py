@@ -147,8 +147,9 @@ class WandbBackend(OwnForms):
     @classmethod
     def ends(cls) -> Sequence[Ending]:
         wandb = sys.modules["wandb"]
-        names = ["_finish"] if hasattr(wandb.Run, "_finish") else ["finish", "__exit__"]  # both of the others call the first
-        endings = [Ending(wandb.Run, name, lambda run, *_: str(run.id)) for name in names]
+        run_class = sys.modules["wandb.sdk.wandb_run"].Run  # `wandb.Run` is not in older versions (0.19.11)
+        names = ["_finish"] if hasattr(run_class, "_finish") else ["finish", "__exit__"]  # both of the others call the first
+        endings = [Ending(run_class, name, lambda run, *_: str(run.id)) for name in names]
         return [*endings, Ending(wandb, "teardown", lambda *_: cls.borrowed())]  # it finishes what is not finished yet
 
     # -- the run ----------------------------------------------------------------------------------------------------
