@@ -197,6 +197,14 @@ def test_a_writer_that_is_heard_of_late(tmp_path: Path) -> None:
     assert [event.step for event in backend.events if event.tag == "loss"] == list(range(5))
 
 
+def test_what_the_session_logs_itself(run_python: RunPython, tmp_path: Path) -> None:
+    """It belongs to the run as ever, where the root is known from a file that was found, and the program has no writer."""
+    run_python(LOG + BEGIN + "Producer('logs/train').log(5)\nassert s.flush(60)\ns.log_metrics({'acc': 0.5}, step=1)")
+    assert {path.name for path in (tmp_path / "dvclive").rglob("*.tsv")} == {"acc.tsv", "loss.tsv"}
+    (found,) = (tmp_path / "dvclive").rglob("acc.tsv")
+    assert found.parent.name == "metrics"
+
+
 def _ends(directory: Path) -> list[tuple[Any, ...]]:
     """Return (status, tracker, delivered, state), as the ledger has it."""
     with sqlite3.connect(directory / "logs/.tracelet/ledger.db") as db:

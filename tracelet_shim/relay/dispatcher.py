@@ -144,6 +144,8 @@ class Relay:
                 return
             self._sources.add(message.id)
             self._own.heard_of(message)
+            if is_own(message.path) and message.id < msg.OWN_SOURCES and self._own.watches and self._names.root is not None:
+                message.logdir = self._names.root  # the root is that of a file which was found: the program does not know it
             if is_own(message.path) and self._names.root is None:  # there is no writer: this says what the root is
                 self._names.root = message.logdir
             self._log.add_source(message)
