@@ -42,6 +42,7 @@ class Framework(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         install: requirements; the versions that pip took stand in the result.
         run: what stands before the file.
         torch: False if it does not need it.
+        others: a directory whose event files are of ranks that open no run.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Framework(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     install: tuple[str, ...] = ()
     run: tuple[str, ...] = ("python",)
     torch: bool = True
+    others: str = ""
 
 
 def frameworks() -> dict[str, Framework]:
@@ -141,6 +143,8 @@ def tried(framework: Framework, directory: Path, commands: str) -> dict[str, Any
     if done.returncode or not database.exists():
         return {"problem": f"ended with {done.returncode}: {last(output)}", "output": output.splitlines()[-_LINES:]}
     wanted = in_event_files(directory)
+    if framework.others:
+        wanted -= in_event_files(directory / framework.others)
     found = {"mlflow": in_mlflow(database), "trackio": in_trackio(runs)}
     return {
         "points": wanted.total(),
