@@ -8,7 +8,8 @@ What arrives: one run with `training/loss` by iteration, `training/lr/group_0`, 
 
 import torch
 from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
-from ignite.handlers import OptimizerParamsHandler, TensorboardLogger, global_step_from_engine
+from ignite.handlers import global_step_from_engine
+from ignite.handlers.tensorboard_logger import OptimizerParamsHandler, TensorboardLogger
 from ignite.metrics import Accuracy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
