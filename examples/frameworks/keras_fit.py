@@ -1,20 +1,25 @@
-"""Keras with TensorFlow: its TensorBoard callback writes with `tf.summary`, in C++, which is watched from outside.
+"""Keras on TensorFlow: its TensorBoard callback, which writes with `tf.summary`, in a directory that is watched.
 
     pip install tensorflow-cpu
-    tracelet-shim run --backend mlflow,trackio --watch logs -- python examples/frameworks/keras_fit.py
+    tracelet-shim run --watch logs -b mlflow,trackio -- python examples/frameworks/keras_fit.py
 
-What arrives: one run with what is in `logs/train` and in `logs/validation`, `epoch_loss`, `epoch_accuracy` and more by epoch, in
-float32 as they are in the files; histograms of the weights.
+What arrives: one run with `epoch_loss` and `epoch_accuracy` of `train` and of `validation`, `train/epoch_learning_rate`,
+`validation/evaluation_loss_vs_iterations` and `validation/evaluation_accuracy_vs_iterations`, 5 points each, float32 as the files
+have them; and the graph in Keras's own form, JSON as a tensor of bytes (`train/keras`).
 """
 
 import keras
 import numpy as np
 
 keras.utils.set_random_seed(0)
-x = np.random.default_rng(0).normal(size=(640, 8)).astype("float32")
-y = (x.sum(1) > 0).astype("float32")
-model = keras.Sequential([keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1, activation="sigmoid")])
-model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-callback = keras.callbacks.TensorBoard("logs", histogram_freq=1)
-model.fit(x, y, epochs=8, validation_split=0.25, verbose=0, callbacks=[callback])
-print("loss {:.3f}, accuracy {:.3f}".format(*model.evaluate(x, y, verbose=0)))
+
+x = np.random.default_rng(0).standard_normal((640, 8), dtype=np.float32)
+y = (x.sum(1) > 0).astype(np.float32)
+model = keras.Sequential(
+    [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1, activation="sigmoid")]
+)
+model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy", metrics=["accuracy"])
+
+tensorboard = keras.callbacks.TensorBoard("logs/keras")
+history = model.fit(x, y, batch_size=32, epochs=5, validation_split=0.2, callbacks=[tensorboard], verbose=0)
+print(f"accuracy {history.history['val_accuracy'][-1]:.3f}")
