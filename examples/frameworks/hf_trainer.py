@@ -4,7 +4,8 @@
     TRACELET_BACKEND=mlflow,trackio python examples/frameworks/hf_trainer.py
 
 What arrives: one run with `train/loss`, `train/grad_norm`, `train/learning_rate`, `eval/loss` and the rest that the Trainer logs,
-by global step, and the texts `args` and `model_config`.
+by global step, and the texts `args` and `model_config`, whose values are the run's parameters, too (`learning_rate`,
+`model/hidden_size`).
 """
 
 import os

@@ -3,7 +3,8 @@
     pip install lightning tensorboard
     TRACELET_BACKEND=mlflow,trackio python examples/frameworks/lightning_fit.py
 
-What arrives: one run with `train_loss`, `val_loss` and `epoch` by global step, and the hyperparameters that the module saves.
+What arrives: one run with `train_loss`, `val_loss` and `epoch` by global step, the hyperparameters that the module saves,
+and `hp_metric`, which Lightning writes beside them.
 """
 
 import lightning
