@@ -19,7 +19,7 @@ from typing import Any
 
 from tracelet_shim import events as ev
 from tracelet_shim.bus import messages as msg
-from tracelet_shim.eventfiles import add_scalars, own_records, plugins
+from tracelet_shim.eventfiles import add_scalars, own_records, plugins, transformers_texts
 from tracelet_shim.eventfiles.paths import Paths
 from tracelet_shim.eventfiles.tensors import array_of, texts_of
 from tracelet_shim.eventfiles.trials import Trials
@@ -212,6 +212,11 @@ class Decoder:
                     items = self._items(record, value)
                     if items is None:
                         found = [self._value(record, value, source, base(value.tag, index))]
+                        if value.metadata.plugin_data.plugin_name != own_records.PLUGIN and isinstance(found[0], ev.Text):
+                            params = transformers_texts.parameters(found[0])
+                            if params:
+                                about = base(found[0].tag, index + len(values))
+                                found.append(ev.HParams(**about, params=params, metrics={}))
                     else:
                         found = items(partial(item, value.tag, index))
                 except Exception:  # a summary that breaks its own plugin's layout: keep the bytes
