@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from torch.utils.tensorboard.summary import text
 
 from tracelet_shim import events as ev
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.eventfiles.decoder import Decoder
 from tracelet_shim.eventfiles.transformers_texts import parameters
+from tracelet_shim.eventfiles.writer_names import WriterNames
 
 ARGS: dict[str, Any] = {
     "output_dir": "runs/hf_trainer", "per_device_train_batch_size": 16, "num_train_epochs": 3, "max_steps": -1,
@@ -31,8 +36,8 @@ with SummaryWriter("runs") as writer:
 """
 
 
-def event(tag: str, text: str) -> ev.Text:
-    return ev.Text(writer="", tag=tag, step=0, wall_time=1.0, record=ev.RecordId("f", 1), source=b"", logdir="/logs", text=text)
+def event(tag: str, told: str) -> ev.Text:
+    return ev.Text(writer="", tag=tag, step=0, wall_time=1.0, record=ev.RecordId("f", 1), source=b"", logdir="/logs", text=told)
 
 
 def test_arguments_and_the_models_configuration() -> None:
@@ -47,7 +52,7 @@ def test_arguments_and_the_models_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "text"),
+    ("tag", "told"),
     [
         ("arguments", json.dumps(ARGS)),
         ("train/args", json.dumps(ARGS)),
@@ -61,8 +66,19 @@ def test_arguments_and_the_models_configuration() -> None:
         ("model_config", '{"hidden_size": 32}'),
     ],
 )
-def test_other_texts_are_texts(tag: str, text: str) -> None:
-    assert parameters(event(tag, text)) == {}
+def test_other_texts_are_texts(tag: str, told: str) -> None:
+    assert parameters(event(tag, told)) == {}
+
+
+def test_a_record_has_both_events_each_with_its_own_id() -> None:
+    """Text and parameters of one record, the same when it is read again."""
+    decoder = Decoder(WriterNames("/logs"))
+    decoder.add_source(msg.Source(0, "/logs/events.out.tfevents.0", "/logs", None))
+    data = Event(summary=text("args", json.dumps(ARGS)), step=0, wall_time=1.0).SerializeToString()
+    record = msg.Record(0, 1, data, None, None)
+    events, counts = decoder.decode([record])
+    assert ([e.kind for e in events], counts, [e.record.index for e in events]) == (["text", "hparams"], [2], [0, 1])
+    assert decoder.decode([record]) == (events, counts)
 
 
 @pytest.mark.parametrize("replayed", [False, True])
