@@ -134,12 +134,12 @@ def tried(framework: Framework, directory: Path, commands: str) -> dict[str, Any
         {
             "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(directory), "TRACELET_BACKEND": "mlflow,trackio",
             "TRACELET_MLFLOW_TRACKING_URI": f"sqlite:///{database}", "TRACKIO_DIR": str(runs), "CUDA_VISIBLE_DEVICES": "",
-            "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore",
+            "RAY_TMPDIR": str(directory / "r"), "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore",
         },
         directory,
     )  # fmt: skip
     output = done.stdout + done.stderr
-    said = [line for line in output.splitlines() if re.match(r"tracelet-shim: .*(warning|lost|not delivered|set aside)", line)]
+    said = [line for line in output.splitlines() if re.match(r"tracelet-shim: .*(warning|lost|not delivered)", line)]
     if done.returncode or not database.exists():
         return {"problem": f"ended with {done.returncode}: {last(output)}", "output": output.splitlines()[-_LINES:]}
     wanted = in_event_files(directory)
