@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -129,15 +130,8 @@ def tried(framework: Framework, directory: Path, commands: str) -> dict[str, Any
     """
     command = [*framework.run, str(RECIPES / framework.recipe)]
     database, runs = directory / "mlflow.db", directory / "trackio"
-    done = call(
-        [os.path.join(commands, command[0]), *command[1:]],
-        {
-            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(directory), "TRACELET_BACKEND": "mlflow,trackio",
-            "TRACELET_MLFLOW_TRACKING_URI": f"sqlite:///{database}", "TRACKIO_DIR": str(runs), "CUDA_VISIBLE_DEVICES": "",
-            "RAY_TMPDIR": str(directory / "r"), "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore",
-        },
-        directory,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as short:  # Ray has sockets in its directory, whose paths are to have 107 bytes at most
+        done = _called(command, directory, commands, short)
     output = done.stdout + done.stderr
     said = [line for line in output.splitlines() if re.match(r"tracelet-shim: .*(warning|lost|not delivered)", line)]
     if done.returncode or not database.exists():
@@ -153,6 +147,19 @@ def tried(framework: Framework, directory: Path, commands: str) -> dict[str, Any
         "params": len(params_in_mlflow(database)),
         **({"said": said} if said else {}),
     }
+
+
+def _called(command: list[str], directory: Path, commands: str, short: str) -> subprocess.CompletedProcess[str]:
+    return call(
+        [os.path.join(commands, command[0]), *command[1:]],
+        {
+            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(directory), "TRACELET_BACKEND": "mlflow,trackio",
+            "TRACELET_MLFLOW_TRACKING_URI": f"sqlite:///{directory / 'mlflow.db'}", "TRACKIO_DIR": str(directory / "trackio"),
+            "CUDA_VISIBLE_DEVICES": "", "RAY_TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1",
+            "PYTHONWARNINGS": "ignore",
+        },
+        directory,
+    )  # fmt: skip
 
 
 def _more(points: Points, wanted: Points) -> int:

@@ -34,7 +34,14 @@ def test_result_is_complete(name: str) -> None:
     compile(path.read_text(encoding="utf-8"), str(path), "exec")
 
 
-@pytest.mark.parametrize("name", [name for name, framework in ALL.items() if is_installed(framework)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly) if framework.install else name
+        for name, framework in ALL.items()
+        if is_installed(framework)
+    ],
+)
 def test_recipe_runs(name: str, tmp_path: Path) -> None:
     """Those whose framework is here."""
     result = recipes.tried(ALL[name], tmp_path, str(Path(sys.executable).parent))

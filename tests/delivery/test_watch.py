@@ -205,6 +205,14 @@ def test_what_the_session_logs_itself(run_python: RunPython, tmp_path: Path) -> 
     assert found.parent.name == "metrics"
 
 
+def test_a_program_that_cannot_watch(tmp_path: Path) -> None:
+    """Below ``run``, a command that is no Python with this package opens no run; what helps is said."""
+    said = tracelet_shim("run", "--backend", "tensorboard", "--watch", "logs", "--watch", "more", "--", "true")
+    assert "no run was opened" in said
+    for name in ("logs", "more"):
+        assert f"tracelet-shim replay {tmp_path}/{name} --backend tensorboard" in said
+
+
 def _ends(directory: Path) -> list[tuple[Any, ...]]:
     """Return (status, tracker, delivered, state), as the ledger has it."""
     with sqlite3.connect(directory / "logs/.tracelet/ledger.db") as db:

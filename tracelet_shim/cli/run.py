@@ -21,6 +21,7 @@ from tracelet_shim._bootstrap import name_near_misses
 from tracelet_shim.cli._command import tracker_options
 from tracelet_shim.common import run_report
 from tracelet_shim.common.private_files import make_file
+from tracelet_shim.common.text import quoted
 from tracelet_shim.display.terminal import say
 from tracelet_shim.session.exit_code import UNDELIVERED
 
@@ -297,6 +298,9 @@ def _sum_up(report: str, supervisor: Supervisor | Waiting, environment: Mapping[
         say(f"warning: process {pid} has written event files of which nothing was delivered; it has said why")
     if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
         say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
+        for top in settings.watch:
+            names = ",".join(settings.backend)
+            say(f"nothing of {top} was delivered; to deliver all that is there: tracelet-shim replay {quoted(top)} --backend {names}")
     if settings.strict:
         return not unseen and all(account.complete for account in found)
     return all(account.complete for account in found if account.strict)
