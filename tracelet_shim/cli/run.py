@@ -299,8 +299,8 @@ def _sum_up(report: str, supervisor: Supervisor | Waiting, environment: Mapping[
     if not found and not unseen and not settings.quiet and _logs_here(environment, settings):
         say("no run was opened: no SummaryWriter was created, or by a Python without tracelet-shim (see tracelet-shim doctor)")
         for top in settings.watch:
-            names = ",".join(settings.backend)
-            say(f"nothing of {top} was delivered; to deliver all that is there: tracelet-shim replay {quoted(top)} --backend {names}")
+            command = f"tracelet-shim replay {quoted(top)} --backend {','.join(settings.backend)}"
+            say(f"nothing of {top} was delivered; to deliver all that is there: {command}")
     if settings.strict:
         return not unseen and all(account.complete for account in found)
     return all(account.complete for account in found if account.strict)
