@@ -141,11 +141,14 @@ RUNNABLE = [
     ],
 )
 def test_code_runs(run_python: RunPython, info: str, text: str) -> None:
-    """A Python block that is marked with ``run`` runs, and loses nothing. With ``needs=name``, where that is installed."""
+    """A Python block that is marked with ``run`` runs, and loses nothing. With ``needs=name``, where that is installed.
+
+    ClearML looks through all packages that are installed before a task of the program's ends, for up to five minutes.
+    """
     for name in re.findall(r"needs=(\w+)", info):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
-    done = run_python(text, env={"TRACELET_STRICT": "1"})
+    done = run_python(text, env={"TRACELET_STRICT": "1"}, timeout=280)
     assert warnings(done.stderr) == []
 
 
