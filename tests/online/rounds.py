@@ -45,9 +45,10 @@ def stand(name):  # as a program that trains, it calls again and again: then it 
     while not os.path.exists(name):
         session.status()
         if os.path.exists("ask"):
-            os.remove("ask")
-            Path("status.new").write_text(status(session))
-            os.replace("status.new", "status.json")
+            Path("ask").unlink(missing_ok=True)  # ranks of one program share these files
+            new = f"status.{os.getpid()}"
+            Path(new).write_text(status(session))
+            os.replace(new, "status.json")
         time.sleep(0.02)
 
 def round(number):

@@ -114,6 +114,8 @@ class Backend(Installed, Fetches, Notices, ABC):
         distribution: the SDK's name on PyPI, for the version and the installation hint.
         capabilities: event type -> `Capability`; what of `tracelet_shim.events.EVENT_TYPES` is not named becomes files.
         mirrors_event_files: True for a backend that wants every record, `Marker` events included.
+        shares_process: True if runs of several sessions can be open in one process at a time, in threads of their own, with
+            nothing of the process (working directory, environment variables, an active run) that only one can have.
         batch_events, batch_seconds: a batch is written when it has so many events, or its first is so old; may change meanwhile.
 
     Args:
@@ -136,6 +138,7 @@ class Backend(Installed, Fetches, Notices, ABC):
     credentials: ClassVar[str] = ""
     """What to do about a key or login that the tracker does not take."""
     mirrors_event_files: ClassVar[bool] = False
+    shares_process: ClassVar[bool] = False
     batch_events: int = 500
     batch_seconds: float = 0.5
     ended: float | None = None
