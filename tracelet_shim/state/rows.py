@@ -56,6 +56,7 @@ class About(msgspec.Struct, omit_defaults=True):
     group: str | None = None
     offline: bool = False
     job: Job | None = None
+    forward: str | None = None
 
 
 class RunRow(NamedTuple):

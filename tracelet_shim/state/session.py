@@ -22,9 +22,13 @@ from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.place import state_directory
 from tracelet_shim.state.rows import Changes, GivenPath, Refused, RunRow, SessionRow, Shown, ToldTrial
 
-__all__ = ["SessionState"]
+__all__ = ["LeftError", "SessionState"]
 
 _Found = TypeVar("_Found")
+
+
+class LeftError(BaseException):
+    """Another process goes on with this session: nothing more may be written to its trackers."""
 
 
 class SessionState:
@@ -149,6 +153,13 @@ class SessionState:
             return None
         rows = self._read(lambda ledger, _: ledger.runs(session.id)) or ()
         return session.id, {row.backend: row.run_id for row in rows if row.run_id is not None}
+
+    def may_write(self) -> None:
+        """To be called before each thing that is written to a tracker.
+
+        Raises:
+            LeftError: it may not be.
+        """
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 
