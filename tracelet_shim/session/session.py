@@ -170,8 +170,8 @@ class Session(OwnMethods):
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
         found = ci.tags(os.environ) if self.settings.ci else {}
         return msg.Open(
-            run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics,
-            linger=self.settings.linger, watch=[*self.watched.tops], since=self.watched.since, forward_password=self.settings.password,
+            run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics, linger=self.settings.linger,
+            watch=list(self.watched.tops), since=self.watched.since, forward_password=self.settings.password,
         )  # fmt: skip
 
     def _project_of(self, name: str) -> str | None:
