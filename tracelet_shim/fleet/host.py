@@ -19,11 +19,15 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from tracelet_shim.backends import registry
+from tracelet_shim.bus import messages as msg
+from tracelet_shim.bus import wire
 from tracelet_shim.bus.launch import module_command, relay_environment
 from tracelet_shim.fleet import logs
 from tracelet_shim.fleet.address import Address, address_of, connect
@@ -41,6 +45,8 @@ _AT_ONCE = 8
 _READ_SECONDS = 0.1
 _ENTRIES = 16
 _PAUSE = 0.5
+_BROKEN_SECONDS, _CHILD_SECONDS = 60.0, 5.0
+"""How long a session is left alone that could not be served, and one whose process ended before its time."""
 
 logger = logging.getLogger("tracelet_shim.fleet")
 
@@ -65,7 +71,7 @@ class Host:
         self._leases = Leases(self._client, own[1] if own is not None else self.name, lease)
         self._deliveries: dict[str, Delivery] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._unreadable: set[str] = set()
+        self._not_before: dict[str, float] = {}  # sessions that cannot be served here, and when that is tried again
         self._woken = threading.Event()
         self._next_claim = 0.0
         self._parent = os.getppid()
@@ -125,9 +131,7 @@ class Host:
             self._claim_one(Keys(name))
 
     def _claim_one(self, keys: Keys) -> None:
-        if keys.session in self._unreadable:
-            return
-        if not self._leases.claim(keys):
+        if self._not_before.get(keys.session, 0.0) > time.monotonic() or not self._leases.claim(keys):
             return
         data = self._client.get(keys.about)
         if data is None or self._client.hexists(keys.runs, "ended"):  # it has ended just now
@@ -140,7 +144,7 @@ class Host:
         except msgspec.DecodeError as error:
             text = "session %s cannot be read here (%s): its program has another version; update this one"
             logger.error(text, keys.session, error)  # noqa: TRY400 - the traceback says no more
-            self._unreadable.add(keys.session)
+            self._put_off(keys, str(error))
             self._leases.release(keys)
             return
         if shares_process(about):
@@ -154,15 +158,29 @@ class Host:
             return False
         if self._own is not None:
             self._leases.inherit(keys)
+        about = about_of(data)
         try:
-            self._deliveries[keys.session] = Delivery(
-                self._client, keys, about_of(data), self._leases, self._options, self._woken.set
-            )
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self._leases.release(keys)
-            raise
+            self._deliveries[keys.session] = Delivery(self._client, keys, about, self._leases, self._options, self._woken.set)
+        except Exception as error:
+            self._leases.release(keys)
+            self._broken(keys, error)
+            return False
         return True
+
+    def _broken(self, keys: Keys, error: Exception) -> None:
+        """A session that raises must not take others along; if it is Redis, all have the same problem."""
+        import redis
+
+        if isinstance(error, (redis.RedisError, OSError)):
+            raise error
+        logger.error("session %s cannot be served", keys.session, exc_info=error)
+        self._put_off(keys, f"{type(error).__name__}: {error}")
+
+    def _put_off(self, keys: Keys, why: str) -> None:
+        """Leave a session to others for some time, and have its program hear of that."""
+        self._not_before[keys.session] = time.monotonic() + _BROKEN_SECONDS
+        trouble = msg.Trouble(None, "collector", f"a collector cannot serve this session: {why[:300]}")
+        self._client.rpush(keys.told, wire.Encoder().encode(trouble))
 
     def _start_child(self, keys: Keys) -> None:
         """Have a session served by a process of its own, which gets the lease."""
@@ -177,6 +195,7 @@ class Host:
             if child.poll() is not None:
                 if child.returncode:
                     logger.warning("the host of session %s ended with exit code %d", session, child.returncode)
+                    self._not_before[session] = time.monotonic() + _CHILD_SECONDS
                 del self._children[session]
 
     # -- serving ------------------------------------------------------------------------------------------------------
@@ -191,16 +210,26 @@ class Host:
         by_key = {each.keys.log: each for each in self._deliveries.values()}
         found = self._client.xread(streams, count=_ENTRIES)
         for name, entries in found or ():
-            by_key[name.decode()].take(entries)
+            self._guard(by_key[name.decode()], partial(Delivery.take, entries=entries))
         if not found:
             self._woken.wait(_READ_SECONDS)
             self._woken.clear()
 
     def _tick(self) -> None:
         for session, delivery in list(self._deliveries.items()):
-            delivery.tick()
+            self._guard(delivery, Delivery.tick)
             if delivery.ended:
-                del self._deliveries[session]
+                self._deliveries.pop(session, None)
+
+    def _guard(self, delivery: Delivery, do: Callable[[Delivery], None]) -> None:
+        """Do something for one session; if it raises, that session is left alone."""
+        try:
+            do(delivery)
+        except Exception as error:
+            self._broken(delivery.keys, error)
+            self._deliveries.pop(delivery.keys.session, None)
+            delivery.begin_to_leave()
+            delivery.leave()
 
     def _leave(self) -> None:
         """Hand everything back, at the end of the batches in hand."""

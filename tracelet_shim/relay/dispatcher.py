@@ -273,7 +273,8 @@ class Relay(Asked):
         index = self._state.open(run, root, [worker.name for worker in self.workers], keeps=self._session.keeps_state)
         if self._state.known is not None:
             assert self._what_ran is not None
-            self._what_ran.restore(self._state.path("what-ran"))
+            if self.directory is not None:
+                self._what_ran.restore(self._state.path("what-ran"))
             self.taken, own = self._restart.restore(self._state.known, index)
             for logdir in self._state.writers() if self._own.watches else ():  # in the order in which they were named
                 self._names(logdir)

@@ -168,10 +168,10 @@ class Session(OwnMethods):
         run = run_info(session, self.settings, self._job, borrowed=specs[0].borrowed)
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
-        found = ci.tags(os.environ) if self.settings.ci else {}
+        s, found = self.settings, ci.tags(os.environ) if self.settings.ci else {}
         return msg.Open(
-            run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics, linger=self.settings.linger,
-            watch=list(self.watched.tops), since=self.watched.since, forward_password=self.settings.password,
+            run, specs, int(s.memory * 1e6), run.root, found, s.system_metrics, linger=s.linger,
+            watch=list(self.watched.tops), since=self.watched.since, forward_password=s.password,
         )  # fmt: skip
 
     def _project_of(self, name: str) -> str | None:

@@ -120,26 +120,26 @@ class SessionState:
 
     def told(self) -> tuple[list[ToldTrial], list[GivenPath]]:
         """Return which trials and paths have been told apart, in order."""
-        return self._read(Ledger.trials) or [], self._read(Ledger.paths) or []
+        return self._read(lambda ledger, session: (ledger.trials(session), ledger.paths(session))) or ([], [])
 
     def runs(self) -> dict[str, RunRow]:
         """Return where each tracker stands, or stood."""
-        return {row.backend: row for row in self._read(Ledger.runs) or ()}
+        return {row.backend: row for row in self._read(lambda ledger, session: ledger.runs(session)) or ()}
 
     def sources(self) -> list[msg.Source]:
-        return self._read(Ledger.sources) or []
+        return self._read(lambda ledger, session: ledger.sources(session)) or []
 
     def writers(self) -> list[str]:
         """Return the log directories, in the order in which they were named."""
-        return self._read(Ledger.writers) or []
+        return self._read(lambda ledger, session: ledger.writers(session)) or []
 
     def taken(self) -> dict[int, int]:
         """Return, by source, the position behind the last record, if the session had ended."""
-        return self._read(Ledger.taken) or {}
+        return self._read(lambda ledger, session: ledger.taken(session)) or {}
 
     def lost(self) -> dict[str, int]:
         """Return, by tracker, how many events it will never get."""
-        lost = self._read(Ledger.lost) or {}
+        lost = self._read(lambda ledger, session: ledger.lost(session)) or {}
         return {name: sum(files.values()) for name, files in lost.items()}
 
     def set_aside_of(self, backend: str) -> list[tuple[int, Refused]]:
