@@ -131,6 +131,11 @@ class Redis:
             self._process.wait()
             self._process = None
 
+    def forget(self) -> None:
+        """Lose all that it had, while it does not run: as with its disk."""
+        assert self._process is None
+        shutil.rmtree(self._directory / "appendonlydir")
+
     def stop_answering(self) -> None:
         """SIGSTOP: connections stay, and nothing is said on them."""
         os.kill(self.pid, signal.SIGSTOP)
