@@ -45,7 +45,7 @@ def begin(train: Train, redis: Redis, stores: Stores) -> Begin:
 
 
 def test_redis_is_killed_and_comes_back(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
-    """A Redis that is killed, twice, in the middle of everything, and started again from its log, loses nothing, and nothing comes
+    """A Redis that is killed twice, in the middle of everything, and started again from its log loses nothing, and nothing comes
     twice; what is logged while it is away comes when it is back."""
     collect()
     program = begin(

@@ -50,7 +50,7 @@ def test_a_cut_network_says_nothing(redis: Redis, behind: Behind) -> None:
 
     def connected() -> Any:
         return client_of_redis.Redis(
-            "127.0.0.1", network.port, password=redis.password, socket_timeout=0.3, retry=None, decode_responses=True
+            "127.0.0.1", network.port, password=redis.password, socket_timeout=0.3, decode_responses=True
         )
 
     old, new = connected(), connected()
