@@ -1,0 +1,411 @@
+"""What can break between a training program and its trackers, when collectors on other machines deliver: Redis, the network, the
+collectors, the forwarder, the program. Afterwards each tracker has each point once, in one run, and training has noticed nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.conftest import Train
+from tests.faults.harness import Training, eventually
+from tests.fleet.conftest import Behind, Collect, MakeRedis
+from tests.fleet.harness import Collector, Stores
+from tests.fleet.redis import Redis
+
+pytestmark = pytest.mark.slow
+
+PACED = """
+def pace(start, stop, pause=0.002):
+    "As a program that trains: a point each few milliseconds."
+    for step in range(start, stop):
+        log(step, step + 1)
+        time.sleep(pause)
+"""
+Begin = Callable[..., Training]
+
+
+@pytest.fixture
+def begin(train: Train, redis: Redis, stores: Stores) -> Begin:
+    """Start a training program whose trackers are written to by collectors: ``begin(code, url=..., env={}, exit_timeout=60)``."""
+
+    def start(code: str, *, url: str | None = None, exit_timeout: float = 60, trackers: list[str] | None = None) -> Training:
+        names = ", ".join(map(repr, trackers or stores.trackers))
+        env = {**redis.variables, "TRACELET_DELIVERY": url or redis.url, "WANDB_MODE": None}
+        first = f"{PACED}\nsession = begin({names}, exit_timeout={exit_timeout})\n"
+        return train(first + code, env=env, exit_timeout=exit_timeout)
+
+    return start
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+def test_redis_is_killed_and_comes_back(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A Redis that is killed twice, in the middle of everything, and started again from its log loses nothing, and nothing comes
+    twice; what is logged while it is away comes when it is back."""
+    collect()
+    program = begin(
+        """
+pace(0, 500); reach("first"); wait_for("killed")
+pace(500, 1000); reach("away"); wait_for("back")
+pace(1000, 1500); reach("second")
+pace(1500, 2000)
+"""
+    )
+    program.wait_for("first")
+    stores.wait_mlflow(100)
+    redis.kill()
+    program.go("killed")
+    program.wait_for("away")
+    redis.start()
+    program.go("back")
+    program.wait_for("second")
+    stores.wait_mlflow(900)
+    redis.kill()
+    redis.start()
+    program.end(2000)
+    redis.wait_delivered()
+    stores.check(2000)
+
+
+def test_redis_loses_everything(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A Redis whose disk is lost gets the rest of the session once more from the program's side; nothing comes twice."""
+    collect()
+    program = begin(
+        """
+pace(0, 500); reach("first"); wait_for("lost")
+pace(500, 1000)
+"""
+    )
+    program.wait_for("first")
+    stores.wait_mlflow(100)
+    redis.kill()
+    redis.forget()
+    redis.start()
+    program.go("lost")
+    program.end(1000)
+    redis.wait_delivered()
+    stores.check(1000)
+
+
+def test_redis_is_out_of_memory(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A Redis that takes no more (``maxmemory``, ``noeviction``) is one line; the event files keep what is logged meanwhile, and
+    once there is room all of it arrives."""
+    redis.allow(redis.used() / 1e6 + 1)
+    program = begin(
+        """
+log(0, 30_000); reach("full"); wait_for("raised")
+log(30_000, 31_000)
+""",
+        exit_timeout=100,
+    )
+    program.wait_for("full")
+    eventually(lambda: "out of memory" in program.errors, pause=0.2)
+    redis.allow(0)
+    collect()
+    program.go("raised")
+    said = program.end(31_000)
+    assert said.count("is out of memory") == 1
+    redis.wait_delivered()
+    stores.check(31_000)
+
+
+def test_collectors_go_on_while_redis_is_out_of_memory(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """Collectors free the memory by what they deliver, even when nothing more may be added."""
+    program = begin('log(0, 5000); reach("there"); wait_for("full")\nlog(5000, 6000)\n', exit_timeout=100)
+    program.wait_for("there")
+    eventually(lambda: redis.used() > 0 and bool(redis.sessions()))
+    redis.allow(0.1)  # less than it has
+    program.go("full")
+    eventually(lambda: "out of memory" in program.errors, pause=0.2)
+    collect()
+    stores.wait_mlflow(1000)
+    redis.allow(0)
+    program.end(6000)
+    redis.wait_delivered()
+    stores.check(6000)
+
+
+def test_redis_does_not_answer_for_a_while(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A Redis that hangs for longer than a lease stops nobody for good."""
+    collect("--lease", "2")
+    program = begin('pace(0, 500); reach("first"); pace(500, 3000); reach("long"); wait_for("on"); log(3000, 3100)\n')
+    program.wait_for("first")
+    stores.wait_mlflow(100)
+    redis.stop_answering()
+    program.wait_for("long")  # seconds later: training waits for nobody
+    redis.go_on()
+    program.go("on")
+    program.end(3100)
+    redis.wait_delivered()
+    stores.check(3100)
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
+
+
+def test_the_programs_network_is_cut(
+    begin: Begin, collect: Collect, redis: Redis, stores: Stores, behind: Behind
+) -> None:
+    """A program that does not reach Redis, for longer than a lease, trains on; all arrives when it does again."""
+    network = behind(redis)
+    network.seconds = 0.02
+    collect("--lease", "2")
+    program = begin(
+        'pace(0, 500); reach("first"); wait_for("cut"); pace(500, 2500); reach("long"); wait_for("mended"); pace(2500, 2600)\n',
+        url=redis.url_by(network.port),
+    )
+    program.wait_for("first")
+    stores.wait_mlflow(100)
+    network.cut()
+    program.go("cut")
+    program.wait_for("long")
+    eventually(lambda: "does not answer" in program.errors, pause=0.2)
+    network.mend()
+    program.go("mended")
+    program.end(2600)
+    redis.wait_delivered()
+    stores.check(2600)
+
+
+def test_a_collectors_network_is_cut(
+    begin: Begin, collect: Collect, redis: Redis, stores: Stores, behind: Behind
+) -> None:
+    """A collector that does not reach Redis for longer than its lease is replaced by another one, and when it is back it does not
+    interfere."""
+    network = behind(redis)
+    first = collect("--lease", "2", url=redis.url_by(network.port))
+    program = begin('pace(0, 3000); reach("long"); wait_for("on"); pace(3000, 3100)\n')
+    stores.wait_mlflow(200)
+    (before,) = redis.owners().values()
+    collect("--lease", "2")
+    network.cut()
+    at = stores.in_mlflow()
+    stores.wait_mlflow(at + 200)
+    eventually(lambda: list(redis.owners().values()) not in ([before], []))
+    network.mend()
+    program.wait_for("long")
+    assert first.process.poll() is None
+    program.go("on")
+    program.end(3100)
+    redis.wait_delivered()
+    stores.check(3100)
+
+
+# -- collectors -------------------------------------------------------------------------------------------------------
+
+
+def test_a_collector_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A collector that is killed with its machine is replaced, after its lease, by one that has been there, and that by one which
+    is started later; nothing is lost, nothing comes twice."""
+    first = collect()
+    program = begin('pace(0, 2000); reach("long"); wait_for("on"); pace(2000, 2500)\n')
+    stores.wait_mlflow(200)
+    second = collect()
+    first.kill()
+    at = stores.in_mlflow()
+    stores.wait_mlflow(at + 200)
+    second.kill()
+    program.wait_for("long")
+    third = collect()
+    program.go("on")
+    program.end(2500)
+    redis.wait_delivered()
+    stores.check(2500)
+    assert third.terminate() == 0
+
+
+def test_a_host_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """Of a collector, one host that is killed (as by the kernel, for its memory) is replaced by the collector itself."""
+    collector = collect()
+    program = begin('pace(0, 1500); reach("long"); wait_for("on"); pace(1500, 1600)\n')
+    stores.wait_mlflow(200)
+    (host,) = collector.hosts()
+    os.kill(host, signal.SIGKILL)
+    at = stores.in_mlflow()
+    stores.wait_mlflow(at + 200)
+    program.go("on")
+    program.end(1600)
+    redis.wait_delivered()
+    stores.check(1600)
+    assert collector.hosts() not in ([], [host])
+
+
+def test_two_collectors_believe_they_own_it(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A collector that stood still for longer than its lease, while another one took over, gives up at once when it goes on: what
+    it had in hand does not come twice, and it takes sessions again."""
+    first = collect("--lease", "2")
+    program = begin('pace(0, 3000); reach("long"); wait_for("on"); pace(3000, 3500)\n')
+    stores.wait_mlflow(200)
+    (before,) = redis.owners().values()
+    first.stop()
+    second = collect("--lease", "2")
+    at = stores.in_mlflow()
+    stores.wait_mlflow(at + 300)
+    (after,) = redis.owners().values()
+    assert after != before
+    first.go_on()
+    program.wait_for("long")
+    eventually(lambda: bool(first.hosts()))
+    assert list(redis.owners().values()) == [after]
+    second.kill()  # now it is the first one's again
+    program.go("on")
+    program.end(3500)
+    redis.wait_delivered()
+    stores.check(3500)
+
+
+def test_a_collector_is_terminated(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """SIGTERM, as a service is stopped: the collector hands its sessions back and ends with 0; its successor does not wait for a
+    lease to run out."""
+    first = collect("--lease", "120")
+    program = begin('pace(0, 2000); reach("long"); wait_for("on"); pace(2000, 2100)\n')
+    stores.wait_mlflow(200)
+    assert first.terminate() == 0
+    assert redis.owners() == {}
+    collect("--lease", "120")
+    at = stores.in_mlflow()
+    stores.wait_mlflow(at + 100, 60)
+    program.go("on")
+    program.end(2100)
+    redis.wait_delivered()
+    stores.check(2100)
+
+
+def test_no_collector_until_the_program_has_ended(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A program whose collectors are not there ends in time and says so; the collector that comes later delivers everything, and
+    ends by itself when it is told to."""
+    program = begin("log(0, 1500)\n", exit_timeout=4)
+    said = program.end(1500)
+    assert "Redis" in said
+    assert len(redis.sessions()) == 1
+    collector = collect("--until-idle", "2", ready=False)
+    assert collector.wait(200) == 0
+    assert redis.sessions() == []
+    stores.check(1500)
+
+
+def test_a_tracker_is_dead_among_others(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A tracker that answers nobody holds up no other one; when it answers again it gets all."""
+    assert stores.wandb is not None
+    stores.wandb.misbehave("hang", "")
+    collect()
+    program = begin('pace(0, 1000); reach("long"); wait_for("on"); log(1000, 1100)\n', exit_timeout=100)
+    stores.wait_mlflow(1000)
+    eventually(lambda: _is_in_aim(stores, 1000), pause=0.5)
+    assert stores.wandb.count_runs() == 0
+    stores.wandb.recover()
+    program.go("on")
+    program.end(1100)
+    redis.wait_delivered()
+    stores.check(1100)
+
+
+def _is_in_aim(stores: Stores, steps: int) -> bool:
+    try:
+        stores.check_aim(steps)
+    except (AssertionError, KeyError):
+        return False
+    return True
+
+
+# -- the program and its forwarder ------------------------------------------------------------------------------------
+
+
+def test_the_program_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A program that is killed has its points in each tracker, and its runs are ended as failed ones."""
+    collect()
+    program = begin('pace(0, 700); reach("first"); wait_for("never")\n')
+    program.wait_for("first")
+    program.process.kill()
+    program.process.wait()
+    redis.wait_delivered()
+    stores.check(700, status="failed")
+
+
+def test_the_forwarder_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A forwarder that is killed is started again, and goes on where Redis says it was."""
+    collect()
+    program = begin(
+        """
+pace(0, 700); reach("first"); wait_for("killed")
+pace(700, 1400); reach("more"); wait_for("on")
+log(1400, 1500)
+"""
+    )
+    program.wait_for("first")
+    os.kill(program.relay(), signal.SIGKILL)
+    program.go("killed")
+    program.wait_for("more")
+    os.kill(program.relay(1), signal.SIGKILL)
+    program.go("on")
+    said = program.end(1500)
+    assert said.count("starting it again") == 2
+    redis.wait_delivered()
+    stores.check(1500)
+
+
+def test_program_and_forwarder_are_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """Of a machine that is lost, what Redis has is delivered; the rest comes with a resumed delivery on that machine."""
+    collect()
+    program = begin('pace(0, 700); reach("first"); wait_for("never")\n')
+    program.wait_for("first")
+    os.kill(program.relay(), signal.SIGSTOP)
+    os.kill(program.relay(), signal.SIGKILL)
+    program.process.kill()
+    program.process.wait()
+    program.stop()
+    program.resume(env=redis.variables)
+    redis.wait_delivered()
+    stores.check(700, status="failed")
+
+
+# -- passwords --------------------------------------------------------------------------------------------------------
+
+
+def test_the_password_is_wrong(train: Train, collect: Collect, redis: Redis, stores: Stores) -> None:
+    """A program whose password Redis does not take trains on, and says so once, without the password; a resumed delivery with the
+    right one brings everything."""
+    collect()
+    wrong = {**redis.variables, "TRACELET_REDIS_PASSWORD": "hunter2hunter2"}
+    names = ", ".join(map(repr, stores.trackers))
+    program = train(f"begin({names}, exit_timeout=4)\nlog(0, 1000)\n", env=wrong, exit_timeout=4)
+    said = program.end(1000)
+    assert said.count("does not take the password") == 1
+    assert "hunter2" not in said
+    assert "--resume" in said
+    assert redis.sessions() == []
+    program.resume(env=redis.variables)
+    redis.wait_delivered()
+    stores.check(1000)
+
+
+def test_secrets_are_nowhere(train: Train, collect: Collect, make_redis: MakeRedis, stores: Stores) -> None:
+    """A user of Redis with the rights that are needed, whose password is in the address: it is in no file and no message; and
+    nothing of the trackers' credentials is in Redis."""
+    secret, key = "s3cret-of-redis", "k" * 40
+    server = make_redis(password=secret, user="trainer", acl="~tracelet:* +@all -@dangerous +info")
+    collector = collect(url=server.url, env={"TRACELET_REDIS_PASSWORD": secret})
+    url = server.url.replace("trainer@", f"trainer:{secret}@")
+    names = ", ".join(map(repr, stores.trackers))
+    program = train(f"begin({names})\nlog(0, 300)\n", env={"TRACELET_DELIVERY": url})
+    said = program.end(300)
+    server.wait_delivered()
+    stores.check(300)
+    assert secret not in said + collector.log
+    files = [path for path in (program.directory / "runs").rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+    assert not server.holds(secret)
+    assert not server.holds(key)
+
+
+def test_the_collectors_password_is_wrong(collect: Collect) -> None:
+    """A collector whose password Redis does not take says so, without it."""
+    collector: Collector = collect(env={"TRACELET_REDIS_PASSWORD": "hunter2hunter2"}, ready=False)
+    collector.wait_said("does not take the password")
+    assert "hunter2" not in collector.log
