@@ -27,7 +27,7 @@ KNOWS = {
     "handle": {"bus", "common", "eventfiles", "provenance"},
     "state": {"common", "backends", "bus"},
     "relay": {"common", "backends", "bus", "eventfiles", "fleet", "provenance", "state"},  # fleet: in the place of the workers
-    "fleet": {"common", "backends", "bus", "provenance", "relay", "session", "state"},
+    "fleet": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
     "session": {"common", "display", "backends", "bus", "eventfiles", "fleet", "handle", "intercept", "provenance", "state"},
     "replay": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
     "cli": {"bus", "common", "display", "backends", "fleet", "provenance", "replay", "session", "state"},

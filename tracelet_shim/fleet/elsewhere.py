@@ -8,6 +8,7 @@ import msgspec
 
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
+from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.fleet.address import Address, address_of
 from tracelet_shim.fleet.keys import About
 from tracelet_shim.fleet.shipper import Shipper, Standings
@@ -16,6 +17,7 @@ from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.progress import Standing
 from tracelet_shim.relay.watch import Silence
 from tracelet_shim.relay.worker import Worker
+from tracelet_shim.state.rows import RunRow
 from tracelet_shim.state.session import SessionState
 
 __all__ = ["Elsewhere", "Forwarder"]
@@ -50,6 +52,13 @@ class Elsewhere(Worker):
     def acknowledged(self) -> int:
         """The number of records that the tracker is done with."""
         return self.progress.at[0]
+
+    def restore(self, row: RunRow, lost: int = 0) -> None:
+        """Before `start`: this is what collectors had said to an earlier process; Redis is told if it has lost that."""
+        super().restore(row, lost)
+        standings = self._shipper.standings
+        standings.shown[self.name] = (row.run_id, row.url, row.state, row.error)
+        standings.at[self.name] = (row.cursor, row.part, row.delivered, row.failed)
 
     def take(self, standings: Standings) -> None:
         """Take what collectors have said of this tracker."""
@@ -139,6 +148,7 @@ class Forwarder:
         log: its records.
         what_ran: what is attached to the runs.
         reply, wake, state: as of `Worker`.
+        names: the naming rule of the session, which has its root.
     """
 
     def __init__(
@@ -150,6 +160,7 @@ class Forwarder:
         reply: Callable[[msg.Reply], None],
         wake: Callable[[], None],
         state: SessionState,
+        names: WriterNames,
     ) -> None:
         assert run.forward is not None
         address: Address = address_of(run.forward)
@@ -164,7 +175,7 @@ class Forwarder:
         there = msgspec.structs.replace(run, forward=None, job=None)
         budget = int(address.budget * 1e6)
         self._about = About(_VERSION, there, message.backends, message.memory, budget, message.root)
-        self.shipper = Shipper(address, self._about, log, self._looked, self._trouble, self._due)
+        self.shipper = Shipper(address, self._about, log, self._looked, self._trouble, self._due, lambda: names.root)
         self.workers = [Elsewhere(spec, run, log, what_ran, reply, wake, state, None) for spec in message.backends]
         for worker in self.workers:
             worker.attached(self.shipper)

@@ -15,7 +15,7 @@ from tracelet_shim.fleet.keys import Keys
 from tracelet_shim.fleet.lease import Leases
 from tracelet_shim.fleet.scripts import COMMIT
 from tracelet_shim.state.ledger import Ledger
-from tracelet_shim.state.rows import Changes, Refused, RunRow, SessionRow
+from tracelet_shim.state.rows import Changes, Refused, RunRow, SessionRow, row_of
 
 __all__ = ["FleetLedger", "UnreachableError"]
 
@@ -97,11 +97,7 @@ class FleetLedger(Ledger):
     def begin(self, run: RunInfo, root: str, trackers: Iterable[str] = ()) -> SessionRow | None:
         known = self._session
         if known is None:
-            p = run.program
-            self._session = SessionRow(
-                run.session, run.started, None, None, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid,
-                0, 0, False, None, 0,
-            )  # fmt: skip
+            self._session = row_of(run, root)
             for name in trackers:
                 self._rows[name] = RunRow(name, None, None, 0, 0, 0, "opening", None, 0)
             rows = [self._set(_RUNS, f"shown.{name}", (None, None, "opening", None)) for name in self._rows]

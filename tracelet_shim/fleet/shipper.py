@@ -19,7 +19,7 @@ from tracelet_shim.bus import wire
 from tracelet_shim.fleet.address import Address, connect
 from tracelet_shim.fleet.keys import PART, SESSIONS, UNFINISHED, About, Keys, Position
 from tracelet_shim.relay.log import Log
-from tracelet_shim.state.rows import Shown
+from tracelet_shim.state.rows import Shown, row_of
 
 __all__ = ["Shipper", "Standings", "problem_of"]
 
@@ -82,6 +82,7 @@ class Shipper:
         trouble: takes what the user is to hear of, by tracker (or None) and kind.
         due: returns, when the end was asked for and everything that belongs before it is appended, the message that says so;
             asked again and again.
+        root: returns the root directory, once it is known.
 
     Attributes:
         sent: the number of records that Redis has.
@@ -97,6 +98,7 @@ class Shipper:
         on_look: Callable[[Standings], None],
         trouble: Callable[[str | None, str, str], None],
         due: Callable[[], msg.Close | None],
+        root: Callable[[], str | None],
     ) -> None:
         self._address = address
         self._about = about
@@ -105,6 +107,7 @@ class Shipper:
         self._on_look = on_look
         self._trouble = trouble
         self._due = due
+        self._root = root
         self._client: Any = None
         self._encoder = wire.Encoder()
         self._trouble_decoder: wire.Decoder[msg.Trouble] = wire.Decoder(msg.Trouble)
@@ -188,24 +191,39 @@ class Shipper:
         if self._client is None:
             self._client = connect(self._address)
         keys, client = self._keys, self._client
+        restored = False
         if not client.exists(keys.about):
-            if self._announced and not self.standings.ended:
-                self._trouble(None, "redis-empty", "Redis has lost what it had of this session; it is handed over once more")
+            if any(at[0] for at in self.standings.at.values()):
+                self._trouble(None, "redis-empty", "Redis has lost what it had of this session; the rest is handed over again")
                 self._restore()
+                restored = True
             client.set(keys.about, self._encoder.encode(self._about), nx=True)
             client.zadd(SESSIONS, {keys.session: time.time()}, nx=True)
         elif not self._announced and not client.hexists(keys.runs, "ended") and client.zscore(UNFINISHED, keys.session) is None:
             client.zadd(SESSIONS, {keys.session: time.time()}, nx=True)
         self._announced = True
         self._find_place()
+        if restored:
+            self.sent = self._done
+            with self._telling:
+                self._appended = 0
         self.problem = None
 
     def _restore(self) -> None:
-        """Let a Redis that has lost everything have where the trackers stood."""
+        """Let a Redis that has lost everything have where the trackers stood, as far as it is known here."""
+        done, events = self._done, max(at[2] + at[3] for at in self.standings.at.values())
+        session = row_of(self._about.run, self._root() or self._about.root or "")
+        self._client.hset(self._keys.ledger, "session", self._encoder.encode(tuple(session)))
+        self._client.hset(self._keys.runs, "counts", self._encoder.encode((events, done, done)))
         for name, shown in self.standings.shown.items():
             self._client.hset(self._keys.runs, f"shown.{name}", self._encoder.encode(shown))
         for name, at in self.standings.at.items():
             self._client.hset(self._keys.runs, f"at.{name}", self._encoder.encode(at))
+
+    @property
+    def _done(self) -> int:
+        """The number of records that every tracker has."""
+        return min((at[0] for at in self.standings.at.values()), default=0)
 
     def _find_place(self) -> None:
         import redis
@@ -286,7 +304,7 @@ class Shipper:
             trouble = self._trouble_decoder.decode(data)
             self._trouble(trouble.backend, trouble.kind, trouble.message)
         self.standings.read(fields)
-        done = min((at[0] for at in self.standings.at.values()), default=0)
+        done = self._done
         if len(self.standings.at) == len(self._about.backends):
             while self._unacknowledged and self._unacknowledged[0][0] <= done:
                 self._bytes -= self._unacknowledged.popleft()[1]

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tracelet_shim.backends.base import Job
+from tracelet_shim.backends.base import Job, RunInfo
 
-__all__ = ["About", "Changes", "GivenPath", "Refused", "RunRow", "SessionRow", "Shown", "ToldTrial"]
+__all__ = ["About", "Changes", "GivenPath", "Refused", "RunRow", "SessionRow", "Shown", "ToldTrial", "row_of"]
 
 ToldTrial = tuple[int, int, "str | None", dict[str, Any]]
 """Which hparams are the run's own and which a trial's: source, position, trial, params."""
@@ -45,6 +45,15 @@ class SessionRow(NamedTuple):
     def is_replay(self) -> bool:
         """True if no training process was seen: everything in the log directory is the session's."""
         return self.pid == 0
+
+
+def row_of(run: RunInfo, root: str) -> SessionRow:
+    """Return the row of a session that begins."""
+    p = run.program
+    return SessionRow(
+        run.session, run.started, None, None, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid,
+        0, 0, False, None, 0,
+    )  # fmt: skip
 
 
 class About(msgspec.Struct, omit_defaults=True):
