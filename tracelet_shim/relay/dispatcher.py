@@ -207,7 +207,8 @@ class Relay(Asked):
         if run.forward is not None:
             from tracelet_shim.fleet.elsewhere import Forwarder
 
-            self._forwarder = Forwarder(message, run, self._log, self._what_ran, self._reply, self._wake, self._state, self._names)
+            others = (self._reply, self._wake, self._state, self._names)
+            self._forwarder = Forwarder(message, run, self._log, self._what_ran, *others)
             self.workers += self._forwarder.workers
         for spec in message.backends if self._forwarder is None else ():
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
