@@ -26,10 +26,11 @@ KNOWS = {
     "intercept": {"bus", "common", "eventfiles"},
     "handle": {"bus", "common", "eventfiles", "provenance"},
     "state": {"common", "backends", "bus"},
-    "relay": {"common", "backends", "bus", "eventfiles", "provenance", "state"},
-    "session": {"common", "display", "backends", "bus", "eventfiles", "handle", "intercept", "provenance", "state"},
+    "relay": {"common", "backends", "bus", "eventfiles", "fleet", "provenance", "state"},  # fleet: in the place of the workers
+    "fleet": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
+    "session": {"common", "display", "backends", "bus", "eventfiles", "fleet", "handle", "intercept", "provenance", "state"},
     "replay": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
-    "cli": {"bus", "common", "display", "backends", "provenance", "replay", "session", "state"},
+    "cli": {"bus", "common", "display", "backends", "fleet", "provenance", "replay", "session", "state"},
     "testing": {"backends"},
 }
 """By room, the other rooms that it may import from; who is in a room need not know of any other one."""

@@ -80,6 +80,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         what_ran: which of `WHAT_RAN` may be recorded. The relay attaches it as files; a backend that records some of it in a
             form of its tracker's own asks here.
         started: seconds since the epoch.
+        forward: address of the Redis through which collectors get the session; None if it is delivered from here.
         job: the scheduler's job, if what an earlier start of it has logged is to be continued.
     """
 
@@ -99,6 +100,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     offline: bool = False
     root: str | None = None
     job: Job | None = None
+    forward: str | None = None
     what_ran: tuple[Part, ...] = WHAT_RAN
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "Trial",
     "Trouble",
     "UseRing",
+    "WhatRanFound",
     "Writer",
     "again",
 ]  # fmt: skip
@@ -145,6 +146,9 @@ class Open(msgspec.Struct, tag="open"):
         linger: seconds that the relay goes on by itself after a program that is gone without a word.
         watch: directories (absolute) whose event files are read as they appear and grow.
         since: what was written there before this is not read; seconds since the epoch.
+        forward_password: of the Redis at `RunInfo.forward`, where the address had one.
+        continues: by tracker, the run of an earlier start of the job.
+        what_ran_comes: what ran is found out by another process; `WhatRanFound` follows.
     """
 
     run: RunInfo
@@ -158,6 +162,9 @@ class Open(msgspec.Struct, tag="open"):
     linger: float = 0.0
     watch: list[str] = []
     since: float = 0.0
+    forward_password: str | None = None
+    continues: dict[str, str] = {}
+    what_ran_comes: bool = False
 
 
 def again(message: Message, root: str | None) -> Message:
@@ -186,6 +193,12 @@ class UseRing(msgspec.Struct, tag="ring"):
     """
 
     path: str
+
+
+class WhatRanFound(msgspec.Struct, tag="what_ran"):
+    """What ran, as another process has found it out (`provenance.what_ran.WhatRan.encoded`)."""
+
+    data: bytes
 
 
 class Writer(msgspec.Struct, tag="writer"):
@@ -280,7 +293,7 @@ class Rest(msgspec.Struct, tag="rest"):
     backend: str
 
 
-Message = Union[Open, Continue, UseRing, Writer, Source, Records, Flush, Close, Rest]  # noqa: UP007
+Message = Union[Open, Continue, UseRing, WhatRanFound, Writer, Source, Records, Flush, Close, Rest]  # noqa: UP007
 
 
 # -- from the relay ---------------------------------------------------------------------------------------------------

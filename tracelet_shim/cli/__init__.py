@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tracelet_shim.cli import backends, doctor, replay, run, status
+from tracelet_shim.cli import backends, collect, doctor, replay, run, status
 from tracelet_shim.cli._command import Command
 
 __all__ = ["app", "main"]
@@ -26,6 +26,9 @@ app.command(
 app.command(
     "replay", cls=Command, options_metavar="[OPTIONS] LOGDIR [SESSION]", short_help="Deliver a TensorBoard log directory."
 )(replay.replay)
+app.command(
+    "collect", cls=Command, options_metavar="[OPTIONS] REDIS", short_help="Deliver what many programs log."
+)(collect.collect)
 app.command(
     "status", cls=Command, options_metavar="[OPTIONS] [LOGDIR]", short_help="Show what was delivered, and what is pending."
 )(status.status)

@@ -64,6 +64,9 @@ def replay(
     retry_refused: Annotated[
         bool, typer.Option("--retry-refused", help="With --resume: offer what a tracker refused to it again.")
     ] = False,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="With --resume: deliver from here what collectors were to have from a Redis.")
+    ] = False,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", metavar="SECONDS", help="Give a tracker up that does not move for so many seconds."),
@@ -85,6 +88,8 @@ def replay(
         _refuse(f"{session!r}: a session is named with --resume only")
     if retry_refused and not resume:
         _refuse("--retry-refused goes with --resume")
+    if direct and not resume:
+        _refuse("--direct goes with --resume")
     named = run_id or exp_name or root or session or os.environ.get("TRACELET_RUN_ID")
     if runs and (follow or named):
         _refuse("--runs goes with none of --follow, --run-id, --exp-name, --root: each sub-directory is a run, named after it")
@@ -97,6 +102,7 @@ def replay(
     arguments: dict[str, Any] = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "tags": tags, "notes": notes,
         "offline": offline, "options": options, "root": root, "exit_timeout": timeout,
+        "delivery": "process" if direct else None,
     }  # fmt: skip
     os.environ["TRACELET_DISABLED"] = "1"  # what an SDK does with TensorBoard is not for us, here or in its children
     _finish(_Job(session, arguments, resume, retry_refused, runs, follow, idle).run(logdir))

@@ -31,11 +31,19 @@ _SHOWN_REFUSALS = 5
 def status(
     logdir: Annotated[str | None, typer.Argument(metavar="LOGDIR", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    fleet: Annotated[
+        str | None, typer.Option("--fleet", metavar="REDIS", help="Show the sessions that collectors deliver instead.")
+    ] = None,
 ) -> None:
     """Show sessions, their runs and links, and what is delivered, pending and set aside, by tracker.
 
     LOGDIR is a log directory; default: those in ./runs and here.
     """
+    if fleet is not None:
+        from tracelet_shim.cli import _fleet
+
+        _fleet.show(fleet, as_json=as_json)
+        return
     found: list[dict[str, Any]] = []
     problems: list[str] = []
     for directory in _state_directories(logdir):

@@ -62,10 +62,12 @@ class WhatRan:
 
     Args:
         run: of its `what_ran`, the parts to collect; nothing if that is empty.
+        collects: False if another process does, where the program ran: `receive` takes that.
     """
 
-    def __init__(self, run: RunInfo) -> None:
+    def __init__(self, run: RunInfo, *, collects: bool = True) -> None:
         self._run = run
+        self._collects = collects
         self._found = _Found()
         self._has_tags = threading.Event()
         self._has_status = threading.Event()
@@ -77,7 +79,7 @@ class WhatRan:
 
     def start(self) -> None:
         """Begin, if there is something to collect; once."""
-        if not self._complete.is_set():
+        if self._collects and not self._complete.is_set():
             self._thread.start()
 
     def tags(self, timeout: float) -> dict[str, str]:
@@ -122,6 +124,21 @@ class WhatRan:
             self._found = msgspec.msgpack.decode(path.read_bytes(), type=_Found)
             self._kept = True
             self._end()
+
+    # -- where another process collects it -------------------------------------------------------------------------------
+
+    def encoded(self, timeout: float) -> bytes | None:
+        """Return it for another process, which `receive`s it; None if it is not complete within `timeout` seconds."""
+        return msgspec.msgpack.encode(self._found) if self._complete.wait(max(0.0, timeout)) else None
+
+    def receive(self, data: bytes) -> None:
+        """Take what another process has `encoded`, or nothing, if that is empty; once."""
+        if self._complete.is_set():
+            return
+        with contextlib.suppress(msgspec.DecodeError):
+            self._found = msgspec.msgpack.decode(data, type=_Found) if data else _Found()
+        self._kept = True
+        self._end()
 
     # -- the thread ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,17 +21,20 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.common import run_report
 from tracelet_shim.eventfiles.decoder import Decoder
 from tracelet_shim.eventfiles.own_files import is_own, store_of
-from tracelet_shim.eventfiles.waiting import forget, waiting
+from tracelet_shim.eventfiles.waiting import forget
 from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.provenance.what_ran import WhatRan, with_tags
+from tracelet_shim.relay.asked import Asked
 from tracelet_shim.relay.job import JobContinuation
 from tracelet_shim.relay.last_word import last_word
 from tracelet_shim.relay.log import Log
 from tracelet_shim.relay.own import Own
 from tracelet_shim.relay.restart import Restart
 from tracelet_shim.relay.worker import Worker
-from tracelet_shim.state.place import state_directory
 from tracelet_shim.state.session import SessionState
+
+if TYPE_CHECKING:
+    from tracelet_shim.fleet.elsewhere import Forwarder
 
 __all__ = ["Relay"]
 
@@ -41,7 +45,7 @@ _KEPT = 0.65
 logger = logging.getLogger("tracelet_shim.relay")
 
 
-class Relay:
+class Relay(Asked):
     """Decodes records and delivers them to the trackers.
 
     Args:
@@ -51,6 +55,7 @@ class Relay:
         state: the state directory, where it is another than the root directory and the environment say.
         complete: True if nobody writes to the event files any more: a record that they lack is lost.
         retry_refused: offer again what trackers refused, in a session that is continued.
+        keeper: makes what keeps the session's state, of the arguments of `SessionState`.
 
     Attributes:
         closing, closed: the end has been asked for; has been reached.
@@ -67,6 +72,7 @@ class Relay:
         state: Path | None = None,
         complete: bool = False,
         retry_refused: bool = False,
+        keeper: Callable[..., SessionState] = SessionState,
     ) -> None:
         self._reply = reply
         self._wake = wake
@@ -76,12 +82,13 @@ class Relay:
         self.workers: list[Worker] = []
         self._names = WriterNames()
         self._decoder = Decoder(self._names)
-        self._state = SessionState(self._trouble, self._counts, state)
+        self._state = keeper(self._trouble, self._counts, state)
         self._log = Log(self._decoder, complete=complete, tell=self._state.tell)
         self._session: msg.Open | None = None
         self._restart = Restart(self._state, self._log, self._decoder, self.workers)
         self._job: JobContinuation | None = None
         self._what_ran: WhatRan | None = None
+        self._forwarder: Forwarder | None = None
         self._own = Own(self._state, self.handle, self.learn, self._trouble, wake)
         self._writers: dict[str, int] = {}
         self._files: list[str] = []
@@ -99,26 +106,6 @@ class Relay:
         self.closing = False
         self.closed = False
         self.clean = True
-
-    @property
-    def directory(self) -> Path | None:
-        """The state directory, once it is known and if it can be written."""
-        return self._state.directory
-
-    @property
-    def owned(self) -> bool:
-        """False if another process serves the session."""
-        return self._state.owned
-
-    @property
-    def records(self) -> int:
-        """The number of records of the training's so far."""
-        return self._log.length - self._own.records
-
-    @property
-    def indexed(self) -> bool:
-        """True if a successor finds all of them, should this process be killed."""
-        return self._log.safe == self._log.length
 
     @property
     def is_waited_for(self) -> bool:
@@ -152,8 +139,13 @@ class Relay:
             self._files.append(message.path)
             self._add_writer(message.parent or message.logdir)
             self._state.write(lambda ledger, session: ledger.add_source(session, message))
+            self._forward(message)
         elif isinstance(message, msg.Writer):
             self._add_writer(message.logdir)
+            self._forward(message)
+        elif isinstance(message, msg.WhatRanFound):
+            if self._what_ran is not None:
+                self._what_ran.receive(message.data)
         elif isinstance(message, msg.Flush):
             if self._waits_for_job:
                 self._start()
@@ -188,36 +180,15 @@ class Relay:
             now = time.monotonic()
             if not self._alive() or now >= self._deadline:
                 self._end()
-            elif now >= self._waited_for and not self._lingers:
-                self._linger()
+            elif now >= self._waited_for:
+                if not self._lingers:
+                    self._linger()
+                if self._forwarder is not None:
+                    self._forwarder.nobody_waits()
 
     def learn(self, source: int, data: bytes) -> None:
         """Let the decoder see a record that was delivered earlier."""
         self._decoder.learn(source, data)
-
-    def sources(self) -> list[msg.Source]:
-        """Return the event files of the training process, in order."""
-        return [self._decoder.source(number) for number in sorted(self._sources) if number < msg.OWN_SOURCES]
-
-    def waiting(self) -> list[tuple[str, str]]:
-        """Return (file, root directory) of the records of this session that the program has not handed over: they wait for its
-        first writer."""
-        opened = self._session
-        if opened is None or any(spec.borrowed for spec in opened.backends):
-            return []
-        places = {state_directory(opened.run.program.cwd, os.environ), *([self.directory] if self.directory is not None else [])}
-        found = [each for place in places for each in waiting(place)]
-        mine = [(path, known.root) for path, known in found if known.opened.run.session == opened.run.session]
-        return [(path, root) for path, root in mine if path not in self._files]
-
-    def ahead(self) -> int:
-        """Return how many records the fastest tracker has still to take; 0 if none takes any now."""
-        taking = [worker for worker in self.workers if worker.state.state in ("opening", "open")]
-        return min((self._log.length - worker.cursor for worker in taking), default=0)
-
-    def states(self) -> dict[str, msg.BackendState]:
-        """Return where each tracker stands now."""
-        return {worker.name: worker.report() for worker in self.workers}
 
     def parent_is_gone(self) -> None:
         """The training process is gone before it had the last reply: it may have logged on, to its event files."""
@@ -231,12 +202,20 @@ class Relay:
         self._session = msgspec.structs.replace(message, run=run)
         self._names.root = message.root
         self._log.memory = _KEPT * message.memory
-        self._what_ran = WhatRan(run)
+        self._what_ran = WhatRan(run, collects=not message.what_ran_comes)
         self._own.open(message, run)
-        for spec in message.backends:
+        if run.forward is not None:
+            from tracelet_shim.fleet.elsewhere import Forwarder
+
+            others = (self._reply, self._wake, self._state, self._names)
+            self._forwarder = Forwarder(message, run, self._log, self._what_ran, *others)
+            self.workers += self._forwarder.workers
+        for spec in message.backends if self._forwarder is None else ():
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for
             mine = self._objects.get(spec.name)
             worker = Worker(spec, of_worker, self._log, self._what_ran, self._reply, self._wake, self._state, mine)
+            if spec.name in message.continues:
+                worker.resume(message.continues[spec.name])
             self.workers.append(worker)
         if message.restarted:
             if self._complete or self._own.watches:  # there may be no writer to follow
@@ -256,6 +235,8 @@ class Relay:
         self._what_ran.start()
         if not self.closing:
             self._own.sample()
+        if self._forwarder is not None:
+            self._forwarder.about_to_start()
         for worker in self.workers:
             worker.start()
 
@@ -293,7 +274,8 @@ class Relay:
         index = self._state.open(run, root, [worker.name for worker in self.workers], keeps=self._session.keeps_state)
         if self._state.known is not None:
             assert self._what_ran is not None
-            self._what_ran.restore(self._state.path("what-ran"))
+            if self.directory is not None:
+                self._what_ran.restore(self._state.path("what-ran"))
             self.taken, own = self._restart.restore(self._state.known, index)
             for logdir in self._state.writers() if self._own.watches else ():  # in the order in which they were named
                 self._names(logdir)
@@ -379,6 +361,7 @@ class Relay:
 
     def _flush(self, message: msg.Flush) -> None:
         self._flushes.append((message.id, self._log.length))
+        self._forward(message)
         for worker in self.workers:
             worker.request_flush(self._log.length)
 
@@ -390,8 +373,14 @@ class Relay:
         is_last = message.cut_off or self._complete
         for worker in self.workers:
             worker.close(message.status, self._deadline, message.ended, last_write, is_last=is_last)
+        self._forward(message)
         self._open_state()
         self._state.write(lambda ledger, session: ledger.will_end(session, message.status))
+
+    def _forward(self, message: msg.Message) -> None:
+        """Have collectors told of it, where the trackers are written to elsewhere."""
+        if self._forwarder is not None:
+            self._forwarder.tell(message)
 
     def _linger(self) -> None:
         """Nobody waits any more: say where the trackers stand, and go on."""

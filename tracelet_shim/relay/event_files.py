@@ -123,5 +123,5 @@ def _has_value(data: bytes, value: float) -> bool:
 
 
 def is_whole(record: msg.Record) -> bool:
-    """True if the record needs no proto."""
-    return isinstance(record.hint, msg.Embedded)
+    """True if the record needs no proto, or has it."""
+    return record.data is not None or isinstance(record.hint, msg.Embedded)

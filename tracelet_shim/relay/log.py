@@ -208,6 +208,22 @@ class Log:
             if batch is not None and number < batch.stop:
                 return batch.part(number, number + limit)
 
+    def raw(self, number: int, limit: int, most: int) -> list[msg.Record]:
+        """Return records from `number` on as they are, with their data: at most `limit`, and none behind the one with which they
+        reach `most` bytes. None where an event file has not got them yet. One that is nowhere any more has no data."""
+        with self._lock:
+            first = self._frontier
+            if number >= first:
+                return _up_to(islice(self._waiting, number - first, number - first + limit), most)
+        with self._decoding:
+            gone: list[int | None] = []
+            stop = min(first, number + limit)
+            indexed = self._index.read(number, stop) if self._index is not None else ()
+            found = _up_to(self._files.again(indexed, gone), most)
+            if gone and self._index is not None:
+                return list(self._index.read(number, number + len(gone)))
+            return found
+
     def _decode_next(self, number: int, limit: int) -> Batch | None:
         """Decode records that wait, and keep them, unless they have been forgotten meanwhile. Return None if none waits, or if
         `number` has been decoded; to be called with the decoder's lock held."""
@@ -329,6 +345,16 @@ class Log:
             if self._index is not None:
                 self._index.close(remove=remove)
                 self._index = None
+
+
+def _up_to(records: Iterable[msg.Record], most: int) -> list[msg.Record]:
+    found: list[msg.Record] = []
+    for record in records:
+        found.append(record)
+        most -= payload_of(record) + msg.RECORD_BYTES // 4
+        if most <= 0:
+            break
+    return found
 
 
 def _nested(records: Sequence[msg.Record]) -> int:

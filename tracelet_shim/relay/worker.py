@@ -25,7 +25,7 @@ from tracelet_shim.relay.troubles import Troubles, text_of
 from tracelet_shim.relay.watch import Silence, Watch
 from tracelet_shim.relay.writing import Writing
 from tracelet_shim.state.rows import RunRow, Shown
-from tracelet_shim.state.session import SessionState
+from tracelet_shim.state.session import LeftError, SessionState
 
 __all__ = ["Worker"]
 
@@ -213,6 +213,8 @@ class Worker:
             if self._open():
                 while not self._come_to_the_end():
                     pass
+        except LeftError:
+            logger.info("%s goes on elsewhere", self.name)
         except BaseException as error:  # an SDK that raises SystemExit must not end this thread in silence
             self._troubles.fail("internal", f"stopped by {type(error).__name__}: {error}")
             logger.exception("worker of %s stopped", self.name)
@@ -222,6 +224,7 @@ class Worker:
             self._wake()
 
     def _open(self) -> bool:
+        self._session.may_write()
         opened = self._opening.open()
         if opened is None:
             return False
@@ -250,6 +253,7 @@ class Worker:
 
     def _deliver(self, backend: Backend) -> bool:
         """Write one batch; return False when everything is delivered and the end was asked for, or time is up."""
+        self._session.may_write()
         if self._ending.time_is_up:
             self._name_file()
             return False
@@ -389,6 +393,7 @@ class Worker:
             self._troubles.error("file", f"{self._log.lacks(number=self.cursor)}; delivery stands there")
 
     def _close(self, backend: Backend) -> None:
+        self._session.may_write()
         if self._ending.give_up.is_set():
             return
         if self._attempt("flushing", backend, backend.flush) and self.progress.is_unsafe:

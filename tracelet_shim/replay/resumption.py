@@ -109,11 +109,16 @@ def _continue(
     _go_to(row, root, view)
     about = msgspec.json.decode(row.about or "{}", type=About)
     settings = resolve(arguments, registry.names())
-    settings = msgspec.structs.replace(settings, backend=names, offline=about.offline or bool(arguments.get("offline")))
+    forward = None if arguments.get("delivery") else about.forward
+    offline = about.offline or bool(arguments.get("offline"))
+    settings = msgspec.structs.replace(settings, backend=names, offline=offline, delivery=forward or "process")
     specs = specs_of(settings, {})
     host = Host(view, settings.exit_timeout, directory, retry_refused=retry_refused)
     relay = host.relay
-    relay.handle(msg.Open(_again(row, about, root), specs, int(settings.memory * 1e6), root, restarted=True))
+    run = msgspec.structs.replace(_again(row, about, root), forward=forward)
+    if forward is not None:
+        view.say(f"handing session {row.id} over to collectors, by {forward}")
+    relay.handle(msg.Open(run, specs, int(settings.memory * 1e6), root, restarted=True))
     for writer in files.writers:
         relay.handle(msg.Writer(writer))
     for source in files.sources:

@@ -61,7 +61,7 @@ def start_logging(
     ranks: Literal["main", "all"] | None = None,
     root: str | os.PathLike[str] | None = None,
     watch: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
-    delivery: Literal["process", "thread"] | None = None,
+    delivery: str | None = None,
     exit_timeout: float | None = None,
     linger: float | None = None,
     accelerate: bool | None = None,
@@ -95,7 +95,8 @@ def start_logging(
             or its parent where that is named like a split (``train``, ``val``, ``test``, ...).
         watch: a directory, or several: event files that appear or grow there from now on are delivered as well, whoever writes
             them (Keras, ``tf.summary``, child processes). A path with a comma in it goes into a list. Default: none.
-        delivery: ``"process"`` or ``"thread"``: where the trackers' SDKs run.
+        delivery: ``"process"`` or ``"thread"``: where the trackers' SDKs run; or the address of a Redis, ``"redis://host:6379/0"``,
+            from which collectors deliver.
         exit_timeout: seconds that the end may take to deliver what is left.
         linger: seconds that the relay process may go on with that by itself, when `exit_timeout` is over. Default: 300.
         accelerate: False leaves TensorBoard's own event writer as it is; else its files are written, byte for byte the

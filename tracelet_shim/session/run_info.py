@@ -37,7 +37,7 @@ def run_info(session: str, s: Settings, job: Job | None, *, borrowed: bool = Fal
     return RunInfo(
         session=session, program=program, started=time.time(), project=s.project, exp_name=name, run_id=s.run_id,
         tags=tags, notes=s.notes, config=dict(s.config), group=group, offline=s.offline, root=root,
-        job=job, what_ran=s.what_ran,
+        job=job, what_ran=s.what_ran, forward=s.redis.url if s.redis is not None else None,
     )  # fmt: skip
 
 

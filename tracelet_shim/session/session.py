@@ -168,10 +168,10 @@ class Session(OwnMethods):
         run = run_info(session, self.settings, self._job, borrowed=specs[0].borrowed)
         if specs[0].borrowed:  # a run of the user's gets only what was asked for, and is no scheduler's to continue
             run = msgspec.structs.replace(run, job=None, what_ran=(), project=self._project_of(specs[0].name) or run.project)
-        found = ci.tags(os.environ) if self.settings.ci else {}
+        s, found = self.settings, ci.tags(os.environ) if self.settings.ci else {}
         return msg.Open(
-            run, specs, int(self.settings.memory * 1e6), run.root, found, self.settings.system_metrics,
-            linger=self.settings.linger, watch=list(self.watched.tops), since=self.watched.since,
+            run, specs, int(s.memory * 1e6), run.root, found, s.system_metrics, linger=s.linger,
+            watch=list(self.watched.tops), since=self.watched.since, forward_password=s.password,
         )  # fmt: skip
 
     def _project_of(self, name: str) -> str | None:
@@ -184,7 +184,7 @@ class Session(OwnMethods):
     def _make_bus(self, specs: list[msg.BackendSpec], on_reply: Callable[[msg.Reply], None]) -> Bus | Mailbox:
         """Return a way to the relay process that needs no thread here, where all backends are there; else one with a thread."""
         memory = int(self.settings.memory * 1e6)
-        if self.settings.delivery == "process" and all(spec.class_path and not spec.here for spec in specs):
+        if self.settings.delivery != "thread" and all(spec.class_path and not spec.here for spec in specs):
             return Mailbox(self._state_directory, memory, say, on_reply)
         return Bus(lambda: self._make_channel(specs), memory, on_reply)
 

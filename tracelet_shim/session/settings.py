@@ -25,6 +25,7 @@ from tracelet_shim.common.text import as_utf8
 from tracelet_shim.common.values import named, plain
 from tracelet_shim.display.printable import printable
 from tracelet_shim.errors import ConfigurationError
+from tracelet_shim.fleet.address import Address, address_of, is_address
 from tracelet_shim.provenance.secrets import mask_text
 
 __all__ = ["DEFAULT_BACKEND", "PREFIX", "Problem", "Settings", "from_environment", "from_file", "resolve"]
@@ -57,7 +58,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         ranks: ``"main"`` logs from rank 0 only, ``"all"`` from every rank, each in a run of its own, grouped.
         root: directory that writers' log directories are relative to.
         watch: directories whose event files are delivered as they appear and grow, whoever writes them.
-        delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one.
+        delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one; the address of a Redis,
+            ``"redis://host:6379/0"``, has collectors deliver (docs/fleet.md).
         exit_timeout: seconds that stopping may take.
         linger: seconds that the relay process may go on by itself after that; 0: only after a program that was killed.
         memory: megabytes of event data that may be kept in memory; what is beyond is read again from the event files.
@@ -86,7 +88,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     ranks: Literal["main", "all"] = "main"
     root: str | None = None
     watch: tuple[str, ...] = ()
-    delivery: Literal["process", "thread"] = "process" if HAS_PACKETS else "thread"
+    delivery: str = "process" if HAS_PACKETS else "thread"
     exit_timeout: float = 60.0
     linger: float = 300.0
     memory: float = 256.0
@@ -98,6 +100,16 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     autolog: tuple[Autolog, ...] = ()
     autolog_dir: str | None = None
     options: dict[str, dict[str, Any]] = {}
+
+    @property
+    def redis(self) -> Address | None:
+        """Where collectors get the session from; None if it is delivered from here."""
+        return address_of(self.delivery) if is_address(self.delivery) else None
+
+    @property
+    def password(self) -> str | None:
+        """That of the Redis, where its address has one."""
+        return self.redis.password if self.redis is not None else None
 
 
 class Problem(NamedTuple):
@@ -187,6 +199,9 @@ def _tables(given: Any, origin: str) -> dict[str, dict[str, Any]]:
 
 def _convert(name: str, value: Any, origin: str) -> Any:
     kind, given = _TYPES[name], value
+    if name == "delivery" and isinstance(value, str) and is_address(value):
+        address_of(value)
+        return value
     if name in _READERS:
         try:
             value = _READERS[name](value)
@@ -257,6 +272,7 @@ def _remedy(name: str, value: Any) -> str:
 
 
 _TYPES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+_TYPES["delivery"] = Literal["process", "thread"]  # or an address
 
 
 def from_environment(environment: Mapping[str, str], known: list[str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Backend
 from tracelet_shim.bus.messages import BackendSpec
 from tracelet_shim.display.terminal import say
+from tracelet_shim.fleet.address import require_client
+from tracelet_shim.provenance.secrets import is_secret
 from tracelet_shim.session.settings import DEFAULT_BACKEND, Settings
 
 __all__ = ["names_and_objects", "specs_of"]
@@ -53,6 +55,8 @@ def specs_of(settings: Settings, objects: Mapping[str, Backend], *, lenient: boo
             # A tracker without an option that it was to have could log to another place.
             say(f"{error} ({rest} without it)" if name in names else f"{error} (it is ignored)")
             names = [other for other in names if other != name]
+    if settings.redis is not None:
+        require_client()
     specs: list[BackendSpec] = []
     for name in names:
         if name in objects:
@@ -61,7 +65,13 @@ def specs_of(settings: Settings, objects: Mapping[str, Backend], *, lenient: boo
         try:
             backend = registry.find(name)
             options = dict(settings.options.get(name, {}))
-            backend.check(offline=settings.offline, options=options)
+            if settings.redis is None:
+                backend.check(offline=settings.offline, options=options)
+            elif secret := next(filter(is_secret, options), None):
+                raise errors.ConfigurationError(
+                    f"option {secret!r} of {name} is not handed over to collectors, since it looks like a secret; remedy: set it "
+                    "where they run"
+                )
         except errors.TraceletError as error:
             if not lenient:
                 raise

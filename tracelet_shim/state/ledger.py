@@ -114,7 +114,7 @@ class Ledger:
 
     def _enter(self, run: RunInfo, root: str, trackers: list[str]) -> SessionRow | None:
         p = run.program
-        about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline, run.job)).decode()
+        about = msgspec.json.encode(About(run.tags, run.notes, run.config, run.group, run.offline, run.job, run.forward)).decode()
         with self._transaction():
             make_tables(self._db)
             known = self.session(run.session)

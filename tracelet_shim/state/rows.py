@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tracelet_shim.backends.base import Job
+from tracelet_shim.backends.base import Job, RunInfo
 
-__all__ = ["About", "Changes", "GivenPath", "Refused", "RunRow", "SessionRow", "Shown", "ToldTrial"]
+__all__ = ["About", "Changes", "GivenPath", "Refused", "RunRow", "SessionRow", "Shown", "ToldTrial", "row_of"]
 
 ToldTrial = tuple[int, int, "str | None", dict[str, Any]]
 """Which hparams are the run's own and which a trial's: source, position, trial, params."""
@@ -47,6 +47,15 @@ class SessionRow(NamedTuple):
         return self.pid == 0
 
 
+def row_of(run: RunInfo, root: str) -> SessionRow:
+    """Return the row of a session that begins."""
+    p = run.program
+    return SessionRow(
+        run.session, run.started, None, None, root, run.project, run.exp_name, run.run_id, p.script, p.cwd, p.host, p.pid,
+        0, 0, False, None, 0,
+    )  # fmt: skip
+
+
 class About(msgspec.Struct, omit_defaults=True):
     """The rest of a `RunInfo`: what a run that could not be opened yet has to be opened with later."""
 
@@ -56,6 +65,7 @@ class About(msgspec.Struct, omit_defaults=True):
     group: str | None = None
     offline: bool = False
     job: Job | None = None
+    forward: str | None = None
 
 
 class RunRow(NamedTuple):

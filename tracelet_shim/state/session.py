@@ -22,9 +22,13 @@ from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.place import state_directory
 from tracelet_shim.state.rows import Changes, GivenPath, Refused, RunRow, SessionRow, Shown, ToldTrial
 
-__all__ = ["SessionState"]
+__all__ = ["LeftError", "SessionState"]
 
 _Found = TypeVar("_Found")
+
+
+class LeftError(BaseException):
+    """Another process goes on with this session: nothing more may be written to its trackers."""
 
 
 class SessionState:
@@ -116,26 +120,26 @@ class SessionState:
 
     def told(self) -> tuple[list[ToldTrial], list[GivenPath]]:
         """Return which trials and paths have been told apart, in order."""
-        return self._read(Ledger.trials) or [], self._read(Ledger.paths) or []
+        return self._read(lambda ledger, session: (ledger.trials(session), ledger.paths(session))) or ([], [])
 
     def runs(self) -> dict[str, RunRow]:
         """Return where each tracker stands, or stood."""
-        return {row.backend: row for row in self._read(Ledger.runs) or ()}
+        return {row.backend: row for row in self._read(lambda ledger, session: ledger.runs(session)) or ()}
 
     def sources(self) -> list[msg.Source]:
-        return self._read(Ledger.sources) or []
+        return self._read(lambda ledger, session: ledger.sources(session)) or []
 
     def writers(self) -> list[str]:
         """Return the log directories, in the order in which they were named."""
-        return self._read(Ledger.writers) or []
+        return self._read(lambda ledger, session: ledger.writers(session)) or []
 
     def taken(self) -> dict[int, int]:
         """Return, by source, the position behind the last record, if the session had ended."""
-        return self._read(Ledger.taken) or {}
+        return self._read(lambda ledger, session: ledger.taken(session)) or {}
 
     def lost(self) -> dict[str, int]:
         """Return, by tracker, how many events it will never get."""
-        lost = self._read(Ledger.lost) or {}
+        lost = self._read(lambda ledger, session: ledger.lost(session)) or {}
         return {name: sum(files.values()) for name, files in lost.items()}
 
     def set_aside_of(self, backend: str) -> list[tuple[int, Refused]]:
@@ -149,6 +153,13 @@ class SessionState:
             return None
         rows = self._read(lambda ledger, _: ledger.runs(session.id)) or ()
         return session.id, {row.backend: row.run_id for row in rows if row.run_id is not None}
+
+    def may_write(self) -> None:
+        """To be called before each thing that is written to a tracker.
+
+        Raises:
+            LeftError: it may not be.
+        """
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,41 @@
+"""What is changed in Redis under a lease: all of it, and only while the lease is the caller's. Redis runs a script as a whole
+(https://redis.io/docs/latest/develop/programmability/eval-intro/, "Atomicity").
+
+Each may run when Redis is out of memory (``allow-oom``, from Redis 7.0 on): noting what was delivered is what frees memory.
+"""
+
+from __future__ import annotations
+
+__all__ = ["COMMIT", "LOST", "RELEASE", "RENEW"]
+
+LOST = "LOST"
+"""What a script answers to somebody whose lease is not his any more."""
+
+COMMIT = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'LOST' end
+local at = 2
+while ARGV[at] do
+  local what, key = ARGV[at], KEYS[tonumber(ARGV[at + 1])]
+  if what == 'HSET' then redis.call('HSET', key, ARGV[at + 2], ARGV[at + 3]); at = at + 4
+  elseif what == 'HINCRBY' then redis.call('HINCRBY', key, ARGV[at + 2], ARGV[at + 3]); at = at + 4
+  elseif what == 'HDEL' then redis.call('HDEL', key, ARGV[at + 2]); at = at + 3
+  elseif what == 'RPUSH' then
+    if redis.call('LLEN', key) < 1000 then redis.call('RPUSH', key, ARGV[at + 2]) end
+    at = at + 3
+  elseif what == 'XTRIM' then redis.call('XTRIM', key, 'MINID', ARGV[at + 2]); at = at + 3
+  else return redis.error_reply('unknown ' .. what) end
+end
+return 'OK'
+"""
+"""KEYS: the lease, then those that ARGV names by their numbers. ARGV: the owner, then what is to be done."""
+
+RENEW = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'LOST' end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 'OK'
+"""
+
+RELEASE = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 'OK'
+"""
