@@ -34,8 +34,8 @@ DEFAULT_BACKEND = "mlflow"
 PREFIX = "TRACELET_"
 FILE = "tracelet.toml"
 
-_NOT_SETTINGS = {"DISABLED", "CONFIG", "OPTIONS", "STATE_DIR"}
-"""Variables that are read elsewhere: the switch, the name of the file, the place of the ledger."""
+_NOT_SETTINGS = {"DISABLED", "CONFIG", "OPTIONS", "STATE_DIR", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"}
+"""Variables that are read elsewhere: the switch, the name of the file, the place of the ledger, the password of Redis."""
 
 
 Autolog = Literal["params", "models"]
