@@ -19,11 +19,19 @@ from tests.fleet.redis import Redis
 pytestmark = pytest.mark.slow
 
 PACED = """
-def pace(start, stop, pause=0.002):
-    "As a program that trains: a point each few milliseconds."
-    for step in range(start, stop):
-        log(step, step + 1)
-        time.sleep(pause)
+at = 0
+
+def train(name, more=0):
+    "As a program that trains: a point each few milliseconds, until the test says so; then some more at once."
+    global at
+    while not os.path.exists(name):
+        log(at, at + 1)
+        at += 1
+        time.sleep(0.003)
+    log(at, at + more)
+    at += more
+    Path("steps").write_text(str(at))
+    reach(name + " done")
 """
 Begin = Callable[..., Training]
 
@@ -41,6 +49,16 @@ def begin(train: Train, redis: Redis, stores: Stores) -> Begin:
     return start
 
 
+def finish(program: Training, redis: Redis, stores: Stores, *, more: int = 0, status: str = "finished") -> str:
+    """Let a program end that has been told to; everything that it has logged is where it belongs. Return what it said."""
+    program.wait_for("ended")
+    steps = int((program.directory / "steps").read_text()) + more
+    said = program.end(steps)
+    redis.wait_delivered()
+    stores.check(steps, status=status)
+    return said
+
+
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
@@ -48,48 +66,34 @@ def test_redis_is_killed_and_comes_back(begin: Begin, collect: Collect, redis: R
     """A Redis that is killed twice, in the middle of everything, and started again from its log loses nothing, and nothing comes
     twice; what is logged while it is away comes when it is back."""
     collect()
-    program = begin(
-        """
-pace(0, 500); reach("first"); wait_for("killed")
-pace(500, 1000); reach("away"); wait_for("back")
-pace(1000, 1500); reach("second")
-pace(1500, 2000)
-"""
-    )
-    program.wait_for("first")
+    program = begin('train("killed"); train("back"); train("killed again"); train("end", 100)\n')
     stores.wait_mlflow(100)
     redis.kill()
     program.go("killed")
-    program.wait_for("away")
+    eventually(lambda: "does not answer" in program.errors, pause=0.2)
     redis.start()
     program.go("back")
-    program.wait_for("second")
-    stores.wait_mlflow(900)
+    at = stores.in_mlflow()
+    stores.wait_mlflow(at + 100)
     redis.kill()
     redis.start()
-    program.end(2000)
-    redis.wait_delivered()
-    stores.check(2000)
+    program.go("killed again")
+    stores.wait_mlflow(stores.in_mlflow() + 100)
+    program.go("end")
+    finish(program, redis, stores)
 
 
 def test_redis_loses_everything(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A Redis whose disk is lost gets the rest of the session once more from the program's side; nothing comes twice."""
     collect()
-    program = begin(
-        """
-pace(0, 500); reach("first"); wait_for("lost")
-pace(500, 1000)
-"""
-    )
-    program.wait_for("first")
+    program = begin('train("end", 100)\n')
     stores.wait_mlflow(100)
     redis.kill()
     redis.forget()
     redis.start()
-    program.go("lost")
-    program.end(1000)
-    redis.wait_delivered()
-    stores.check(1000)
+    stores.wait_mlflow(stores.in_mlflow() + 100)
+    program.go("end")
+    finish(program, redis, stores)
 
 
 def test_redis_is_out_of_memory(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
@@ -133,16 +137,16 @@ def test_collectors_go_on_while_redis_is_out_of_memory(begin: Begin, collect: Co
 def test_redis_does_not_answer_for_a_while(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A Redis that hangs for longer than a lease stops nobody for good."""
     collect("--lease", "2")
-    program = begin('pace(0, 500); reach("first"); pace(500, 3000); reach("long"); wait_for("on"); log(3000, 3100)\n')
-    program.wait_for("first")
+    program = begin('train("long", 1000); train("end", 100)\n')
     stores.wait_mlflow(100)
     redis.stop_answering()
-    program.wait_for("long")  # seconds later: training waits for nobody
+    eventually(lambda: "does not answer" in program.errors, pause=0.2)  # many seconds later
+    program.go("long")
+    program.wait_for("long done")  # training waits for nobody
     redis.go_on()
-    program.go("on")
-    program.end(3100)
-    redis.wait_delivered()
-    stores.check(3100)
+    stores.wait_mlflow(stores.in_mlflow() + 100)
+    program.go("end")
+    finish(program, redis, stores)
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
@@ -155,21 +159,16 @@ def test_the_programs_network_is_cut(
     network = behind(redis)
     network.seconds = 0.02
     collect("--lease", "2")
-    program = begin(
-        'pace(0, 500); reach("first"); wait_for("cut"); pace(500, 2500); reach("long"); wait_for("mended"); pace(2500, 2600)\n',
-        url=redis.url_by(network.port),
-    )
-    program.wait_for("first")
+    program = begin('train("long", 1000); train("end", 100)\n', url=redis.url_by(network.port))
     stores.wait_mlflow(100)
     network.cut()
-    program.go("cut")
-    program.wait_for("long")
     eventually(lambda: "does not answer" in program.errors, pause=0.2)
+    program.go("long")
+    program.wait_for("long done")
     network.mend()
-    program.go("mended")
-    program.end(2600)
-    redis.wait_delivered()
-    stores.check(2600)
+    stores.wait_mlflow(stores.in_mlflow() + 100)
+    program.go("end")
+    finish(program, redis, stores)
 
 
 def test_a_collectors_network_is_cut(
@@ -179,21 +178,20 @@ def test_a_collectors_network_is_cut(
     interfere."""
     network = behind(redis)
     first = collect("--lease", "2", url=redis.url_by(network.port))
-    program = begin('pace(0, 3000); reach("long"); wait_for("on"); pace(3000, 3100)\n')
-    stores.wait_mlflow(200)
+    program = begin('train("end", 100)\n')
+    stores.wait_mlflow(100)
     (before,) = redis.owners().values()
     collect("--lease", "2")
     network.cut()
-    at = stores.in_mlflow()
-    stores.wait_mlflow(at + 200)
+    stores.wait_mlflow(stores.in_mlflow() + 300)
     eventually(lambda: list(redis.owners().values()) not in ([before], []))
+    (after,) = redis.owners().values()
     network.mend()
-    program.wait_for("long")
-    assert first.process.poll() is None
-    program.go("on")
-    program.end(3100)
-    redis.wait_delivered()
-    stores.check(3100)
+    eventually(lambda: bool(first.hosts()) and first.process.poll() is None)
+    stores.wait_mlflow(stores.in_mlflow() + 300)
+    assert list(redis.owners().values()) == [after]
+    program.go("end")
+    finish(program, redis, stores)
 
 
 # -- collectors -------------------------------------------------------------------------------------------------------
@@ -203,35 +201,29 @@ def test_a_collector_is_killed(begin: Begin, collect: Collect, redis: Redis, sto
     """A collector that is killed with its machine is replaced, after its lease, by one that has been there, and that by one which
     is started later; nothing is lost, nothing comes twice."""
     first = collect()
-    program = begin('pace(0, 2000); reach("long"); wait_for("on"); pace(2000, 2500)\n')
-    stores.wait_mlflow(200)
+    program = begin('train("end", 100)\n')
+    stores.wait_mlflow(100)
     second = collect()
     first.kill()
-    at = stores.in_mlflow()
-    stores.wait_mlflow(at + 200)
+    stores.wait_mlflow(stores.in_mlflow() + 100)
     second.kill()
-    program.wait_for("long")
     third = collect()
-    program.go("on")
-    program.end(2500)
-    redis.wait_delivered()
-    stores.check(2500)
+    stores.wait_mlflow(stores.in_mlflow() + 100)
+    program.go("end")
+    finish(program, redis, stores)
     assert third.terminate() == 0
 
 
 def test_a_host_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """Of a collector, one host that is killed (as by the kernel, for its memory) is replaced by the collector itself."""
     collector = collect()
-    program = begin('pace(0, 1500); reach("long"); wait_for("on"); pace(1500, 1600)\n')
-    stores.wait_mlflow(200)
+    program = begin('train("end", 100)\n')
+    stores.wait_mlflow(100)
     (host,) = collector.hosts()
     os.kill(host, signal.SIGKILL)
-    at = stores.in_mlflow()
-    stores.wait_mlflow(at + 200)
-    program.go("on")
-    program.end(1600)
-    redis.wait_delivered()
-    stores.check(1600)
+    stores.wait_mlflow(stores.in_mlflow() + 100)
+    program.go("end")
+    finish(program, redis, stores)
     assert collector.hosts() not in ([], [host])
 
 
@@ -239,41 +231,36 @@ def test_two_collectors_believe_they_own_it(begin: Begin, collect: Collect, redi
     """A collector that stood still for longer than its lease, while another one took over, gives up at once when it goes on: what
     it had in hand does not come twice, and it takes sessions again."""
     first = collect("--lease", "2")
-    program = begin('pace(0, 3000); reach("long"); wait_for("on"); pace(3000, 3500)\n')
-    stores.wait_mlflow(200)
+    program = begin('train("end", 100)\n')
+    stores.wait_mlflow(100)
     (before,) = redis.owners().values()
     first.stop()
     second = collect("--lease", "2")
-    at = stores.in_mlflow()
-    stores.wait_mlflow(at + 300)
+    stores.wait_mlflow(stores.in_mlflow() + 300)
     (after,) = redis.owners().values()
     assert after != before
     first.go_on()
-    program.wait_for("long")
+    stores.wait_mlflow(stores.in_mlflow() + 300)
     eventually(lambda: bool(first.hosts()))
     assert list(redis.owners().values()) == [after]
     second.kill()  # now it is the first one's again
-    program.go("on")
-    program.end(3500)
-    redis.wait_delivered()
-    stores.check(3500)
+    stores.wait_mlflow(stores.in_mlflow() + 300)
+    program.go("end")
+    finish(program, redis, stores)
 
 
 def test_a_collector_is_terminated(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """SIGTERM, as a service is stopped: the collector hands its sessions back and ends with 0; its successor does not wait for a
     lease to run out."""
     first = collect("--lease", "120")
-    program = begin('pace(0, 2000); reach("long"); wait_for("on"); pace(2000, 2100)\n')
-    stores.wait_mlflow(200)
+    program = begin('train("end", 100)\n')
+    stores.wait_mlflow(100)
     assert first.terminate() == 0
     assert redis.owners() == {}
     collect("--lease", "120")
-    at = stores.in_mlflow()
-    stores.wait_mlflow(at + 100, 60)
-    program.go("on")
-    program.end(2100)
-    redis.wait_delivered()
-    stores.check(2100)
+    stores.wait_mlflow(stores.in_mlflow() + 100, 60)
+    program.go("end")
+    finish(program, redis, stores)
 
 
 def test_no_collector_until_the_program_has_ended(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
@@ -294,23 +281,14 @@ def test_a_tracker_is_dead_among_others(begin: Begin, collect: Collect, redis: R
     assert stores.wandb is not None
     stores.wandb.misbehave("hang", "")
     collect()
-    program = begin('pace(0, 1000); reach("long"); wait_for("on"); log(1000, 1100)\n', exit_timeout=100)
+    program = begin('log(0, 1000); at = 1000; train("end", 100)\n', exit_timeout=100)
     stores.wait_mlflow(1000)
-    eventually(lambda: _is_in_aim(stores, 1000), pause=0.5)
+    eventually(lambda: stores.in_aim() >= 1000, pause=0.5)
     assert stores.wandb.count_runs() == 0
     stores.wandb.recover()
-    program.go("on")
-    program.end(1100)
-    redis.wait_delivered()
-    stores.check(1100)
+    program.go("end")
+    finish(program, redis, stores)
 
-
-def _is_in_aim(stores: Stores, steps: int) -> bool:
-    try:
-        stores.check_aim(steps)
-    except (AssertionError, KeyError):
-        return False
-    return True
 
 
 # -- the program and its forwarder ------------------------------------------------------------------------------------
@@ -319,49 +297,46 @@ def _is_in_aim(stores: Stores, steps: int) -> bool:
 def test_the_program_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A program that is killed has its points in each tracker, and its runs are ended as failed ones."""
     collect()
-    program = begin('pace(0, 700); reach("first"); wait_for("never")\n')
-    program.wait_for("first")
+    program = begin('train("first"); wait_for("never")\n')
+    stores.wait_mlflow(100)
+    program.go("first")
+    program.wait_for("first done")
     program.process.kill()
     program.process.wait()
     redis.wait_delivered()
-    stores.check(700, status="failed")
+    stores.check(int((program.directory / "steps").read_text()), status="failed")
 
 
 def test_the_forwarder_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A forwarder that is killed is started again, and goes on where Redis says it was."""
     collect()
-    program = begin(
-        """
-pace(0, 700); reach("first"); wait_for("killed")
-pace(700, 1400); reach("more"); wait_for("on")
-log(1400, 1500)
-"""
-    )
-    program.wait_for("first")
+    program = begin('train("killed", 1000); train("killed again", 1000); train("end", 100)\n')
+    stores.wait_mlflow(100)
     os.kill(program.relay(), signal.SIGKILL)
     program.go("killed")
-    program.wait_for("more")
+    stores.wait_mlflow(stores.in_mlflow() + 1000)
     os.kill(program.relay(1), signal.SIGKILL)
-    program.go("on")
-    said = program.end(1500)
-    assert said.count("starting it again") == 2
-    redis.wait_delivered()
-    stores.check(1500)
+    program.go("killed again")
+    stores.wait_mlflow(stores.in_mlflow() + 1000)
+    program.go("end")
+    assert finish(program, redis, stores).count("starting it again") == 2
 
 
 def test_program_and_forwarder_are_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """Of a machine that is lost, what Redis has is delivered; the rest comes with a resumed delivery on that machine."""
     collect()
-    program = begin('pace(0, 700); reach("first"); wait_for("never")\n')
-    program.wait_for("first")
+    program = begin('train("first", 1000); wait_for("never")\n')
+    stores.wait_mlflow(100)
     os.kill(program.relay(), signal.SIGSTOP)
+    program.go("first")
+    program.wait_for("first done")
     os.kill(program.relay(), signal.SIGKILL)
     program.process.kill()
     program.process.wait()
     program.stop()
     program.resume(env=redis.variables)
     redis.wait_delivered()
-    stores.check(700, status="failed")
+    stores.check(int((program.directory / "steps").read_text()), status="failed")
 
 
 # -- passwords --------------------------------------------------------------------------------------------------------

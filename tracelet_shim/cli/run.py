@@ -70,7 +70,7 @@ def run(
         typer.Option("--watch", metavar="DIR", help="Directory whose event files are delivered, whoever writes them."),
     ] = None,
     delivery: Annotated[
-        str | None, typer.Option("--delivery", metavar="process|thread|REDIS", help="Where trackers run.")
+        str | None, typer.Option("--delivery", metavar="WHERE", help="Where trackers run: process, thread, or a Redis.")
     ] = None,
     exit_timeout: Annotated[
         float | None, typer.Option("--exit-timeout", metavar="SECONDS", help="What the end may take to deliver what is left.")
