@@ -27,7 +27,7 @@ app.command(
     "replay", cls=Command, options_metavar="[OPTIONS] LOGDIR [SESSION]", short_help="Deliver a TensorBoard log directory."
 )(replay.replay)
 app.command(
-    "collect", cls=Command, options_metavar="[OPTIONS] REDIS", short_help="Deliver what many programs log."
+    "collect", cls=Command, options_metavar="[OPTIONS] [REDIS]", short_help="Deliver what many programs log."
 )(collect.collect)
 app.command(
     "status", cls=Command, options_metavar="[OPTIONS] [LOGDIR]", short_help="Show what was delivered, and what is pending."

@@ -15,9 +15,19 @@ __all__ = ["collect"]
 
 
 def collect(
-    redis: Annotated[str, typer.Argument(metavar="REDIS", hidden=True)],
+    redis: Annotated[str | None, typer.Argument(metavar="REDIS", hidden=True)] = None,
+    follow: Annotated[
+        str | None, typer.Option("--follow", metavar="DIR", help="Deliver each run under a directory, instead of a Redis.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", metavar="NAMES", help="With --follow: trackers, by commas; default: mlflow.")
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", metavar="NAME", help="With --follow: the runs' project.")] = None,
+    quiet: Annotated[
+        float, typer.Option("--quiet", metavar="SECONDS", help="With --follow: after so long a rest, a run makes room.")
+    ] = 30.0,
     processes: Annotated[
-        int, typer.Option("--processes", metavar="N", min=1, help="Processes that deliver; one a core is enough.")
+        int, typer.Option("--processes", metavar="N", min=1, help="Processes that deliver; with --follow, runs at a time.")
     ] = 1,
     lease: Annotated[
         float,
@@ -41,6 +51,9 @@ def collect(
     TRACELET_REDIS_PASSWORD, or from the file that TRACELET_REDIS_PASSWORD_FILE names. The trackers' stores and credentials are
     those of this command's directory and environment.
 
+    With --follow there is no Redis: each sub-directory of DIR with event files is a run, of which what it has, and what comes, is
+    delivered, wherever it is written.
+
     Several may run, on as many machines: each session is served by one at a time, and by another one when that is gone. SIGTERM
     hands everything back, and ends.
     """
@@ -49,6 +62,16 @@ def collect(
     from tracelet_shim.fleet.collector import Collector
     from tracelet_shim.fleet.shipper import problem_of
 
+    logs.set_up(as_json=log_json)
+    if follow is not None:
+        if redis is not None or metrics is not None or retry:
+            say("--follow DIR goes with none of REDIS, --metrics, --retry")
+            raise typer.Exit(2)
+        _follow(follow, {"--backend": backend, "--project": project}, processes, quiet, until_idle)
+        return
+    if redis is None:
+        say("what is to be collected? remedy: tracelet-shim collect redis://host:6379/0, or tracelet-shim collect --follow DIR")
+        raise typer.Exit(2)
     try:
         address = address_of(redis)
         collector = Collector(address, processes=processes, lease=lease, most=most, until_idle=until_idle, say=say)
@@ -59,7 +82,6 @@ def collect(
     except errors.TraceletError as error:
         say(str(error))
         raise typer.Exit(2) from None
-    logs.set_up(as_json=log_json)
     try:
         collector.check()
         if retry:
@@ -73,3 +95,16 @@ def collect(
     collector.run()
     logging.getLogger("tracelet_shim.fleet").info("ended")
     sys.stderr.flush()
+
+
+def _follow(directory: str, arguments: dict[str, str | None], processes: int, quiet: float, until_idle: float | None) -> None:
+    from tracelet_shim.fleet.gateway import Gateway
+
+    given = [f"{name}={value}" for name, value in arguments.items() if value is not None]
+    try:
+        gateway = Gateway(directory, given, processes=processes, quiet=quiet, until_idle=until_idle, say=say)
+        say(f"following {directory}, {processes} runs at a time")
+        gateway.run()
+    except errors.TraceletError as error:
+        say(str(error))
+        raise typer.Exit(2) from None

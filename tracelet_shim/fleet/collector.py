@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from tracelet_shim.fleet.address import Address, connect
 from tracelet_shim.fleet.keys import SESSIONS, UNFINISHED
 from tracelet_shim.fleet.shipper import problem_of
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "until_stopped"]
 
 _TICK = 0.2
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
@@ -23,6 +24,14 @@ _STEADY_SECONDS = 60.0
 _STOP_SECONDS = 45.0
 
 logger = logging.getLogger("tracelet_shim.fleet")
+
+
+def until_stopped() -> Callable[[], bool]:
+    """Take SIGTERM and Ctrl-C from now on; what is returned says whether one has come."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    return asked.is_set
 
 
 class _Slot:
@@ -57,7 +66,7 @@ class Collector:
         self._say = say
         self._slots = [_Slot() for _ in range(processes)]
         self._client = connect(address)
-        self._stopping = False
+        self._idle = False
         self._idle_since = time.monotonic()
         self._problem: str | None = None
         self._next_look = 0.0
@@ -82,15 +91,10 @@ class Collector:
             pipe.execute()
         return len(names)
 
-    def stop(self, *_: object) -> None:
-        """Hand everything back and end; may be a signal's handler."""
-        self._stopping = True
-
     def run(self) -> None:
-        """Collect, until `stop`, or idle for long enough."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
-        while not self._stopping:
+        """Collect, until SIGTERM or Ctrl-C, or idle for long enough; hand everything back then."""
+        stopping = until_stopped()
+        while not (stopping() or self._idle):
             self._keep_up()
             self._look()
             time.sleep(_TICK)
@@ -134,7 +138,7 @@ class Collector:
         self._problem = problem
         if self._until_idle is not None and now - self._idle_since >= self._until_idle:
             self._say(f"no session for {self._until_idle:g} s: this collector ends")
-            self._stopping = True
+            self._idle = True
 
     def _end(self) -> None:
         living = [slot.process for slot in self._slots if slot.process is not None and slot.process.poll() is None]
