@@ -104,3 +104,4 @@ def collect(tmp_path: Path, redis: Redis, stores: Stores) -> Iterator[Collect]:
     for collector in started:
         collector.go_on()
         collector.kill()
+        print(f"-- collector {collector.pid}\n{collector.log}")  # which pytest shows of a test that has failed

@@ -6,7 +6,7 @@ Each may run when Redis is out of memory (``allow-oom``, from Redis 7.0 on): not
 
 from __future__ import annotations
 
-__all__ = ["COMMIT", "LOST", "RELEASE", "RENEW"]
+__all__ = ["APPEND", "COMMIT", "LOST", "RELEASE", "RENEW"]
 
 LOST = "LOST"
 """What a script answers to somebody whose lease is not his any more."""
@@ -39,3 +39,14 @@ RELEASE = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 'OK'
 """
+
+APPEND = """#!lua
+local last, info = '0-0', redis.pcall('XINFO', 'STREAM', KEYS[1])
+if info.err and not string.find(info.err, 'no such key') then return info end
+for at = 1, #info, 2 do if info[at] == 'last-generated-id' then last = info[at + 1] end end
+if last ~= ARGV[1] then return last end
+redis.call('XADD', KEYS[1], ARGV[2], unpack(ARGV, 3))
+return 'OK'
+"""
+"""KEYS: the stream. ARGV: the number of its latest entry, as the caller knows it, the number of the new one, and its fields. If
+the stream has another one, since Redis has lost something, or somebody else appends, it answers that, and appends nothing."""

@@ -18,6 +18,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.fleet.address import Address, connect
 from tracelet_shim.fleet.keys import PART, SESSIONS, UNFINISHED, About, Keys, Position
+from tracelet_shim.fleet.scripts import APPEND
 from tracelet_shim.relay.log import Log
 from tracelet_shim.state.rows import Shown, row_of
 
@@ -115,6 +116,7 @@ class Shipper:
         self._told: list[tuple[int, msg.Message]] = []  # what comes between the records, with how many are before it
         self._appended = 0  # of those
         self._nth = 0  # of the latest entry
+        self._last = Position(0)  # the latest entry that Redis has
         self._closing = False
         self._unacknowledged: deque[tuple[int, int]] = deque()  # number of records up to there, bytes
         self._bytes = 0
@@ -233,6 +235,7 @@ class Shipper:
             size = int(self._client.memory_usage(self._keys.log) or 0)
         except redis.ResponseError:  # no such key
             last, size = Position(0), 0
+        self._last = last
         self._nth = last.nth
         self.sent = min(last.records, self._log.length)
         with self._telling:  # of what was told there, nobody knows which entry the last one was: it may come twice
@@ -266,27 +269,41 @@ class Shipper:
             records = self._log.raw(self.sent, min(number - self.sent, _BATCH_RECORDS), _BATCH_BYTES)
             if not records:
                 return False
-            self._add(self.sent + len(records), msg.Records(records))
-        elif message is not None:
-            self._add(self.sent, message)
-            self._appended += 1
-        else:
-            return False
-        return True
+            return self._add(self.sent + len(records), msg.Records(records))
+        if message is not None:
+            added = self._add(self.sent, message)
+            self._appended += added
+            return added
+        return False
 
-    def _add(self, records: int, message: msg.Message) -> None:
+    def _add(self, records: int, message: msg.Message) -> bool:
+        """Append a message; return False if Redis has something else than it had, and it has to be seen what is there."""
         data = self._encoder.encode(message)
         size = len(data) + 100
         part = 0
         while len(data) > _PART_BYTES:
             self._nth = max(self._nth + 1, PART)
-            self._client.xadd(self._keys.log, {b"n": part, b"p": data[:_PART_BYTES]}, id=str(Position(self.sent, self._nth)))
+            if not self._add_entry(Position(self.sent, self._nth), b"n", part, b"p", data[:_PART_BYTES]):
+                return False
             data, part = data[_PART_BYTES:], part + 1
         self._nth = 0 if records > self.sent else self._nth + 1
-        self._client.xadd(self._keys.log, {b"n": part, b"m": data, b"t": self._now()}, id=str(Position(records, self._nth)))
+        if not self._add_entry(Position(records, self._nth), b"n", part, b"m", data, b"t", self._now()):
+            return False
         self.sent = records
         self._unacknowledged.append((records, size))
         self._bytes += size
+        return True
+
+    def _add_entry(self, number: Position, *fields: Any) -> bool:
+        """Append an entry behind the one that is known to be the latest. A client connects again by itself, and so does not
+        notice that Redis was away in between, and what it has lost by that."""
+        answer = self._client.eval(APPEND, 1, self._keys.log, str(self._last), str(number), *fields)
+        if answer != b"OK":
+            logger.warning("Redis has the entries up to %s of those up to %s", answer.decode(), self._last)
+            self._connect()
+            return False
+        self._last = number
+        return True
 
     def _now(self) -> bytes:
         return self._encoder.encode(time.time())
