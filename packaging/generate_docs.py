@@ -37,6 +37,9 @@ OTHER_VARIABLES = {
         "path",
         "the file to read instead of `tracelet.toml` [where the program began](activation.md#which-directory); it has to exist",
     ),
+    "REDIS_PASSWORD": ("text", "the password of the Redis that `delivery` names, where its address has none ([Fleet](fleet.md))"),
+    "REDIS_PASSWORD_FILE": ("path", "a file that has it"),
+    "LOG_FORMAT": ("text", "`json`: what `tracelet-shim collect` logs is for programs"),
     "STATE_DIR": ("path", "where the ledger is kept; default: `.tracelet` in the session's root directory"),
 }
 """Variables that are no settings: the switch, and two paths."""

@@ -34,6 +34,7 @@ from tracelet_shim.fleet.address import Address, address_of, connect
 from tracelet_shim.fleet.delivery import Delivery, about_of, shares_process
 from tracelet_shim.fleet.keys import HOSTS, SESSIONS, Keys
 from tracelet_shim.fleet.lease import Leases
+from tracelet_shim.fleet.scripts import SIGN
 from tracelet_shim.relay import said
 from tracelet_shim.session.settings import resolve
 
@@ -45,6 +46,7 @@ _AT_ONCE = 8
 _READ_SECONDS = 0.1
 _ENTRIES = 16
 _PAUSE = 0.5
+_SIGN_SECONDS = 2.0
 _BROKEN_SECONDS, _CHILD_SECONDS = 60.0, 5.0
 """How long a session is left alone that could not be served, and one whose process ended before its time."""
 
@@ -72,6 +74,7 @@ class Host:
         self._deliveries: dict[str, Delivery] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._not_before: dict[str, float] = {}  # sessions that cannot be served here, and when that is tried again
+        self._free_since: dict[str, float] = {}
         self._woken = threading.Event()
         self._next_claim = 0.0
         self._parent = os.getppid()
@@ -112,13 +115,12 @@ class Host:
         self._next_claim = now + _CLAIM_SECONDS
         wall = time.time()
         pipe = self._client.pipeline(transaction=False)
-        pipe.zadd(HOSTS, {self.name: wall})
-        pipe.zremrangebyscore(HOSTS, 0, wall - 2 * self._lease - 5)
-        pipe.zcard(HOSTS)
+        pipe.eval(SIGN, 1, HOSTS, self.name, wall, wall - self._lease - _SIGN_SECONDS)
         pipe.zrange(SESSIONS, 0, -1)
-        _, _, hosts, found = pipe.execute()
+        hosts, found = pipe.execute()
         mine = len(self._deliveries) + len(self._children)
-        room = min(self._most, math.ceil(len(found) / max(1, hosts))) - mine
+        room = self._most - mine
+        share = math.ceil(len(found) / max(1, hosts)) - mine
         names = [name.decode() for name in found]
         others = [name for name in names if name not in self._deliveries and name not in self._children]
         if room <= 0 or not others:
@@ -127,7 +129,11 @@ class Host:
         for name in others:
             pipe.exists(Keys(name).lease)
         free = [name for name, taken in zip(others, pipe.execute(), strict=True) if not taken]
-        for name in free[: min(room, _AT_ONCE)]:
+        # What nobody has taken for as long as a lease is for whoever has room: the others may be full, or gone.
+        self._free_since = {name: self._free_since.get(name, now) for name in free}
+        left = [name for name in free if now - self._free_since[name] >= self._lease]
+        mine_now = [*left, *[name for name in free if name not in left][: max(0, share)]]
+        for name in mine_now[: min(room, _AT_ONCE)]:
             self._claim_one(Keys(name))
 
     def _claim_one(self, keys: Keys) -> None:

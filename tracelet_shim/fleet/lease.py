@@ -10,7 +10,7 @@ import time
 from typing import Any, NoReturn
 
 from tracelet_shim.fleet.keys import Keys
-from tracelet_shim.fleet.scripts import LOST, RELEASE, RENEW
+from tracelet_shim.fleet.scripts import CLAIM, LOST, RELEASE, RENEW
 
 __all__ = ["EXIT_LOST", "Leases"]
 
@@ -42,7 +42,7 @@ class Leases:
     def claim(self, keys: Keys) -> bool:
         """Take the lease of a session, if it is free."""
         asked = time.monotonic()
-        if not self._client.set(keys.lease, self.owner, nx=True, px=int(self.seconds * 1000)):
+        if not self._client.eval(CLAIM, 1, keys.lease, self.owner, int(self.seconds * 1000)):
             return False
         self._hold(keys, asked)
         return True

@@ -6,7 +6,7 @@ Each may run when Redis is out of memory (``allow-oom``, from Redis 7.0 on): not
 
 from __future__ import annotations
 
-__all__ = ["APPEND", "COMMIT", "LOST", "RELEASE", "RENEW"]
+__all__ = ["APPEND", "CLAIM", "COMMIT", "LOST", "RELEASE", "RENEW", "SIGN"]
 
 LOST = "LOST"
 """What a script answers to somebody whose lease is not his any more."""
@@ -28,6 +28,17 @@ end
 return 'OK'
 """
 """KEYS: the lease, then those that ARGV names by their numbers. ARGV: the owner, then what is to be done."""
+
+CLAIM = """#!lua flags=allow-oom
+return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+"""
+
+SIGN = """#!lua flags=allow-oom
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, ARGV[3])
+return redis.call('ZCARD', KEYS[1])
+"""
+"""A host's sign of life. KEYS: the hosts. ARGV: its name, the time, the time before which others count as gone."""
 
 RENEW = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'LOST' end
