@@ -294,7 +294,7 @@ class Relay(Asked):
             if source.id >= msg.OWN_SOURCES:  # of these, only the predecessor knew
                 self._decoder.add_source(source)
         self._reply(msg.Continued(self.records, lost))
-        self._restart.count(exactly=self._complete)
+        self._restart.count(exactly=self._complete and self._state.has_all_records)
         if self._retry_refused:
             self._restart.offer_again()
         self._start()

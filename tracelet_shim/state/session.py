@@ -47,6 +47,9 @@ class SessionState:
         owned: False if another process serves the session.
     """
 
+    has_all_records = True
+    """Whether the session's records can be read again from the first one on."""
+
     def __init__(
         self, trouble: Callable[[str, str], None], counts: Callable[[], tuple[int, int, int]], directory: Path | None = None
     ) -> None:
