@@ -119,7 +119,9 @@ class Elsewhere(Worker):
         left = max(0, events - self.state.delivered - self.state.failed) + max(0, self._log.length - records)
         if self.acknowledged >= self._log.length:
             left = 0
-        error = self.state.error or self._shipper.problem
+        error = self.state.error
+        if error is None and left and self._shipper.problem is not None:
+            error = "Redis has not got them"  # why not has been said
         state = self.state.state
         if error is None and left and self._shipper.handed_over:
             error = "Redis has it; a collector is to deliver it"
