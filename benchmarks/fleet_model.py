@@ -151,7 +151,8 @@ def measured(model: Model) -> list[str]:
         f"A collector with one host has {idle:.0f} MB, and with {many} open sessions to MLflow {open_:.0f} MB:",
         f"{1000 * model.session_memory():.0f} kB each. To open a run, and write its first 101 points, takes",
         f"{model.sessions['cpu']:.0f} ms of processor time; a session that says nothing takes",
-        f"{model.sessions['quiet_cpu']:.2f} ms a second. While it delivers, a collector has up to {_median(row['memory']):.0f} MB.", "",
+        f"{model.sessions['quiet_cpu']:.2f} ms a second. While it delivers, a collector has up to",
+        f"{_median(row['memory']):.0f} MB.", "",
     ]  # fmt: skip
     lines += sentences
     return lines

@@ -1,8 +1,8 @@
 """Sessions of one tracker, one after the other: through Redis, or with a relay process of their own.
 
 Config: `delivery` (the address of a Redis, "process", or none for plain TensorBoard), `tracker`, `sessions`, `steps` of ten
-scalars each, `pause` between steps in seconds, `exit_timeout`. Of the last session come the times of its calls, and what its relay
-(of a fleet: its forwarder) takes: memory in megabytes, of what processes have in common their share, and processor time.
+scalars each, `pause` between steps in seconds, `exit_timeout`. Of the last session come the times of its calls, and what its
+relay (of a fleet: its forwarder) takes: memory in megabytes, of what processes have in common their share, and processor time.
 """
 
 from __future__ import annotations
