@@ -163,13 +163,6 @@ class Stores:
             return int(MLflowReader(self.directory).query("SELECT count(*) FROM metrics WHERE key = ?", tag)[0][0])
         return 0
 
-    def in_aim(self) -> int:
-        """Return how many points Aim has so far, of the one run that it has."""
-        try:
-            return len(AimReader(self.directory / "aim").scalars("", "loss"))
-        except (AssertionError, KeyError):  # there is none yet
-            return 0
-
     def wait_mlflow(self, count: int, seconds: float = 120) -> None:
         """Wait until MLflow has so many points."""
         try:

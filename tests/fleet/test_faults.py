@@ -283,9 +283,16 @@ def test_a_tracker_is_dead_among_others(begin: Begin, collect: Collect, redis: R
     assert stores.wandb is not None
     stores.wandb.misbehave("hang", "")
     collect()
-    program = begin('log(0, 1000); at = 1000; train("end", 100)\n', exit_timeout=100)
-    stores.wait_mlflow(1000)
-    eventually(lambda: stores.in_aim() >= 1000, pause=0.5)
+    program = begin(
+        """
+log(0, 1000); at = 1000
+while min(session.status()[tracker].delivered for tracker in ("mlflow", "aim")) < 1000:
+    time.sleep(0.05)
+reach("others have all"); train("end", 100)
+""",
+        exit_timeout=100,
+    )
+    program.wait_for("others have all")
     assert stores.wandb.count_runs() == 0
     stores.wandb.recover()
     program.go("end")
@@ -352,6 +359,7 @@ def test_the_password_is_wrong(train: Train, collect: Collect, redis: Redis, sto
     names = ", ".join(map(repr, stores.trackers))
     program = train(f"begin({names}, exit_timeout=4)\nlog(0, 1000)\n", env=wrong, exit_timeout=4)
     said = program.end(1000)
+    assert said.count("warning: Redis at ") == 1
     assert said.count("does not take the password") == 1
     assert "hunter2" not in said
     assert "--resume" in said

@@ -217,6 +217,18 @@ class Shipper:
         done, events = self._done, max(at[2] + at[3] for at in self.standings.at.values())
         session = row_of(self._about.run, self._root() or self._about.root or "")
         self._client.hset(self._keys.ledger, "session", self._encoder.encode(tuple(session)))
+        with self._telling:  # as the ledger keeps them: the records that are handed over again need them
+            told = [message for _, message in self._told]
+        writers: dict[str, int] = {}
+        for message in told:
+            if isinstance(message, msg.Source):
+                row = (message.id, message.path, message.logdir, message.parent, message.replay)
+                self._client.hset(self._keys.ledger, f"source.{message.id}", self._encoder.encode(row))
+            if isinstance(message, (msg.Source, msg.Writer)):
+                parent = message.parent if isinstance(message, msg.Source) else None
+                writers.setdefault(parent or message.logdir, len(writers))
+        for logdir, number in writers.items():
+            self._client.hset(self._keys.ledger, f"writer.{number}", self._encoder.encode((logdir,)))
         self._client.hset(self._keys.runs, "counts", self._encoder.encode((events, done, done)))
         for name, shown in self.standings.shown.items():
             self._client.hset(self._keys.runs, f"shown.{name}", self._encoder.encode(shown))

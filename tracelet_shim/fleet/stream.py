@@ -63,7 +63,7 @@ class StreamIndex(Index):
     def read(self, start: int, stop: int) -> Iterator[msg.Record]:
         while start < stop:
             first, records = self._batch(start)
-            for record in records[start - first : stop - first]:
+            for record in records[max(0, start - first) : max(0, stop - first)]:
                 # A copy: who reads it may take its data off.
                 yield msg.Record(record.source, record.position, record.data, record.value, record.hint)
             start = first + len(records)

@@ -88,6 +88,11 @@ class PostgreSQL:
             return True
         return False
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """Stop it as if it had crashed: whoever is connected is cut off, and nothing is put in order."""
         if self._process is not None:
