@@ -27,9 +27,10 @@ KNOWS = {
     "handle": {"bus", "common", "eventfiles", "provenance"},
     "state": {"common", "backends", "bus"},
     "relay": {"common", "backends", "bus", "eventfiles", "provenance", "state"},
+    "node": {"common", "backends", "bus", "relay"},
     "session": {"common", "display", "backends", "bus", "eventfiles", "handle", "intercept", "provenance", "state"},
     "replay": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
-    "cli": {"bus", "common", "display", "backends", "provenance", "replay", "session", "state"},
+    "cli": {"bus", "common", "display", "backends", "node", "provenance", "replay", "session", "state"},
     "testing": {"backends"},
 }
 """By room, the other rooms that it may import from; who is in a room need not know of any other one."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tracelet_shim.cli import backends, doctor, replay, run, status
+from tracelet_shim.cli import backends, collect, doctor, replay, run, status
 from tracelet_shim.cli._command import Command
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ app.command(
 app.command(
     "backends", cls=Command, options_metavar="[OPTIONS] [TRACKER]...", short_help="List the trackers, and what each can show."
 )(backends.backends)
+app.command("collect", cls=Command, short_help="Serve many training processes from one.")(collect.collect)
 app.command("doctor", cls=Command, short_help="Check settings, trackers, credentials and servers.")(doctor.doctor)
 
 

@@ -70,6 +70,7 @@ class MLflowBackend(Backend):
         "check user, password or token (MLFLOW_TRACKING_USERNAME and _PASSWORD, MLFLOW_TRACKING_TOKEN, "
         "DATABRICKS_HOST and _TOKEN, or in the tracking URI)"
     )
+    shares_process = True
     batch_events = limits.MAX_BATCH
     options: ClassVar[Mapping[str, str]] = {
         "tracking_uri": "where to log: sqlite:///file.db, http://host:5000, ...; else MLFLOW_TRACKING_URI",
