@@ -32,9 +32,11 @@ class Place(ABC):
 
     Attributes:
         longest_tick: seconds between two looks at a session in which nothing happens.
+        tick_beside: the same, where somebody waits for the session.
     """
 
     longest_tick: float = _TICK
+    tick_beside: float = _TICK
 
     @abstractmethod
     def begin(self, program: Program) -> None:
@@ -89,12 +91,14 @@ def serve(connection: Connection, relay: Relay, place: Place) -> None:
         waited_for = connection.lost or relay.is_waited_for
         place.step_back(back=opened and not waited_for)
         connection.done(indexed=relay.indexed)
-        if messages or connection.woken or waited_for:
+        if messages or connection.woken:
             tick = _TICK
         if connection.woken or time.monotonic() >= next_tick:
             next_tick = time.monotonic() + tick
             relay.tick()
             tick = min(2 * tick, place.longest_tick)
+        if waited_for:
+            tick = min(tick, place.tick_beside)
         if connection.lost and not tail_taken and (not relay.closing or connection.is_orphan):
             tail_taken = True
             logger.info("%d records were in the event files only", take_tail(relay))

@@ -234,6 +234,7 @@ class Worker:
         self.opened = opened
         self._session.show(self.name, self.shown)  # before anything is delivered: else that could not be continued after a kill
         self._reply(opened)
+        self._wake()
         return True
 
     def _come_to_the_end(self) -> bool:
