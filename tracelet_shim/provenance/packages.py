@@ -14,6 +14,10 @@ __all__ = ["packages"]
 _NAME, _VERSION = (re.compile(rf"^{field}:[ \t]*(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE) for field in ("Name", "Version"))
 _END_OF_FIELDS = re.compile(r"^\s*$", re.MULTILINE)
 
+_FOLDERS = (".dist-info", ".egg-info", ".egg", ".egg-link")
+
+_places: dict[str, tuple[int, tuple[str, ...]]] = {}
+"""By directory, when it was changed, and what is installed there."""
 _looking = threading.Lock()
 _latest: tuple[object, dict[str, str], list[str]] | None = None
 
@@ -24,22 +28,33 @@ def packages() -> tuple[dict[str, str], list[str]]:
     """Return the version of each package that the program could import; of several, the one that it would get. And those that
     cannot be read.
 
-    A process that serves many sessions looks again when one of the directories on its path has changed.
+    A process that serves many sessions looks again when something was installed since, or is on its path no more.
     """
     global _latest
     with _looking:
-        now = [(entry, _changed(entry)) for entry in sys.path]
+        now = [(entry, _installed(entry)) for entry in sys.path]
         if _latest is None or _latest[0] != now:
             _latest = (now, *_look())
         _, found, lost = _latest
         return dict(found), list(lost)
 
 
-def _changed(entry: str) -> int | None:
+def _installed(entry: str) -> tuple[str, ...] | int:
+    """Return what tells whether something was installed in a place: the names of its packages' folders, which have the version;
+    of a file, when it was changed. A directory that the program works in changes all the time."""
     try:
-        return os.stat(entry or os.curdir).st_mtime_ns
+        changed = os.stat(entry or os.curdir).st_mtime_ns
     except OSError:
-        return None
+        return ()
+    try:
+        if entry not in _places or _places[entry][0] != changed:
+            names = [name for name in os.listdir(entry or os.curdir) if name.endswith(_FOLDERS)]
+            _places[entry] = (changed, tuple(sorted(names)))
+        return _places[entry][1]
+    except NotADirectoryError:
+        return changed
+    except OSError:
+        return ()
 
 
 def _look() -> tuple[dict[str, str], list[str]]:

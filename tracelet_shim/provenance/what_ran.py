@@ -185,10 +185,17 @@ class WhatRan:
         if lost:
             about["not_found_out"] = list(dict.fromkeys(lost))
         about["session"], about["started"] = self._run.session, self._run.started
-        files.append(("what_ran.json", json.dumps(about, indent=1, default=str).encode()))
+        files.append(("what_ran.json", _as_json(about)))
         # Several sessions may go on with a run of this id: each has its own folder there.
         folder = f"code/{self._run.session}" if self._run.run_id else "code"
         self._found.files = [(f"{folder}/{name}", data) for name, data in files]
+
+
+def _as_json(about: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.format(msgspec.json.encode(about, enc_hook=str), indent=1)
+    except (UnicodeError, ValueError, TypeError):  # names that are no texts; `json` escapes them, and takes ten times as long
+        return json.dumps(about, indent=1, default=str).encode()
 
 
 @contextlib.contextmanager
