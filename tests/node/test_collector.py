@@ -218,3 +218,28 @@ def test_who_only_knocks_does_no_harm(start: Start, collector: Collector, tmp_pa
     program.served_by()
     program.end()
     assert points(tmp_path) == {"after": losses(1000)}
+
+
+def test_run_waits_for_what_a_killed_program_has_left(start: Start, collector: Collector, tmp_path: Path) -> None:
+    """The process that delivers it serves others as well, and does not end: the end of the session counts."""
+    other = start("other", env=collector.env)
+    host = other.served_by()
+    script = """
+import os, signal
+from torch.utils.tensorboard import SummaryWriter
+writer = SummaryWriter("runs/killed")
+for step in range(1000):
+    writer.add_scalar("loss", step / 7, step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "killed.py").write_text(script)
+    command = [sys.executable, "-m", "tracelet_shim", "run", "-b", "mlflow", "-n", "killed", "--", sys.executable, "killed.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(collector.env), capture_output=True, text=True, check=False, timeout=150
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert "mlflow: 1000 delivered, 0 pending" in done.stderr + done.stdout
+    assert not is_gone(host)
+    assert states(tmp_path) == {"killed": "FAILED", "other": "RUNNING"}
+    other.end()
+    assert points(tmp_path) == {"killed": losses(1000), "other": losses(1000)}

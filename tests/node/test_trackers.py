@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends import TRACKERS
+from tests.backends.aim.reader import AimReader
 from tests.faults.harness import event_file_steps
 from tests.node.programs import Collector, Start, losses, points, states
 from tracelet_shim.backends import registry
@@ -31,16 +32,9 @@ def in_aim(directory: Path) -> dict[str, list[tuple[int, float]]]:
     found = {}
     for run in Repo(str(directory)).iter_runs():
         assert run.end_time is not None
-        steps, (values, *_) = run.get_metric("loss", run_context()).data.sparse_numpy()
         assert run.name not in found
-        found[run.name] = [(int(step), float(value)) for step, value in zip(steps, values, strict=True)]
+        found[run.name] = sorted((record.step, record.value) for *_, record in AimReader.points(run, "loss", {}))
     return found
-
-
-def run_context() -> object:
-    from aim.storage.context import Context
-
-    return Context({})
 
 
 READ = {"mlflow": in_mlflow, "tensorboard": in_event_files, "aim": in_aim}
