@@ -84,7 +84,7 @@ class _Shared(Place):
     What they and the SDKs print is in the host's log, by thread. Nothing stays of a host in which all went well.
     """
 
-    longest_tick, tick_beside = _LONGEST_TICK, _LONGEST_TICK / 4
+    longest_tick, tick_beside = _LONGEST_TICK, _LONGEST_TICK / 2
 
     def __init__(self, together: _Together) -> None:
         self._together = together
