@@ -346,6 +346,15 @@ class Relay(Asked):
         for worker in self.workers:
             worker.let_open(until)
 
+    def abandon(self) -> None:
+        """Without a word, as if the process had been killed: let go of the state, which whoever goes on takes over."""
+        for worker in self.workers:
+            worker.give_up()
+        self._own.stop(None, None)
+        self._state.let_go()
+        self._log.close(remove=False)
+        self.closed = True
+
     # -- end ----------------------------------------------------------------------------------------------------------
 
     def _begin_close(self, message: msg.Close) -> None:

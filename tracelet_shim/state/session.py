@@ -241,6 +241,13 @@ class SessionState:
         else:
             self._fails = False
 
+    def let_go(self) -> None:
+        """Close the ledger, with what it has of this session."""
+        with self._using:
+            ledger, self._ledger = self._ledger, None
+            if ledger is not None:
+                ledger.close()
+
     def _cannot_write(self, error: sqlite3.Error) -> None:
         self._trouble("ledger", f"cannot write the ledger in {self.directory} ({error})")
 
