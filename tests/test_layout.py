@@ -28,9 +28,10 @@ KNOWS = {
     "state": {"common", "backends", "bus"},
     "relay": {"common", "backends", "bus", "eventfiles", "fleet", "provenance", "state"},  # fleet: in the place of the workers
     "fleet": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
+    "node": {"common", "backends", "bus", "relay"},
     "session": {"common", "display", "backends", "bus", "eventfiles", "fleet", "handle", "intercept", "provenance", "state"},
     "replay": {"common", "backends", "bus", "eventfiles", "provenance", "relay", "session", "state"},
-    "cli": {"bus", "common", "display", "backends", "fleet", "provenance", "replay", "session", "state"},
+    "cli": {"bus", "common", "display", "backends", "fleet", "node", "provenance", "replay", "session", "state"},
     "testing": {"backends"},
 }
 """By room, the other rooms that it may import from; who is in a room need not know of any other one."""

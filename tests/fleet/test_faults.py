@@ -272,7 +272,7 @@ def test_no_collector_until_the_program_has_ended(begin: Begin, collect: Collect
     said = program.end(1500)
     assert "Redis" in said
     assert len(redis.sessions()) == 1
-    collector = collect("--until-idle", "2", ready=False)
+    collector = collect("--idle", "2", ready=False)
     assert collector.wait(200) == 0
     assert redis.sessions() == []
     stores.check(1500)

@@ -35,7 +35,7 @@ def gateway(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     (tmp_path / "login").mkdir()
     command = [
         sys.executable, "-m", "tracelet_shim", "collect", "--follow", str(tmp_path / "shared"), "--backend", "mlflow",
-        "--quiet", "1", "--processes", "2", "--until-idle", "15",
+        "--quiet", "1", "--processes", "2", "--idle", "15",
     ]  # fmt: skip
     with open(tmp_path / "login.log", "wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path / "login", env=environment({}), stderr=log)

@@ -26,3 +26,18 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (os.environ["X_SET"], os.environ["X_NEW"]) == ("his", "ours")
     assert os.environ["X_SET"] == "his"
     assert "X_NEW" not in os.environ
+
+
+def test_what_two_want_at_once_stays_until_the_last_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of several sessions come and go in any order."""
+    monkeypatch.setenv("X_SET", "before")
+    first, second = variables({"X_SET": "now"}), variables({"X_SET": "now"})
+    third = variables({"X_SET": "later"}, unless_set=True)
+    first.__enter__()
+    second.__enter__()
+    third.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ["X_SET"] == "now"
+    second.__exit__(None, None, None)
+    third.__exit__(None, None, None)
+    assert os.environ["X_SET"] == "before"

@@ -26,10 +26,12 @@ class RelayDiedError(Exception):
 
     Attributes:
         started: False if it cannot run here: it ended by itself before it said hello. Then nothing has been sent yet.
+        refused: the collector of this machine has not taken the session, which is to have a process of its own.
     """
 
-    def __init__(self, reason: str, *, started: bool) -> None:
+    def __init__(self, reason: str, *, started: bool, refused: bool = False) -> None:
         self.started = started
+        self.refused = refused
         super().__init__(reason)
 
 

@@ -23,6 +23,7 @@ from tracelet_shim.bus import wire
 from tracelet_shim.bus.accounts import Accounts
 from tracelet_shim.bus.bus import LAST_WORDS, Bus, closing_message, through_exits
 from tracelet_shim.bus.channel import ThreadChannel
+from tracelet_shim.bus.collected import Collector
 from tracelet_shim.bus.launch import RelayDiedError
 from tracelet_shim.bus.outbox import Outbox
 from tracelet_shim.bus.process import PAUSE, RESTART_SECONDS, RESTARTS, RelayChannel
@@ -50,19 +51,22 @@ class Mailbox:
         memory: bytes; the ring has up to a third of it.
         tell: takes what the user should know of the relay process.
         on_reply: takes the relay's replies; called in the threads that call in here.
+        collector: the setting of that name.
 
     Attributes:
         lingers: seconds that the relay, which has been let go, may go on by itself.
     """
 
     def __init__(
-        self, place: Callable[[str], str], memory: int, tell: Callable[[str], None], on_reply: Callable[[msg.Reply], None]
-    ) -> None:
+        self, place: Callable[[str], str], memory: int, tell: Callable[[str], None], on_reply: Callable[[msg.Reply], None],
+        collector: str | None = None,
+    ) -> None:  # fmt: skip
         self._place = place
         self._memory = memory
         self._tell = tell
         self._on_reply = on_reply
         self._process: RelayProcess | None = None
+        self._collector = Collector(collector, tell) if collector is not None else None
         self._instead: Bus | None = None  # where there is no relay process, or no ring
         self._told: list[msg.Message] = []  # Open, writers and sources: what a successor has to be told first
         self._encoder = wire.Encoder()
@@ -92,7 +96,7 @@ class Mailbox:
         """Start the relay with its first message."""
         self._told.append(message)
         try:
-            self._process = RelayProcess()
+            self._process = RelayProcess(self._collector, message)
         except RelayDiedError as error:
             self._serve_here(error)
             return
@@ -262,11 +266,18 @@ class Mailbox:
         if len(self._restarts) == RESTARTS and now - self._restarts[0] <= RESTART_SECONDS:
             self._over(error)
             return
-        self._restarts.append(now)
-        self._tell(f"the relay process died ({error}); starting it again")
+        opened = self._told[0]
+        assert isinstance(opened, msg.Open)
+        if self._collector is not None and (error.refused or self._restarts):  # what kills it may be this session
+            self._collector.is_usable = False
+        if error.refused:
+            self._tell(f"the collector has not taken this session ({error}); a process of its own serves it")
+        else:
+            self._restarts.append(now)
+            self._tell(f"the relay process died ({error}); starting it again")
         try:
             self._outbox.begin_again()
-            process = RelayProcess()
+            process = RelayProcess(self._collector, opened)
         except RelayDiedError as problem:
             self._retry = (problem, now + PAUSE * len(self._restarts))
             return

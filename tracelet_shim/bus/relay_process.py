@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
+from tracelet_shim.bus.collected import CollectedSession, Collector
 from tracelet_shim.bus.launch import RelayDiedError, relay_command, relay_environment, sigterm_mark
 from tracelet_shim.common import run_report
 from tracelet_shim.common.system import HAS_PACKETS
@@ -65,8 +66,11 @@ class RelayProcess:
 
     A reply is a packet of its own, which one call receives as a whole, so a signal handler may receive in the middle of that.
 
+    Args:
+        collector: that of this machine, which may serve the session instead of a process of its own.
+        opened: the session's first message; None where only a process of its own will do.
+
     Attributes:
-        pid: of the process.
         greeted: it has said hello.
         closed: it has said its last word.
 
@@ -74,7 +78,7 @@ class RelayProcess:
         RelayDiedError: it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, collector: Collector | None = None, opened: msg.Open | None = None) -> None:
         self.greeted = self.closed = False
         self._opening: set[str] = set()  # trackers that may be making their store just now
         self._outgoing = bytearray()
@@ -88,12 +92,25 @@ class RelayProcess:
             with orders:
                 self._socket, replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with replies:
-                    self._process = self._start(orders, replies)
+                    self._process = self._served(orders, replies, collector, opened) or self._start(orders, replies)
         except RelayDiedError:
             raise
         except Exception as error:  # no temporary directory, no descriptors left, ...: a thread will do
             raise RelayDiedError(f"{type(error).__name__}: {error}", started=False) from error
-        self.pid = self._process.pid
+        self._orders.setblocking(False)
+        self._socket.setblocking(False)
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that serves the session; 0 if that is not known yet."""
+        return self._process.pid
+
+    def _served(
+        self, orders: socket.socket, replies: socket.socket, collector: Collector | None, opened: msg.Open | None
+    ) -> CollectedSession | None:
+        if collector is None or opened is None:
+            return None
+        return collector.serve(opened, orders, replies, sigterm_mark(), self._log)
 
     def _start(self, orders: socket.socket, replies: socket.socket) -> subprocess.Popen[bytes]:
         term_read = sigterm_mark()
@@ -109,8 +126,6 @@ class RelayProcess:
             )
         except OSError as error:
             raise RelayDiedError(f"{sys.executable!r} cannot be started: {error}", started=False) from error
-        self._orders.setblocking(False)
-        self._socket.setblocking(False)
         run_report.add(relay=process.pid, of=os.getpid())
         return process
 
@@ -189,6 +204,8 @@ class RelayProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(1.0)
             reason += f" with exit code {code}"
+        if isinstance(self._process, CollectedSession):
+            raise RelayDiedError(self._process.reason or reason, started=True, refused=self._process.refused)
         # Whom somebody kills can run here all the same, however early that was.
         raise RelayDiedError(reason + self._last_words(), started=self.greeted or code == -signal.SIGKILL)
 
@@ -220,18 +237,26 @@ class RelayProcess:
             self._process.wait(min(seconds, _LAST_WORDS) if self.closed else 0.1)
         except subprocess.TimeoutExpired:
             if self.closed and seconds < _LAST_WORDS:
-                _reap_later(self._process)
+                self._leave()
             elif self._opening or (lingers and not _is_stopped(self.pid)):
                 left = lingers and not self.closed
                 self._process.send_signal(signal.SIGCONT)  # should somebody have stopped it
-                _reap_later(self._process)
+                self._leave()
             else:
                 self._process.kill()
                 self._process.wait()
         self._log.close()
         return left
 
+    def _leave(self) -> None:
+        if isinstance(self._process, CollectedSession):
+            self._process.let_go()
+        else:
+            _reap_later(self._process)
+
     def after_fork(self) -> None:
         """Close the child's copies: the relay must see the end when the parent is gone."""
         self.release()
+        if isinstance(self._process, CollectedSession):
+            self._process.let_go()
         self._process.returncode = 0  # not our child: keep Popen from waiting for it

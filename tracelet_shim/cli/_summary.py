@@ -38,7 +38,7 @@ def wait_for_relays(path: str, seconds: float, pause: Callable[[float], bool]) -
     start = time.monotonic()
     said = False
     seconds = max([seconds, *(entry["linger"] for entry in run_report.read(path) if "began" in entry)])
-    while any(_is_left_alone(entry) for entry in run_report.read(path) if "relay" in entry):
+    while _are_left_alone(run_report.read(path)):
         waited = time.monotonic() - start
         if waited >= seconds + _SLACK:
             return False
@@ -50,8 +50,17 @@ def wait_for_relays(path: str, seconds: float, pause: Callable[[float], bool]) -
     return True
 
 
-def _is_left_alone(entry: dict[str, Any]) -> bool:
-    return run_report.is_alive(entry["relay"], entry["at"]) and not run_report.is_alive(entry["of"], entry["at"])
+def _are_left_alone(entries: list[dict[str, Any]]) -> bool:
+    """True if something is delivered for a program that is gone."""
+    hosts = {entry["served"]: entry for entry in entries if "served" in entry and "relay" in entry}
+    ended = {entry["served"] for entry in entries if "served" in entry and "ended" in entry}
+    own = [(entry, entry) for entry in entries if "relay" in entry and "of" in entry]
+    handed = [entry for entry in entries if "collected" in entry and entry["collected"] not in ended]
+    collected = [(hosts[entry["collected"]], entry) for entry in handed if entry["collected"] in hosts]
+    return any(
+        run_report.is_alive(relay["relay"], relay["at"]) and not run_report.is_alive(of["of"], of["at"])
+        for relay, of in own + collected
+    )
 
 
 class Account:

@@ -4,6 +4,9 @@ One JSON line an entry, appended to a file that `run` has made and named in the 
 
     {"began": session, "pid": ..., "trackers": [...], "linger": ...}    a session's runs are being opened
     {"relay": pid, "of": pid}                            the process that serves the process `of`
+    {"collected": key, "of": pid}                        the collector of this machine was asked to serve the process `of`
+    {"served": key, "relay": pid}                        the process that does so, which serves others as well
+    {"served": key, "ended": true}                       the session has ended there
     {"session": ..., "directory": ...}                   where its ledger is
     {"session": ..., "trouble": ...}                     something that makes delivery doubtful, whatever the ledger says
     {"session": ..., "runs": [...]}                      the end of what no ledger has
@@ -17,13 +20,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from tracelet_shim.common.system import O_BINARY, O_CLOEXEC, is_there
 
-__all__ = ["VARIABLE", "add", "is_alive", "is_read", "pass_on", "read"]
+__all__ = ["VARIABLE", "add", "is_alive", "is_read", "pass_on", "read", "report_to"]
 
 VARIABLE = "_TRACELET_REPORT"
 """Environment variable: path of the file."""
@@ -31,9 +35,17 @@ VARIABLE = "_TRACELET_REPORT"
 _LONGEST = 500
 
 
+_of_thread = threading.local()
+
+
+def report_to(path: str | None) -> None:
+    """In a process that serves sessions of many programs: what this thread adds belongs to this report, or to none."""
+    _of_thread.path = path
+
+
 def add(**entry: Any) -> None:
     """Append an entry, with the time; nothing happens if there is no `run` above this process, or not on this machine."""
-    path = os.environ.get(VARIABLE)
+    path: str | None = getattr(_of_thread, "path", os.environ.get(VARIABLE))
     if not path:
         return
     entry = {name: value[:_LONGEST] if name in ("trouble", "unseen") else value for name, value in entry.items()}

@@ -143,18 +143,23 @@ class Delivery:
 
     def _handle(self, message: msg.Message) -> None:
         if isinstance(message, msg.Records):
-            behind = self.position.records - self.relay.length
-            if behind != len(message.records):  # a hole in the stream, which nobody should have made
-                logger.error("session %s: records %d come after %d", self.keys.session, self.position.records, self.relay.length)
-                message = msg.Records(message.records[max(0, len(message.records) - behind) :])
+            new = self.position.records - self.relay.length
+            if new > len(message.records):
+                raise LookupError(self._hole())
+            message = msg.Records(message.records[len(message.records) - max(0, new) :])
         elif isinstance(message, msg.WhatRanFound):
             self._state.write(lambda *_: self._ledger.keep_what_ran(message.data))
         elif isinstance(message, msg.Close):
             if self._closing:  # appended twice
                 return
+            if self.position.records != self.relay.length:
+                raise LookupError(self._hole())
             self._closing = True
             self.relay.handle(msg.WhatRanFound(b""))  # if there is none by now, there will be none
         self.relay.handle(message)
+
+    def _hole(self) -> str:
+        return f"the stream has a hole: of {self.position.records} records, {self.relay.length} have come"
 
     def tick(self) -> None:
         """To be called about ten times a second."""

@@ -145,9 +145,10 @@ class Shipper:
         return self._closing and self._appended == len(self._told) and self.sent >= self._log.length
 
     def tell(self, message: msg.Message) -> None:
-        """Have a message appended behind all records that there are now."""
+        """Have a message appended behind all records that there are now. Before the thread has started, it is about records that
+        an earlier process had taken, and which Redis may not have: it goes before all that is appended."""
         with self._telling:
-            self._told.append((self._log.length, message))
+            self._told.append((self._log.length if self._thread.ident is not None else 0, message))
         if isinstance(message, msg.Flush):
             self.hurry()
 
@@ -251,7 +252,8 @@ class Shipper:
         self._nth = last.nth
         self.sent = min(last.records, self._log.length)
         with self._telling:  # of what was told there, nobody knows which entry the last one was: it may come twice
-            self._appended = next((at for at, (number, _) in enumerate(self._told) if number >= self.sent), len(self._told))
+            there = next((at for at, (number, _) in enumerate(self._told) if number >= self.sent), len(self._told))
+            self._appended = min(self._appended, there)
         self._unacknowledged.clear()
         self._unacknowledged.append((self.sent, size))
         self._bytes = size

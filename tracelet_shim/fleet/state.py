@@ -40,6 +40,8 @@ class FleetState(SessionState):
         leaves: another process goes on with the session from now on.
     """
 
+    has_all_records = False  # what every tracker has is trimmed
+
     def __init__(
         self,
         ledger: FleetLedger,

@@ -85,6 +85,8 @@ class StreamIndex(Index):
                 message = parts.take(fields)
                 if isinstance(message, msg.Records) and after.records > number:
                     first = after.records - len(message.records)
+                    if first > number:
+                        raise LookupError(f"the stream of session {self._keys.session} has no record {number} any more")
                     with self._lock:
                         self._latest = first, message.records
                     return first, message.records

@@ -16,13 +16,11 @@ import json
 import logging
 import os
 import platform
-import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +31,14 @@ from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.common.private_files import open_file
 from tracelet_shim.common.system import end_group
 from tracelet_shim.provenance.gpus import Gpus
+from tracelet_shim.provenance.packages import packages
 from tracelet_shim.provenance.secrets import mask_text
 
 __all__ = ["WhatRan", "with_tags"]
 
 _GIT_SECONDS = 10.0
 _STATUS_SECONDS = 1.0
+_FRESH_SECONDS = 2.0
 _DIFF_BYTES = 1_000_000
 _NAMES = 1000  # of untracked files
 
@@ -189,8 +189,9 @@ class WhatRan:
         if "packages" in parts:
             about["python"] = {"version": platform.python_version(), "implementation": platform.python_implementation()}
             with _part("packages", lost):
-                about["packages"] = packages = _packages(lost)
-                lines = [f"{name}=={version}\n" for name, version in packages.items()]
+                about["packages"], unread = packages()
+                lost += unread
+                lines = [f"{name}=={version}\n" for name, version in about["packages"].items()]
                 files.append(("requirements.txt", "".join(lines).encode("utf-8", "replace")))
         if "host" in parts:
             with _part("host", lost):
@@ -201,10 +202,17 @@ class WhatRan:
         if lost:
             about["not_found_out"] = list(dict.fromkeys(lost))
         about["session"], about["started"] = self._run.session, self._run.started
-        files.append(("what_ran.json", json.dumps(about, indent=1, default=str).encode()))
+        files.append(("what_ran.json", _as_json(about)))
         # Several sessions may go on with a run of this id: each has its own folder there.
         folder = f"code/{self._run.session}" if self._run.run_id else "code"
         self._found.files = [(f"{folder}/{name}", data) for name, data in files]
+
+
+def _as_json(about: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.format(msgspec.json.encode(about, enc_hook=str), indent=1)
+    except (UnicodeError, ValueError, TypeError):  # names that are no texts; `json` escapes them, and takes ten times as long
+        return json.dumps(about, indent=1, default=str).encode()
 
 
 @contextlib.contextmanager
@@ -223,23 +231,11 @@ def with_tags(run: RunInfo, found: Mapping[str, str]) -> RunInfo:
     return msgspec.structs.replace(run, tags={**found, **run.tags}, noticed=run.noticed + new)
 
 
-def _packages(lost: list[str]) -> dict[str, str]:
-    """Return the version of each package that the program could import; of several, the one that it would get. Those that
-    cannot be read are added to `lost`."""
-    found: dict[str, tuple[str, str]] = {}
-    for distribution in metadata.distributions():
-        with _part(f"packages: {getattr(distribution, '_path', distribution)}", lost):
-            name = distribution.metadata["Name"]
-            if name:
-                found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), (name, distribution.version))
-    return {name: version for _, (name, version) in sorted(found.items())}
-
-
 def _host(program: Program) -> dict[str, Any]:
     """Return the machine: processors in all and those that the program may use, memory in bytes."""
     usable = None
     with contextlib.suppress(OSError, AttributeError):
-        usable = len(os.sched_getaffinity(0))  # inherited from the program
+        usable = len(os.sched_getaffinity(program.pid))  # of the program: who asks may serve several
     memory = None
     with contextlib.suppress(OSError, ValueError, AttributeError):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -319,11 +315,42 @@ class _Repository:
         return said.decode("utf-8", "replace").strip() or None if said else None
 
 
+class _Said:
+    """What git has said: (since when that is known, what), once somebody has asked."""
+
+    def __init__(self) -> None:
+        self.asking = threading.Lock()
+        self.known: tuple[float, bytes | None] | None = None
+
+
+_said: dict[tuple[str, ...], _Said] = {}
+_remembering = threading.Lock()
+
+
 def _git(directory: str, until: float, *arguments: str, limit: int = _DIFF_BYTES) -> bytes | None:
     """Return what git prints, up to `limit` bytes; None if it failed, or had not ended at `until` (monotonic seconds).
 
-    It changes nothing: takes no lock, starts no watcher, fetches nothing and asks nobody.
+    Where one process serves the trials of a sweep that start at once, it is asked once for all: what it said two seconds ago is
+    what the program ran, which had been read by then.
     """
+    now = time.monotonic()
+    with _remembering:
+        for key, said in list(_said.items()):
+            if said.known is not None and said.known[0] < now - _FRESH_SECONDS:
+                del _said[key]
+        mine = _said.setdefault((directory, str(limit), *arguments), _Said())
+    if not mine.asking.acquire(timeout=max(0.0, until - now)):
+        return None
+    try:
+        if mine.known is None:
+            mine.known = (time.monotonic(), _ask_git(directory, until, *arguments, limit=limit))
+        return mine.known[1]
+    finally:
+        mine.asking.release()
+
+
+def _ask_git(directory: str, until: float, *arguments: str, limit: int) -> bytes | None:
+    """It changes nothing: takes no lock, starts no watcher, fetches nothing and asks nobody."""
     if time.monotonic() >= until:
         return None
     quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import select
+import socket
 import threading
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,9 +21,6 @@ from tracelet_shim.relay.leftovers import tidy
 
 __all__ = ["Connection"]
 
-_LOOK = 0.05
-"""Seconds between two looks into the ring."""
-
 logger = logging.getLogger("tracelet_shim.relay")
 
 
@@ -32,28 +31,37 @@ class Connection:
         read, write: file descriptors of the two.
         parent: pid of the training process.
         term: file descriptor on which the parent leaves a mark at SIGTERM.
+        is_gone: tells whether the parent has ended, where this process is not its child.
+        control: a socket on which the parent asks for the end of the session, whatever it is at.
 
     Attributes:
+        killed: that has been asked for.
         woken: `wake` was called.
         waits: nothing is taken out of the ring before a restarted relay knows what it has (`go_on`).
         lost: the parent's end is closed, or the parent is gone, and everything that it has put into the ring has been received.
     """
 
-    def __init__(self, read: int, write: int, parent: int, term: int) -> None:
+    def __init__(
+        self, read: int, write: int, parent: int, term: int, *,
+        is_gone: Callable[[], bool] | None = None, control: socket.socket | None = None,
+    ) -> None:  # fmt: skip
         self._read = read
         self._write = write
-        self._parent = parent
+        self._is_gone = is_gone or (lambda: os.getppid() != parent)
+        self._control = control
         self._term = term
         self._wake_read, self._wake_write = os.pipe()
         self._incoming = bytearray()
         self._replies: collections.deque[msg.Reply] = collections.deque()
         self._replying = threading.Lock()
+        self._waking = threading.Lock()  # after `close`, the descriptor is another one's
+        self._awake = True
         self._next: bytes | None = None  # the packet that the socket has not taken
         self._encoder = wire.Encoder()
         self._decoder: wire.Decoder[msg.Message] = wire.Decoder(msg.Message)
         self._ring: RingReader | None = None
         self._gone = False
-        self.woken = self.lost = self.waits = False
+        self.woken = self.lost = self.waits = self.killed = False
         for fd in (read, write, term, self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
 
@@ -66,17 +74,16 @@ class Connection:
 
     def wake(self) -> None:
         """End the wait in `receive`; from any thread."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"!")
+        with self._waking, contextlib.suppress(BlockingIOError):
+            if self._awake:
+                os.write(self._wake_write, b"!")
 
     def receive(self, timeout: float) -> list[msg.Message]:
-        """Wait a little for messages; sets `woken` and `lost`."""
+        """Wait a little for messages, half of that where one has to look into the ring for them; sets `woken` and `lost`."""
         self.send()
         if self._ring is not None:
-            timeout = 0.0 if not self.waits and not self._ring.is_empty else min(timeout, _LOOK)
-        # The end of a pipe can be read again and again.
-        wanted = [self._wake_read] if self._gone else [self._read, self._wake_read]
-        readable, _, _ = select.select(wanted, [self._write] if self._next is not None else [], [], timeout)
+            timeout = 0.0 if not self.waits and not self._ring.is_empty else timeout / 2
+        readable = self._ready(timeout)
         self.woken = self._wake_read in readable
         if self.woken:
             os.read(self._wake_read, 1024)
@@ -91,6 +98,23 @@ class Connection:
             messages = self._from(self._ring)
         self.lost = self._gone and not messages
         return messages
+
+    def _ready(self, timeout: float) -> set[int]:
+        """Wait a little; return which descriptors can be read. There may be more in use than `select.select` can name."""
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if not self._gone:  # the end of a pipe can be read again and again
+            poll.register(self._read, select.POLLIN)
+        if self._next is not None:
+            poll.register(self._write, select.POLLOUT)
+        if self._control is not None:
+            poll.register(self._control, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(timeout * 1000)} - {self._write}
+        if self._control is not None and self._control.fileno() in ready:
+            with contextlib.suppress(OSError):
+                self.killed = self.killed or bool(self._control.recv(16))
+            self._control = None  # it has been said, or never will be
+        return ready
 
     def _from(self, ring: RingReader) -> list[msg.Message]:
         try:
@@ -136,7 +160,7 @@ class Connection:
     @property
     def is_orphan(self) -> bool:
         """True if the parent has ended, so that it writes to no event file any more."""
-        return os.getppid() != self._parent
+        return self._is_gone()
 
     def terminated(self) -> bool:
         """True if the parent got SIGTERM."""
@@ -149,3 +173,15 @@ class Connection:
         if self._ring is not None:
             self._ring.close(remove=True)
             self._ring = None
+
+    def close(self) -> None:
+        """Let go of everything, in a process that goes on. What has been put into the ring, and is not taken, stays there."""
+        if self._ring is not None:
+            self._ring.close(remove=False)
+            self._ring = None
+        self._gone = True
+        for descriptor in (self._read, self._write, self._term, self._wake_read):
+            os.close(descriptor)
+        with self._waking:
+            self._awake = False
+            os.close(self._wake_write)

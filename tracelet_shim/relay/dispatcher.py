@@ -294,7 +294,7 @@ class Relay(Asked):
             if source.id >= msg.OWN_SOURCES:  # of these, only the predecessor knew
                 self._decoder.add_source(source)
         self._reply(msg.Continued(self.records, lost))
-        self._restart.count(exactly=self._complete)
+        self._restart.count(exactly=self._complete and self._state.has_all_records)
         if self._retry_refused:
             self._restart.offer_again()
         self._start()
@@ -345,6 +345,15 @@ class Relay(Asked):
         until = time.monotonic() + seconds
         for worker in self.workers:
             worker.let_open(until)
+
+    def abandon(self) -> None:
+        """Without a word, as if the process had been killed: let go of the state, which whoever goes on takes over."""
+        for worker in self.workers:
+            worker.give_up()
+        self._own.stop(None, None)
+        self._state.let_go()
+        self._log.close(remove=False)
+        self.closed = True
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ _TAGS_SECONDS = 5.0
 logger = logging.getLogger("tracelet_shim.relay")
 
 _turn = threading.Lock()
+_has_opened: set[type[Backend]] = set()
+"""Of those that can be open several times in this process, those that have been: what they import is there."""
 
 
 @contextlib.contextmanager
@@ -107,10 +109,14 @@ class Opening:
         while not self._ending.give_up.is_set():
             try:
                 backend = self._made()
-                with _one_at_a_time(self._patience), self._making, self._watch.asking("open", "opening its run"):
+                kind = type(backend)
+                turn = contextlib.nullcontext() if kind in _has_opened else _one_at_a_time(self._patience)
+                with turn, self._making, self._watch.asking("open", "opening its run"):
                     if self._ending.give_up.is_set():
                         return None
                     opened = backend.open(self.run)
+                if kind.shares_process:
+                    _has_opened.add(kind)
             except Exception as error:
                 if not self._may_try_again(error):
                     return None

@@ -201,6 +201,11 @@ class Worker:
             self.state.state = "abandoned"
         return not self._thread.is_alive()
 
+    def give_up(self) -> None:
+        """Do nothing more than what is being done just now."""
+        self._ending.give_up.set()
+        self._log.wake()
+
     def let_open(self, until: float) -> None:
         """After the end: wait until the tracker is out of its `open`, at the latest until then (monotonic seconds)."""
         self._opening.let_open(until)
@@ -232,6 +237,7 @@ class Worker:
         self.opened = opened
         self._session.show(self.name, self.shown)  # before anything is delivered: else that could not be continued after a kill
         self._reply(opened)
+        self._wake()
         return True
 
     def _come_to_the_end(self) -> bool:

@@ -62,6 +62,7 @@ def start_logging(
     root: str | os.PathLike[str] | None = None,
     watch: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     delivery: str | None = None,
+    collector: str | os.PathLike[str] | None = None,
     exit_timeout: float | None = None,
     linger: float | None = None,
     accelerate: bool | None = None,
@@ -97,6 +98,8 @@ def start_logging(
             them (Keras, ``tf.summary``, child processes). A path with a comma in it goes into a list. Default: none.
         delivery: ``"process"`` or ``"thread"``: where the trackers' SDKs run; or the address of a Redis, ``"redis://host:6379/0"``,
             from which collectors deliver.
+        collector: the socket of a ``tracelet-shim collect`` on this machine, or ``"auto"``: one process then has the trackers'
+            SDKs for many programs. Default: each session has a relay process of its own.
         exit_timeout: seconds that the end may take to deliver what is left.
         linger: seconds that the relay process may go on with that by itself, when `exit_timeout` is over. Default: 300.
         accelerate: False leaves TensorBoard's own event writer as it is; else its files are written, byte for byte the
@@ -128,9 +131,9 @@ def start_logging(
     arguments = {
         "backend": backend, "project": project, "exp_name": exp_name, "run_id": run_id, "group": group, "tags": tags,
         "notes": notes, "config": config, "offline": offline, "strict": strict, "ranks": ranks, "root": root, "watch": watch,
-        "delivery": delivery, "exit_timeout": exit_timeout, "linger": linger, "accelerate": accelerate, "quiet": quiet, "ci": ci,
-        "what_ran": what_ran, "system_metrics": system_metrics, "autolog": autolog,
-        "autolog_dir": autolog_dir, "options": options,
+        "delivery": delivery, "collector": collector, "exit_timeout": exit_timeout, "linger": linger,
+        "accelerate": accelerate, "quiet": quiet, "ci": ci, "what_ran": what_ran, "system_metrics": system_metrics,
+        "autolog": autolog, "autolog_dir": autolog_dir, "options": options,
     }  # fmt: skip
     for name in unknown:
         from tracelet_shim.common.suggestions import did_you_mean

@@ -185,7 +185,7 @@ class Session(OwnMethods):
         """Return a way to the relay process that needs no thread here, where all backends are there; else one with a thread."""
         memory = int(self.settings.memory * 1e6)
         if self.settings.delivery != "thread" and all(spec.class_path and not spec.here for spec in specs):
-            return Mailbox(self._state_directory, memory, say, on_reply)
+            return Mailbox(self._state_directory, memory, say, on_reply, self.settings.collector)
         return Bus(lambda: self._make_channel(specs), memory, on_reply)
 
     def _state_directory(self, logdir: str) -> str:

@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
         watch: directories whose event files are delivered as they appear and grow, whoever writes them.
         delivery: ``"process"`` hosts the trackers in a process of their own, ``"thread"`` in this one; the address of a Redis,
             ``"redis://host:6379/0"``, has collectors deliver (docs/fleet.md).
+        collector: the socket of a ``tracelet-shim collect`` that serves the trackers for many processes of this machine;
+            ``"auto"``: the user's own, started when it is needed. None: each session has a process of its own.
         exit_timeout: seconds that stopping may take.
         linger: seconds that the relay process may go on by itself after that; 0: only after a program that was killed.
         memory: megabytes of event data that may be kept in memory; what is beyond is read again from the event files.
@@ -89,6 +91,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     root: str | None = None
     watch: tuple[str, ...] = ()
     delivery: str = "process" if HAS_PACKETS else "thread"
+    collector: str | None = None
     exit_timeout: float = 60.0
     linger: float = 300.0
     memory: float = 256.0
@@ -255,6 +258,7 @@ _LEAST = {
 _WANTED = {
     "backend": "name of a tracker, and no list of names", "config": "table of names and values, and no object with fields",
     "tags": "table of names and texts, and no list of labels", "what_ran": "switch, and no list of parts", "root": "path",
+    "collector": "path",
     "autolog": "switch, and no list of parts", "autolog_dir": "path", "watch": "path, and no list of paths",
 }  # fmt: skip
 
@@ -267,7 +271,7 @@ def _remedy(name: str, value: Any) -> str:
         "config": 'config={"lr": 0.1}', "tags": 'tags={"name": "value"} or tags=["label"]',
         "what_ran": f"what_ran={','.join(WHAT_RAN)!r}, or some of these", "root": "root='runs'",
         "autolog": f"autolog={','.join(AUTOLOG)!r}, or one of these", "autolog_dir": "autolog_dir='checkpoints'",
-        "watch": "watch='logs', or watch=['logs', 'more']",
+        "watch": "watch='logs', or watch=['logs', 'more']", "collector": "collector='auto'",
     }[name]  # fmt: skip
 
 
@@ -403,7 +407,7 @@ def _interval(value: Any) -> Any:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "backend": _listed, "what_ran": _parts(WHAT_RAN), "tags": _tags, "config": lambda value: plain(named(value)),
-    "root": _path, "system_metrics": _interval, "autolog": _parts(AUTOLOG), "autolog_dir": _path,
+    "root": _path, "collector": _path, "system_metrics": _interval, "autolog": _parts(AUTOLOG), "autolog_dir": _path,
     "watch": _paths,
 }  # fmt: skip
 

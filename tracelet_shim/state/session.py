@@ -47,6 +47,9 @@ class SessionState:
         owned: False if another process serves the session.
     """
 
+    has_all_records = True
+    """Whether the session's records can be read again from the first one on."""
+
     def __init__(
         self, trouble: Callable[[str, str], None], counts: Callable[[], tuple[int, int, int]], directory: Path | None = None
     ) -> None:
@@ -237,6 +240,13 @@ class SessionState:
             self._cannot_write(error)
         else:
             self._fails = False
+
+    def let_go(self) -> None:
+        """Close the ledger, with what it has of this session."""
+        with self._using:
+            ledger, self._ledger = self._ledger, None
+            if ledger is not None:
+                ledger.close()
 
     def _cannot_write(self, error: sqlite3.Error) -> None:
         self._trouble("ledger", f"cannot write the ledger in {self.directory} ({error})")

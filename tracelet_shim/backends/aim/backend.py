@@ -58,6 +58,7 @@ class AimBackend(OwnForms):
     """Writes to one Aim run, and to one more for each trial of a sweep."""
 
     name = "aim"
+    shares_process = True
     module = "aim"
     distribution = "aim"
     versions = Versions("3.19.3", "3.29.1")

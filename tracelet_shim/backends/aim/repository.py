@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
 from tracelet_shim import errors
 from tracelet_shim.backends.aim import joined
 from tracelet_shim.backends.aim.connection import connection_class
-from tracelet_shim.backends.aim.process import disown
+from tracelet_shim.backends.aim.process import disown, in_this_thread
 from tracelet_shim.backends.aim.versions import is_in_index, lists_without_index
 from tracelet_shim.common.private_files import locked
 from tracelet_shim.common.text import usable
@@ -168,23 +167,18 @@ def _connected(where: str) -> Any:
     from aim.sdk import repo
 
     made: list[Any] = []
-    original, thread = repo.Client, threading.get_ident()
 
     def client(path: str) -> Any:
-        if threading.get_ident() != thread:
-            return original(path)
         made.append(connection_class()(path))
         return made[-1]
 
-    repo.Client = client
     try:
-        return repo.Repo(where)
+        with in_this_thread(repo, "Client", client):
+            return repo.Repo(where)
     except BaseException:
         for connection in made:
             connection.leave()
         raise
-    finally:
-        repo.Client = original
 
 
 class _Unwatching:
@@ -202,18 +196,14 @@ def _indexer(repo: Any) -> Any:
     """Return what puts runs into a repository's index when it is told to."""
     from aim.sdk import index_manager as sdk
 
-    def instead(original: Any) -> Any:
-        return lambda *args, **kwargs: _Unwatching() if threading.get_ident() == thread else original(*args, **kwargs)
+    def unwatching(*_: Any, **__: Any) -> _Unwatching:
+        return _Unwatching()
 
-    thread, names = threading.get_ident(), ("Observer", "PollingObserver")
-    originals = {name: getattr(sdk, name) for name in names if hasattr(sdk, name)}
-    try:
-        for name, original in originals.items():
-            setattr(sdk, name, instead(original))
+    with ExitStack() as stack:
+        for name in ("Observer", "PollingObserver"):
+            if hasattr(sdk, name):
+                stack.enter_context(in_this_thread(sdk, name, unwatching))
         return sdk.RepoIndexManager(repo)
-    finally:
-        for name, original in originals.items():
-            setattr(sdk, name, original)
 
 
 @contextmanager
@@ -224,12 +214,8 @@ def _hash_is(run_hash: str) -> Iterator[None]:
     """
     from aim.sdk import base_run
 
-    original, thread = base_run.generate_run_hash, threading.get_ident()
-    base_run.generate_run_hash = lambda *args: run_hash if threading.get_ident() == thread else original(*args)
-    try:
+    with in_this_thread(base_run, "generate_run_hash", lambda *_: run_hash):
         yield
-    finally:
-        base_run.generate_run_hash = original
 
 
 def _naive_utc(seconds: float) -> datetime | None:

@@ -37,7 +37,7 @@ from tracelet_shim.backends.mlflow.probe import PROBE, own_hook
 from tracelet_shim.backends.mlflow.resume import experiment_of, find
 from tracelet_shim.backends.mlflow.run import Rules, Run, create
 from tracelet_shim.backends.mlflow.sending import Sender
-from tracelet_shim.backends.mlflow.store import connect, one_at_a_time
+from tracelet_shim.backends.mlflow.store import connect, in_turn, one_at_a_time
 from tracelet_shim.backends.mlflow.tables import table_file
 from tracelet_shim.backends.mlflow.tags import listed, origin, tags_of
 from tracelet_shim.backends.mlflow.times import OwnTimes
@@ -70,6 +70,7 @@ class MLflowBackend(Backend):
         "check user, password or token (MLFLOW_TRACKING_USERNAME and _PASSWORD, MLFLOW_TRACKING_TOKEN, "
         "DATABRICKS_HOST and _TOKEN, or in the tracking URI)"
     )
+    shares_process = True
     batch_events = limits.MAX_BATCH
     options: ClassVar[Mapping[str, str]] = {
         "tracking_uri": "where to log: sqlite:///file.db, http://host:5000, ...; else MLFLOW_TRACKING_URI",
@@ -187,7 +188,7 @@ class MLflowBackend(Backend):
         in_files = settings.is_file_store(uri)
         keys = Names(limits.ILLEGAL_KEY + ("|/" if in_files else ""), limits.MAX_KEY, in_bytes=in_files)
         self._shortened = Shortened(keys, self._image_keys, self._paths, self._artifact_paths)
-        with settings.readable_errors(uri), one_at_a_time(uri) as alone, settings.named_artifacts(cwd):
+        with settings.readable_errors(uri), one_at_a_time(uri) as alone, in_turn(uri), settings.named_artifacts(cwd):
             self._client = self._client or connect(uri, alone=alone)
             self._sender = Sender(self._client, uri)
             rules = Rules(keys, self._paths, OwnTimes(), self.artifact_stem, in_files, self._sender)
@@ -219,7 +220,7 @@ class MLflowBackend(Backend):
 
     def close(self, status: Status) -> None:
         if self._entity is not None and not self._joined:
-            with settings.readable_errors(self._uri):
+            with settings.readable_errors(self._uri), in_turn(self._uri):
                 self._run.end(_STATUS[status], round(self.ended_at() * 1000))
 
     @property
@@ -240,7 +241,7 @@ class MLflowBackend(Backend):
     # -- events -----------------------------------------------------------------------------------------------------
 
     def write(self, events: Sequence[ev.Event]) -> None:
-        with settings.readable_errors(self._uri):
+        with settings.readable_errors(self._uri), in_turn(self._uri):
             super().write(events)
             with self._shortened.telling() as names:
                 for key, name in names.items():

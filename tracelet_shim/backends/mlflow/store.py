@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -18,10 +19,15 @@ from tracelet_shim.backends.mlflow.file import make_whole, path_of, put_right
 from tracelet_shim.backends.mlflow.versions import SERVERS, let_go, was_made_by_newer
 from tracelet_shim.common.private_files import locked
 
-__all__ = ["connect", "one_at_a_time"]
+__all__ = ["connect", "in_turn", "one_at_a_time"]
 
 _BEING_MADE = ("already exists", "out-of-date", "duplicate column", "no such")
 """What the SDK's errors say while another process is creating the same database."""
+
+_TURN_SECONDS = 60.0
+_turns: dict[Path, threading.Lock] = {}
+_TALK_SECONDS, _AT_A_TIME = 20.0, 8
+_talking: dict[str, threading.BoundedSemaphore] = {}
 
 _REVISION = re.compile(r"found version (\w+)|Can't locate revision identified by '(\w+)'")
 """``store/db/utils.py``, `_verify_schema`; and Alembic, whose migrations MLflow starts where it misses a table."""
@@ -38,8 +44,30 @@ def one_at_a_time(uri: str) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            got = stack.enter_context(locked(path.parent, 60))
+            turn = _turns.setdefault(path.parent, threading.Lock())  # threads would ask again and again
+            if turn.acquire(timeout=_TURN_SECONDS):
+                stack.callback(turn.release)
+                got = stack.enter_context(locked(path.parent, _TURN_SECONDS))
         yield got
+
+
+@contextlib.contextmanager
+def in_turn(uri: str) -> Iterator[None]:
+    """Let so many of this process's runs at a time talk to a database as it can serve: one that is a file. MLflow has one pool of
+    15 connections for all (SQLAlchemy's `QueuePool`), and who waits for the file holds one meanwhile. A turn is waited for, but
+    not for ever."""
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    most = 1 if path_of(uri) is not None else _AT_A_TIME if scheme in SERVERS else 0
+    if not most:
+        yield
+        return
+    turns = _talking.setdefault(uri, threading.BoundedSemaphore(most))
+    mine = turns.acquire(timeout=_TALK_SECONDS)
+    try:
+        yield
+    finally:
+        if mine:
+            turns.release()
 
 
 def connect(uri: str, *, alone: bool) -> Any:

@@ -80,6 +80,7 @@ class TensorBoardBackend(Backend):
         ev.Used: Capability(Level.CONVERTED, "text under `tracelet/used`"),
     }
     mirrors_event_files = True
+    shares_process = True
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
