@@ -37,7 +37,7 @@ from tests.faults.harness import eventually, free_port, kill_group
 from tests.fleet.harness import Collector
 from tests.fleet.redis import SESSIONS, Redis, programs
 from tracelet_shim.fleet.delivery import about_of
-from tracelet_shim.fleet.keys import Keys
+from tracelet_shim.fleet.keys import Keys, Position
 
 KEPT = ROOT / "benchmarks" / "results-fleet.json"
 STORES = {"tensorboard": 4000, "aim": 1000, "mlflow": 1000}
@@ -66,21 +66,28 @@ class Bench:
         assert "error" not in found, found["error"]
         return found
 
+    def last_entries(self, sessions: set[str]) -> list[tuple[int, int]]:
+        """Return the number of the latest entry of each session's stream."""
+        import redis as client_of_redis
+
+        client: Any = client_of_redis.Redis("127.0.0.1", self.redis.port)  # of bytes: entries are no texts
+        try:
+            found = [client.xinfo_stream(Keys(name).log)["last-generated-id"] for name in sessions]
+        finally:
+            client.close()
+        return [(position.records, position.nth) for position in map(Position.of, found)]
+
     def fill(self, tracker: str, sessions: int, steps: int) -> None:
         """Have programs append to Redis, which is not read, and wait until all of it is there."""
         before = set(self.redis.sessions())
         self.program(tracker, sessions, steps, delivery=self.redis.url)
         records = 10 * steps + 1
-        with self.redis.client() as client:
 
-            def is_there() -> bool:
-                new = set(self.redis.sessions()) - before
-                last = [client.xinfo_stream(Keys(name).log)["last-generated-id"].split("-") for name in new]
-                return len(new) == sessions and all(int(at) == records and int(nth) > 0 for at, nth in last)
+        def is_there() -> bool:
+            new = set(self.redis.sessions()) - before
+            return len(new) == sessions and all(at == records and nth > 0 for at, nth in self.last_entries(new))
 
-            eventually(is_there, 300)
-            alive = [Keys(name).alive for name in set(self.redis.sessions()) - before]
-            client.delete(*alive)
+        eventually(is_there, 300)
 
     def collector(self, env: Mapping[str, str | None], *options: str) -> Collector:
         home = self.directory / f"home{len(self._collectors)}"
