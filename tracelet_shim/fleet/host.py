@@ -259,6 +259,8 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)
     logs.set_up()
     said.listen()
+    if own is None:
+        registry.prepare_shared(os.environ)
     host = Host(address, lease, most, own)
 
     def stop(*_: object) -> None:

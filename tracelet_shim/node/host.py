@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common import run_report
@@ -230,6 +231,7 @@ def main() -> None:
     form = "%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
     said.listen()
+    registry.prepare_shared(os.environ)
     clean = False
     try:
         clean = Host(way).run()
