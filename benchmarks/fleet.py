@@ -165,7 +165,7 @@ class Store:
 def training(programs_: Programs, *, quick: bool) -> Result:
     """The training thread, in turn: plain, through a relay process, through Redis."""
     rounds: dict[str, list[Result]] = {"plain": [], "process": [], "redis": []}
-    steps = 300 if quick else 1500
+    steps = 300 if quick else 1000
     with bench(programs_) as place:
         for number in range(1 if quick else 3):
             for name, delivery in (("plain", None), ("process", "process"), ("redis", place.redis.url)):
@@ -239,7 +239,7 @@ def throughput(programs_: Programs, *, quick: bool) -> Result:
         rounds: dict[int, list[Result]] = {1: [], 2: []}
         store = Store(tracker)
         try:
-            for number in range(1 if quick else 3):
+            for number in range(1 if quick else 2):
                 for count, measured in rounds.items():
                     say(f"throughput, round {number + 1}: {tracker}, {count} collectors")
                     measured.append(_deliver(programs_, tracker, store, count, steps // 5 if quick else steps))
