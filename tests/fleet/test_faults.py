@@ -85,6 +85,7 @@ def test_redis_is_killed_and_comes_back(begin: Begin, collect: Collect, redis: R
     finish(program, redis, stores)
 
 
+@pytest.mark.nightly
 def test_redis_loses_everything(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A Redis whose disk is lost gets the rest of the session once more from the program's side; nothing comes twice."""
     collect()
@@ -98,6 +99,7 @@ def test_redis_loses_everything(begin: Begin, collect: Collect, redis: Redis, st
     finish(program, redis, stores)
 
 
+@pytest.mark.nightly
 def test_redis_is_out_of_memory(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A Redis that takes no more (``maxmemory``, ``noeviction``) is one line; the event files keep what is logged meanwhile, and
     once there is room all of it arrives."""
@@ -120,6 +122,7 @@ log(30_000, 31_000)
     stores.check(31_000)
 
 
+@pytest.mark.nightly
 def test_collectors_go_on_while_redis_is_out_of_memory(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """Collectors free the memory by what they deliver, even when nothing more may be added."""
     program = begin('log(0, 5000); reach("there"); wait_for("full")\nlog(5000, 6000)\n', exit_timeout=100)
@@ -136,6 +139,7 @@ def test_collectors_go_on_while_redis_is_out_of_memory(begin: Begin, collect: Co
     stores.check(6000)
 
 
+@pytest.mark.nightly
 def test_redis_does_not_answer_for_a_while(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A Redis that hangs for longer than a lease stops nobody for good."""
     collect("--lease", "2")
@@ -154,6 +158,7 @@ def test_redis_does_not_answer_for_a_while(begin: Begin, collect: Collect, redis
 # -- the network ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_the_programs_network_is_cut(
     begin: Begin, collect: Collect, redis: Redis, stores: Stores, behind: Behind
 ) -> None:
@@ -173,6 +178,7 @@ def test_the_programs_network_is_cut(
     finish(program, redis, stores)
 
 
+@pytest.mark.nightly
 def test_a_collectors_network_is_cut(
     begin: Begin, collect: Collect, redis: Redis, stores: Stores, behind: Behind
 ) -> None:
@@ -216,6 +222,7 @@ def test_a_collector_is_killed(begin: Begin, collect: Collect, redis: Redis, sto
     assert third.terminate() == 0
 
 
+@pytest.mark.nightly
 def test_a_host_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """Of a collector, one host that is killed (as by the kernel, for its memory) is replaced by the collector itself."""
     collector = collect()
@@ -251,6 +258,7 @@ def test_two_collectors_believe_they_own_it(begin: Begin, collect: Collect, redi
     finish(program, redis, stores)
 
 
+@pytest.mark.nightly
 def test_a_collector_is_terminated(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """SIGTERM, as a service is stopped: the collector hands its sessions back and ends with 0; its successor does not wait for a
     lease to run out."""
@@ -265,6 +273,7 @@ def test_a_collector_is_terminated(begin: Begin, collect: Collect, redis: Redis,
     finish(program, redis, stores)
 
 
+@pytest.mark.nightly
 def test_no_collector_until_the_program_has_ended(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A program whose collectors are not there ends in time and says so; the collector that comes later delivers everything, and
     ends by itself when it is told to."""
@@ -278,6 +287,7 @@ def test_no_collector_until_the_program_has_ended(begin: Begin, collect: Collect
     stores.check(1500)
 
 
+@pytest.mark.nightly
 def test_a_tracker_is_dead_among_others(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A tracker that answers nobody holds up no other one; when it answers again it gets all."""
     assert stores.wandb is not None
@@ -303,6 +313,7 @@ reach("others have all"); train("end", 100)
 # -- the program and its forwarder ------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_the_program_is_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A program that is killed has its points in each tracker, and its runs are ended as failed ones."""
     collect()
@@ -331,6 +342,7 @@ def test_the_forwarder_is_killed(begin: Begin, collect: Collect, redis: Redis, s
     assert finish(program, redis, stores).count("starting it again") == 2
 
 
+@pytest.mark.nightly
 def test_program_and_forwarder_are_killed(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """Of a machine that is lost, what Redis has is delivered; the rest comes with a resumed delivery on that machine."""
     collect()
@@ -369,6 +381,7 @@ def test_the_password_is_wrong(train: Train, collect: Collect, redis: Redis, sto
     stores.check(1000)
 
 
+@pytest.mark.nightly
 def test_secrets_are_nowhere(train: Train, collect: Collect, make_redis: MakeRedis, stores: Stores) -> None:
     """A user of Redis with the rights that are needed, whose password is in the address: it is in no file and no message; and
     nothing of the trackers' credentials is in Redis."""
@@ -389,6 +402,7 @@ def test_secrets_are_nowhere(train: Train, collect: Collect, make_redis: MakeRed
     assert not server.holds(key)
 
 
+@pytest.mark.nightly
 def test_the_collectors_password_is_wrong(collect: Collect) -> None:
     """A collector whose password Redis does not take says so, without it."""
     collector: Collector = collect(env={"TRACELET_REDIS_PASSWORD": "hunter2hunter2"}, ready=False)

@@ -90,11 +90,14 @@ def test_sessions_outlive_the_front(start: Start, collector: Collector, tmp_path
     wait_until_gone(host)
 
 
-def test_a_killed_program_ends_its_own_run_alone(start: Start, collector: Collector, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "state"), [(signal.SIGKILL, "FAILED"), (signal.SIGTERM, "KILLED")])
+def test_a_killed_program_ends_its_own_run_alone(
+    start: Start, collector: Collector, tmp_path: Path, number: int, state: str
+) -> None:
     killed, other = start("killed", env=collector.env), start("other", env=collector.env)
     assert killed.served_by() == other.served_by()
-    killed.kill()
-    eventually(lambda: states(tmp_path)["killed"] == "FAILED")
+    os.kill(killed.process.pid, number)
+    eventually(lambda: states(tmp_path)["killed"] == state)
     assert states(tmp_path)["other"] == "RUNNING"
     other.end()
     assert points(tmp_path) == {"killed": losses(500), "other": losses(1000)}
@@ -171,6 +174,29 @@ def test_started_on_demand_by_two_at_once_there_is_one(start: Start, tmp_path: P
         os.kill(front, signal.SIGTERM)
         wait_until_gone(front)
     assert points(tmp_path) == {f"run-{n}": losses(1000) for n in range(2)}
+
+
+def test_after_a_kill_another_one_is_started_on_demand(start: Start, tmp_path: Path) -> None:
+    env = {"TRACELET_COLLECTOR": "auto", "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    (tmp_path / "run").mkdir(mode=0o700)
+    programs = [start(f"run-{n}", env=env) for n in range(2)]
+    (host,) = {program.served_by() for program in programs}
+    front = parent(host)
+    os.kill(front, signal.SIGKILL)
+    wait_until_gone(front)
+    os.kill(host, signal.SIGKILL)
+    late = start("late", env=env)
+    successor = parent(late.served_by())
+    try:
+        for program in programs:
+            said = program.end()
+            assert said.count("the relay process died") == 1
+            assert "process of its own" not in said
+        late.end()
+    finally:
+        os.kill(successor, signal.SIGTERM)
+        wait_until_gone(successor)
+    assert points(tmp_path) == {name: losses(1000) for name in ("run-0", "run-1", "late")}
 
 
 def test_it_ends_when_idle(start: Start, tmp_path: Path) -> None:

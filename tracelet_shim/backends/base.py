@@ -116,6 +116,7 @@ class Backend(Installed, Fetches, Notices, ABC):
         mirrors_event_files: True for a backend that wants every record, `Marker` events included.
         shares_process: True if runs of several sessions can be open in one process at a time, in threads of their own, with
             nothing of the process (working directory, environment variables, an active run) that only one can have.
+        shared_variables: environment variables that such a process has, if they are not set, before the SDK is imported.
         batch_events, batch_seconds: a batch is written when it has so many events, or its first is so old; may change meanwhile.
 
     Args:
@@ -139,6 +140,7 @@ class Backend(Installed, Fetches, Notices, ABC):
     """What to do about a key or login that the tracker does not take."""
     mirrors_event_files: ClassVar[bool] = False
     shares_process: ClassVar[bool] = False
+    shared_variables: ClassVar[Mapping[str, str]] = {}
     batch_events: int = 500
     batch_seconds: float = 0.5
     ended: float | None = None

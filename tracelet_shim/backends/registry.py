@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
@@ -11,7 +11,7 @@ from tracelet_shim import errors
 from tracelet_shim import events as ev
 from tracelet_shim.backends.base import Backend, Capability
 
-__all__ = ["GROUP", "find", "names", "validate"]
+__all__ = ["GROUP", "find", "names", "prepare_shared", "validate"]
 
 GROUP = "tracelet_shim.backends"
 
@@ -46,6 +46,17 @@ def find(name: str) -> type[Backend]:
     except Exception as error:
         raise errors.InvalidBackendError(point.value, f"loading it failed: {error!r}") from error
     return validate(loaded)
+
+
+def prepare_shared(environment: MutableMapping[str, str]) -> None:
+    """Before any SDK is imported: set the variables that a process for many runs has, where they are not set."""
+    for name in names():
+        try:
+            variables = find(name).shared_variables
+        except errors.TraceletError:  # who uses it is told
+            continue
+        for variable, value in variables.items():
+            environment.setdefault(variable, value)
 
 
 def validate(candidate: Any) -> type[Backend]:

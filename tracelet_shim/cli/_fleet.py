@@ -11,9 +11,28 @@ from tracelet_shim import errors
 from tracelet_shim.display.terminal import say
 
 if TYPE_CHECKING:
+    from tracelet_shim.fleet.address import Address
     from tracelet_shim.fleet.overview import FleetSession
 
-__all__ = ["show"]
+__all__ = ["asked", "show"]
+
+
+def asked(address: Address) -> tuple[str, str, str, str | None]:
+    """Return what `doctor` says of a Redis: level, what it is about, text, remedy. The trackers are the collectors' affair."""
+    from tracelet_shim.fleet.address import connect
+    from tracelet_shim.fleet.overview import hosts
+    from tracelet_shim.fleet.shipper import problem_of
+
+    try:
+        there = len(hosts(connect(address)).seen)
+    except Exception as error:
+        problem = str(error) if isinstance(error, errors.TraceletError) else problem_of(error, address)
+        if problem is None:
+            raise
+        return "error", "redis", problem, "what is logged meanwhile is in the event files; `replay --resume` hands it over"
+    if not there:
+        return "warning", "redis", f"{address.url} answers, and nobody delivers", f"start `tracelet-shim collect {address.url}`"
+    return "ok", "redis", f"{address.url} answers; {there} processes deliver", None
 
 
 def show(redis: str, *, as_json: bool) -> None:

@@ -28,6 +28,7 @@ import typer
 from tracelet_shim import errors
 from tracelet_shim._bootstrap import is_set
 from tracelet_shim.backends.shared.probe import Probe, place
+from tracelet_shim.cli import _fleet
 from tracelet_shim.provenance.secrets import MASK, is_secret, mask_arguments, mask_text
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for
     settings = _settings(report)
     _activation(report)
     if settings is not None:
-        _trackers(report, settings)
+        if settings.redis is not None:
+            report.find(*_fleet.asked(settings.redis))
+        else:
+            _trackers(report, settings)
         _state(report, settings)
     if as_json:
         typer.echo(json.dumps(report.data, indent=2))

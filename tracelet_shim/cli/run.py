@@ -18,6 +18,7 @@ import typer
 
 from tracelet_shim import errors
 from tracelet_shim._bootstrap import name_near_misses
+from tracelet_shim.bus.collector_place import AUTO
 from tracelet_shim.cli._command import tracker_options
 from tracelet_shim.common import run_report
 from tracelet_shim.common.private_files import make_file
@@ -71,6 +72,9 @@ def run(
     ] = None,
     delivery: Annotated[
         str | None, typer.Option("--delivery", metavar="WHERE", help="Where trackers run: process, thread, or a Redis.")
+    ] = None,
+    collector: Annotated[
+        str | None, typer.Option("--collector", metavar="PATH|auto", help="One process for many: tracelet-shim collect.")
     ] = None,
     exit_timeout: Annotated[
         float | None, typer.Option("--exit-timeout", metavar="SECONDS", help="What the end may take to deliver what is left.")
@@ -127,6 +131,7 @@ def run(
             ROOT=None if root is None else str(Path(root).absolute()),
             WATCH=None if not watch else ",".join(str(Path(part).absolute()) for top in watch for part in top.split(",")),
             DELIVERY=delivery,
+            COLLECTOR=collector if collector in (None, AUTO) else str(Path(collector).absolute()),
             EXIT_TIMEOUT=exit_timeout,
             LINGER=linger,
             ACCELERATE=accelerate,

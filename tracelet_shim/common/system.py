@@ -19,7 +19,7 @@ from typing import Any
 
 __all__ = [
     "HAS_PACKETS", "HOLDS_DIRECTORIES", "O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "after_fork", "end_group", "is_there", "lock",
-    "pread", "refer", "user_number",
+    "more_files", "pread", "refer", "user_number",
 ]  # fmt: skip
 
 O_CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
@@ -56,6 +56,16 @@ def lock(file: Any, *, shared: bool = False) -> None:
     except ImportError:  # Windows: its locks keep others from reading, too
         raise OSError(errno.ENOSYS, "no locks here") from None
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def more_files() -> None:
+    """Let this process have as many files open as it may: one that serves many sessions has about fifteen for each."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def user_number() -> int | None:

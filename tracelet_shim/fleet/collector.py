@@ -22,6 +22,7 @@ _TICK = 0.2
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _STEADY_SECONDS = 60.0
 _STOP_SECONDS = 45.0
+_OLDEST = 7
 
 logger = logging.getLogger("tracelet_shim.fleet")
 
@@ -72,12 +73,20 @@ class Collector:
         self._next_look = 0.0
 
     def check(self) -> None:
-        """Ask Redis whether it lets us work.
+        """Ask Redis whether it lets us work, and say what could cost data.
 
         Raises:
             redis.RedisError: it does not, or does not answer.
         """
         self._client.zcard(SESSIONS)
+        info = self._client.info()
+        if int(str(info["redis_version"]).partition(".")[0]) < _OLDEST:
+            self._say(f"warning: Redis {info['redis_version']} is too old: scripts that may run without memory need {_OLDEST}.0")
+        if info.get("maxmemory_policy", "noeviction") != "noeviction":
+            policy = info["maxmemory_policy"]
+            self._say(f"warning: Redis may throw data away when it is full ({policy}); remedy: maxmemory-policy noeviction")
+        if not info.get("aof_enabled"):
+            self._say("warning: Redis keeps no append-only file: what it has is lost when it ends; remedy: appendonly yes")
 
     def retry(self) -> int:
         """Take the sessions again that were ended with something left; return how many there are."""

@@ -15,7 +15,7 @@ from tracelet_shim import errors
 from tracelet_shim.backends import registry
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
-from tracelet_shim.fleet.keys import KEPT_SECONDS, SESSIONS, UNFINISHED, About, Keys, Position
+from tracelet_shim.fleet.keys import KEPT_SECONDS, REMEMBERED_SECONDS, SESSIONS, UNFINISHED, About, Keys, Position
 from tracelet_shim.fleet.lease import Leases
 from tracelet_shim.fleet.ledger import FleetLedger
 from tracelet_shim.fleet.state import FleetState
@@ -29,6 +29,8 @@ _LOOK_SECONDS = 30.0
 _SILENT_SECONDS = 86_400.0
 """A program that has not been heard of for so long is gone, with its machine: its runs are closed as failed."""
 _DELIVERY_SECONDS = 7 * 86_400.0
+_MEMORY = 8_000_000
+"""Bytes of events that are kept of a session: a host has hundreds, and what is beyond is read from Redis again."""
 _LEAVE_SECONDS = 10.0
 """How long the workers may take over the batch that they have in hand."""
 
@@ -107,8 +109,8 @@ class Delivery:
         specs = [_spec(spec, options.get(spec.name, {})) for spec in about.backends]
         relay.handle(
             msg.Open(
-                about.run, specs, about.memory, known.root if known is not None else about.root, restarted=known is not None,
-                continues=about.continues, what_ran_comes=True,
+                about.run, specs, min(about.memory, _MEMORY), (known.root if known is not None else about.root) or None,
+                restarted=known is not None, continues=about.continues, what_ran_comes=True,
             )
         )  # fmt: skip
         if ledger.what_ran is not None:
@@ -209,7 +211,7 @@ class Delivery:
         if whole:
             pipe.delete(keys.log)
             for key in keys.all:
-                pipe.expire(key, KEPT_SECONDS)
+                pipe.expire(key, REMEMBERED_SECONDS if key == keys.runs else KEPT_SECONDS)
         else:
             pipe.zadd(UNFINISHED, {keys.session: time.time()})
         pipe.execute()

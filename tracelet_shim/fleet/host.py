@@ -44,7 +44,8 @@ _CLAIM_SECONDS = 0.5
 _AT_ONCE = 8
 """Sessions that are taken at a time: a host that has just started does not take all of them before another one has come."""
 _READ_SECONDS = 0.1
-_ENTRIES = 16
+_ENTRIES, _STREAMS = 4, 32
+"""Of so many sessions at a time so many batches are read: each may have half a megabyte."""
 _PAUSE = 0.5
 _SIGN_SECONDS = 2.0
 _BROKEN_SECONDS, _CHILD_SECONDS = 60.0, 5.0
@@ -208,16 +209,15 @@ class Host:
 
     def _read(self) -> None:
         """Take what has come, of all sessions; wait a little where nothing has."""
-        streams: dict[Any, Any] = {each.keys.log: str(each.position) for each in self._deliveries.values()}
-        if not streams:
-            self._woken.wait(_READ_SECONDS)
-            self._woken.clear()
-            return
-        by_key = {each.keys.log: each for each in self._deliveries.values()}
-        found = self._client.xread(streams, count=_ENTRIES)
-        for name, entries in found or ():
-            self._guard(by_key[name.decode()], partial(Delivery.take, entries=entries))
-        if not found:
+        all_of_them = list(self._deliveries.values())
+        anything = False
+        for at in range(0, len(all_of_them), _STREAMS):
+            by_key = {each.keys.log: each for each in all_of_them[at : at + _STREAMS]}
+            streams: dict[Any, Any] = {key: str(each.position) for key, each in by_key.items()}
+            for name, entries in self._client.xread(streams, count=_ENTRIES) or ():
+                anything = True
+                self._guard(by_key[name.decode()], partial(Delivery.take, entries=entries))
+        if not anything:
             self._woken.wait(_READ_SECONDS)
             self._woken.clear()
 
@@ -259,6 +259,8 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)
     logs.set_up()
     said.listen()
+    if own is None:
+        registry.prepare_shared(os.environ)
     host = Host(address, lease, most, own)
 
     def stop(*_: object) -> None:

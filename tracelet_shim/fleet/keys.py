@@ -23,11 +23,12 @@ import msgspec
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 
-__all__ = ["HOSTS", "KEPT_SECONDS", "PART", "SESSIONS", "UNFINISHED", "About", "Keys", "Position"]
+__all__ = ["HOSTS", "KEPT_SECONDS", "PART", "REMEMBERED_SECONDS", "SESSIONS", "UNFINISHED", "About", "Keys", "Position"]
 
 SESSIONS, UNFINISHED, HOSTS = "tracelet:sessions", "tracelet:unfinished", "tracelet:hosts"
-KEPT_SECONDS = 86_400
-"""How long what a delivered session was stays to be looked at."""
+KEPT_SECONDS, REMEMBERED_SECONDS = 86_400, 90 * 86_400
+"""How long what a delivered session was stays to be looked at, and how long it is remembered that it was delivered: to whoever
+resumes it, so that it does not come twice."""
 PART = 1 << 32
 """The second half of an entry's number from here on: a part of a message that comes whole with a later entry."""
 

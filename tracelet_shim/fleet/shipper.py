@@ -164,12 +164,13 @@ class Shipper:
         while not self.gives_up:
             try:
                 self._connect()
-                while not self.gives_up:
+                while self._goes_on:
                     self._step()
                     attempt = 0
-                    if self.standings.ended:
-                        return
                     self._rest()
+                if self.standings.ended:
+                    self.problem = None
+                    return
             except Exception as error:
                 self.problem = problem_of(error, self._address)
                 if self.problem is None:
@@ -181,6 +182,10 @@ class Shipper:
                 until = time.monotonic() + min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(attempt, 6))
                 while time.monotonic() < until and not self.gives_up:
                     time.sleep(0.1)
+
+    @property
+    def _goes_on(self) -> bool:
+        return not (self.gives_up or self.standings.ended)
 
     def _rest(self) -> None:
         if self._hurry.is_set() or self._closing:
@@ -195,6 +200,10 @@ class Shipper:
             self._client = connect(self._address)
         keys, client = self._keys, self._client
         restored = False
+        self.standings.read(client.hgetall(keys.runs))
+        if self.standings.ended:  # in an earlier process's time
+            self._on_look(self.standings)
+            return
         if not client.exists(keys.about):
             if any(at[0] for at in self.standings.at.values()):
                 self._trouble(None, "redis-empty", "Redis has lost what it had of this session; the rest is handed over again")
@@ -202,7 +211,7 @@ class Shipper:
                 restored = True
             client.set(keys.about, self._encoder.encode(self._about), nx=True)
             client.zadd(SESSIONS, {keys.session: time.time()}, nx=True)
-        elif not self._announced and not client.hexists(keys.runs, "ended") and client.zscore(UNFINISHED, keys.session) is None:
+        elif not self._announced and client.zscore(UNFINISHED, keys.session) is None:
             client.zadd(SESSIONS, {keys.session: time.time()}, nx=True)
         self._announced = True
         self._find_place()

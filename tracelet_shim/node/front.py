@@ -26,7 +26,7 @@ from tracelet_shim.bus.collected import PROTOCOL
 from tracelet_shim.bus.collector_place import peer
 from tracelet_shim.common import run_report
 from tracelet_shim.common.private_files import open_file
-from tracelet_shim.common.system import user_number
+from tracelet_shim.common.system import more_files, user_number
 
 __all__ = ["IDLE", "Front"]
 
@@ -88,6 +88,7 @@ class Front:
 
     def run(self) -> None:
         """Serve."""
+        more_files()
         woken, wakes = socket.socketpair()
         with woken, wakes:
             for end in (woken, wakes, self._listener):
@@ -173,15 +174,19 @@ class Front:
     # -- who comes ----------------------------------------------------------------------------------------------------
 
     def _welcome(self) -> None:
-        with contextlib.suppress(OSError):  # he has gone again; or there are too many files open, and others will be closed
+        try:
             guest, _ = self._listener.accept()
-            _, user = peer(guest)
-            if user != user_number():
-                guest.close()
-                return
-            guest.setblocking(False)
-            self._guests[guest] = time.monotonic() + _PATIENCE
-            self._selector.register(guest, selectors.EVENT_READ)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # some will be closed soon
+                time.sleep(_PAUSE)
+            return  # else he has gone again
+        _, user = peer(guest)
+        if user != user_number():
+            guest.close()
+            return
+        guest.setblocking(False)
+        self._guests[guest] = time.monotonic() + _PATIENCE
+        self._selector.register(guest, selectors.EVENT_READ)
 
     def _send_off(self, guest: socket.socket, reason: str | None = None) -> None:
         if reason is not None:

@@ -13,7 +13,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import select
 import signal
 import socket
@@ -24,9 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tracelet_shim.backends import registry
 from tracelet_shim.backends.base import Program
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.common import run_report
+from tracelet_shim.common.system import more_files
 from tracelet_shim.relay import said
 from tracelet_shim.relay.connection import Connection
 from tracelet_shim.relay.dispatcher import Relay
@@ -224,13 +225,13 @@ def main() -> None:
     way = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(way.fileno(), False)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a session has about fifteen
+        signal.signal(number, signal.SIG_IGN)  # sessions end with their programs
+    more_files()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
     form = "%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
     said.listen()
+    registry.prepare_shared(os.environ)
     clean = False
     try:
         clean = Host(way).run()

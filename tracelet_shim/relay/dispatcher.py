@@ -208,7 +208,8 @@ class Relay(Asked):
             from tracelet_shim.fleet.elsewhere import Forwarder
 
             others = (self._reply, self._wake, self._state, self._names)
-            self._forwarder = Forwarder(message, run, self._log, self._what_ran, *others)
+            there = asked_for if message.backends[0].borrowed else run
+            self._forwarder = Forwarder(message, there, self._log, self._what_ran, *others)
             self.workers += self._forwarder.workers
         for spec in message.backends if self._forwarder is None else ():
             of_worker = asked_for if spec.borrowed else run  # a run of the user's gets only what was asked for

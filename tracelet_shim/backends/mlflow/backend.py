@@ -71,6 +71,8 @@ class MLflowBackend(Backend):
         "DATABRICKS_HOST and _TOKEN, or in the tracking URI)"
     )
     shares_process = True
+    # What its pool of connections has no room for is opened and closed for each request (mlflow/environment_variables.py).
+    shared_variables: ClassVar[Mapping[str, str]] = {"MLFLOW_HTTP_POOL_MAXSIZE": "256", "MLFLOW_HTTP_POOL_CONNECTIONS": "256"}
     batch_events = limits.MAX_BATCH
     options: ClassVar[Mapping[str, str]] = {
         "tracking_uri": "where to log: sqlite:///file.db, http://host:5000, ...; else MLFLOW_TRACKING_URI",
