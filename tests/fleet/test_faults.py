@@ -120,6 +120,7 @@ def test_redis_loses_what_was_not_on_its_disk(begin: Begin, collect: Collect, re
     finish(program, redis, stores)
 
 
+@pytest.mark.nightly
 def test_redis_is_out_of_memory(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
     """A Redis that takes no more (``maxmemory``, ``noeviction``) is one line; the event files keep what is logged meanwhile, and
     once there is room all of it arrives."""
