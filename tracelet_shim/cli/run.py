@@ -74,7 +74,7 @@ def run(
         str | None, typer.Option("--delivery", metavar="WHERE", help="Where trackers run: process, thread, or a Redis.")
     ] = None,
     collector: Annotated[
-        str | None, typer.Option("--collector", metavar="PATH|auto", help="One process for many: tracelet-shim collect.")
+        str | None, typer.Option("--collector", metavar="PATH", help="One process for many: tracelet-shim collect.")
     ] = None,
     exit_timeout: Annotated[
         float | None, typer.Option("--exit-timeout", metavar="SECONDS", help="What the end may take to deliver what is left.")

@@ -227,13 +227,16 @@ class Delivery:
         self._state.leaves = True
         self.relay.wake_workers()
 
-    def leave(self) -> None:
-        """Wait until they are written and noted, and let another host have the session."""
-        until = time.monotonic() + _LEAVE_SECONDS
+    def leave(self, since: float) -> None:
+        """Wait until they are written and noted, some seconds from `since` on (monotonic), and let another host have the session:
+        at once, or, where a tracker has not answered, when the lease is over."""
+        until = since + _LEAVE_SECONDS
         while any(worker.alive for worker in self.relay.workers) and time.monotonic() < until:
             time.sleep(0.02)
         if any(worker.alive for worker in self.relay.workers):
             logger.warning("session %s: a tracker has not answered in time; its next owner finds out", self.keys.session)
+            self._leases.hand_on(self.keys)
+            return
         self._leases.release(self.keys)
         logger.info("session %s: handed back", self.keys.session)
 

@@ -235,7 +235,7 @@ class Host:
             self._broken(delivery.keys, error)
             self._deliveries.pop(delivery.keys.session, None)
             delivery.begin_to_leave()
-            delivery.leave()
+            delivery.leave(time.monotonic())
 
     def _leave(self) -> None:
         """Hand everything back, at the end of the batches in hand."""
@@ -243,8 +243,9 @@ class Host:
             child.terminate()
         for delivery in self._deliveries.values():
             delivery.begin_to_leave()
+        now = time.monotonic()
         for delivery in self._deliveries.values():
-            delivery.leave()
+            delivery.leave(now)
         with contextlib.suppress(Exception):
             self._client.zrem(HOSTS, self.name)
         for child in self._children.values():
