@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +84,12 @@ def test_an_acl_user_may_no_more_than_its_rules(make_redis: MakeRedis, name: str
         with pytest.raises(client_of_redis.exceptions.NoPermissionError):
             client.set("other", "x")
     assert not server.holds("secret-7")
+
+
+def test_the_page_names_each_fault() -> None:
+    """docs/fleet.md has every test of a fault, and no other one."""
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "fleet.md").read_text()
+    table = page.partition("`tests/fleet/test_faults.py` |")[2].partition("\n\n")[0]
+    tests = re.findall(r"^def (test_\w+)", (root / "tests" / "fleet" / "test_faults.py").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(test_\w+)`", table)) == sorted(tests)

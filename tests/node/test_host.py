@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunPython
-from tests.faults.harness import environment
-from tests.node.programs import Collector, Start, losses, points, states
+from tests.faults.harness import environment, eventually
+from tests.node.programs import Collector, Start, losses, points, states, wait_until_gone
 from tracelet_shim.bus.collected import is_per_process
 
 
@@ -66,6 +66,40 @@ def test_a_session_that_is_killed_is_alone_in_that(
     assert "died" not in other.end()
     assert points(tmp_path) == {"killed": losses(1000), "other": losses(1000)}
     assert states(tmp_path) == {"killed": "FINISHED", "other": "FINISHED"}
+
+
+RENEWED = """
+import sys
+from pathlib import Path
+from tracelet_shim.bus.collector_place import listen
+from tracelet_shim.node.front import Front
+
+path = Path(sys.argv[1])
+Front(path, *listen(path), renew=2).run()
+"""
+
+
+def test_a_host_is_renewed(start: Start, tmp_path: Path) -> None:
+    """After some sessions others go to a new one; those that it has stay where they are."""
+    (tmp_path / "node").mkdir(mode=0o700)
+    place = tmp_path / "node" / "collector.sock"
+    front = subprocess.Popen([sys.executable, "-c", RENEWED, str(place)], env=environment({}))
+    try:
+        eventually(place.exists)
+        env = {"TRACELET_COLLECTOR": str(place)}
+        programs = []
+        for name in ("a", "b", "c"):
+            programs.append(start(name, env=env))
+            programs[-1].served_by()
+        first, second, third = (program.served_by() for program in programs)
+        assert first == second != third
+        for program in programs:
+            assert "died" not in program.end()
+        wait_until_gone(first)
+    finally:
+        front.terminate()
+        assert front.wait(60) == 0
+    assert points(tmp_path) == {name: losses(1000) for name in ("a", "b", "c")}
 
 
 STUCK = """

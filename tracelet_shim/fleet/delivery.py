@@ -15,14 +15,14 @@ from tracelet_shim import errors
 from tracelet_shim.backends import registry
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
-from tracelet_shim.fleet.keys import KEPT_SECONDS, REMEMBERED_SECONDS, SESSIONS, UNFINISHED, About, Keys, Position
+from tracelet_shim.fleet.keys import About, Keys, Position
 from tracelet_shim.fleet.lease import Leases
 from tracelet_shim.fleet.ledger import FleetLedger
 from tracelet_shim.fleet.state import FleetState
 from tracelet_shim.fleet.stream import Parts, StreamIndex
 from tracelet_shim.relay.dispatcher import Relay
 
-__all__ = ["Delivery", "about_of", "shares_process"]
+__all__ = ["LEAVE_SECONDS", "Delivery", "about_of", "shares_process"]
 
 _TRIM_SECONDS = 1.0
 _LOOK_SECONDS = 30.0
@@ -31,7 +31,7 @@ _SILENT_SECONDS = 86_400.0
 _DELIVERY_SECONDS = 7 * 86_400.0
 _MEMORY = 8_000_000
 """Bytes of events that are kept of a session: a host has hundreds, and what is beyond is read from Redis again."""
-_LEAVE_SECONDS = 10.0
+LEAVE_SECONDS = 10.0
 """How long the workers may take over the batch that they have in hand."""
 
 logger = logging.getLogger("tracelet_shim.fleet")
@@ -205,17 +205,11 @@ class Delivery:
         """Everything that can be delivered has been: let go of the session."""
         states = self.relay.states()
         whole = all(state.complete or (state.state == "closed" and not state.pending) for state in states.values())
-        keys, pipe = self.keys, self._client.pipeline(transaction=True)
+        keys = self.keys
         self._leases.check()
-        pipe.zrem(SESSIONS, keys.session)
-        if whole:
-            pipe.delete(keys.log)
-            for key in keys.all:
-                pipe.expire(key, REMEMBERED_SECONDS if key == keys.runs else KEPT_SECONDS)
-        else:
-            pipe.zadd(UNFINISHED, {keys.session: time.time()})
-        pipe.execute()
-        self._leases.release(keys)
+        self._leases.ends(keys)
+        self._ledger.finish(whole=whole)
+        self._leases.hand_on(keys)
         self.ended = True
         words = ", ".join(f"{name}: {s.state}, {s.delivered} delivered, {s.missing} missing" for name, s in states.items())
         logger.info("session %s: ended (%s)", keys.session, words)
@@ -227,10 +221,10 @@ class Delivery:
         self._state.leaves = True
         self.relay.wake_workers()
 
-    def leave(self, since: float) -> None:
-        """Wait until they are written and noted, some seconds from `since` on (monotonic), and let another host have the session:
-        at once, or, where a tracker has not answered, when the lease is over."""
-        until = since + _LEAVE_SECONDS
+    def leave(self, until: float | None = None) -> None:
+        """Wait until they are written and noted, up to `until` (monotonic seconds), and let another host have the session: at once,
+        or, where a tracker has not answered, when the lease is over."""
+        until = time.monotonic() + LEAVE_SECONDS if until is None else until
         while any(worker.alive for worker in self.relay.workers) and time.monotonic() < until:
             time.sleep(0.02)
         if any(worker.alive for worker in self.relay.workers):

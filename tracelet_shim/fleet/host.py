@@ -31,10 +31,10 @@ from tracelet_shim.bus import wire
 from tracelet_shim.bus.launch import module_command, relay_environment
 from tracelet_shim.fleet import logs
 from tracelet_shim.fleet.address import Address, address_of, connect
-from tracelet_shim.fleet.delivery import Delivery, about_of, shares_process
+from tracelet_shim.fleet.delivery import LEAVE_SECONDS, Delivery, about_of, shares_process
 from tracelet_shim.fleet.keys import HOSTS, SESSIONS, Keys
 from tracelet_shim.fleet.lease import Leases
-from tracelet_shim.fleet.scripts import SIGN
+from tracelet_shim.fleet.scripts import FORGET, SIGN
 from tracelet_shim.relay import said
 from tracelet_shim.session.settings import resolve
 
@@ -144,6 +144,8 @@ class Host:
         if data is None or self._client.hexists(keys.runs, "ended"):  # it has ended just now
             if data is None:
                 self._client.zrem(SESSIONS, keys.session)
+            else:
+                self._client.eval(FORGET, 2, keys.runs, SESSIONS, keys.session)
             self._leases.release(keys)
             return
         try:
@@ -185,9 +187,14 @@ class Host:
 
     def _put_off(self, keys: Keys, why: str) -> None:
         """Leave a session to others for some time, and have its program hear of that."""
+        import redis
+
         self._not_before[keys.session] = time.monotonic() + _BROKEN_SECONDS
         trouble = msg.Trouble(None, "collector", f"a collector cannot serve this session: {why[:300]}")
-        self._client.rpush(keys.told, wire.Encoder().encode(trouble))
+        try:
+            self._client.rpush(keys.told, wire.Encoder().encode(trouble))
+        except redis.RedisError as error:  # out of memory, say: the session is left alone all the same
+            logger.warning("session %s: its program cannot be told: %s", keys.session, error)
 
     def _start_child(self, keys: Keys) -> None:
         """Have a session served by a process of its own, which gets the lease."""
@@ -235,7 +242,7 @@ class Host:
             self._broken(delivery.keys, error)
             self._deliveries.pop(delivery.keys.session, None)
             delivery.begin_to_leave()
-            delivery.leave(time.monotonic())
+            delivery.leave()
 
     def _leave(self) -> None:
         """Hand everything back, at the end of the batches in hand."""
@@ -243,9 +250,9 @@ class Host:
             child.terminate()
         for delivery in self._deliveries.values():
             delivery.begin_to_leave()
-        now = time.monotonic()
+        until = time.monotonic() + LEAVE_SECONDS  # for all of them: the collector waits for so long, and not for each
         for delivery in self._deliveries.values():
-            delivery.leave(now)
+            delivery.leave(until)
         with contextlib.suppress(Exception):
             self._client.zrem(HOSTS, self.name)
         for child in self._children.values():

@@ -11,7 +11,7 @@
     tracelet:{S}:told       troubles that the program is to hear of
     tracelet:{S}:alive      a sign of life of the program's side; goes by itself
 
-In a cluster, the braces have all keys of one session on one node.
+The braces keep the keys of one session together in tools that know hash tags.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class Leases:
         self.seconds = seconds
         self._lock = threading.Lock()
         self._held: dict[str, Keys] = {}
+        self._ending: set[str] = set()
         self._holds_until = 0.0
         self._renewing = threading.Thread(target=self._renew, name="tracelet-lease", daemon=True)
 
@@ -49,7 +50,10 @@ class Leases:
 
     def inherit(self, keys: Keys) -> None:
         """Take a lease over that another process has claimed for this one, under the same name."""
-        self._hold(keys, time.monotonic())
+        asked = time.monotonic()
+        if self._client.eval(RENEW, 1, keys.lease, self.owner, int(self.seconds * 1000)) == LOST.encode():
+            self.lost(f"session {keys.session} was not taken over in time")
+        self._hold(keys, asked)
 
     def _hold(self, keys: Keys, since: float) -> None:
         with self._lock:
@@ -63,6 +67,12 @@ class Leases:
         """Another process keeps it up from now on."""
         with self._lock:
             self._held.pop(keys.session, None)
+            self._ending.discard(keys.session)
+
+    def ends(self, keys: Keys) -> None:
+        """The session ends, and its lease with it: from now on nobody is to miss that."""
+        with self._lock:
+            self._ending.add(keys.session)
 
     def release(self, keys: Keys) -> None:
         """Let others have the session."""
@@ -102,6 +112,6 @@ class Leases:
                 continue
             with self._lock:
                 for keys, answer in zip(held, answers, strict=True):
-                    if answer == LOST.encode() and keys.session in self._held:
+                    if answer == LOST.encode() and keys.session in self._held.keys() - self._ending:
                         self.lost(f"session {keys.session} is another host's")
                 self._holds_until = asked + self.seconds * (1 - _MARGIN)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
-from tracelet_shim.fleet.keys import Keys
+from tracelet_shim.fleet.keys import KEPT_SECONDS, REMEMBERED_SECONDS, SESSIONS, UNFINISHED, Keys
 from tracelet_shim.fleet.lease import Leases
-from tracelet_shim.fleet.scripts import COMMIT
+from tracelet_shim.fleet.scripts import COMMIT, FINISH, LOST
 from tracelet_shim.state.ledger import Ledger
 from tracelet_shim.state.rows import Changes, Refused, RunRow, SessionRow, row_of
 
@@ -66,6 +66,7 @@ class FleetLedger(Ledger):
             run_id, url, state, error = self._kept.get(f"shown.{name}", [None, None, "opening", None])
             cursor, part, delivered, failed = self._kept.get(f"at.{name}", [0, 0, 0, 0])
             self._rows[name] = RunRow(name, run_id, url, cursor, delivered, failed, state, error, part)
+        self._ended: list[Any] = [0.0, "failed", True]
         self._session = SessionRow(*self._kept["session"]) if "session" in self._kept else None
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -129,7 +130,22 @@ class FleetLedger(Ledger):
         self._do(self._set(_LEDGER, "status", [status]))
 
     def end(self, session: str, status: str, *, cut_off: bool, taken: Mapping[int, int]) -> None:
-        self._do(self._set(_RUNS, "ended", [time.time(), status, cut_off]))
+        """Redis hears of it with all else that belongs to the end (`finish`)."""
+        self._ended = [time.time(), status, cut_off]
+
+    def finish(self, *, whole: bool) -> None:
+        """Let go of the session, with its lease; it is remembered, and if it is not `whole`, all of it is kept.
+
+        Raises:
+            redis.RedisError: Redis does not answer; what may be done again.
+        """
+        keys = self._keys
+        names = [keys.lease, keys.runs, SESSIONS, UNFINISHED, keys.log, keys.about, keys.ledger, keys.told, keys.alive]
+        ended = self._encoder.encode(self._ended)
+        since: Any = "" if whole else time.time()
+        more = (self._leases.owner, keys.session, ended, since, REMEMBERED_SECONDS, KEPT_SECONDS)
+        if self._client.eval(FINISH, len(names), *names, *more) == LOST.encode():
+            self._leases.lost(f"session {keys.session} is another host's")
 
     def add_source(self, session: str, source: msg.Source) -> None:
         row = [source.id, source.path, source.logdir, source.parent, source.replay]

@@ -6,7 +6,7 @@ Each may run when Redis is out of memory (``allow-oom``, from Redis 7.0 on): not
 
 from __future__ import annotations
 
-__all__ = ["APPEND", "CLAIM", "COMMIT", "LOST", "RELEASE", "RENEW", "SIGN"]
+__all__ = ["APPEND", "CLAIM", "COMMIT", "FINISH", "FORGET", "LATEST", "LOST", "RELEASE", "RENEW", "SIGN"]
 
 LOST = "LOST"
 """What a script answers to somebody whose lease is not his any more."""
@@ -50,6 +50,41 @@ RELEASE = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 'OK'
 """
+
+FINISH = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  if redis.call('HEXISTS', KEYS[2], 'ended') == 1 then return 'OK' end
+  return 'LOST'
+end
+redis.call('HSET', KEYS[2], 'ended', ARGV[3])
+redis.call('ZREM', KEYS[3], ARGV[2])
+if ARGV[4] == '' then
+  redis.call('DEL', KEYS[5])
+  redis.call('EXPIRE', KEYS[2], ARGV[5])
+  for at = 6, #KEYS do redis.call('EXPIRE', KEYS[at], ARGV[6]) end
+else redis.call('ZADD', KEYS[4], ARGV[4], ARGV[2]) end
+redis.call('DEL', KEYS[1])
+return 'OK'
+"""
+"""The end of a session, at once: half of it would be a session that nobody takes and that never goes. KEYS: the lease, where the
+trackers stand, the sessions, the unfinished ones, the stream, the rest. ARGV: the owner, the session, how it ended, since when it
+is unfinished (empty: it is not), how long the second key is kept, and the rest. Who asks again, since the answer was lost, hears
+the same."""
+
+FORGET = """#!lua flags=allow-oom
+if redis.call('HEXISTS', KEYS[1], 'ended') == 1 then return redis.call('ZREM', KEYS[2], ARGV[1]) end
+return 0
+"""
+"""Take a session that has ended out of the sessions: its program's side may have announced it again just then. KEYS: where its
+trackers stand, the sessions. ARGV: the session."""
+
+LATEST = """#!lua flags=no-writes
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if info.err and not string.find(info.err, 'no such key') then return info end
+for at = 1, #info, 2 do if info[at] == 'last-generated-id' then return info[at + 1] end end
+return '0-0'
+"""
+"""The number of the latest entry of the stream, without the entries that XINFO shows beside it. KEYS: the stream."""
 
 APPEND = """#!lua
 local last, info = '0-0', redis.pcall('XINFO', 'STREAM', KEYS[1])

@@ -18,7 +18,7 @@ from tracelet_shim.bus import messages as msg
 from tracelet_shim.bus import wire
 from tracelet_shim.fleet.address import Address, connect
 from tracelet_shim.fleet.keys import PART, SESSIONS, UNFINISHED, About, Keys, Position
-from tracelet_shim.fleet.scripts import APPEND
+from tracelet_shim.fleet.scripts import APPEND, LATEST
 from tracelet_shim.relay.log import Log
 from tracelet_shim.state.rows import Shown, row_of
 
@@ -28,6 +28,8 @@ _BATCH_RECORDS, _BATCH_BYTES, _PART_BYTES = 5000, 1 << 19, 1 << 20
 _GATHER = 0.25
 """Seconds between two batches, as long as nobody waits: an entry takes a hundred bytes beside its records."""
 _LOOK = 0.5
+_CHECK = 3.0
+"""Seconds after which it is looked whether Redis still has everything, when nothing is appended that would tell."""
 _ALIVE_SECONDS = 120
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 10.0
 
@@ -123,7 +125,8 @@ class Shipper:
         self._heard = 0  # of the troubles
         self._announced = False
         self._hurry = threading.Event()
-        self._next_look = 0.0
+        self._next_look = self._next_check = 0.0
+        self._seen = Position(0)  # the latest entry at the last look
         self.standings = Standings()
         self.sent = 0
         self.problem: str | None = None
@@ -344,11 +347,21 @@ class Shipper:
             trouble = self._trouble_decoder.decode(data)
             self._trouble(trouble.backend, trouble.kind, trouble.message)
         self.standings.read(fields)
-        done = self._done
-        if len(self.standings.at) == len(self._about.backends):
+        done, at, shown = self._done, self.standings.at, self.standings.shown
+        if len(at) == len(self._about.backends):
+            if self._bytes > self._about.budget / 2:  # then collectors do not keep it for a tracker that has failed
+                done = min((at[name][0] for name in at if name not in shown or shown[name][2] != "failed"), default=done)
             while self._unacknowledged and self._unacknowledged[0][0] <= done:
                 self._bytes -= self._unacknowledged.popleft()[1]
         self._on_look(self.standings)
+        if self._last != self._seen or not self._last.records:
+            self._seen, self._next_check = self._last, time.monotonic() + _CHECK
+        elif time.monotonic() >= self._next_check and not self.standings.ended:
+            self._next_check = time.monotonic() + _CHECK
+            latest = self._client.eval(LATEST, 1, keys.log)
+            if latest != str(self._last).encode():
+                logger.warning("Redis has the entries up to %s of those up to %s", latest.decode(), self._last)
+                self._connect()
 
 
 def problem_of(error: Exception, address: Address) -> str | None:

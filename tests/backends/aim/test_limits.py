@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.backends.aim.reader import AimReader
+from tests.sample_events import Maker, run_info
 
 pytest.importorskip("aim")
+
+from tracelet_shim.backends.aim.backend import AimBackend
 
 PROGRAM = """
 import tracelet_shim
@@ -43,3 +47,26 @@ def test_no_inotify_instance_is_left(tmp_path: Path) -> None:
     (run,) = aim.Repo(str(tmp_path)).iter_runs()
     assert not run.active
     assert [point.value for point in AimReader(tmp_path, run.hash).scalars("", "loss")] == [step / 7 for step in range(20)]
+
+
+def test_a_run_that_ends_while_others_have_the_index_is_in_it(tmp_path: Path) -> None:
+    """Another process, or one that is stopped, may have the index for seconds: readers see the end of the run all the same."""
+    holds = f"""
+import sys
+from aim.storage.rockscontainer import RocksContainer
+index = RocksContainer({str(tmp_path / ".aim" / "meta" / "index")!r}, read_only=False)
+index.tree().view(())
+print("has it", flush=True)
+sys.stdin.readline()
+"""
+    backend = AimBackend({"repo": str(tmp_path)})
+    run_id = backend.open(run_info(run_id="r")).run_id
+    backend.write([Maker().scalar("s", 1.0, 1)])
+    with subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "has it\n"
+        letting_go = threading.Timer(2.5, lambda: other.communicate("\n"))
+        letting_go.start()
+        backend.close("finished")
+        letting_go.join()
+    assert AimReader(tmp_path, run_id).status() == "finished"

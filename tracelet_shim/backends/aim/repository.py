@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,12 @@ from tracelet_shim.common.private_files import locked
 from tracelet_shim.common.text import usable
 
 __all__ = ["Repository", "find", "place_of"]
+
+_TRIES, _LAST_TRIES = 10, 150
+"""How often a run is put into the index while another process has that: as it goes on, and as it has ended, after which nobody
+would do it."""
+
+logger = logging.getLogger("tracelet_shim.relay")
 
 
 def find(cwd: str, option: str) -> str:
@@ -133,14 +140,18 @@ class Repository:
         self._indexer = self._indexer or _indexer(self.native)
         if is_in_index(self._indexer, run_hash):
             return
-        for _ in range(10):
+        for _ in range(_TRIES if goes_on else _LAST_TRIES):
             try:
                 self._indexer.index(run_hash)
                 break
             except Exception as error:
                 if not self._is_transient(error):
                     raise
-                time.sleep(0.1)  # someone else has the index for some milliseconds
+                time.sleep(0.1)  # someone else has the index for some milliseconds; many that end at once, for seconds
+        else:
+            text = "run %s is not in the index as it is now: others have it all the time; `aim up` puts it there"
+            logger.log(logging.DEBUG if goes_on else logging.WARNING, text, run_hash)
+            return
         self._indexed = time.monotonic()
 
 
