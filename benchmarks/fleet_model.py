@@ -141,8 +141,8 @@ def measured(model: Model) -> list[str]:
     lines += _table(head, rows)
     times = _median(row["server_cpu"]) / _median(row["collectors_cpu"])
     lines += [
-        "Two collectors are two processes on these cores, which others used as well: what is between one and two is what was left",
-        f"of them. MLflow's server and PostgreSQL take {times:.1f} times the processor time of the collector, on the same",
+        "Two collectors are two processes on these cores, which others used as well: what is between one and two is what was",
+        f"left. MLflow's server and PostgreSQL take {times:.1f} times the processor time of the collector, on the same",
         "cores: there the store is the limit, not the number of collectors.", "",
     ]  # fmt: skip
     training, ratio, idle = model.training, model.training["median_ratio"], model.sessions["idle_memory"]
