@@ -32,7 +32,8 @@ def measure(config: dict[str, Any]) -> dict[str, Any]:
             )  # fmt: skip
             if config["delivery"] == "process":
                 session.wait_opened(120)
-            relay = relay_pid() if config["sessions"] == 1 else None  # else those of earlier ones are still there
+            while config["sessions"] == 1 and relay is None:  # of several, those of earlier ones are still there
+                relay = relay_pid()
         writer = SummaryWriter(f"runs/{os.getpid()}-{number}")
         writer.add_scalar("first", 0.0, 0)
         times = []
