@@ -222,8 +222,8 @@ class Delivery:
         self.relay.wake_workers()
 
     def leave(self, until: float | None = None) -> None:
-        """Wait until they are written and noted, up to `until` (monotonic seconds), and let another host have the session: at once,
-        or, where a tracker has not answered, when the lease is over."""
+        """Wait until they are written and noted, up to `until` (monotonic seconds), and let another host have the session: at
+        once, or, where a tracker has not answered, when the lease is over."""
         until = time.monotonic() + LEAVE_SECONDS if until is None else until
         while any(worker.alive for worker in self.relay.workers) and time.monotonic() < until:
             time.sleep(0.02)
