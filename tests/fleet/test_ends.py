@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
+from redis import Redis as BareRedis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.faults.harness import eventually
-from tests.fleet.conftest import Collect
+from tests.fleet.conftest import Behind, Collect
 from tests.fleet.redis import SESSIONS, Redis
 from tracelet_shim.backends.base import Program, RunInfo
 from tracelet_shim.bus import messages as msg
@@ -19,9 +22,10 @@ from tracelet_shim.eventfiles.writer_names import WriterNames
 from tracelet_shim.fleet.address import address_of, connect
 from tracelet_shim.fleet.keys import UNFINISHED, About, Keys
 from tracelet_shim.fleet.lease import Leases
-from tracelet_shim.fleet.ledger import FleetLedger
+from tracelet_shim.fleet.ledger import FleetLedger, UnreachableError
 from tracelet_shim.fleet.shipper import Shipper
 from tracelet_shim.relay.log import Log
+from tracelet_shim.state.rows import Changes
 
 HOUR = 3600.0
 KEYS = Keys("session1")
@@ -80,6 +84,26 @@ def test_a_lease_that_came_too_late_is_not_inherited(client: Any) -> None:
     assert Told(client, "other", HOUR).claim(KEYS)
     with pytest.raises(Left):
         Told(client, "me", HOUR).inherit(KEYS)
+
+
+def test_what_is_noted_again_is_counted_once(redis: Redis, behind: Behind, client: Any) -> None:
+    """Redis has done what it was told, and its answer came too late."""
+    network = behind(redis)
+    slow = BareRedis("127.0.0.1", network.port, password=redis.password, socket_timeout=0.5, retry=Retry(NoBackoff(), 0))
+    leases = Told(client, "me", HOUR)
+    assert leases.claim(KEYS)
+    ledger = FleetLedger(slow, KEYS, leases)
+    ledger.commit(KEYS.session, Changes(lost=[("good", 0, 5)]))
+    network.seconds = 0.7
+    again = Changes(lost=[("good", 0, 2), ("good", 1, 1)])
+    with pytest.raises(UnreachableError):
+        ledger.commit(KEYS.session, again)
+    eventually(lambda: client.hget(KEYS.runs, "lost.good") == b"8")
+    network.seconds = 0.0
+    ledger.commit(KEYS.session, again)
+    slow.close()
+    assert FleetLedger(client, KEYS, leases).lost(KEYS.session) == {"good": {"": 8}}
+    assert client.hget(KEYS.ledger, "lost.good.0") == b"7"
 
 
 @pytest.mark.slow

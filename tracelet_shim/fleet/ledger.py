@@ -113,14 +113,17 @@ class FleetLedger(Ledger):
         ops += [self._set(_LEDGER, self._next("path"), path) for path in changes.paths]
         ops += [self._set(_LEDGER, self._next("refused"), tuple(refused)) for refused in changes.refused]
         ops += [("HDEL", _LEDGER, f"refused.{number}") for number in changes.accepted]
+        lost: dict[str, int] = {}  # in all: what is written again, since the answer was lost, must not be counted again
         for name, source, events in changes.lost:
-            ops.append(("HINCRBY", _RUNS, f"lost.{name}", events))
-            ops.append(("HINCRBY", _LEDGER, f"lost.{name}.{source}", events))
+            for field in (f"lost.{name}", f"lost.{name}.{source}"):
+                lost[field] = lost.get(field, self._kept.get(field, [0])[0]) + events
+        ops += [("HSET", _RUNS if field.count(".") == 1 else _LEDGER, field, total) for field, total in lost.items()]
         ops += [self._set(_RUNS, f"shown.{name}", shown) for name, shown in changes.runs.items()]
         ops += [self._set(_RUNS, f"at.{name}", tuple(standing)) for name, standing in changes.standings.items()]
         if changes.counts is not None:
             ops.append(self._set(_RUNS, "counts", changes.counts))
         self._do(*ops)
+        self._kept |= {field: [total] for field, total in lost.items()}
         for name, (run_id, url, state, error) in changes.runs.items():
             self._rows[name] = self._rows[name]._replace(run_id=run_id, url=url, state=state, error=error)
         for name, (cursor, part, delivered, failed) in changes.standings.items():

@@ -17,7 +17,6 @@ local at = 2
 while ARGV[at] do
   local what, key = ARGV[at], KEYS[tonumber(ARGV[at + 1])]
   if what == 'HSET' then redis.call('HSET', key, ARGV[at + 2], ARGV[at + 3]); at = at + 4
-  elseif what == 'HINCRBY' then redis.call('HINCRBY', key, ARGV[at + 2], ARGV[at + 3]); at = at + 4
   elseif what == 'HDEL' then redis.call('HDEL', key, ARGV[at + 2]); at = at + 3
   elseif what == 'RPUSH' then
     if redis.call('LLEN', key) < 1000 then redis.call('RPUSH', key, ARGV[at + 2]) end
