@@ -184,7 +184,7 @@ class Delivery:
         states = self.relay.states()
         at = {worker.name: worker.progress.safe.number for worker in self.relay.workers}
         done = min(at.values(), default=0)
-        going = min((number for name, number in at.items() if states[name].state != "failed"), default=done)
+        going = min((number for name, number in at.items() if states[name].state != "failed"), default=self.relay.length)
         if going > done and (self._client.memory_usage(self.keys.log) or 0) > self._about.budget / 2:
             done = going
         if done > self._trimmed:

@@ -350,7 +350,7 @@ class Shipper:
         done, at, shown = self._done, self.standings.at, self.standings.shown
         if len(at) == len(self._about.backends):
             if self._bytes > self._about.budget / 2:  # then collectors do not keep it for a tracker that has failed
-                done = min((at[name][0] for name in at if name not in shown or shown[name][2] != "failed"), default=done)
+                done = min((at[name][0] for name in at if name not in shown or shown[name][2] != "failed"), default=self.sent)
             while self._unacknowledged and self._unacknowledged[0][0] <= done:
                 self._bytes -= self._unacknowledged.popleft()[1]
         self._on_look(self.standings)
