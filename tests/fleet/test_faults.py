@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -224,6 +225,25 @@ def test_a_collectors_network_is_cut(
     eventually(lambda: bool(first.hosts()) and first.process.poll() is None)
     stores.wait_mlflow(stores.in_mlflow() + 300)
     assert list(redis.owners().values()) == [after]
+    program.go("end")
+    finish(program, redis, stores)
+
+
+@pytest.mark.nightly
+def test_redis_is_cut_off_for_a_minute(
+    begin: Begin, collect: Collect, redis: Redis, stores: Stores, behind: Behind
+) -> None:
+    """When nobody reaches Redis for a minute, four leases long, the program trains on, and all goes on from where it was."""
+    network = behind(redis)
+    collect("--lease", "15", url=redis.url_by(network.port))
+    program = begin('train("long", 1000); train("end", 100)\n', url=redis.url_by(network.port))
+    stores.wait_mlflow(100)
+    network.cut()
+    time.sleep(60)
+    program.go("long")
+    program.wait_for("long done")
+    network.mend()
+    stores.wait_mlflow(stores.in_mlflow() + 100)
     program.go("end")
     finish(program, redis, stores)
 
