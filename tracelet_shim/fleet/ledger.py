@@ -227,11 +227,5 @@ class FleetLedger(Ledger):
         """How many records earlier owners have taken."""
         return int(self._kept.get("counts", [0, 0, 0])[1])
 
-    @property
-    def status(self) -> str | None:
-        """With which status the program has ended, if it has."""
-        row = self._kept.get("status")
-        return row[0] if row else None
-
     def close(self) -> None:
         """The client is the host's."""
