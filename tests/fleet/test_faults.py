@@ -101,11 +101,17 @@ def test_redis_loses_everything(begin: Begin, collect: Collect, redis: Redis, st
 
 
 @pytest.mark.nightly
-def test_redis_loses_what_was_not_on_its_disk(begin: Begin, collect: Collect, redis: Redis, stores: Stores) -> None:
+@pytest.mark.parametrize(
+    "wandb",
+    [False, pytest.param(True, marks=pytest.mark.xfail(strict=False, reason="W&B's points are sometimes wrong: docs/fleet.md"))],
+)
+def test_redis_loses_what_was_not_on_its_disk(
+    begin: Begin, collect: Collect, redis: Redis, stores: Stores, *, wandb: bool
+) -> None:
     """Of a Redis whose machine loses its power, the latest is gone: records, and where the trackers stood. The program's side
-    appends it again, and nothing comes twice; not even with another collector. (W&B's rows are not checked: docs/fleet.md.)"""
+    appends it again, and nothing comes twice; not even with another collector."""
     collector = collect()
-    program = begin('train("end", 100)\n', trackers=["mlflow", "aim"])
+    program = begin('train("end", 100)\n', trackers=None if wandb else ["mlflow", "aim"])
     program.wait_for("heard")
     redis.kill()
     redis.forget_latest(0.05)
@@ -124,6 +130,8 @@ def test_redis_loses_what_was_not_on_its_disk(begin: Begin, collect: Collect, re
     redis.wait_delivered()
     stores.check_mlflow(steps)
     stores.check_aim(steps)
+    if wandb:
+        stores.check_wandb(steps)
 
 
 @pytest.mark.nightly

@@ -85,7 +85,3 @@ class Keys:
         base = f"tracelet:{{{session}}}:"
         self.about, self.log, self.runs = base + "about", base + "log", base + "runs"
         self.ledger, self.lease, self.told, self.alive = base + "ledger", base + "lease", base + "told", base + "alive"
-
-    @property
-    def all(self) -> list[str]:
-        return [self.about, self.log, self.runs, self.ledger, self.lease, self.told, self.alive]

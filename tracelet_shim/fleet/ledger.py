@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tracelet_shim.backends.base import RunInfo
 from tracelet_shim.bus import messages as msg
@@ -21,8 +21,6 @@ __all__ = ["FleetLedger", "UnreachableError"]
 
 _RUNS, _LEDGER, _TOLD, _LOG = 2, 3, 4, 5
 """Of the script's keys, which is which."""
-
-T = TypeVar("T")
 
 
 class UnreachableError(sqlite3.OperationalError):
@@ -130,7 +128,7 @@ class FleetLedger(Ledger):
             self._rows[name] = self._rows[name]._replace(cursor=cursor, part=part, delivered=delivered, failed=failed)
 
     def will_end(self, session: str, status: str) -> None:
-        self._do(self._set(_LEDGER, "status", [status]))
+        """Whoever goes on with the session finds that in its stream."""
 
     def end(self, session: str, status: str, *, cut_off: bool, taken: Mapping[int, int]) -> None:
         """Redis hears of it with all else that belongs to the end (`finish`)."""
